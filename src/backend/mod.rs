@@ -1,0 +1,3 @@
+//! Devices. Each implements [`crate::ops::Backend`]; none knows of networks.
+
+pub mod cpu;

@@ -1,0 +1,267 @@
+//! The [`Backend`] trait: what a device must be able to do. Implementations assume input that the functions of this
+//! module's siblings have validated.
+
+use super::spec::*;
+use crate::rng::Key;
+
+/// What a loss returns: its value and its gradient with respect to the low-resolution logits.
+pub struct LossGrad<B: Backend> {
+    /// Value, on the device until [`Backend::read_scalar`].
+    pub loss: B::Scalar,
+    /// Gradient with respect to the logits, times the `grad_scale` that was asked for.
+    pub dlogits: B::Tensor,
+}
+
+/// Hard labels and their confidences, one a pixel.
+pub struct PseudoLabel<B: Backend> {
+    /// Arg max class.
+    pub label: B::Labels,
+    /// Its probability, `[n, h, w, 1]`.
+    pub confidence: B::Tensor,
+}
+
+/// What [`Backend::conf_ce`] returns.
+pub struct ConfCeOut<B: Backend> {
+    /// Mean over passed pixels of confidence times cross entropy (0 if none passed).
+    pub positive: B::Scalar,
+    /// Mean over selected (pixel, class) pairs of -log(1 - p) (0 if negative learning is off).
+    pub negative: B::Scalar,
+    /// Mean squared student probability over (pixel, class); 0 unless `square_weight` > 0.
+    pub square: B::Scalar,
+    /// Number of pixels that reached the threshold.
+    pub passed: B::Scalar,
+    /// Confidences in [`HISTOGRAM_BINS`] equal bins over [0, 1], 1 in the last.
+    pub histogram: B::Counts,
+    /// Gradient of positive + negative + square_weight * square with respect to the student's logits.
+    pub dstudent: B::Tensor,
+}
+
+/// What training-mode batch norm keeps for its backward pass.
+#[derive(Clone)]
+pub struct BatchNormSaved<B: Backend> {
+    /// Mean of each channel, then 1 / sqrt(var + eps) of each channel.
+    pub moments: B::Vector,
+}
+
+/// A device with its memory and its implementation of every op.
+///
+/// Tensors are handles to device memory that is written once, by the op that makes it; cloning is cheap and shares.
+pub trait Backend: Send + Sync + Sized + 'static {
+    /// An NHWC activation.
+    type Tensor: Clone + Send + Sync;
+    /// A flat array: parameters, gradients, momenta, running statistics.
+    type Vector: Clone + Send + Sync;
+    /// One byte a pixel, `[n, h, w]`.
+    type Labels: Clone + Send + Sync;
+    /// A number on the device.
+    type Scalar: Clone + Send + Sync;
+    /// Integer counts on the device.
+    type Counts: Clone + Send + Sync;
+
+    /// Name as on the command line.
+    fn name(&self) -> String;
+
+    // ---- memory and transfers
+    /// Shape of an activation.
+    fn shape(x: &Self::Tensor) -> Shape;
+    /// Shape of labels, with c = 1.
+    fn labels_shape(x: &Self::Labels) -> Shape;
+    /// Length of a vector.
+    fn vector_len(v: &Self::Vector) -> usize;
+    /// Copies `data` (NHWC) to the device.
+    fn upload(&self, shape: Shape, data: &[f32]) -> Self::Tensor;
+    /// Copies an activation to the host, NHWC.
+    fn download(&self, x: &Self::Tensor) -> Vec<f32>;
+    /// Copies labels `[n, h, w]` to the device; `shape.c` is 1.
+    fn upload_labels(&self, shape: Shape, data: &[u8]) -> Self::Labels;
+    /// Copies labels to the host.
+    fn download_labels(&self, x: &Self::Labels) -> Vec<u8>;
+    /// A vector of zeros.
+    fn zeros(&self, len: usize) -> Self::Vector;
+    /// Copies a flat array to the device.
+    fn upload_vector(&self, data: &[f32]) -> Self::Vector;
+    /// Copies a flat array to the host.
+    fn download_vector(&self, v: &Self::Vector) -> Vec<f32>;
+    /// Sets every element to zero.
+    fn clear(&self, v: &mut Self::Vector);
+    /// Waits for the number and copies it to the host.
+    fn read_scalar(&self, s: &Self::Scalar) -> f64;
+    /// Waits for the counts and copies them to the host.
+    fn read_counts(&self, c: &Self::Counts) -> Vec<u64>;
+    /// Whether every value is finite.
+    fn is_finite(&self, x: &Self::Tensor) -> bool;
+    /// Index of the first element that is not finite.
+    fn first_non_finite(&self, v: &Self::Vector) -> Option<usize>;
+    /// Waits for all work.
+    fn synchronize(&self);
+
+    // ---- layers
+    /// y = x * weight + bias.
+    fn conv2d_fprop(&self, x: &Self::Tensor, params: &Self::Vector, conv: &Conv2d) -> Self::Tensor;
+    /// Gradient with respect to the input of shape `x_shape`.
+    fn conv2d_dgrad(
+        &self,
+        dy: &Self::Tensor,
+        params: &Self::Vector,
+        conv: &Conv2d,
+        x_shape: Shape,
+    ) -> Self::Tensor;
+    /// Adds the gradients of weight and bias to `grads`.
+    fn conv2d_wgrad(&self, x: &Self::Tensor, dy: &Self::Tensor, grads: &mut Self::Vector, conv: &Conv2d);
+
+    /// y = act(weight (x - mean) / sqrt(var + eps) + bias + residual) with the batch's moments; moves the running
+    /// statistics.
+    fn batch_norm_train(
+        &self,
+        x: &Self::Tensor,
+        params: &Self::Vector,
+        stats: &mut Self::Vector,
+        bn: &BatchNorm,
+        act: Activation,
+        residual: Option<&Self::Tensor>,
+    ) -> (Self::Tensor, BatchNormSaved<Self>);
+    /// The same with the running statistics, which stay as they are.
+    fn batch_norm_eval(
+        &self,
+        x: &Self::Tensor,
+        params: &Self::Vector,
+        stats: &Self::Vector,
+        bn: &BatchNorm,
+        act: Activation,
+        residual: Option<&Self::Tensor>,
+    ) -> Self::Tensor;
+    /// Backward of [`Backend::batch_norm_train`]: `x` its input, `y` its output. Returns dx, and the gradient of the
+    /// residual where `residual` says there was one; adds to `grads`.
+    fn batch_norm_train_bwd(
+        &self,
+        dy: &Self::Tensor,
+        x: &Self::Tensor,
+        y: &Self::Tensor,
+        saved: &BatchNormSaved<Self>,
+        params: &Self::Vector,
+        grads: &mut Self::Vector,
+        bn: &BatchNorm,
+        act: Activation,
+        residual: bool,
+    ) -> (Self::Tensor, Option<Self::Tensor>);
+    /// Backward of [`Backend::batch_norm_eval`] without residual; adds to `grads`.
+    fn batch_norm_eval_bwd(
+        &self,
+        dy: &Self::Tensor,
+        x: &Self::Tensor,
+        y: &Self::Tensor,
+        params: &Self::Vector,
+        stats: &Self::Vector,
+        grads: &mut Self::Vector,
+        bn: &BatchNorm,
+        act: Activation,
+    ) -> Self::Tensor;
+    /// t * act'(y) * weight / sqrt(running_var + eps): the Jacobian of [`Backend::batch_norm_eval`] applied to `t`. It
+    /// is diagonal, so the same op is the tangent and the data gradient. `y` is the clean pass's output.
+    fn batch_norm_tangent(
+        &self,
+        t: &Self::Tensor,
+        y: &Self::Tensor,
+        params: &Self::Vector,
+        stats: &Self::Vector,
+        bn: &BatchNorm,
+        act: Activation,
+    ) -> Self::Tensor;
+
+    /// y = x for x > 0, slope x elsewhere.
+    fn leaky_relu(&self, x: &Self::Tensor, slope: f64) -> Self::Tensor;
+    /// dx from dy and the input (or the output: the signs agree).
+    fn leaky_relu_bwd(&self, dy: &Self::Tensor, x: &Self::Tensor, slope: f64) -> Self::Tensor;
+    /// Max pooling.
+    fn max_pool2d(&self, x: &Self::Tensor, pool: &MaxPool2d) -> Self::Tensor;
+    /// dx; the window's first maximum in row order takes the gradient.
+    fn max_pool2d_bwd(&self, dy: &Self::Tensor, x: &Self::Tensor, pool: &MaxPool2d) -> Self::Tensor;
+    /// Mean over adaptive bins: bin i of `size` covers floor(i len / size) to ceil((i + 1) len / size).
+    fn adaptive_avg_pool2d(&self, x: &Self::Tensor, size: Size) -> Self::Tensor;
+    /// Gradient with respect to the input of `x_size`.
+    fn adaptive_avg_pool2d_bwd(&self, dy: &Self::Tensor, x_size: Size) -> Self::Tensor;
+    /// Bilinear, align_corners.
+    fn interpolate(&self, x: &Self::Tensor, size: Size) -> Self::Tensor;
+    /// Gradient with respect to the input of `x_size` (the transposed resampling).
+    fn interpolate_bwd(&self, dy: &Self::Tensor, x_size: Size) -> Self::Tensor;
+    /// Channels of all parts, one after another.
+    fn concat(&self, parts: &[&Self::Tensor]) -> Self::Tensor;
+    /// The part of `len` channels that begins at `offset` (backward of concat).
+    fn slice_channels(&self, x: &Self::Tensor, offset: usize, len: usize) -> Self::Tensor;
+    /// x + alpha y; where y has one position an image it is added at every position of that image.
+    fn add(&self, x: &Self::Tensor, y: &Self::Tensor, alpha: f64) -> Self::Tensor;
+    /// Sum over the positions of each image: `[n, 1, 1, c]` (backward of the broadcast in [`Backend::add`]).
+    fn sum_positions(&self, x: &Self::Tensor) -> Self::Tensor;
+
+    // ---- losses: low-resolution logits, interpolated to `size` inside
+    /// Mean cross entropy over pixels that are not [`IGNORE`]; 0 with zero gradient where there is none.
+    fn cross_entropy(
+        &self,
+        logits: &Self::Tensor,
+        target: &Self::Labels,
+        grad_scale: f64,
+    ) -> LossGrad<Self>;
+    /// Cross entropy over the hardest pixels.
+    fn ohem_cross_entropy(
+        &self,
+        logits: &Self::Tensor,
+        target: &Self::Labels,
+        ohem: &Ohem,
+        grad_scale: f64,
+    ) -> LossGrad<Self>;
+    /// Label and confidence a pixel of the ensemble's softmax at `size`.
+    fn ensemble_pseudo_label(
+        &self,
+        core: &Self::Tensor,
+        assist: &Self::Tensor,
+        size: Size,
+        ensemble: &Ensemble,
+    ) -> PseudoLabel<Self>;
+    /// Confidence-weighted cross entropy of the student against pseudo labels read through `mix`. `core` and `assist`
+    /// (the logits that made `pseudo`) are read only with negative learning.
+    fn conf_ce(
+        &self,
+        student: &Self::Tensor,
+        pseudo: &PseudoLabel<Self>,
+        core: &Self::Tensor,
+        assist: &Self::Tensor,
+        ensemble: &Ensemble,
+        mix: &Mix,
+        conf_ce: &ConfCe,
+        grad_scale: f64,
+    ) -> ConfCeOut<Self>;
+    /// Mean over (pixel, class) of (softmax(student) - softmax(ensemble))², the mean teacher's consistency (Tarvainen
+    /// and Valpola, 2017), target read through `mix`.
+    fn mse_consistency(
+        &self,
+        student: &Self::Tensor,
+        core: &Self::Tensor,
+        assist: &Self::Tensor,
+        size: Size,
+        ensemble: &Ensemble,
+        mix: &Mix,
+        grad_scale: f64,
+    ) -> LossGrad<Self>;
+    /// Images after CutMix.
+    fn cut_mix(&self, x: &Self::Tensor, mix: &Mix) -> Self::Tensor;
+    /// Counts `[num_classes, num_classes]`, row = target, column = prediction; ignored targets do not count.
+    fn confusion_matrix(&self, pred: &Self::Labels, target: &Self::Labels, num_classes: usize) -> Self::Counts;
+
+    // ---- T-VAT
+    /// Uniform noise in [-0.5, 0.5): element i (NHWC) is `key.uniform(i) - 0.5`.
+    fn uniform_noise(&self, shape: Shape, key: Key) -> Self::Tensor;
+    /// scale * d / (‖d‖ + 1e-8), norm over each image.
+    fn normalize(&self, d: &Self::Tensor, scale: f64) -> Self::Tensor;
+    /// Low-resolution cotangent of exact T-VAT, the same for each decoder: upᵀ(p t - p (p·t)) / k with
+    /// p = softmax(mean of up(logits)), t = mean of up(tangents), k the number of decoders.
+    fn tvat_cotangent(&self, logits: &[&Self::Tensor], tangents: &[&Self::Tensor], size: Size) -> Self::Tensor;
+    /// Low-resolution gradient of KL(softmax(clean) ‖ softmax(perturbed)) / n with respect to each decoder's perturbed
+    /// logits: upᵀ(q - p) / (n k), p and q from the mean upsampled logits.
+    fn kl_gradient(&self, clean: &[&Self::Tensor], perturbed: &[&Self::Tensor], size: Size) -> Self::Tensor;
+
+    // ---- optimiser
+    /// One step of [`Sgd`] over flat vectors.
+    fn sgd(&self, params: &mut Self::Vector, grads: &Self::Vector, momentum: &mut Self::Vector, sgd: &Sgd);
+    /// teacher = keep teacher + (1 - keep) student.
+    fn ema(&self, teacher: &mut Self::Vector, student: &Self::Vector, keep: f64);
+}

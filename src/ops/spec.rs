@@ -1,0 +1,259 @@
+//! Shapes and the specifications that ops take beside tensors: plain data, the same for every backend.
+
+use crate::{Error, Result};
+
+/// Label value of pixels that no loss and no metric counts.
+pub const IGNORE: u8 = 255;
+
+/// Number of confidence bins that [`ConfCe`] counts.
+pub const HISTOGRAM_BINS: usize = 10;
+
+/// Guard of per-image normalisation, `d / (‖d‖ + 1e-8)` (Virtual adversarial training, as published for PS-MT).
+pub const NORM_EPS: f64 = 1e-8;
+
+/// Shape of an activation, NHWC in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Shape {
+    /// Images.
+    pub n: usize,
+    /// Rows.
+    pub h: usize,
+    /// Columns.
+    pub w: usize,
+    /// Channels.
+    pub c: usize,
+}
+
+impl Shape {
+    /// A shape from images, rows, columns, channels.
+    pub const fn new(n: usize, h: usize, w: usize, c: usize) -> Shape {
+        Shape { n, h, w, c }
+    }
+
+    /// Number of values.
+    pub const fn len(&self) -> usize {
+        self.n * self.h * self.w * self.c
+    }
+
+    /// Whether there are no values.
+    pub const fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Number of positions (images times rows times columns).
+    pub const fn positions(&self) -> usize {
+        self.n * self.h * self.w
+    }
+
+    /// The same positions with `c` channels.
+    pub const fn with_channels(&self, c: usize) -> Shape {
+        Shape { c, ..*self }
+    }
+}
+
+impl std::fmt::Display for Shape {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "[n {}, h {}, w {}, c {}]", self.n, self.h, self.w, self.c)
+    }
+}
+
+/// Rows and columns of an image.
+pub type Size = (usize, usize);
+
+/// Part of a flat vector.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span {
+    /// First element.
+    pub offset: usize,
+    /// Number of elements.
+    pub len: usize,
+}
+
+impl Span {
+    /// As an index range.
+    pub fn range(&self) -> std::ops::Range<usize> {
+        self.offset..self.offset + self.len
+    }
+}
+
+/// A square convolution. The weight is stored OHWI: `[out_channels, kernel, kernel, in_channels]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Conv2d {
+    /// Where the weight lies among the parameters.
+    pub weight: Span,
+    /// Where the bias lies, if there is one.
+    pub bias: Option<Span>,
+    /// Channels in.
+    pub in_channels: usize,
+    /// Channels out.
+    pub out_channels: usize,
+    /// Side of the kernel.
+    pub kernel: usize,
+    /// Step between outputs.
+    pub stride: usize,
+    /// Zeros around the input.
+    pub padding: usize,
+    /// Step between taps.
+    pub dilation: usize,
+}
+
+impl Conv2d {
+    /// Output length along an axis of input length `len` (0 where the kernel does not fit).
+    pub fn out_len(&self, len: usize) -> usize {
+        let reach = self.dilation * (self.kernel - 1) + 1;
+        (len + 2 * self.padding).checked_sub(reach).map_or(0, |v| v / self.stride + 1)
+    }
+
+    /// Output shape for input shape `x`.
+    pub fn out_shape(&self, x: Shape) -> Shape {
+        Shape::new(x.n, self.out_len(x.h), self.out_len(x.w), self.out_channels)
+    }
+
+    /// Multiply-adds times two of one pass over input shape `x`.
+    pub fn flops(&self, x: Shape) -> u64 {
+        2 * self.out_shape(x).len() as u64 * (self.kernel * self.kernel * self.in_channels) as u64
+    }
+}
+
+/// Batch normalisation over n, h, w (Ioffe and Szegedy, 2015), biased variance for y, unbiased for the running variance.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct BatchNorm {
+    /// Scale, among the parameters.
+    pub weight: Span,
+    /// Shift, among the parameters.
+    pub bias: Span,
+    /// Among the running statistics.
+    pub running_mean: Span,
+    /// Among the running statistics.
+    pub running_var: Span,
+    /// Channels.
+    pub channels: usize,
+    /// Weight of the new batch in the running statistics.
+    pub momentum: f64,
+    /// Added to the variance.
+    pub eps: f64,
+}
+
+/// Activation that follows a batch norm.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Activation {
+    /// y = x.
+    Identity,
+    /// y = x for x > 0, `slope` x elsewhere; slope 0 is ReLU.
+    LeakyRelu(
+        /// Slope for negative values.
+        f64,
+    ),
+}
+
+/// ReLU.
+pub const RELU: Activation = Activation::LeakyRelu(0.0);
+
+/// Max pooling, square window, padding with minus infinity.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MaxPool2d {
+    /// Side of the window.
+    pub kernel: usize,
+    /// Step between outputs.
+    pub stride: usize,
+    /// Border.
+    pub padding: usize,
+}
+
+impl MaxPool2d {
+    /// Output shape for input shape `x`.
+    pub fn out_shape(&self, x: Shape) -> Shape {
+        let len = |v: usize| (v + 2 * self.padding).checked_sub(self.kernel).map_or(0, |v| v / self.stride + 1);
+        Shape::new(x.n, len(x.h), len(x.w), x.c)
+    }
+}
+
+/// CutMix as data: `boxes[b][i]` is (y0, x0, y1, x1), half open; box b of image `perm[b][i]` replaces image i's, for b in
+/// order, always from the unmixed images.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Mix {
+    /// Boxes, first by round, then by image.
+    pub boxes: Vec<Vec<[usize; 4]>>,
+    /// Source image of each round and image.
+    pub perm: Vec<Vec<usize>>,
+}
+
+impl Mix {
+    /// The image that pixel (y, x) of image `i` comes from.
+    #[inline]
+    pub fn source(&self, i: usize, y: usize, x: usize) -> usize {
+        for (boxes, perm) in self.boxes.iter().zip(&self.perm).rev() {
+            let [y0, x0, y1, x1] = boxes[i];
+            if y >= y0 && y < y1 && x >= x0 && x < x1 {
+                return perm[i];
+            }
+        }
+        i
+    }
+
+    /// Checks the boxes and permutations against `n` images of `size`.
+    pub fn validate(&self, n: usize, size: Size) -> Result<()> {
+        let fail = |got: String| Err(Error::shape("cut_mix", format!("boxes and perm for {n} images of {size:?}"), got));
+        if self.boxes.len() != self.perm.len() {
+            return fail(format!("{} rounds of boxes, {} of perm", self.boxes.len(), self.perm.len()));
+        }
+        for (boxes, perm) in self.boxes.iter().zip(&self.perm) {
+            if boxes.len() != n || perm.len() != n {
+                return fail(format!("{} boxes, {} sources", boxes.len(), perm.len()));
+            }
+            if let Some(b) = boxes.iter().find(|b| b[0] > b[2] || b[1] > b[3] || b[2] > size.0 || b[3] > size.1) {
+                return fail(format!("box {b:?}"));
+            }
+            if let Some(p) = perm.iter().find(|&&p| p >= n) {
+                return fail(format!("source image {p}"));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// How the two teachers' logits become a target (PS-MT, section 3.1): of the teacher that is not trained in this epoch
+/// only the `topk` classes of a pixel count, elsewhere the other's own logit stands in.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Ensemble {
+    /// Classes of the assisting teacher that count (all when not below the number of classes).
+    pub topk: usize,
+    /// Weight of the core teacher, the assistant's is 1 - gamma.
+    pub gamma: f64,
+}
+
+/// Settings of the confidence-weighted cross entropy (PS-MT, equations 6 and 7, with optional negative learning).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct ConfCe {
+    /// Pixels whose confidence reaches this learn from their pseudo label.
+    pub threshold: f64,
+    /// (pixel, class) pairs whose target probability is below this learn that they are not that class; 0 is off.
+    pub negative_threshold: f64,
+    /// Weight of the mean squared student probability in the gradient; the published negative learning adds 0.5.
+    pub square_weight: f64,
+    /// Pixels weighted by their confidence (true, the method) or equally (false, plain pseudo labels).
+    pub weighted: bool,
+}
+
+/// Online hard example mining (Shrivastava et al., 2016).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Ohem {
+    /// Pixels with a true-class probability up to this are kept.
+    pub threshold: f64,
+    /// At least this many hardest pixels are kept.
+    pub min_kept: usize,
+}
+
+/// Stochastic gradient descent as PyTorch's `SGD`: v = momentum v + g, p -= lr v, g with weight decay on the first
+/// `num_decayed` parameters (the convolution weights).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Sgd {
+    /// Learning rate.
+    pub lr: f64,
+    /// Momentum.
+    pub momentum: f64,
+    /// Weight decay.
+    pub weight_decay: f64,
+    /// Parameters `0..num_decayed` decay.
+    pub num_decayed: usize,
+}
