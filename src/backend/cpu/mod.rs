@@ -17,7 +17,9 @@ mod mse_consistency;
 mod optimizer;
 mod pool;
 mod real;
+mod softmax;
 mod tvat;
+mod upsample;
 
 use crate::ops::*;
 use crate::rng::Key;
