@@ -1,7 +1,9 @@
 //! The two element types of the CPU device.
 
+use super::memory::Pool;
 use std::fmt::{Debug, Display};
 use std::ops::{Add, AddAssign, Div, Mul, MulAssign, Neg, Sub, SubAssign};
+use std::sync::Mutex;
 
 /// f32 or f64.
 pub trait Real:
@@ -47,6 +49,8 @@ pub trait Real:
     fn mul_add(self, a: Self, b: Self) -> Self;
     /// The larger of two (the other one where one is NaN).
     fn max(self, other: Self) -> Self;
+    /// Recycled memory of this type.
+    fn pool() -> &'static Mutex<Pool<Self>>;
 }
 
 /// e^x for x <= 0 as 2^n e^r with n = round(x / ln 2) and a polynomial of degree 6 for e^r, |r| <= ln 2 / 2 (a weighted
@@ -109,6 +113,10 @@ macro_rules! real {
             #[inline(always)]
             fn max(self, other: Self) -> Self {
                 <$t>::max(self, other)
+            }
+            fn pool() -> &'static Mutex<Pool<Self>> {
+                static POOL: Mutex<Pool<$t>> = Mutex::new(Pool::new());
+                &POOL
             }
         }
     };
