@@ -10,14 +10,18 @@ mod conv2d;
 mod cross_entropy;
 mod cut_mix;
 mod elementwise;
+mod gather;
+mod gemm;
 mod ensemble_pseudo_label;
 mod interpolate;
 mod memory;
 mod mse_consistency;
 mod optimizer;
+mod parallel;
 mod pool;
 mod real;
 mod tvat;
+mod wgrad;
 
 use crate::ops::*;
 use crate::rng::Key;

@@ -1,7 +1,9 @@
 //! The two element types of the CPU device.
 
+use super::memory::Pool;
 use std::fmt::{Debug, Display};
 use std::ops::{Add, AddAssign, Div, Mul, MulAssign, Neg, Sub, SubAssign};
+use std::sync::Mutex;
 
 /// f32 or f64.
 pub trait Real:
@@ -44,6 +46,8 @@ pub trait Real:
     fn mul_add(self, a: Self, b: Self) -> Self;
     /// The larger of two (the other one where one is NaN).
     fn max(self, other: Self) -> Self;
+    /// Recycled memory of this type.
+    fn pool() -> &'static Mutex<Pool<Self>>;
 }
 
 macro_rules! real {
@@ -82,6 +86,10 @@ macro_rules! real {
             #[inline(always)]
             fn max(self, other: Self) -> Self {
                 <$t>::max(self, other)
+            }
+            fn pool() -> &'static Mutex<Pool<Self>> {
+                static POOL: Mutex<Pool<$t>> = Mutex::new(Pool::new());
+                &POOL
             }
         }
     };

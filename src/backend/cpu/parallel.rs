@@ -1,0 +1,73 @@
+//! How the layers spread work over rayon: chunks cut by problem size, small problems on the calling thread. Knows
+//! nothing of what is computed.
+
+use super::Real;
+use rayon::prelude::*;
+use std::marker::PhantomData;
+use std::ops::Range;
+
+/// Elements of a chunk of an element-wise op.
+const CHUNK: usize = 1 << 13;
+
+/// Element-wise work below this is done at once on the calling thread: waking another costs as much.
+const SERIAL: usize = 1 << 15;
+
+/// Calls `f(0..n)`, on all threads where `work` (elements touched) is worth it.
+pub fn tasks(n: usize, work: usize, f: impl Fn(usize) + Sync) {
+    if n > 1 && work >= SERIAL {
+        (0..n).into_par_iter().with_max_len(1).for_each(&f);
+    } else {
+        (0..n).for_each(f);
+    }
+}
+
+/// Calls `f(first row, rows)` for consecutive groups of rows of `width` elements that make up `y`.
+pub fn rows<T: Real>(y: &mut [T], width: usize, f: impl Fn(usize, &mut [T]) + Sync) {
+    let step = (CHUNK / width.max(1)).max(1);
+    if y.len() < SERIAL {
+        f(0, y);
+    } else {
+        y.par_chunks_mut(step * width).with_max_len(1).enumerate().for_each(|(i, y)| f(i * step, y));
+    }
+}
+
+/// As [`rows`] with two outputs of the same size.
+pub fn rows2<T: Real>(y: &mut [T], z: &mut [T], width: usize, f: impl Fn(usize, &mut [T], &mut [T]) + Sync) {
+    let step = (CHUNK / width.max(1)).max(1);
+    if y.len() < SERIAL {
+        f(0, y, z);
+    } else {
+        let size = step * width;
+        let parts = y.par_chunks_mut(size).zip(z.par_chunks_mut(size));
+        parts.with_max_len(1).enumerate().for_each(|(i, (y, z))| f(i * step, y, z));
+    }
+}
+
+/// A slice that several tasks write at once, each its own elements.
+pub struct Disjoint<'a, T> {
+    data: *mut T,
+    len: usize,
+    borrow: PhantomData<&'a mut [T]>,
+}
+
+// SAFETY: the pointer is only used through `part`, whose callers promise that no two parts overlap.
+unsafe impl<T: Send> Sync for Disjoint<'_, T> {}
+
+impl<'a, T> Disjoint<'a, T> {
+    /// Shares `data` for as long as it is borrowed.
+    pub fn new(data: &'a mut [T]) -> Disjoint<'a, T> {
+        Disjoint { data: data.as_mut_ptr(), len: data.len(), borrow: PhantomData }
+    }
+
+    /// The elements of `range`.
+    ///
+    /// # Safety
+    /// While the result lives, no other part that overlaps it may exist on any thread.
+    #[allow(clippy::mut_from_ref)]
+    #[inline(always)]
+    pub unsafe fn part(&self, range: Range<usize>) -> &mut [T] {
+        assert!(range.start <= range.end && range.end <= self.len);
+        // SAFETY: in bounds by the line above, exclusive by the caller's promise, valid for the borrow's life.
+        unsafe { std::slice::from_raw_parts_mut(self.data.add(range.start), range.end - range.start) }
+    }
+}
