@@ -11,6 +11,7 @@ mod train;
 use crate::backend::cpu::Cpu;
 use crate::{Error, Result};
 use clap::{Parser, Subcommand, ValueEnum};
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
 /// Trains semantic-segmentation networks from few labelled and many unlabelled images by PS-MT.
@@ -72,6 +73,7 @@ pub fn main() -> ExitCode {
         .with_env_filter(filter)
         .with_target(false)
         .without_time()
+        .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr)
         .init();
     match check_processor().and_then(|()| run(cli)) {
