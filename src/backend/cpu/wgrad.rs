@@ -81,9 +81,10 @@ impl<T: Real> Packed<T> {
     /// lies.
     fn add<'a>(&self, len: usize, outputs: usize, inputs: usize, row: impl Fn(usize) -> &'a mut [T]) {
         let (left, right) = (self.left.as_chunks::<MR>().0, self.right.as_chunks::<NR>().0);
-        for j in 0..inputs.div_ceil(NR) {
-            let columns = j * NR..((j + 1) * NR).min(inputs);
-            for i in 0..outputs.div_ceil(MR) {
+        for i in 0..outputs.div_ceil(MR) {
+            // Along the inputs, so that the sums are read and written in order.
+            for j in 0..inputs.div_ceil(NR) {
+                let columns = j * NR..((j + 1) * NR).min(inputs);
                 let mut tile: Tile<T> = [[T::ZERO; NR]; MR];
                 accumulate_outer(&mut tile, &left[i * self.depth..][..len], &right[j * self.depth..][..len]);
                 for (o, line) in (i * MR..outputs.min((i + 1) * MR)).zip(&tile) {
