@@ -22,6 +22,7 @@ mod pool;
 mod real;
 mod tvat;
 mod wgrad;
+mod winograd;
 
 use crate::ops::*;
 use crate::rng::Key;
