@@ -5,7 +5,7 @@
 //! their coefficients are exact in binary, and in f32 the result differs from the exact one by about 1.3e-6 (relative
 //! norm, 256 channels); the customary 0, ±1, ±2, ∞ by 2.7e-6, the direct sum by 3e-7. The f64 device does not use it.
 
-use super::gemm::{KC, MR, NR, Tile, accumulate, pack_line};
+use super::gemm::{KC, MR, NR, Tile, accumulate, pack_line, pack_transposed};
 use super::memory::Buffer;
 use super::parallel::{Disjoint, tasks};
 use super::wgrad::Packed;
@@ -32,7 +32,11 @@ const GROUP: usize = 48;
 /// Tiles whose transforms exist at once in a weight gradient.
 const SPAN: usize = 256;
 /// Tiles below which transforming the weight costs more than it saves.
-const MIN_TILES: usize = 48;
+const MIN_TILES: usize = 24;
+
+/// Elements between the ends of one point's values and the next's: strides of a power of two would put all points in
+/// the same cache sets.
+const GAP: usize = 16;
 
 type Lanes<T> = [T; LANES];
 
@@ -49,52 +53,56 @@ pub fn suits<T: Real>(conv: &Conv2d, x: Shape) -> bool {
 /// y = x * weight + bias.
 pub fn fprop<T: Real>(x: &Tensor<T>, weight: &[T], bias: Option<&[T]>, conv: &Conv2d) -> Tensor<T> {
     let (cin, cout) = (conv.in_channels, conv.out_channels);
-    let packed = transform_weight(cin, cout, |tap, k, j, line| {
-        for (i, v) in line.iter_mut().enumerate() {
-            *v = weight.get(((j * NR + i) * 9 + tap) * cin + k).copied().unwrap_or(T::ZERO);
-        }
+    let packed = transform_weight(cin, cout, |tap, first, j, lines| {
+        let n = NR.min(cout - j * NR);
+        let len = lines.len();
+        pack_transposed(lines, n, |i| &weight[((j * NR + i) * 9 + tap) * cin + first..][..len]);
     });
-    convolve(x, &packed, cout, bias)
+    convolve(x, &packed, bias)
 }
 
 /// Gradient with respect to the input: the same convolution with the kernel turned and its channels exchanged.
 pub fn dgrad<T: Real>(dy: &Tensor<T>, weight: &[T], conv: &Conv2d) -> Tensor<T> {
     let (cin, cout) = (conv.in_channels, conv.out_channels);
-    let packed = transform_weight(cout, cin, |tap, k, j, line| {
-        pack_line(line, &weight[(k * 9 + 8 - tap) * cin..][..cin], j * NR);
+    let packed = transform_weight(cout, cin, |tap, first, j, lines| {
+        for (k, line) in lines.iter_mut().enumerate() {
+            pack_line(line, &weight[((first + k) * 9 + 8 - tap) * cin..][..cin], j * NR);
+        }
     });
-    convolve(dy, &packed, cin, None)
+    convolve(dy, &packed, None)
 }
 
 /// Adds the gradient of the weight: dg = Gᵀ [sum over tiles of (A dy Aᵀ) ⊙ (Bᵀ d B)] G.
 pub fn wgrad<T: Real>(x: &Tensor<T>, dy: &Tensor<T>, dweight: &mut [T], conv: &Conv2d) {
     let (cin, cout) = (conv.in_channels, conv.out_channels);
     let tiles = Tiles::new(x.shape());
-    let mut sums = Buffer::stale(POINTS * cout * cin);
+    let stride = cout * cin + GAP;
+    let mut sums = Buffer::stale(POINTS * stride);
     tasks(POINTS, usize::MAX, {
         let sums = Disjoint::new(&mut sums);
         // SAFETY: each point's sums are one task's.
-        move |p| unsafe { sums.part(p * cout * cin..(p + 1) * cout * cin) }.fill(T::ZERO)
+        move |p| unsafe { sums.part(p * stride..(p + 1) * stride) }.fill(T::ZERO)
     });
     let span = SPAN.min(tiles.count);
-    let (mut left, mut right) = (Buffer::stale(POINTS * span * cout), Buffer::stale(POINTS * span * cin));
+    let (l_stride, r_stride) = (span * cout + GAP, span * cin + GAP);
+    let (mut left, mut right) = (Buffer::stale(POINTS * l_stride), Buffer::stale(POINTS * r_stride));
     for first in (0..tiles.count).step_by(span) {
         let len = span.min(tiles.count - first);
         let (l, r) = (Disjoint::new(&mut left), Disjoint::new(&mut right));
         tasks(len, usize::MAX, |t| {
             // SAFETY: each tile's rows are one task's.
-            let row = |out: &Disjoint<'_, T>, p: usize, c: usize, width: usize, line: &Lanes<T>| unsafe {
-                out.part((p * span + t) * width + c..(p * span + t) * width + c + LANES).copy_from_slice(line);
+            let write = |out: &Disjoint<'_, T>, at: usize, line: &Lanes<T>| unsafe {
+                out.part(at..at + LANES).copy_from_slice(line);
             };
             for c in (0..cout).step_by(LANES) {
                 let patch = tiles.patch::<T, 4>(dy.data(), first + t, cout, c, 0);
                 let wide = transform(&transform(&patch, spread_1d), spread_1d);
-                for_points(&wide, |p, line| row(&l, p, c, cout, line));
+                for_points(&wide, |p, line| write(&l, p * l_stride + t * cout + c, line));
             }
             for c in (0..cin).step_by(LANES) {
                 let patch = tiles.patch::<T, 6>(x.data(), first + t, cin, c, 1);
                 let wide = transform(&transform(&patch, input_1d), input_1d);
-                for_points(&wide, |p, line| row(&r, p, c, cin, line));
+                for_points(&wide, |p, line| write(&r, p * r_stride + t * cin + c, line));
             }
         });
         let shared = Disjoint::new(&mut sums);
@@ -105,11 +113,11 @@ pub fn wgrad<T: Real>(x: &Tensor<T>, dy: &Tensor<T>, dweight: &mut [T], conv: &C
             let inputs = block.min(cin - from);
             let mut packed = Packed::new(cout, inputs, len);
             for t in 0..len {
-                let at = p * span + t;
-                packed.pack(t, &left[at * cout..][..cout], &right[at * cin + from..][..inputs]);
+                let right = &right[p * r_stride + t * cin + from..][..inputs];
+                packed.pack(t, &left[p * l_stride + t * cout..][..cout], right);
             }
             packed.add(len, cout, inputs, |o| {
-                let at = (p * cout + o) * cin + from;
+                let at = p * stride + o * cin + from;
                 // SAFETY: this point's block of inputs is this task's, one row at a time.
                 unsafe { shared.part(at..at + inputs) }
             });
@@ -121,7 +129,7 @@ pub fn wgrad<T: Real>(x: &Tensor<T>, dy: &Tensor<T>, dweight: &mut [T], conv: &C
         let dweight = unsafe { shared.part(o * 9 * cin..(o + 1) * 9 * cin) };
         for c in (0..cin).step_by(LANES) {
             let wide: [[Lanes<T>; 6]; 6] = std::array::from_fn(|i| {
-                std::array::from_fn(|j| lanes(&sums[((i * 6 + j) * cout + o) * cin + c..]))
+                std::array::from_fn(|j| lanes(&sums[(i * 6 + j) * stride + o * cin + c..]))
             });
             let kernel: [[Lanes<T>; 3]; 3] = transform(&transform(&wide, gather_1d), gather_1d);
             for (tap, line) in kernel.as_flattened().iter().enumerate() {
@@ -263,73 +271,92 @@ fn gather_1d<T: Real>(u: [T; 6]) -> [T; 3] {
     ]
 }
 
-/// Transformed weight, `[point][panel of outputs][input][NR]`; `fetch(tap, input, panel, line)` reads the weight.
+/// A transformed weight.
+struct Weight<T: Real> {
+    /// `[point][panel of outputs][input][NR]`, points [`Weight::stride`] apart.
+    data: Buffer<T>,
+    inputs: usize,
+    outputs: usize,
+}
+
+impl<T: Real> Weight<T> {
+    fn stride(&self) -> usize {
+        self.outputs.div_ceil(NR) * self.inputs * NR + GAP
+    }
+}
+
+/// Transforms a weight; `fetch(tap, first input, panel, lines)` reads it, a line an input.
 fn transform_weight<T: Real>(
     inputs: usize,
     outputs: usize,
-    fetch: impl Fn(usize, usize, usize, &mut [T; NR]) + Sync,
-) -> Buffer<T> {
-    let panels = outputs.div_ceil(NR);
-    let mut packed = Buffer::stale(POINTS * panels * inputs * NR);
-    let shared = Disjoint::new(&mut packed);
-    const STEP: usize = 32;
+    fetch: impl Fn(usize, usize, usize, &mut [[T; NR]]) + Sync,
+) -> Weight<T> {
+    const STEP: usize = 16;
+    let mut weight = Weight { data: Buffer::stale(0), inputs, outputs };
+    let stride = weight.stride();
+    weight.data = Buffer::stale(POINTS * stride);
+    let shared = Disjoint::new(&mut weight.data);
     let steps = inputs.div_ceil(STEP);
-    tasks(panels * steps, usize::MAX, |task| {
+    tasks(outputs.div_ceil(NR) * steps, usize::MAX, |task| {
         let (j, first) = (task / steps, task % steps * STEP);
-        for k in first..inputs.min(first + STEP) {
-            let mut kernel = [[[T::ZERO; NR]; 3]; 3];
-            for (tap, line) in kernel.as_flattened_mut().iter_mut().enumerate() {
-                fetch(tap, k, j, line);
+        let len = STEP.min(inputs - first);
+        let mut kernels = [[[T::ZERO; NR]; STEP]; 9];
+        for (tap, lines) in kernels.iter_mut().enumerate() {
+            fetch(tap, first, j, &mut lines[..len]);
+        }
+        for k in 0..len {
+            let mut wide = [[T::ZERO; NR]; POINTS];
+            for half in [0, LANES] {
+                let kernel: [[Lanes<T>; 3]; 3] =
+                    std::array::from_fn(|a| std::array::from_fn(|b| lanes(&kernels[a * 3 + b][k][half..])));
+                let part = transform(&transform(&kernel, weight_1d), weight_1d);
+                for_points(&part, |p, line| wide[p][half..half + LANES].copy_from_slice(line));
             }
-            for half in 0..NR / LANES {
-                let part: [[Lanes<T>; 3]; 3] =
-                    std::array::from_fn(|a| std::array::from_fn(|b| lanes(&kernel[a][b][half * LANES..])));
-                let wide = transform(&transform(&part, weight_1d), weight_1d);
-                for_points(&wide, |p, line| {
-                    let at = ((p * panels + j) * inputs + k) * NR + half * LANES;
-                    // SAFETY: each panel's and input's lines are one task's.
-                    unsafe { shared.part(at..at + LANES) }.copy_from_slice(line);
-                });
+            for (p, line) in wide.iter().enumerate() {
+                let at = p * stride + (j * inputs + first + k) * NR;
+                // SAFETY: each panel's and input's lines are one task's.
+                unsafe { shared.part(at..at + NR) }.copy_from_slice(line);
             }
         }
     });
-    packed
+    weight
 }
 
 /// The convolution with a transformed weight.
-fn convolve<T: Real>(x: &Tensor<T>, packed: &[T], outputs: usize, bias: Option<&[T]>) -> Tensor<T> {
-    let inputs = x.shape().c;
+fn convolve<T: Real>(x: &Tensor<T>, weight: &Weight<T>, bias: Option<&[T]>) -> Tensor<T> {
+    let (inputs, outputs) = (weight.inputs, weight.outputs);
     let shape = x.shape().with_channels(outputs);
     let tiles = Tiles::new(x.shape());
-    let groups = tiles.count.div_ceil(GROUP).next_power_of_two();
+    let groups = tiles.count.div_ceil(GROUP).max(4.min(tiles.count / 12)).next_power_of_two();
     Tensor::overwrite(shape, |y| {
         let y = Disjoint::new(y);
         tasks(groups, usize::MAX, |g| {
             let (first, end) = (tiles.count * g / groups, tiles.count * (g + 1) / groups);
             let len = end - first;
-            let mut v = Buffer::stale(POINTS * len * inputs);
+            let (v_stride, m_stride) = (len * inputs + GAP, len * outputs + GAP);
+            let mut v = Buffer::stale(POINTS * v_stride);
             for t in 0..len {
                 for c in (0..inputs).step_by(LANES) {
                     let patch = tiles.patch::<T, 6>(x.data(), first + t, inputs, c, 1);
                     let wide = transform(&transform(&patch, input_1d), input_1d);
                     for_points(&wide, |p, line| {
-                        v[(p * len + t) * inputs + c..][..LANES].copy_from_slice(line);
+                        v[p * v_stride + t * inputs + c..][..LANES].copy_from_slice(line);
                     });
                 }
             }
-            let mut m = Buffer::stale(POINTS * len * outputs);
+            let mut m = Buffer::stale(POINTS * m_stride);
             let panels = outputs.div_ceil(NR);
             for p in 0..POINTS {
-                let right = packed[p * panels * inputs * NR..][..panels * inputs * NR].as_chunks::<NR>().0;
-                let v = &v[p * len * inputs..][..len * inputs];
-                let m = &mut m[p * len * outputs..][..len * outputs];
+                let right = weight.data[p * weight.stride()..][..panels * inputs * NR].as_chunks::<NR>().0;
+                let v = &v[p * v_stride..][..len * inputs];
+                let m = &mut m[p * m_stride..][..len * outputs];
                 multiply(m, v, right, len, inputs, outputs);
             }
             for t in 0..len {
                 let (n, y0, x0) = tiles.place(first + t);
                 for c in (0..outputs).step_by(LANES) {
                     let wide: [[Lanes<T>; 6]; 6] = std::array::from_fn(|i| {
-                        std::array::from_fn(|j| lanes(&m[((i * 6 + j) * len + t) * outputs + c..]))
+                        std::array::from_fn(|j| lanes(&m[(i * 6 + j) * m_stride + t * outputs + c..]))
                     });
                     let out = transform(&transform(&wide, output_1d), output_1d);
                     let bias = bias.map_or([T::ZERO; LANES], |b| lanes(&b[c..]));
