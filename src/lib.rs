@@ -6,6 +6,7 @@
 
 #![allow(dead_code, unused)] // skeleton
 pub mod backend;
+pub mod check;
 pub mod cli;
 pub mod config;
 pub mod data;

@@ -1,1 +1,159 @@
-//! placeholder
+//! PS-MT itself: teachers, pseudo labels, T-VAT, CutMix, ramp-up, and one training step. Knows networks and ops; must
+//! not know files, configuration formats or progress bars.
+//!
+//! Source: Liu et al., "Perturbed and Strict Mean Teachers for Semi-supervised Semantic Segmentation", CVPR 2022.
+
+pub mod cut_mix;
+pub mod schedule;
+mod step;
+pub mod tvat;
+
+pub use step::{supervised_step, train_step};
+pub use tvat::{Tvat, TvatArgs};
+
+use crate::model::Network;
+use crate::ops::{Backend, ConfCe, Ensemble, Mix, Ohem};
+use serde::{Deserialize, Serialize};
+
+/// What a run trains: the method or one of the baselines that the paper compares with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Algorithm {
+    /// Two teachers, confidence-weighted cross entropy, T-VAT.
+    PsMt,
+    /// The same with teacher 1 alone.
+    OneTeacher,
+    /// Teacher 1 alone, mean squared error between probabilities (Tarvainen and Valpola, 2017).
+    MeanTeacher,
+    /// Labelled images only.
+    Supervised,
+}
+
+impl Algorithm {
+    /// Number of teachers that make pseudo labels.
+    pub fn num_teachers(self) -> usize {
+        match self {
+            Algorithm::PsMt => 2,
+            Algorithm::OneTeacher | Algorithm::MeanTeacher => 1,
+            Algorithm::Supervised => 0,
+        }
+    }
+}
+
+/// Loss on labelled images.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum SupervisedLoss {
+    /// Mean cross entropy.
+    CrossEntropy,
+    /// Online hard example mining.
+    Ohem(Ohem),
+}
+
+/// Everything that decides what one step computes, beside its batch.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct StepArgs {
+    /// Learning rate of this step.
+    pub lr: f64,
+    /// SGD momentum.
+    pub momentum: f64,
+    /// On convolution weights only.
+    pub weight_decay: f64,
+    /// The active teacher keeps this share of itself.
+    pub ema_decay: f64,
+    /// Weight of the unsupervised loss in this step (ramp-up included).
+    pub unsup_weight: f64,
+    /// The unsupervised loss.
+    pub conf_ce: ConfCe,
+    /// How teachers combine.
+    pub ensemble: Ensemble,
+    /// Feature noise.
+    pub tvat: TvatArgs,
+    /// The teacher that this epoch updates, 1 or 2; it is the core of the ensemble.
+    pub active_teacher: usize,
+    /// The supervised loss.
+    pub supervised_loss: SupervisedLoss,
+    /// Method or baseline.
+    pub algorithm: Algorithm,
+    /// Keep the noise in [`StepOut`] (for checks; it is as large as the features).
+    pub keep_noise: bool,
+}
+
+/// The three networks, the student's momentum and its gradient of the last step.
+#[derive(Clone)]
+pub struct Networks<B: Backend> {
+    /// Learns by gradient descent.
+    pub student: Network<B>,
+    /// Average of the student over odd epochs.
+    pub teacher1: Network<B>,
+    /// Average of the student over even epochs.
+    pub teacher2: Network<B>,
+    /// SGD momentum buffer of the student.
+    pub momentum: B::Vector,
+    /// Gradient of the last step, overwritten by each.
+    pub grads: B::Vector,
+}
+
+/// One step's input on the device. Images are normalised.
+pub struct Batch<B: Backend> {
+    /// Labelled images.
+    pub x_l: B::Tensor,
+    /// Their labels.
+    pub y_l: B::Labels,
+    /// Unlabelled images, weakly augmented, for the teachers.
+    pub x_u_weak: B::Tensor,
+    /// The same crops, strongly augmented, for the student.
+    pub x_u_strong: B::Tensor,
+    /// CutMix of the strong images.
+    pub mix: Mix,
+    /// Raw T-VAT noise, shaped as the labelled features.
+    pub d_l: B::Tensor,
+    /// Raw T-VAT noise, shaped as the unlabelled features.
+    pub d_u: B::Tensor,
+}
+
+/// What a step leaves on the device beside the updated networks.
+pub struct StepOut<B: Backend> {
+    /// Supervised loss.
+    pub loss_sup: B::Scalar,
+    /// Unsupervised loss in its parts, not yet weighted; `None` without unlabelled data.
+    pub unsup: Option<Unsup<B>>,
+    /// Noise added to the labelled and the unlabelled features, if [`StepArgs::keep_noise`].
+    pub noise: Option<(B::Tensor, B::Tensor)>,
+    /// Stride-4 logits in the order they were computed, with what they are.
+    pub logits: Vec<(&'static str, B::Tensor)>,
+}
+
+/// Parts of the unsupervised loss.
+pub struct Unsup<B: Backend> {
+    /// Terms with their weights; the unsupervised loss is their weighted sum.
+    pub terms: Vec<(f64, B::Scalar)>,
+    /// Pixels that reached the confidence threshold, and their confidences in bins; `None` for [`Algorithm::MeanTeacher`].
+    pub confidence: Option<(B::Scalar, B::Counts)>,
+}
+
+impl<B: Backend> StepOut<B> {
+    /// The weighted unsupervised loss (0 without unlabelled data). Waits for the device.
+    pub fn loss_unsup(&self, b: &B) -> f64 {
+        self.unsup.iter().flat_map(|u| &u.terms).map(|(w, s)| w * b.read_scalar(s)).sum()
+    }
+
+    /// Names the first thing of this step that is not finite, in the order of computation; `param_name` names the
+    /// parameter at an index of the flat vector. Waits for the device.
+    pub fn first_non_finite(
+        &self,
+        b: &B,
+        grads: &B::Vector,
+        param_name: impl Fn(usize) -> String,
+    ) -> Option<String> {
+        if let Some((name, _)) = self.logits.iter().find(|(_, t)| !b.is_finite(t)) {
+            return Some(format!("{name} logits"));
+        }
+        if !b.read_scalar(&self.loss_sup).is_finite() {
+            return Some("supervised loss".into());
+        }
+        if !self.loss_unsup(b).is_finite() {
+            return Some("unsupervised loss".into());
+        }
+        b.first_non_finite(grads).map(|i| format!("gradient of {}", param_name(i)))
+    }
+}

@@ -1,1 +1,23 @@
-//! placeholder
+//! Networks as lists of layers with explicit forward and backward passes over flat parameters: DeepLabv3+ on a deep-stem
+//! bottleneck ResNet. Knows the ops; knows nothing of the method, of data, or of what trains it.
+//!
+//! A forward pass returns what its backward pass needs as a named struct, which the backward pass consumes and frees
+//! layer by layer. Gradients of activations are returned, gradients of parameters are added to a flat vector.
+
+mod aspp;
+mod config;
+mod decoder;
+mod deeplab;
+mod init;
+pub mod io;
+mod layers;
+mod resnet;
+mod table;
+
+pub use aspp::AsppSaved;
+pub use config::{ModelConfig, NAMES as MODEL_NAMES};
+pub use decoder::DecoderSaved;
+pub use deeplab::{DeepLab, EncoderSaved, Network};
+pub use layers::{ConvBnSaved, Norm};
+pub use resnet::{BackboneSaved, BottleneckSaved};
+pub use table::{Entry, NamedTensor, ParamTable};

@@ -6,7 +6,34 @@
 //! is added to the gradient vector (accumulates).
 
 mod backend;
+mod batch_norm;
+mod check;
+mod conf_ce;
+mod confusion_matrix;
+mod conv2d;
+mod cross_entropy;
+mod cut_mix;
+mod elementwise;
+mod ensemble_pseudo_label;
+mod interpolate;
+mod mse_consistency;
+mod optimizer;
+mod pool;
 mod spec;
+mod tvat;
 
 pub use backend::*;
+pub use batch_norm::*;
+pub use conf_ce::*;
+pub use confusion_matrix::*;
+pub use conv2d::*;
+pub use cross_entropy::*;
+pub use cut_mix::*;
+pub use elementwise::*;
+pub use ensemble_pseudo_label::*;
+pub use interpolate::*;
+pub use mse_consistency::*;
+pub use optimizer::*;
+pub use pool::*;
 pub use spec::*;
+pub use tvat::*;

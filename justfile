@@ -1,0 +1,31 @@
+# Development tasks; `.ci/run` runs the same commands.
+
+# List the tasks.
+default:
+    @just --list
+
+# Formatting and lints.
+check:
+    cargo fmt --check
+    cargo clippy --release --all-targets --locked -- -D warnings
+
+# All tests.
+test:
+    cargo test --release --locked
+
+# Documentation, warnings are errors.
+doc:
+    RUSTDOCFLAGS=-Dwarnings cargo doc --release --no-deps --locked
+
+# One training iteration on random data, for example `just bench r50 128`.
+bench model="tiny" crop="96" batch="2" steps="10":
+    cargo run --release -- bench step --device cpu --model {{model}} --crop {{crop}} --batch {{batch}} --steps {{steps}} --json bench.json
+
+# Compare every op with the fixtures and every backward with finite differences, as tables.
+verify:
+    cargo run --release -- op --check tests/fixtures/*.safetensors
+    cargo run --release -- gradcheck
+
+# Everything that must pass before a change is merged.
+ci:
+    .ci/run

@@ -1,0 +1,42 @@
+//! `psmt-fast gradcheck`: compares every backward with finite differences.
+
+use crate::check::gradcheck;
+use crate::{Error, Result};
+use clap::Args as ClapArgs;
+
+/// Compare every backward and tangent pass with central finite differences in double precision.
+#[derive(ClapArgs, Debug)]
+pub struct Args {
+    /// Check this one only
+    #[arg(long)]
+    op: Option<String>,
+    /// Seed of the drawn inputs
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Where to compute
+    #[arg(long, default_value = "cpu", value_name = "cpu")]
+    device: String,
+}
+
+/// Runs the subcommand.
+///
+/// # Errors
+/// [`Error::CheckFailed`] where a derivative is wrong, [`Error::Usage`] for an unknown op, [`Error::Device`] for a device
+/// that does not compute in double precision.
+pub fn run(args: &Args) -> Result<()> {
+    if args.device != "cpu" {
+        let message = "does not compute in double precision, expected cpu".into();
+        return Err(Error::Device { name: args.device.clone(), message });
+    }
+    println!("{:<20} {:>5} {:>10}  result  case", "op", "dirs", "max error");
+    let rows = gradcheck::run(args.op.as_deref(), args.seed, |row| {
+        let result = if row.ok { "ok" } else { "FAILED" };
+        println!("{:<20} {:>5} {:>10.2e}  {result:<6}  {}", row.op, row.directions, row.max_error, row.case);
+    })?;
+    let failed = rows.iter().filter(|row| !row.ok).count();
+    println!("{} checks, {failed} over tolerance {:e}", rows.len(), gradcheck::TOLERANCE);
+    if failed > 0 {
+        return Err(Error::CheckFailed(format!("{failed} of {} gradient checks failed", rows.len())));
+    }
+    Ok(())
+}

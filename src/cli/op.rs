@@ -1,0 +1,110 @@
+//! `psmt-fast op`: runs the op of a fixture file, or checks files against the results they hold.
+
+use crate::backend::cpu::Cpu;
+use crate::check::{DEFAULT_TOLERANCE, Fixture, compare, run_op};
+use crate::{Error, Result};
+use clap::{Args as ClapArgs, ValueEnum};
+use std::path::{Path, PathBuf};
+
+/// Run one op on the tensors of a safetensors file, or check files against the results they hold.
+///
+/// A file holds tensors `in.*` (NCHW) and, in its metadata, the op's name and settings. With --check every file also
+/// holds the expected `out.*`; a row for each is printed, and the exit code is 1 when one is off.
+#[derive(ClapArgs, Debug)]
+pub struct Args {
+    /// IN OUT: reads IN and writes the results to OUT. With --check: the files to check
+    #[arg(required = true, value_name = "FILE")]
+    files: Vec<PathBuf>,
+    /// Compare with the results in the files instead of writing
+    #[arg(long)]
+    check: bool,
+    /// Largest relative error that passes [default: 1e-4]
+    #[arg(long, requires = "check", value_parser = tolerance)]
+    tolerance: Option<f64>,
+    /// Where to compute
+    #[arg(long, default_value = "cpu", value_name = "cpu")]
+    device: String,
+    /// Type of activations
+    #[arg(long, value_enum, default_value_t = Precision::F32)]
+    precision: Precision,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Precision {
+    F32,
+    Bf16,
+}
+
+fn tolerance(text: &str) -> std::result::Result<f64, String> {
+    let value: f64 = text.parse().map_err(|_| "expected a number".to_string())?;
+    if value >= 0.0 { Ok(value) } else { Err("expected a number that is not negative".into()) }
+}
+
+/// Runs the subcommand.
+///
+/// # Errors
+/// [`Error::CheckFailed`] where results differ, [`Error::Device`] for a device or precision that this build lacks, and those
+/// of reading, running and writing.
+pub fn run(args: &Args) -> Result<()> {
+    let fail = |message: &str| Err(Error::Device { name: args.device.clone(), message: message.into() });
+    if args.device != "cpu" {
+        return fail("not part of this build, expected cpu");
+    }
+    if args.precision != Precision::F32 {
+        return fail("computes in f32 only");
+    }
+    if args.check {
+        return check(&args.files, args.tolerance.unwrap_or(DEFAULT_TOLERANCE));
+    }
+    let [input, output] = args.files.as_slice() else {
+        let found = args.files.len();
+        return Err(Error::Usage(format!("op: expected two files, IN and OUT, found {found} (or --check)")));
+    };
+    let fixture = Fixture::read(input)?;
+    fixture.write_outputs(output, &run_op(&Cpu::<f32>::new(), &fixture)?)
+}
+
+/// Prints a row a tensor. A file that cannot be run does not keep the others from being checked; its error is printed in
+/// its place and returned in the end.
+fn check(files: &[PathBuf], tolerance: f64) -> Result<()> {
+    println!("{:<28} {:<58} {:>10}  result", "file", "tensor", "error");
+    let (mut rows, mut failed, mut error) = (0, 0, None);
+    for path in files {
+        match check_file(path, tolerance) {
+            Ok((all, bad)) => {
+                rows += all;
+                failed += bad;
+            }
+            Err(e) => {
+                println!("{:<28} {e}", stem(path));
+                error.get_or_insert(e);
+            }
+        }
+    }
+    println!("{} files, {rows} tensors, {failed} over tolerance {tolerance:e}", files.len());
+    match error {
+        Some(error) => Err(error),
+        None if failed > 0 => Err(Error::CheckFailed(format!("{failed} of {rows} tensors differ"))),
+        None => Ok(()),
+    }
+}
+
+/// Number of rows and of failed ones.
+fn check_file(path: &Path, tolerance: f64) -> Result<(usize, usize)> {
+    let fixture = Fixture::read(path)?;
+    if fixture.outputs.is_empty() {
+        return Err(Error::checkpoint(path, "expected tensors 'out.*' to check against, found none"));
+    }
+    let got = run_op(&Cpu::<f32>::new(), &fixture)?;
+    let rows = compare(&fixture, &got, tolerance)?;
+    for row in &rows {
+        let result = if row.ok { "ok" } else { "FAILED" };
+        let note = if row.note.is_empty() { String::new() } else { format!(" ({})", row.note) };
+        println!("{:<28} {:<58} {:>10.2e}  {result}{note}", stem(path), row.tensor, row.error);
+    }
+    Ok((rows.len(), rows.iter().filter(|row| !row.ok).count()))
+}
+
+fn stem(path: &Path) -> String {
+    path.file_stem().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
+}

@@ -1,0 +1,233 @@
+//! One training iteration. The order of computation is that of the numerical reference: teachers, labelled pass,
+//! unlabelled pass, update. Each student pass is followed by its backward at once, so that only one pass's activations
+//! are alive; the gradients add up.
+
+use super::{Algorithm, Batch, Networks, StepArgs, StepOut, SupervisedLoss, Unsup, tvat};
+use crate::Result;
+use crate::model::{DecoderSaved, DeepLab, EncoderSaved, Network, Norm};
+use crate::ops::{self, Backend, LossGrad, PseudoLabel, Sgd, Size};
+
+/// One iteration of PS-MT or of a baseline: updates the student, its momentum and running statistics, the active
+/// teacher, and all teachers' running statistics.
+pub fn train_step<B: Backend>(
+    b: &B,
+    arch: &DeepLab,
+    nets: &mut Networks<B>,
+    batch: &Batch<B>,
+    args: &StepArgs,
+) -> Result<StepOut<B>> {
+    if args.algorithm == Algorithm::Supervised {
+        let Networks { student, momentum, grads, .. } = nets;
+        let (loss_sup, logits) =
+            supervised_pass(b, arch, student, momentum, grads, &batch.x_l, &batch.y_l, args)?;
+        return Ok(StepOut { loss_sup, unsup: None, noise: None, logits: vec![("student (labelled)", logits)] });
+    }
+    let targets = Targets::new(b, arch, nets, batch, args)?;
+
+    b.clear(&mut nets.grads);
+    let labelled = student_forward(b, arch, nets, &batch.x_l, &batch.d_l, args)?;
+    let LossGrad { loss: loss_sup, dlogits } = supervised_loss(b, &labelled.logits, &batch.y_l, args)?;
+    let (logits_l, r_l) = (labelled.logits.clone(), labelled.noise.clone().filter(|_| args.keep_noise));
+    student_backward(b, arch, nets, labelled, &dlogits)?;
+
+    let x_u = ops::cut_mix(b, &batch.x_u_strong, &batch.mix)?;
+    let unlabelled = student_forward(b, arch, nets, &x_u, &batch.d_u, args)?;
+    let (unsup, dlogits) = targets.unsupervised_loss(b, &unlabelled.logits, batch, args)?;
+    let (logits_u, r_u) = (unlabelled.logits.clone(), unlabelled.noise.clone().filter(|_| args.keep_noise));
+    student_backward(b, arch, nets, unlabelled, &dlogits)?;
+
+    sgd(b, arch, &mut nets.student, &mut nets.momentum, &nets.grads, args)?;
+    let teacher = if args.active_teacher == 1 { &mut nets.teacher1 } else { &mut nets.teacher2 };
+    ops::ema(b, &mut teacher.params, &nets.student.params, args.ema_decay)?;
+    ops::ema(b, &mut teacher.stats, &nets.student.stats, args.ema_decay)?;
+
+    let mut logits = vec![("core teacher", targets.core)];
+    logits.extend(targets.assist.map(|t| ("assisting teacher", t)));
+    logits.extend([("student (labelled)", logits_l), ("student (unlabelled)", logits_u)]);
+    Ok(StepOut { loss_sup, unsup: Some(unsup), noise: r_l.zip(r_u), logits })
+}
+
+/// One supervised iteration of any network: warm-up of all three, and the supervised baseline. Returns the loss.
+pub fn supervised_step<B: Backend>(
+    b: &B,
+    arch: &DeepLab,
+    net: &mut Network<B>,
+    momentum: &mut B::Vector,
+    grads: &mut B::Vector,
+    x: &B::Tensor,
+    y: &B::Labels,
+    args: &StepArgs,
+) -> Result<B::Scalar> {
+    Ok(supervised_pass(b, arch, net, momentum, grads, x, y, args)?.0)
+}
+
+fn supervised_pass<B: Backend>(
+    b: &B,
+    arch: &DeepLab,
+    net: &mut Network<B>,
+    momentum: &mut B::Vector,
+    grads: &mut B::Vector,
+    x: &B::Tensor,
+    y: &B::Labels,
+    args: &StepArgs,
+) -> Result<(B::Scalar, B::Tensor)> {
+    b.clear(grads);
+    let (features, encoder) =
+        arch.encoder_forward(b, &net.params, Norm::Train(&mut net.stats), x, true)?;
+    let (logits, decoder) =
+        arch.decoder_forward(b, &net.params, Norm::Train(&mut net.stats), &features, true)?;
+    let LossGrad { loss, dlogits } = supervised_loss(b, &logits, y, args)?;
+    let (encoder, decoder) = (encoder.expect("saved"), decoder.expect("saved"));
+    let dfeatures = arch.decoder_backward(b, &net.params, grads, decoder, &dlogits)?;
+    arch.encoder_backward(b, &net.params, grads, encoder, &dfeatures)?;
+    sgd(b, arch, net, momentum, grads, args)?;
+    Ok((loss, logits))
+}
+
+fn supervised_loss<B: Backend>(
+    b: &B,
+    logits: &B::Tensor,
+    y: &B::Labels,
+    args: &StepArgs,
+) -> Result<LossGrad<B>> {
+    match &args.supervised_loss {
+        SupervisedLoss::CrossEntropy => ops::cross_entropy(b, logits, y, 1.0),
+        SupervisedLoss::Ohem(ohem) => ops::ohem_cross_entropy(b, logits, y, ohem, 1.0),
+    }
+}
+
+fn sgd<B: Backend>(
+    b: &B,
+    arch: &DeepLab,
+    net: &mut Network<B>,
+    momentum: &mut B::Vector,
+    grads: &B::Vector,
+    args: &StepArgs,
+) -> Result<()> {
+    let spec = Sgd {
+        lr: args.lr,
+        momentum: args.momentum,
+        weight_decay: args.weight_decay,
+        num_decayed: arch.table.num_decayed,
+    };
+    ops::sgd(b, &mut net.params, grads, momentum, &spec)
+}
+
+/// The teachers' answers on the weakly augmented images.
+struct Targets<B: Backend> {
+    core: B::Tensor,
+    assist: Option<B::Tensor>,
+    /// Labels and confidences; `None` for the mean teacher, whose loss reads the logits.
+    pseudo: Option<PseudoLabel<B>>,
+    size: Size,
+}
+
+impl<B: Backend> Targets<B> {
+    fn new(
+        b: &B,
+        arch: &DeepLab,
+        nets: &mut Networks<B>,
+        batch: &Batch<B>,
+        args: &StepArgs,
+    ) -> Result<Targets<B>> {
+        let x = &batch.x_u_weak;
+        let shape = B::shape(x);
+        let size = (shape.h, shape.w);
+        let logits = |net: &mut Network<B>| -> Result<B::Tensor> {
+            let (f, _) = arch.encoder_forward(b, &net.params, Norm::Train(&mut net.stats), x, false)?;
+            Ok(arch.decoder_forward(b, &net.params, Norm::Train(&mut net.stats), &f, false)?.0)
+        };
+        let (core, assist) = if args.algorithm.num_teachers() == 2 {
+            let (t1, t2) = (logits(&mut nets.teacher1)?, logits(&mut nets.teacher2)?);
+            if args.active_teacher == 1 { (t1, Some(t2)) } else { (t2, Some(t1)) }
+        } else {
+            (logits(&mut nets.teacher1)?, None)
+        };
+        let mut targets = Targets { core, assist, pseudo: None, size };
+        if args.algorithm != Algorithm::MeanTeacher {
+            let (core, assist) = targets.pair();
+            targets.pseudo = Some(ops::ensemble_pseudo_label(b, core, assist, size, &args.ensemble)?);
+        }
+        Ok(targets)
+    }
+
+    /// Both teachers' logits; a lone teacher assists itself, which leaves its logits as they are.
+    fn pair(&self) -> (&B::Tensor, &B::Tensor) {
+        (&self.core, self.assist.as_ref().unwrap_or(&self.core))
+    }
+
+    /// The unsupervised loss and its weighted gradient with respect to the student's logits.
+    fn unsupervised_loss(
+        &self,
+        b: &B,
+        student: &B::Tensor,
+        batch: &Batch<B>,
+        args: &StepArgs,
+    ) -> Result<(Unsup<B>, B::Tensor)> {
+        let (core, assist) = self.pair();
+        let (mix, weight) = (&batch.mix, args.unsup_weight);
+        let Some(pseudo) = &self.pseudo else {
+            let LossGrad { loss, dlogits } =
+                ops::mse_consistency(b, student, core, assist, self.size, &args.ensemble, mix, weight)?;
+            return Ok((Unsup { terms: vec![(weight, loss)], confidence: None }, dlogits));
+        };
+        let out =
+            ops::conf_ce(b, student, pseudo, core, assist, &args.ensemble, mix, &args.conf_ce, weight)?;
+        let terms = vec![
+            (weight, out.positive),
+            (weight, out.negative),
+            (weight * args.conf_ce.square_weight, out.square),
+        ];
+        Ok((Unsup { terms, confidence: Some((out.passed, out.histogram)) }, out.dstudent))
+    }
+}
+
+/// A student pass with what its backward needs.
+struct StudentPass<B: Backend> {
+    logits: B::Tensor,
+    noise: Option<B::Tensor>,
+    encoder: EncoderSaved<B>,
+    decoder: DecoderSaved<B>,
+}
+
+fn student_forward<B: Backend>(
+    b: &B,
+    arch: &DeepLab,
+    nets: &mut Networks<B>,
+    x: &B::Tensor,
+    d: &B::Tensor,
+    args: &StepArgs,
+) -> Result<StudentPass<B>> {
+    let Networks { student, teacher1, teacher2, .. } = nets;
+    let shape = B::shape(x);
+    let norm = Norm::Train(&mut student.stats);
+    let (mut features, encoder) = arch.encoder_forward(b, &student.params, norm, x, true)?;
+    let adversaries: &[&Network<B>] = match (args.tvat.kind, args.algorithm.num_teachers()) {
+        (tvat::Tvat::StudentVat, _) => &[student],
+        (_, 2) => &[teacher1, teacher2],
+        _ => &[teacher1],
+    };
+    let noise = tvat::noise(b, arch, adversaries, &features, (shape.h, shape.w), d, &args.tvat)?;
+    if let Some(r) = &noise {
+        features = ops::add(b, &features, r, 1.0)?;
+    }
+    let norm = Norm::Train(&mut student.stats);
+    let (logits, decoder) = arch.decoder_forward(b, &student.params, norm, &features, true)?;
+    let (encoder, decoder) = (encoder.expect("saved"), decoder.expect("saved"));
+    Ok(StudentPass { logits, noise, encoder, decoder })
+}
+
+/// Adds the student's gradient. The noise is a constant: the gradient of the features is that of the noisy features.
+fn student_backward<B: Backend>(
+    b: &B,
+    arch: &DeepLab,
+    nets: &mut Networks<B>,
+    pass: StudentPass<B>,
+    dlogits: &B::Tensor,
+) -> Result<()> {
+    let params = &nets.student.params;
+    let StudentPass { encoder, decoder, logits, noise } = pass;
+    drop((logits, noise));
+    let dfeatures = arch.decoder_backward(b, params, &mut nets.grads, decoder, dlogits)?;
+    arch.encoder_backward(b, params, &mut nets.grads, encoder, &dfeatures)
+}

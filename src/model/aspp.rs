@@ -1,0 +1,186 @@
+//! Atrous spatial pyramid pooling with one batch norm over its four branches; the image-pooling branch is added after
+//! the 1x1 reduction (in-place ABN's DeepLab head; Rota Bulò et al., 2018). Knows layers only.
+
+use super::ModelConfig;
+use super::layers::{Cost, Norm};
+use super::table::{Builder, NormArgs};
+use crate::Result;
+use crate::ops::{self, Activation, Backend, BatchNorm, BatchNormSaved, Conv2d, Shape};
+
+const LEAKY: Activation = Activation::LeakyRelu(0.01);
+/// PyTorch's defaults, which this head keeps whatever the backbone uses.
+const NORM: NormArgs = NormArgs { momentum: 0.1, eps: 1e-5 };
+
+/// The head.
+#[derive(Clone, Debug)]
+pub(super) struct Aspp {
+    /// One 1x1 and three dilated 3x3 convolutions, `channels` each.
+    map_convs: Vec<Conv2d>,
+    map_bn: BatchNorm,
+    global_pooling_conv: Conv2d,
+    global_pooling_bn: BatchNorm,
+    red_conv: Conv2d,
+    pool_red_conv: Conv2d,
+    red_bn: BatchNorm,
+    channels: usize,
+}
+
+/// A batch norm's input, output and moments in training.
+struct BnSaved<B: Backend> {
+    x: B::Tensor,
+    y: B::Tensor,
+    moments: BatchNormSaved<B>,
+}
+
+/// What the head keeps of a training pass.
+pub struct AsppSaved<B: Backend> {
+    x: B::Tensor,
+    /// Batch norm over the concatenated branches.
+    map: BnSaved<B>,
+    /// Mean of x over its positions.
+    pool: B::Tensor,
+    global: BnSaved<B>,
+    reduced: BnSaved<B>,
+}
+
+/// Batch norm with leaky ReLU that saves in training mode.
+fn norm_forward<B: Backend>(
+    b: &B,
+    params: &B::Vector,
+    norm: &mut Norm<'_, B>,
+    bn: &BatchNorm,
+    x: B::Tensor,
+    save: bool,
+) -> Result<(B::Tensor, Option<BnSaved<B>>)> {
+    match norm {
+        Norm::Train(stats) => {
+            let (y, moments) = ops::batch_norm_train(b, &x, params, stats, bn, LEAKY, None)?;
+            Ok((y.clone(), save.then_some(BnSaved { x, y, moments })))
+        }
+        Norm::Frozen(stats) => Ok((ops::batch_norm_eval(b, &x, params, stats, bn, LEAKY, None)?, None)),
+    }
+}
+
+fn norm_backward<B: Backend>(
+    b: &B,
+    params: &B::Vector,
+    grads: &mut B::Vector,
+    bn: &BatchNorm,
+    saved: BnSaved<B>,
+    dy: &B::Tensor,
+) -> Result<B::Tensor> {
+    let BnSaved { x, y, moments } = saved;
+    Ok(ops::batch_norm_train_bwd(b, dy, &x, &y, &moments, params, grads, bn, LEAKY, false)?.0)
+}
+
+impl Aspp {
+    pub fn new(build: &mut Builder, config: &ModelConfig) -> Aspp {
+        let name = "encoder.head.aspp";
+        let (cin, c) = (config.planes * 32, config.aspp);
+        let mut map_convs = vec![build.conv(&format!("{name}.map_convs.0"), (cin, c), 1, 1, 1)];
+        for (i, &d) in config.dilations.iter().enumerate() {
+            map_convs.push(build.conv(&format!("{name}.map_convs.{}", i + 1), (cin, c), 3, 1, d));
+        }
+        Aspp {
+            map_convs,
+            map_bn: build.batch_norm(&format!("{name}.map_bn"), 4 * c, NORM),
+            global_pooling_conv: build.conv(&format!("{name}.global_pooling_conv"), (cin, c), 1, 1, 1),
+            global_pooling_bn: build.batch_norm(&format!("{name}.global_pooling_bn"), c, NORM),
+            red_conv: build.conv(&format!("{name}.red_conv"), (4 * c, c), 1, 1, 1),
+            pool_red_conv: build.conv(&format!("{name}.pool_red_conv"), (c, c), 1, 1, 1),
+            red_bn: build.batch_norm(&format!("{name}.red_bn"), c, NORM),
+            channels: c,
+        }
+    }
+
+    /// Adds the head's cost for input shape `x`; returns its output's shape.
+    pub fn cost(&self, x: Shape, cost: &mut Cost) -> Shape {
+        for conv in &self.map_convs {
+            cost.conv(conv, x);
+        }
+        let map = x.with_channels(4 * self.channels);
+        cost.keep(2, map);
+        let pool = Shape::new(x.n, 1, 1, x.c);
+        cost.keep(1, pool);
+        let global = cost.conv(&self.global_pooling_conv, pool);
+        cost.keep(2, global);
+        cost.conv(&self.pool_red_conv, global);
+        let y = cost.conv(&self.red_conv, map);
+        cost.keep(2, y);
+        y
+    }
+
+    /// `[n, h, w, 32 planes]` to `[n, h, w, aspp]`.
+    pub fn forward<B: Backend>(
+        &self,
+        b: &B,
+        params: &B::Vector,
+        norm: &mut Norm<'_, B>,
+        x: B::Tensor,
+        save: bool,
+    ) -> Result<(B::Tensor, Option<AsppSaved<B>>)> {
+        let pool = ops::adaptive_avg_pool2d(b, &x, (1, 1))?;
+        let branches: Vec<B::Tensor> = self
+            .map_convs
+            .iter()
+            .map(|conv| ops::conv2d_fprop(b, &x, params, conv))
+            .collect::<Result<_>>()?;
+        let x = save.then_some(x);
+        let map = ops::concat(b, &branches.iter().collect::<Vec<_>>())?;
+        drop(branches);
+        let (map, map_saved) = norm_forward(b, params, norm, &self.map_bn, map, save)?;
+        let out = ops::conv2d_fprop(b, &map, params, &self.red_conv)?;
+        drop(map);
+        let global = ops::conv2d_fprop(b, &pool, params, &self.global_pooling_conv)?;
+        let (global, global_saved) = norm_forward(b, params, norm, &self.global_pooling_bn, global, save)?;
+        let global = ops::conv2d_fprop(b, &global, params, &self.pool_red_conv)?;
+        let out = ops::add(b, &out, &global, 1.0)?;
+        let (y, reduced) = norm_forward(b, params, norm, &self.red_bn, out, save)?;
+        let saved = match (x, map_saved, global_saved, reduced) {
+            (Some(x), Some(map), Some(global), Some(reduced)) => {
+                Some(AsppSaved { x, map, pool, global, reduced })
+            }
+            _ => None,
+        };
+        Ok((y, saved))
+    }
+
+    /// Returns dx; adds the parameters' gradients to `grads`.
+    pub fn backward<B: Backend>(
+        &self,
+        b: &B,
+        params: &B::Vector,
+        grads: &mut B::Vector,
+        saved: AsppSaved<B>,
+        dy: B::Tensor,
+    ) -> Result<B::Tensor> {
+        let AsppSaved { x, map, pool, global, reduced } = saved;
+        let x_shape = B::shape(&x);
+        let dout = norm_backward(b, params, grads, &self.red_bn, reduced, &dy)?;
+        drop(dy);
+
+        let dglobal = ops::sum_positions(b, &dout)?;
+        ops::conv2d_wgrad(b, &global.y, &dglobal, grads, &self.pool_red_conv)?;
+        let dglobal = ops::conv2d_dgrad(b, &dglobal, params, &self.pool_red_conv, B::shape(&global.y))?;
+        let dglobal = norm_backward(b, params, grads, &self.global_pooling_bn, global, &dglobal)?;
+        ops::conv2d_wgrad(b, &pool, &dglobal, grads, &self.global_pooling_conv)?;
+        let dpool = ops::conv2d_dgrad(b, &dglobal, params, &self.global_pooling_conv, B::shape(&pool))?;
+
+        ops::conv2d_wgrad(b, &map.y, &dout, grads, &self.red_conv)?;
+        let dmap = ops::conv2d_dgrad(b, &dout, params, &self.red_conv, B::shape(&map.y))?;
+        drop(dout);
+        let dmap = norm_backward(b, params, grads, &self.map_bn, map, &dmap)?;
+        let mut dx: Option<B::Tensor> = None;
+        for (i, conv) in self.map_convs.iter().enumerate() {
+            let dbranch = ops::slice_channels(b, &dmap, i * self.channels, self.channels)?;
+            ops::conv2d_wgrad(b, &x, &dbranch, grads, conv)?;
+            let part = ops::conv2d_dgrad(b, &dbranch, params, conv, x_shape)?;
+            dx = Some(match dx {
+                Some(dx) => ops::add(b, &dx, &part, 1.0)?,
+                // The mean's backward spreads dpool / (h w) over the positions: the broadcast form of add.
+                None => ops::add(b, &part, &dpool, 1.0 / (x_shape.h * x_shape.w) as f64)?,
+            });
+        }
+        dx.ok_or_else(|| crate::Error::shape("aspp", "at least one branch", "none"))
+    }
+}

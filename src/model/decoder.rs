@@ -1,0 +1,138 @@
+//! The decoder: two 3x3 convolutions and a 1x1 classifier over the encoder's features, with forward, backward, and, with
+//! frozen batch norm, tangent and pullback, which exact T-VAT iterates. Knows layers only.
+
+use super::ModelConfig;
+use super::deeplab::Network;
+use super::layers::{ConvBn, ConvBnSaved, Cost, Norm};
+use super::table::{Builder, NormArgs};
+use crate::ops::{self, Backend, Conv2d, RELU, Shape};
+use crate::{Error, Result};
+
+/// Features `[n, h, w, aspp + low_level]` to logits `[n, h, w, num_classes]`.
+#[derive(Clone, Debug)]
+pub(super) struct Decoder {
+    conv1: ConvBn,
+    conv2: ConvBn,
+    classifier: Conv2d,
+}
+
+/// What the decoder keeps of a pass.
+pub enum DecoderSaved<B: Backend> {
+    /// Of a pass in training mode, for the backward pass.
+    Train {
+        /// First convolution.
+        conv1: ConvBnSaved<B>,
+        /// Second convolution.
+        conv2: ConvBnSaved<B>,
+        /// Input of the classifier.
+        y: B::Tensor,
+    },
+    /// Of a pass with frozen batch norm, for tangent and pullback: the outputs, whose signs are the activation masks.
+    Frozen {
+        /// After the first convolution.
+        y1: B::Tensor,
+        /// After the second convolution.
+        y2: B::Tensor,
+    },
+}
+
+impl<B: Backend> DecoderSaved<B> {
+    fn frozen(&self, op: &'static str) -> Result<(&B::Tensor, &B::Tensor)> {
+        match self {
+            DecoderSaved::Frozen { y1, y2 } => Ok((y1, y2)),
+            DecoderSaved::Train { .. } => {
+                Err(Error::shape(op, "what a pass with frozen batch norm saved", "that of a training pass"))
+            }
+        }
+    }
+}
+
+impl Decoder {
+    pub fn new(build: &mut Builder, config: &ModelConfig) -> Decoder {
+        let name = "decoder.upsample";
+        let (cin, c) = (config.aspp + config.low_level, config.aspp);
+        let norm = NormArgs { momentum: config.bn_momentum, eps: 1e-5 };
+        let mut layer = |i: usize, cin: usize| {
+            let names = (format!("{name}.last_conv.{i}"), format!("{name}.last_conv.{}", i + 1));
+            ConvBn::new(build, names, (cin, c), (3, 1, 1), norm, RELU)
+        };
+        let (conv1, conv2) = (layer(0, cin), layer(3, c));
+        let classifier = build.conv_with_bias(&format!("{name}.classifier"), (c, config.num_classes));
+        Decoder { conv1, conv2, classifier }
+    }
+
+    /// Adds the decoder's cost for features of shape `x`; returns the logits' shape.
+    pub fn cost(&self, x: Shape, cost: &mut Cost) -> Shape {
+        cost.keep(1, x);
+        let y = self.conv1.cost(x, cost);
+        let y = self.conv2.cost(y, cost);
+        cost.conv(&self.classifier, y)
+    }
+
+    pub fn forward<B: Backend>(
+        &self,
+        b: &B,
+        params: &B::Vector,
+        norm: &mut Norm<'_, B>,
+        x: B::Tensor,
+        save: bool,
+    ) -> Result<(B::Tensor, Option<DecoderSaved<B>>)> {
+        let (y1, conv1) = self.conv1.forward(b, params, norm, x, None, save)?;
+        let frozen = matches!(norm, Norm::Frozen(_));
+        let mask1 = (save && frozen).then(|| y1.clone());
+        let (y2, conv2) = self.conv2.forward(b, params, norm, y1, None, save)?;
+        let logits = ops::conv2d_fprop(b, &y2, params, &self.classifier)?;
+        let saved = match (conv1, conv2, mask1) {
+            (Some(conv1), Some(conv2), _) => Some(DecoderSaved::Train { conv1, conv2, y: y2 }),
+            (_, _, Some(y1)) => Some(DecoderSaved::Frozen { y1, y2 }),
+            _ => None,
+        };
+        Ok((logits, saved))
+    }
+
+    pub fn backward<B: Backend>(
+        &self,
+        b: &B,
+        params: &B::Vector,
+        grads: &mut B::Vector,
+        saved: DecoderSaved<B>,
+        dlogits: &B::Tensor,
+    ) -> Result<B::Tensor> {
+        let DecoderSaved::Train { conv1, conv2, y } = saved else {
+            let expected = "what a training pass saved";
+            return Err(Error::shape("decoder_backward", expected, "that of a pass with frozen batch norm"));
+        };
+        ops::conv2d_wgrad(b, &y, dlogits, grads, &self.classifier)?;
+        let d = ops::conv2d_dgrad(b, dlogits, params, &self.classifier, B::shape(&y))?;
+        drop(y);
+        let (d, _) = self.conv2.backward(b, params, grads, conv2, d, false)?;
+        Ok(self.conv1.backward(b, params, grads, conv1, d, false)?.0)
+    }
+
+    pub fn tangent<B: Backend>(
+        &self,
+        b: &B,
+        net: &Network<B>,
+        saved: &DecoderSaved<B>,
+        t: &B::Tensor,
+    ) -> Result<B::Tensor> {
+        let (y1, y2) = saved.frozen("decoder_tangent")?;
+        let t = self.conv1.tangent(b, net, y1, t)?;
+        let t = self.conv2.tangent(b, net, y2, &t)?;
+        ops::conv2d_fprop(b, &t, &net.params, &Conv2d { bias: None, ..self.classifier })
+    }
+
+    pub fn pullback<B: Backend>(
+        &self,
+        b: &B,
+        net: &Network<B>,
+        saved: &DecoderSaved<B>,
+        dlogits: &B::Tensor,
+    ) -> Result<B::Tensor> {
+        let (y1, y2) = saved.frozen("decoder_pullback")?;
+        let d = ops::conv2d_dgrad(b, dlogits, &net.params, &self.classifier, B::shape(y2))?;
+        let d = self.conv2.pullback(b, net, y2, &d, B::shape(y1))?;
+        let x_shape = B::shape(y1).with_channels(self.conv1.conv.in_channels);
+        self.conv1.pullback(b, net, y1, &d, x_shape)
+    }
+}

@@ -1,0 +1,252 @@
+//! DeepLabv3+ (Chen et al., 2018) as PS-MT uses it: encoder (backbone, ASPP, reduced stride-4 features) and decoder.
+//! This is the model's interface to the method; it knows values only as flat vectors that are passed in.
+
+use super::aspp::{Aspp, AsppSaved};
+use super::decoder::{Decoder, DecoderSaved};
+use super::layers::{ConvBn, ConvBnSaved, Cost, Norm};
+use super::resnet::{Backbone, BackboneOut, BackboneSaved};
+use super::table::{Builder, NormArgs, ParamTable};
+use super::{ModelConfig, init};
+use crate::ops::{self, Backend, RELU, Shape};
+use crate::{Error, Result};
+
+/// Values of one network on a device.
+pub struct Network<B: Backend> {
+    /// Flat parameters, as [`ParamTable::params`] lays them out.
+    pub params: B::Vector,
+    /// Flat running statistics, as [`ParamTable::stats`] lays them out.
+    pub stats: B::Vector,
+}
+
+impl<B: Backend> Clone for Network<B> {
+    fn clone(&self) -> Network<B> {
+        Network { params: self.params.clone(), stats: self.stats.clone() }
+    }
+}
+
+impl<B: Backend> Network<B> {
+    /// Copies flat values to the device.
+    pub fn upload(b: &B, params: &[f32], stats: &[f32]) -> Network<B> {
+        Network { params: b.upload_vector(params), stats: b.upload_vector(stats) }
+    }
+
+    /// Copies (parameters, running statistics) to the host.
+    pub fn download(&self, b: &B) -> (Vec<f32>, Vec<f32>) {
+        (b.download_vector(&self.params), b.download_vector(&self.stats))
+    }
+}
+
+/// The architecture: layers with their places in the flat vectors, no values.
+#[derive(Clone, Debug)]
+pub struct DeepLab {
+    /// Sizes.
+    pub config: ModelConfig,
+    /// Names and places of all parameters and running statistics.
+    pub table: ParamTable,
+    backbone: Backbone,
+    aspp: Aspp,
+    reduce: ConvBn,
+    decoder: Decoder,
+}
+
+/// What the encoder keeps of a training pass.
+pub struct EncoderSaved<B: Backend> {
+    backbone: BackboneSaved<B>,
+    aspp: AsppSaved<B>,
+    reduce: ConvBnSaved<B>,
+    /// Rows and columns of the ASPP's output.
+    aspp_size: ops::Size,
+}
+
+impl DeepLab {
+    /// The architecture of a configuration.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for sizes that [`ModelConfig::validate`] rejects.
+    pub fn new(config: ModelConfig) -> Result<DeepLab> {
+        config.validate()?;
+        let num_decayed = DeepLab::build(config.clone(), 0).table.num_decayed;
+        Ok(DeepLab::build(config, num_decayed))
+    }
+
+    fn build(config: ModelConfig, num_decayed: usize) -> DeepLab {
+        let mut build = Builder::new(num_decayed);
+        let backbone = Backbone::new(&mut build, &config);
+        let aspp = Aspp::new(&mut build, &config);
+        let names = ("encoder.head.reduce.0".into(), "encoder.head.reduce.1".into());
+        let channels = (config.planes * 4, config.low_level);
+        let norm = NormArgs { momentum: config.bn_momentum, eps: 1e-5 };
+        let reduce = ConvBn::new(&mut build, names, channels, (1, 1, 1), norm, RELU);
+        let decoder = Decoder::new(&mut build, &config);
+        DeepLab { table: build.finish(), config, backbone, aspp, reduce, decoder }
+    }
+
+    /// Adds the cost of a pass over images `x`; returns the shapes of features and logits.
+    fn cost(&self, x: Shape, cost: &mut Cost) -> (Shape, Shape) {
+        let (low, high) = self.backbone.cost(x, cost);
+        self.aspp.cost(high, cost);
+        self.reduce.cost(low, cost);
+        let features = low.with_channels(self.config.aspp + self.config.low_level);
+        (features, self.decoder.cost(features, cost))
+    }
+
+    /// Shape of the encoder's features for images `x`: a quarter of the size (rounded up twice), aspp + low_level channels.
+    pub fn feature_shape(&self, x: Shape) -> Shape {
+        self.cost(x, &mut Cost::default()).0
+    }
+
+    /// Shape of the decoder's logits for images `x`: the features' size, num_classes channels.
+    pub fn logits_shape(&self, x: Shape) -> Shape {
+        self.cost(x, &mut Cost::default()).1
+    }
+
+    /// Bytes of activations that one training pass over images `x` keeps for its backward pass, in f32. The backward
+    /// pass itself holds the gradients of a few of the largest layers beside them.
+    pub fn activation_bytes(&self, x: Shape) -> u64 {
+        let mut cost = Cost::default();
+        self.cost(x, &mut cost);
+        cost.saved * size_of::<f32>() as u64
+    }
+
+    /// Floating-point operations (multiply-adds times two) of the convolutions of one forward pass over images `x`; a
+    /// backward pass takes about twice as many.
+    pub fn flops(&self, x: Shape) -> u64 {
+        let mut cost = Cost::default();
+        self.cost(x, &mut cost);
+        cost.flops
+    }
+
+    /// Initial (parameters, running statistics) of network number `network`, a pure function of both numbers: Kaiming
+    /// normal (fan-in; He et al., 2015) for convolutions, zero bias, batch norm 1 and 0, running mean 0 and variance 1.
+    pub fn init(&self, seed: u64, network: u64) -> (Vec<f32>, Vec<f32>) {
+        init::init(&self.table, seed, network)
+    }
+
+    /// Features of images `x` `[n, h, w, 3]`. In training mode with `save`, also what the backward pass needs; with
+    /// frozen batch norm nothing is saved, as only decoders have a tangent.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] where x has not three channels, or has one image in training mode (the image-pooling branch
+    /// has one value an image).
+    pub fn encoder_forward<B: Backend>(
+        &self,
+        b: &B,
+        params: &B::Vector,
+        mut norm: Norm<'_, B>,
+        x: &B::Tensor,
+        save: bool,
+    ) -> Result<(B::Tensor, Option<EncoderSaved<B>>)> {
+        let shape = B::shape(x);
+        if matches!(norm, Norm::Train(_)) && shape.n < 2 {
+            return Err(Error::shape(
+                "encoder_forward",
+                "at least two images in a training batch (batch norm of the image-pooling branch sees one value an image)",
+                shape.to_string(),
+            ));
+        }
+        let norm = &mut norm;
+        let BackboneOut { low, high, saved: backbone } =
+            self.backbone.forward(b, params, norm, x.clone(), save)?;
+        let (high, aspp) = self.aspp.forward(b, params, norm, high, save)?;
+        let (size, high_shape) = (B::shape(&low), B::shape(&high));
+        let high = ops::interpolate(b, &high, (size.h, size.w))?;
+        let (low, reduce) = self.reduce.forward(b, params, norm, low, None, save)?;
+        let features = ops::concat(b, &[&high, &low])?;
+        let saved = match (backbone, aspp, reduce) {
+            (Some(backbone), Some(aspp), Some(reduce)) => {
+                Some(EncoderSaved { backbone, aspp, reduce, aspp_size: (high_shape.h, high_shape.w) })
+            }
+            _ => None,
+        };
+        Ok((features, saved))
+    }
+
+    /// Adds the gradients of the encoder's parameters to `grads`; the images' is not computed.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] where `dfeatures` is not the features' shape.
+    pub fn encoder_backward<B: Backend>(
+        &self,
+        b: &B,
+        params: &B::Vector,
+        grads: &mut B::Vector,
+        saved: EncoderSaved<B>,
+        dfeatures: &B::Tensor,
+    ) -> Result<()> {
+        let EncoderSaved { backbone, aspp, reduce, aspp_size } = saved;
+        let dlow = ops::slice_channels(b, dfeatures, self.config.aspp, self.config.low_level)?;
+        let (dlow, _) = self.reduce.backward(b, params, grads, reduce, dlow, false)?;
+        let dhigh = ops::slice_channels(b, dfeatures, 0, self.config.aspp)?;
+        let dhigh = ops::interpolate_bwd(b, &dhigh, aspp_size)?;
+        let dhigh = self.aspp.backward(b, params, grads, aspp, dhigh)?;
+        self.backbone.backward(b, params, grads, backbone, dlow, dhigh)
+    }
+
+    /// Logits `[n, h, w, num_classes]` of features at their own size (stride 4 of the image). With `save`, also what the
+    /// backward pass (training mode) or tangent and pullback (frozen batch norm) need.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] for features of another number of channels.
+    pub fn decoder_forward<B: Backend>(
+        &self,
+        b: &B,
+        params: &B::Vector,
+        mut norm: Norm<'_, B>,
+        features: &B::Tensor,
+        save: bool,
+    ) -> Result<(B::Tensor, Option<DecoderSaved<B>>)> {
+        self.decoder.forward(b, params, &mut norm, features.clone(), save)
+    }
+
+    /// Backward of the decoder in training mode: returns dfeatures, adds the parameters' gradients to `grads`.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] where `saved` is of a frozen pass or `dlogits` has another shape.
+    pub fn decoder_backward<B: Backend>(
+        &self,
+        b: &B,
+        params: &B::Vector,
+        grads: &mut B::Vector,
+        saved: DecoderSaved<B>,
+        dlogits: &B::Tensor,
+    ) -> Result<B::Tensor> {
+        self.decoder.backward(b, params, grads, saved, dlogits)
+    }
+
+    /// J t: the decoder's Jacobian at the saved pass, batch norm frozen, applied to a tangent `t` of the features.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] where `saved` is of a training pass or `t` has another shape.
+    pub fn decoder_tangent<B: Backend>(
+        &self,
+        b: &B,
+        net: &Network<B>,
+        saved: &DecoderSaved<B>,
+        t: &B::Tensor,
+    ) -> Result<B::Tensor> {
+        self.decoder.tangent(b, net, saved, t)
+    }
+
+    /// Jᵀ dlogits: the features' gradient at the saved pass, batch norm frozen; no parameter gradients.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] where `saved` is of a training pass or `dlogits` has another shape.
+    pub fn decoder_pullback<B: Backend>(
+        &self,
+        b: &B,
+        net: &Network<B>,
+        saved: &DecoderSaved<B>,
+        dlogits: &B::Tensor,
+    ) -> Result<B::Tensor> {
+        self.decoder.pullback(b, net, saved, dlogits)
+    }
+
+    /// Stride-4 logits of images `x` in evaluation mode.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] where x has not three channels.
+    pub fn predict<B: Backend>(&self, b: &B, net: &Network<B>, x: &B::Tensor) -> Result<B::Tensor> {
+        let (features, _) = self.encoder_forward(b, &net.params, Norm::Frozen(&net.stats), x, false)?;
+        Ok(self.decoder_forward(b, &net.params, Norm::Frozen(&net.stats), &features, false)?.0)
+    }
+}

@@ -1,0 +1,220 @@
+//! Tensor files in the safetensors format: written so that a file is whole or not there, read tensor by tensor. Knows
+//! names and numbers, not what they mean.
+
+use super::table::{NamedTensor, ParamTable};
+use crate::{Error, Result};
+use safetensors::tensor::{Dtype, Metadata, TensorInfo};
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+/// Bytes of the header's length in front of the header.
+const LEN_BYTES: u64 = 8;
+/// No header of ours comes near this; a larger one is not a tensor file.
+const MAX_HEADER: u64 = 100_000_000;
+
+/// `tensors` with `prefix` and a dot before each name, e.g. `student`.
+pub fn prefixed(prefix: &str, mut tensors: Vec<NamedTensor>) -> Vec<NamedTensor> {
+    for t in &mut tensors {
+        t.name = format!("{prefix}.{}", t.name);
+    }
+    tensors
+}
+
+/// Writes `tensors` as f32 with `metadata` to `path`: into a temporary file of the same folder, flushed to the disk and
+/// then renamed, so that `path` never holds half a file. The same input gives the same bytes.
+///
+/// # Errors
+/// [`Error::Io`] where the system refuses (disk full, no permission); `path` is then as it was.
+/// [`Error::Checkpoint`] for a name that comes twice or a shape that does not fit its values.
+pub fn write_tensors(
+    path: &Path,
+    tensors: &[NamedTensor],
+    metadata: &BTreeMap<String, String>,
+) -> Result<()> {
+    let mut header = serde_json::Map::new();
+    if !metadata.is_empty() {
+        header.insert("__metadata__".into(), serde_json::json!(metadata));
+    }
+    let mut offset = 0;
+    for t in tensors {
+        if t.shape.iter().product::<usize>() != t.data.len() {
+            let message = format!("tensor {}: shape {:?} for {} values", t.name, t.shape, t.data.len());
+            return Err(Error::checkpoint(path, message));
+        }
+        let end = offset + 4 * t.data.len();
+        let info = serde_json::json!({"dtype": "F32", "shape": t.shape, "data_offsets": [offset, end]});
+        if header.insert(t.name.clone(), info).is_some() {
+            return Err(Error::checkpoint(path, format!("tensor {} comes twice", t.name)));
+        }
+        offset = end;
+    }
+    let mut header = serde_json::Value::Object(header).to_string().into_bytes();
+    header.resize(header.len().next_multiple_of(LEN_BYTES as usize), b' ');
+    write_atomically(path, |out| {
+        out.write_all(&(header.len() as u64).to_le_bytes())?;
+        out.write_all(&header)?;
+        let mut bytes = Vec::with_capacity(1 << 16);
+        for chunk in tensors.iter().flat_map(|t| t.data.chunks(1 << 14)) {
+            bytes.clear();
+            bytes.extend(chunk.iter().flat_map(|v| v.to_le_bytes()));
+            out.write_all(&bytes)?;
+        }
+        Ok(())
+    })
+}
+
+/// Writes a file through `fill` so that `path` holds the old content or all of the new one, also after a crash.
+///
+/// # Errors
+/// [`Error::Io`] where the system refuses; the temporary file is removed.
+pub fn write_atomically(
+    path: &Path,
+    fill: impl FnOnce(&mut BufWriter<&File>) -> std::io::Result<()>,
+) -> Result<()> {
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut name = std::ffi::OsString::from(".");
+    name.push(path.file_name().unwrap_or_default());
+    name.push(format!(".{}.tmp", std::process::id()));
+    let temporary = folder.join(name);
+    let write = || -> std::io::Result<()> {
+        let file = File::create(&temporary)?;
+        let mut out = BufWriter::with_capacity(1 << 20, &file);
+        fill(&mut out)?;
+        out.flush()?;
+        drop(out);
+        file.sync_all()?;
+        fs::rename(&temporary, path)?;
+        // The rename itself reaches the disk with the folder; not every system lets a folder be opened for that.
+        if let Ok(folder) = File::open(folder) {
+            let _ = folder.sync_all();
+        }
+        Ok(())
+    };
+    write().map_err(|source| {
+        let _ = fs::remove_file(&temporary);
+        Error::Io { path: path.to_path_buf(), source }
+    })
+}
+
+/// An open tensor file whose header has been checked.
+pub struct TensorFile {
+    path: PathBuf,
+    file: RefCell<File>,
+    header: Metadata,
+    /// Where the values begin.
+    start: u64,
+}
+
+impl TensorFile {
+    /// Opens `path` and checks its header against its length.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where it cannot be read, [`Error::Checkpoint`] where it is truncated or no tensor file.
+    pub fn open(path: &Path) -> Result<TensorFile> {
+        let mut file = File::open(path).map_err(Error::io(path))?;
+        let len = file.metadata().map_err(Error::io(path))?.len();
+        let broken = |message: String| Error::checkpoint(path, message);
+        let mut size = [0; LEN_BYTES as usize];
+        if len < LEN_BYTES {
+            return Err(broken(format!("expected a safetensors file, got {len} bytes")));
+        }
+        file.read_exact(&mut size).map_err(Error::io(path))?;
+        let size = u64::from_le_bytes(size);
+        if size > MAX_HEADER {
+            return Err(broken("expected a safetensors file, its header's length is not one".into()));
+        }
+        if LEN_BYTES + size > len {
+            return Err(broken(format!("truncated: a header of {size} bytes, the file has {len}")));
+        }
+        let mut header = vec![0; size as usize];
+        file.read_exact(&mut header).map_err(Error::io(path))?;
+        let header: Metadata =
+            serde_json::from_slice(&header).map_err(|e| broken(format!("not a safetensors header: {e}")))?;
+        let start = LEN_BYTES + size;
+        let expected = start + header.data_len() as u64;
+        if expected != len {
+            let what = if len < expected { "truncated" } else { "damaged" };
+            return Err(broken(format!("{what}: expected {expected} bytes, the file has {len}")));
+        }
+        Ok(TensorFile { path: path.to_path_buf(), file: RefCell::new(file), header, start })
+    }
+
+    /// The file's path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// A metadata value.
+    pub fn metadata(&self, key: &str) -> Option<&str> {
+        self.header.metadata().as_ref()?.get(key).map(String::as_str)
+    }
+
+    /// All tensors' names in the order of their values.
+    pub fn names(&self) -> Vec<String> {
+        self.header.offset_keys()
+    }
+
+    /// A tensor of 32-bit floats; none if there is none of that name.
+    ///
+    /// # Errors
+    /// [`Error::Checkpoint`] for another element type, [`Error::Io`] where reading fails.
+    pub fn tensor(&self, name: &str) -> Result<Option<NamedTensor>> {
+        let Some(TensorInfo { dtype, shape, data_offsets }) = self.header.info(name) else { return Ok(None) };
+        if *dtype != Dtype::F32 {
+            return Err(Error::checkpoint(
+                &self.path,
+                format!("tensor {name}: expected F32 values, got {dtype}"),
+            ));
+        }
+        let mut bytes = vec![0; data_offsets.1 - data_offsets.0];
+        let mut file = self.file.borrow_mut();
+        file.seek(SeekFrom::Start(self.start + data_offsets.0 as u64)).map_err(Error::io(&self.path))?;
+        file.read_exact(&mut bytes).map_err(Error::io(&self.path))?;
+        let data = bytes.as_chunks::<4>().0.iter().map(|&v| f32::from_le_bytes(v)).collect();
+        Ok(Some(NamedTensor { name: name.into(), shape: shape.clone(), data }))
+    }
+
+    /// A tensor of 32-bit floats that must be there.
+    ///
+    /// # Errors
+    /// As [`TensorFile::tensor`], and [`Error::Checkpoint`] where it is missing.
+    pub fn require(&self, name: &str) -> Result<NamedTensor> {
+        self.tensor(name)?.ok_or_else(|| Error::checkpoint(&self.path, format!("tensor {name} is missing")))
+    }
+
+    /// Flat (parameters, running statistics) of the network whose tensors are `prefix.*`.
+    ///
+    /// # Errors
+    /// [`Error::Checkpoint`] that names the first tensor that is missing, of another shape, or not of this network.
+    pub fn network(&self, table: &ParamTable, prefix: &str) -> Result<(Vec<f32>, Vec<f32>)> {
+        let known: std::collections::HashSet<&str> =
+            table.params.iter().chain(&table.stats).map(|e| e.name.as_str()).collect();
+        for name in self.names() {
+            let own = name.strip_prefix(prefix).and_then(|n| n.strip_prefix('.'));
+            // PyTorch's counter of batches has no use here.
+            if own.is_some_and(|n| !known.contains(n) && !n.ends_with(".num_batches_tracked")) {
+                let message =
+                    format!("tensor {name} does not belong to this model: the file is of another one");
+                return Err(Error::checkpoint(&self.path, message));
+            }
+        }
+        let mut failed = None;
+        let values = table.import(|name| match self.tensor(&format!("{prefix}.{name}")) {
+            Ok(t) => t.map(|t| (t.shape, t.data)),
+            Err(e) => {
+                failed = Some(e);
+                None
+            }
+        });
+        match (values, failed) {
+            (_, Some(e)) => Err(e),
+            (Ok(values), None) => Ok(values),
+            (Err(message), None) => {
+                Err(Error::checkpoint(&self.path, format!("network {prefix}: {message}")))
+            }
+        }
+    }
+}

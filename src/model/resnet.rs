@@ -1,0 +1,249 @@
+//! Deep-stem bottleneck ResNet (He et al., 2016; three 3x3 convolutions in place of the 7x7, as He et al., 2019), output
+//! stride 16: the last stage keeps its size and dilates by 2, 4, 8. Knows layers, not what is built on its features.
+
+use super::ModelConfig;
+use super::layers::{ConvBn, ConvBnSaved, Cost, Norm};
+use super::table::{Builder, NormArgs};
+use crate::Result;
+use crate::ops::{self, Activation, Backend, MaxPool2d, RELU, Shape};
+
+const POOL: MaxPool2d = MaxPool2d { kernel: 3, stride: 2, padding: 1 };
+
+/// 1x1, 3x3, 1x1 with a shortcut; the output has four times as many channels as the middle.
+#[derive(Clone, Debug)]
+struct Bottleneck {
+    conv1: ConvBn,
+    conv2: ConvBn,
+    conv3: ConvBn,
+    /// Shortcut where the shape changes.
+    downsample: Option<ConvBn>,
+}
+
+/// What a bottleneck keeps of a training pass.
+pub struct BottleneckSaved<B: Backend> {
+    conv1: ConvBnSaved<B>,
+    conv2: ConvBnSaved<B>,
+    conv3: ConvBnSaved<B>,
+    downsample: Option<ConvBnSaved<B>>,
+}
+
+impl Bottleneck {
+    fn new(
+        build: &mut Builder,
+        name: &str,
+        cin: usize,
+        planes: usize,
+        stride: usize,
+        dilation: usize,
+        norm: NormArgs,
+    ) -> Bottleneck {
+        let names = |i: usize| (format!("{name}.conv{i}"), format!("{name}.bn{i}"));
+        let cout = planes * 4;
+        Bottleneck {
+            conv1: ConvBn::new(build, names(1), (cin, planes), (1, 1, 1), norm, RELU),
+            conv2: ConvBn::new(build, names(2), (planes, planes), (3, stride, dilation), norm, RELU),
+            conv3: ConvBn::new(build, names(3), (planes, cout), (1, 1, 1), norm, RELU),
+            downsample: (stride != 1 || cin != cout).then(|| {
+                let names = (format!("{name}.downsample.0"), format!("{name}.downsample.1"));
+                ConvBn::new(build, names, (cin, cout), (1, stride, 1), norm, Activation::Identity)
+            }),
+        }
+    }
+
+    fn cost(&self, x: Shape, cost: &mut Cost) -> Shape {
+        if let Some(d) = &self.downsample {
+            d.cost(x, cost);
+        }
+        let y = self.conv1.cost(x, cost);
+        let y = self.conv2.cost(y, cost);
+        self.conv3.cost(y, cost)
+    }
+
+    fn forward<B: Backend>(
+        &self,
+        b: &B,
+        params: &B::Vector,
+        norm: &mut Norm<'_, B>,
+        x: B::Tensor,
+        save: bool,
+    ) -> Result<(B::Tensor, Option<BottleneckSaved<B>>)> {
+        let (shortcut, downsample) = match &self.downsample {
+            Some(d) => d.forward(b, params, norm, x.clone(), None, save)?,
+            None => (x.clone(), None),
+        };
+        let (y, conv1) = self.conv1.forward(b, params, norm, x, None, save)?;
+        let (y, conv2) = self.conv2.forward(b, params, norm, y, None, save)?;
+        let (y, conv3) = self.conv3.forward(b, params, norm, y, Some(shortcut), save)?;
+        let saved = match (conv1, conv2, conv3) {
+            (Some(conv1), Some(conv2), Some(conv3)) => {
+                Some(BottleneckSaved { conv1, conv2, conv3, downsample })
+            }
+            _ => None,
+        };
+        Ok((y, saved))
+    }
+
+    fn backward<B: Backend>(
+        &self,
+        b: &B,
+        params: &B::Vector,
+        grads: &mut B::Vector,
+        saved: BottleneckSaved<B>,
+        dy: B::Tensor,
+    ) -> Result<B::Tensor> {
+        let (d, shortcut) = self.conv3.backward(b, params, grads, saved.conv3, dy, true)?;
+        let (d, _) = self.conv2.backward(b, params, grads, saved.conv2, d, false)?;
+        let (d, _) = self.conv1.backward(b, params, grads, saved.conv1, d, false)?;
+        let shortcut = match (&self.downsample, saved.downsample, shortcut) {
+            (Some(layer), Some(saved), Some(ds)) => {
+                Some(layer.backward(b, params, grads, saved, ds, false)?.0)
+            }
+            (_, _, shortcut) => shortcut,
+        };
+        match shortcut {
+            Some(shortcut) => ops::add(b, &d, &shortcut, 1.0),
+            None => Ok(d),
+        }
+    }
+}
+
+/// Image to stride-4 and stride-16 features.
+#[derive(Clone, Debug)]
+pub(super) struct Backbone {
+    stem: [ConvBn; 3],
+    /// Blocks of all stages in order.
+    blocks: Vec<Bottleneck>,
+    /// Blocks of the first stage, after which the stride-4 features are taken.
+    low_blocks: usize,
+}
+
+/// What the backbone keeps of a training pass.
+pub struct BackboneSaved<B: Backend> {
+    stem: Vec<ConvBnSaved<B>>,
+    /// Input of the max pooling.
+    pooled: B::Tensor,
+    blocks: Vec<BottleneckSaved<B>>,
+}
+
+/// Result of the backbone.
+pub(super) struct BackboneOut<B: Backend> {
+    /// Stride-4 features.
+    pub low: B::Tensor,
+    /// Stride-16 features.
+    pub high: B::Tensor,
+    /// Of a training pass that saves.
+    pub saved: Option<BackboneSaved<B>>,
+}
+
+impl Backbone {
+    pub fn new(build: &mut Builder, config: &ModelConfig) -> Backbone {
+        let norm = NormArgs { momentum: config.bn_momentum, eps: config.bn_eps };
+        let name = "encoder.backbone";
+        let s = config.stem_width;
+        let mut stem = |conv: usize, bn: &str, channels, stride| {
+            let names = (format!("{name}.conv1.{conv}"), format!("{name}.{bn}"));
+            ConvBn::new(build, names, channels, (3, stride, 1), norm, RELU)
+        };
+        let stem =
+            [stem(0, "conv1.1", (3, s), 2), stem(3, "conv1.4", (s, s), 1), stem(6, "bn1", (s, 2 * s), 1)];
+        let mut cin = 2 * s;
+        let mut blocks = Vec::new();
+        for (stage, &n) in config.blocks.iter().enumerate() {
+            let planes = config.planes << stage;
+            for i in 0..n {
+                let stride = if i == 0 && (stage == 1 || stage == 2) { 2 } else { 1 };
+                let dilation = if stage == 3 { 2 << i } else { 1 };
+                let name = format!("{name}.layer{}.{i}", stage + 1);
+                blocks.push(Bottleneck::new(build, &name, cin, planes, stride, dilation, norm));
+                cin = planes * 4;
+            }
+        }
+        Backbone { stem, blocks, low_blocks: config.blocks[0] }
+    }
+
+    /// Adds the cost for an image of shape `x`; returns the shapes of the stride-4 and stride-16 features.
+    pub fn cost(&self, x: Shape, cost: &mut Cost) -> (Shape, Shape) {
+        cost.keep(1, x);
+        let mut y = self.stem.iter().fold(x, |x, layer| layer.cost(x, cost));
+        y = POOL.out_shape(y);
+        cost.keep(1, y);
+        let mut low = y;
+        for (i, block) in self.blocks.iter().enumerate() {
+            y = block.cost(y, cost);
+            if i + 1 == self.low_blocks {
+                low = y;
+            }
+        }
+        (low, y)
+    }
+
+    /// Stride-4 and stride-16 features of images `[n, h, w, 3]`.
+    pub fn forward<B: Backend>(
+        &self,
+        b: &B,
+        params: &B::Vector,
+        norm: &mut Norm<'_, B>,
+        x: B::Tensor,
+        save: bool,
+    ) -> Result<BackboneOut<B>> {
+        let mut y = x;
+        let mut stem = Vec::with_capacity(self.stem.len());
+        for layer in &self.stem {
+            let (next, saved) = layer.forward(b, params, norm, y, None, save)?;
+            y = next;
+            stem.extend(saved);
+        }
+        let pooled = y;
+        y = ops::max_pool2d(b, &pooled, &POOL)?;
+        let pooled = (stem.len() == self.stem.len()).then_some(pooled);
+        let mut low = None;
+        let mut blocks = Vec::with_capacity(self.blocks.len());
+        for (i, block) in self.blocks.iter().enumerate() {
+            let (next, saved) = block.forward(b, params, norm, y, save)?;
+            y = next;
+            blocks.extend(saved);
+            if i + 1 == self.low_blocks {
+                low = Some(y.clone());
+            }
+        }
+        let low = low.unwrap_or_else(|| y.clone());
+        let saved = pooled.map(|pooled| BackboneSaved { stem, pooled, blocks });
+        Ok(BackboneOut { low, high: y, saved })
+    }
+
+    /// Adds the parameters' gradients to `grads`; the image's is not computed.
+    pub fn backward<B: Backend>(
+        &self,
+        b: &B,
+        params: &B::Vector,
+        grads: &mut B::Vector,
+        saved: BackboneSaved<B>,
+        dlow: B::Tensor,
+        dhigh: B::Tensor,
+    ) -> Result<()> {
+        let BackboneSaved { mut stem, pooled, mut blocks } = saved;
+        let mut d = dhigh;
+        let mut dlow = Some(dlow);
+        for (i, block) in self.blocks.iter().enumerate().rev() {
+            if i + 1 == self.low_blocks
+                && let Some(dlow) = dlow.take()
+            {
+                d = ops::add(b, &d, &dlow, 1.0)?;
+            }
+            if let Some(saved) = blocks.pop() {
+                d = block.backward(b, params, grads, saved, d)?;
+            }
+        }
+        d = ops::max_pool2d_bwd(b, &d, &pooled, &POOL)?;
+        drop(pooled);
+        for layer in self.stem[1..].iter().rev() {
+            if let Some(saved) = stem.pop() {
+                d = layer.backward(b, params, grads, saved, d, false)?.0;
+            }
+        }
+        match stem.pop() {
+            Some(saved) => self.stem[0].backward_params(b, params, grads, saved, d),
+            None => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,162 @@
+//! Batch normalisation with its activation and residual in one op (Ioffe and Szegedy, 2015): validated entry points.
+//!
+//! y = act(weight (x - mean) / sqrt(var + eps) + bias + residual) a channel, moments over n, h, w. The running variance
+//! takes the unbiased variance, so training needs more than one value a channel.
+
+use super::{Activation, Backend, BatchNorm, BatchNormSaved, Shape, check};
+use crate::{Error, Result};
+
+fn valid(op: &'static str, bn: &BatchNorm, act: Activation, x: Shape) -> Result<()> {
+    check::not_empty(op, "x", x)?;
+    if x.c != bn.channels {
+        return Err(Error::shape(op, format!("x with {} channels", bn.channels), x.to_string()));
+    }
+    check::activation(op, act)
+}
+
+fn more_than_one(op: &'static str, x: Shape) -> Result<()> {
+    if x.positions() < 2 {
+        return Err(Error::shape(
+            op,
+            "more than one value a channel for the batch's variance (two images or more, or larger ones)",
+            x.to_string(),
+        ));
+    }
+    Ok(())
+}
+
+fn affine<B: Backend>(op: &'static str, bn: &BatchNorm, vector: &B::Vector) -> Result<()> {
+    check::span::<B>(op, "weight", bn.weight, bn.channels, vector)?;
+    check::span::<B>(op, "bias", bn.bias, bn.channels, vector)
+}
+
+fn running<B: Backend>(op: &'static str, bn: &BatchNorm, stats: &B::Vector) -> Result<()> {
+    check::span::<B>(op, "running_mean", bn.running_mean, bn.channels, stats)?;
+    check::span::<B>(op, "running_var", bn.running_var, bn.channels, stats)
+}
+
+/// y with the batch's moments, `residual` of x's shape; running = (1 - momentum) running + momentum batch.
+///
+/// # Errors
+/// [`Error::Shape`] where shapes or spans do not fit, or a channel has one value only.
+pub fn batch_norm_train<B: Backend>(
+    b: &B,
+    x: &B::Tensor,
+    params: &B::Vector,
+    stats: &mut B::Vector,
+    bn: &BatchNorm,
+    act: Activation,
+    residual: Option<&B::Tensor>,
+) -> Result<(B::Tensor, BatchNormSaved<B>)> {
+    const OP: &str = "batch_norm_train";
+    let shape = B::shape(x);
+    valid(OP, bn, act, shape)?;
+    more_than_one(OP, shape)?;
+    residual.map_or(Ok(()), |r| check::shape(OP, "residual", shape, B::shape(r)))?;
+    affine::<B>(OP, bn, params)?;
+    running::<B>(OP, bn, stats)?;
+    Ok(b.batch_norm_train(x, params, stats, bn, act, residual))
+}
+
+/// y with the running statistics, `residual` of x's shape.
+///
+/// # Errors
+/// [`Error::Shape`] where shapes or spans do not fit.
+pub fn batch_norm_eval<B: Backend>(
+    b: &B,
+    x: &B::Tensor,
+    params: &B::Vector,
+    stats: &B::Vector,
+    bn: &BatchNorm,
+    act: Activation,
+    residual: Option<&B::Tensor>,
+) -> Result<B::Tensor> {
+    const OP: &str = "batch_norm_eval";
+    let shape = B::shape(x);
+    valid(OP, bn, act, shape)?;
+    residual.map_or(Ok(()), |r| check::shape(OP, "residual", shape, B::shape(r)))?;
+    affine::<B>(OP, bn, params)?;
+    running::<B>(OP, bn, stats)?;
+    Ok(b.batch_norm_eval(x, params, stats, bn, act, residual))
+}
+
+/// Backward of [`batch_norm_train`], `x` its input and `y` its output. With g = dy act'(y): dbias = Σ g,
+/// dweight = Σ g x̂ (both accumulate), dx = weight / sqrt(var + eps) (g - mean g - x̂ mean(g x̂)), dresidual = g.
+///
+/// # Errors
+/// [`Error::Shape`] where shapes or spans do not fit.
+pub fn batch_norm_train_bwd<B: Backend>(
+    b: &B,
+    dy: &B::Tensor,
+    x: &B::Tensor,
+    y: &B::Tensor,
+    saved: &BatchNormSaved<B>,
+    params: &B::Vector,
+    grads: &mut B::Vector,
+    bn: &BatchNorm,
+    act: Activation,
+    residual: bool,
+) -> Result<(B::Tensor, Option<B::Tensor>)> {
+    const OP: &str = "batch_norm_train_bwd";
+    let shape = B::shape(x);
+    valid(OP, bn, act, shape)?;
+    more_than_one(OP, shape)?;
+    check::shape(OP, "dy", shape, B::shape(dy))?;
+    check::shape(OP, "y", shape, B::shape(y))?;
+    let moments = B::vector_len(&saved.moments);
+    if moments != 2 * bn.channels {
+        return Err(Error::shape(OP, format!("{} saved moments", 2 * bn.channels), moments.to_string()));
+    }
+    affine::<B>(OP, bn, params)?;
+    affine::<B>(OP, bn, grads)?;
+    Ok(b.batch_norm_train_bwd(dy, x, y, saved, params, grads, bn, act, residual))
+}
+
+/// Backward of [`batch_norm_eval`] without residual: dx = g weight / sqrt(running_var + eps); dweight and dbias
+/// accumulate.
+///
+/// # Errors
+/// [`Error::Shape`] where shapes or spans do not fit.
+pub fn batch_norm_eval_bwd<B: Backend>(
+    b: &B,
+    dy: &B::Tensor,
+    x: &B::Tensor,
+    y: &B::Tensor,
+    params: &B::Vector,
+    stats: &B::Vector,
+    grads: &mut B::Vector,
+    bn: &BatchNorm,
+    act: Activation,
+) -> Result<B::Tensor> {
+    const OP: &str = "batch_norm_eval_bwd";
+    let shape = B::shape(x);
+    valid(OP, bn, act, shape)?;
+    check::shape(OP, "dy", shape, B::shape(dy))?;
+    check::shape(OP, "y", shape, B::shape(y))?;
+    affine::<B>(OP, bn, params)?;
+    affine::<B>(OP, bn, grads)?;
+    running::<B>(OP, bn, stats)?;
+    Ok(b.batch_norm_eval_bwd(dy, x, y, params, stats, grads, bn, act))
+}
+
+/// t act'(y) weight / sqrt(running_var + eps): tangent and, being diagonal, data gradient of [`batch_norm_eval`], whose
+/// output is `y`.
+///
+/// # Errors
+/// [`Error::Shape`] where shapes or spans do not fit.
+pub fn batch_norm_tangent<B: Backend>(
+    b: &B,
+    t: &B::Tensor,
+    y: &B::Tensor,
+    params: &B::Vector,
+    stats: &B::Vector,
+    bn: &BatchNorm,
+    act: Activation,
+) -> Result<B::Tensor> {
+    const OP: &str = "batch_norm_tangent";
+    valid(OP, bn, act, B::shape(t))?;
+    check::shape(OP, "y", B::shape(t), B::shape(y))?;
+    affine::<B>(OP, bn, params)?;
+    running::<B>(OP, bn, stats)?;
+    Ok(b.batch_norm_tangent(t, y, params, stats, bn, act))
+}

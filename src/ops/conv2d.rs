@@ -1,0 +1,89 @@
+//! 2-D convolution (cross-correlation, as PyTorch's `conv2d`): validated forward, data gradient, weight gradient.
+//!
+//! y[n, i, j, o] = bias[o] + Σ over (r, s, c) of x[n, i stride - padding + r dilation, j …, c] weight[o, r, s, c], zero
+//! outside the image; x `[n, h, w, in]`, weight `[out, kernel, kernel, in]`, y as [`Conv2d::out_shape`].
+
+use super::{Backend, Conv2d, Shape, check};
+use crate::{Error, Result};
+
+fn valid(op: &'static str, conv: &Conv2d, x: Shape) -> Result<()> {
+    if conv.kernel == 0 || conv.stride == 0 || conv.dilation == 0 || conv.out_channels == 0 {
+        return Err(Error::shape(
+            op,
+            "kernel, stride, dilation and out channels of at least 1",
+            format!("{conv:?}"),
+        ));
+    }
+    check::not_empty(op, "x", x)?;
+    if x.c != conv.in_channels {
+        return Err(Error::shape(op, format!("x with {} channels", conv.in_channels), x.to_string()));
+    }
+    if conv.out_shape(x).is_empty() {
+        let reach = conv.dilation * (conv.kernel - 1) + 1;
+        return Err(Error::shape(
+            op,
+            format!("x that a kernel reaching over {reach} fits into with padding {}", conv.padding),
+            x.to_string(),
+        ));
+    }
+    Ok(())
+}
+
+fn spans<B: Backend>(op: &'static str, conv: &Conv2d, vector: &B::Vector) -> Result<()> {
+    let len = conv.out_channels * conv.kernel * conv.kernel * conv.in_channels;
+    check::span::<B>(op, "weight", conv.weight, len, vector)?;
+    conv.bias.map_or(Ok(()), |bias| check::span::<B>(op, "bias", bias, conv.out_channels, vector))
+}
+
+/// y = x * weight + bias, of shape [`Conv2d::out_shape`].
+///
+/// # Errors
+/// [`Error::Shape`] where channels, kernel or spans do not fit.
+pub fn conv2d_fprop<B: Backend>(
+    b: &B,
+    x: &B::Tensor,
+    params: &B::Vector,
+    conv: &Conv2d,
+) -> Result<B::Tensor> {
+    const OP: &str = "conv2d_fprop";
+    valid(OP, conv, B::shape(x))?;
+    spans::<B>(OP, conv, params)?;
+    Ok(b.conv2d_fprop(x, params, conv))
+}
+
+/// dx of shape `x_shape` from dy (overwrites): the transposed convolution.
+///
+/// # Errors
+/// [`Error::Shape`] where dy is not the output's shape for `x_shape`, or spans do not fit.
+pub fn conv2d_dgrad<B: Backend>(
+    b: &B,
+    dy: &B::Tensor,
+    params: &B::Vector,
+    conv: &Conv2d,
+    x_shape: Shape,
+) -> Result<B::Tensor> {
+    const OP: &str = "conv2d_dgrad";
+    valid(OP, conv, x_shape)?;
+    check::shape(OP, "dy", conv.out_shape(x_shape), B::shape(dy))?;
+    spans::<B>(OP, conv, params)?;
+    Ok(b.conv2d_dgrad(dy, params, conv, x_shape))
+}
+
+/// Adds dweight and, where there is a bias, dbias = Σ dy to `grads` (accumulates).
+///
+/// # Errors
+/// [`Error::Shape`] where x, dy and the convolution do not fit, or spans do not.
+pub fn conv2d_wgrad<B: Backend>(
+    b: &B,
+    x: &B::Tensor,
+    dy: &B::Tensor,
+    grads: &mut B::Vector,
+    conv: &Conv2d,
+) -> Result<()> {
+    const OP: &str = "conv2d_wgrad";
+    valid(OP, conv, B::shape(x))?;
+    check::shape(OP, "dy", conv.out_shape(B::shape(x)), B::shape(dy))?;
+    spans::<B>(OP, conv, grads)?;
+    b.conv2d_wgrad(x, dy, grads, conv);
+    Ok(())
+}

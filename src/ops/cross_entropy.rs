@@ -1,0 +1,49 @@
+//! Supervised losses over labelled pixels: validated entry points. Logits `[n, h, w, classes]` at low resolution are
+//! interpolated (bilinear, align_corners) to the target's size inside; labels are classes or [`super::IGNORE`].
+
+use super::{Backend, LossGrad, Ohem, check};
+use crate::{Error, Result};
+
+fn valid<B: Backend>(op: &'static str, logits: &B::Tensor, target: &B::Labels) -> Result<()> {
+    let (logits, target) = (B::shape(logits), B::labels_shape(target));
+    check::logits(op, "logits", logits)?;
+    check::not_empty(op, "target", target)?;
+    if target.n != logits.n || target.c != 1 {
+        return Err(Error::shape(op, format!("one target an image for logits {logits}"), target.to_string()));
+    }
+    Ok(())
+}
+
+/// Mean over pixels that are not ignored of `-log softmax(up(logits))[target]`; 0 where there is none.
+///
+/// # Errors
+/// [`Error::Shape`] where logits and target differ in their images, or the class count is not 1 to 255.
+pub fn cross_entropy<B: Backend>(
+    b: &B,
+    logits: &B::Tensor,
+    target: &B::Labels,
+    grad_scale: f64,
+) -> Result<LossGrad<B>> {
+    valid::<B>("cross_entropy", logits, target)?;
+    Ok(b.cross_entropy(logits, target, grad_scale))
+}
+
+/// [`cross_entropy`] over the pixels whose true-class probability is at most max(threshold, the min_kept-th smallest);
+/// over all pixels where fewer than `min_kept` are labelled (Shrivastava et al., 2016).
+///
+/// # Errors
+/// As [`cross_entropy`], and for a `min_kept` of 0.
+pub fn ohem_cross_entropy<B: Backend>(
+    b: &B,
+    logits: &B::Tensor,
+    target: &B::Labels,
+    ohem: &Ohem,
+    grad_scale: f64,
+) -> Result<LossGrad<B>> {
+    const OP: &str = "ohem_cross_entropy";
+    valid::<B>(OP, logits, target)?;
+    if ohem.min_kept == 0 {
+        return Err(Error::shape(OP, "min_kept of at least 1", "0"));
+    }
+    Ok(b.ohem_cross_entropy(logits, target, ohem, grad_scale))
+}

@@ -1,0 +1,28 @@
+//! The mean teacher's consistency loss (Tarvainen and Valpola, 2017): validated entry point.
+
+use super::ensemble_pseudo_label::teachers;
+use super::{Backend, Ensemble, LossGrad, Mix, Size, check};
+use crate::Result;
+
+/// Mean over (pixel, class) of (softmax(up(student)) - softmax(ensemble))², the target read through `mix`; logits
+/// `[n, h, w, classes]`, interpolated to `size`.
+///
+/// # Errors
+/// [`crate::Error::Shape`] where the logits differ in shape, or the size or boxes do not fit.
+pub fn mse_consistency<B: Backend>(
+    b: &B,
+    student: &B::Tensor,
+    core: &B::Tensor,
+    assist: &B::Tensor,
+    size: Size,
+    ensemble: &Ensemble,
+    mix: &Mix,
+    grad_scale: f64,
+) -> Result<LossGrad<B>> {
+    const OP: &str = "mse_consistency";
+    teachers::<B>(OP, core, assist, ensemble)?;
+    check::shape(OP, "student", B::shape(core), B::shape(student))?;
+    check::size(OP, size)?;
+    mix.validate(B::shape(core).n, size)?;
+    Ok(b.mse_consistency(student, core, assist, size, ensemble, mix, grad_scale))
+}
