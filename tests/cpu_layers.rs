@@ -21,6 +21,9 @@ const CONVS: &[(usize, usize, usize, usize, usize, usize, usize, usize, usize, b
     (2, 11, 13, 8, 4, 3, 2, 1, 1, false),
     (1, 5, 6, 270, 100, 1, 1, 0, 1, false),
     (2, 8, 8, 130, 205, 3, 1, 2, 2, false),
+    // Wide enough for Winograd, with partial tiles and panels; the last has three spans of tiles.
+    (2, 18, 23, 40, 72, 3, 1, 1, 1, true),
+    (1, 101, 96, 32, 32, 3, 1, 1, 1, false),
 ];
 
 fn values<T: Real>(len: usize, seed: u64) -> Vec<T> {

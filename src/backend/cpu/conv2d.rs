@@ -9,7 +9,7 @@ use super::gather::{Class, Gather};
 use super::gemm::{KC, MR, NR, Tile, accumulate, pack_line, pack_transposed};
 use super::memory::Buffer;
 use super::parallel::{Disjoint, tasks};
-use super::{Real, Tensor, wgrad};
+use super::{Real, Tensor, wgrad, winograd};
 use crate::ops::*;
 
 /// Output positions of a task at most: its rows of one inner block stay in the second-level cache.
@@ -22,6 +22,10 @@ const NARROW: usize = 24;
 /// y = x * weight + bias.
 pub fn fprop<T: Real>(x: &Tensor<T>, params: &[T], conv: &Conv2d) -> Tensor<T> {
     let weight = &params[conv.weight.range()];
+    let bias = conv.bias.map(|b| &params[b.range()]);
+    if winograd::suits::<T>(conv, x.shape()) {
+        return winograd::fprop(x, weight, bias, conv);
+    }
     let inner = conv.kernel * conv.kernel * conv.in_channels;
     let gather = Gather::fprop(conv, x.shape());
     let used = gather.used_taps();
@@ -32,7 +36,6 @@ pub fn fprop<T: Real>(x: &Tensor<T>, params: &[T], conv: &Conv2d) -> Tensor<T> {
             pack_transposed(&mut panel[lines.clone()], n, |i| &weight[(j * NR + i) * inner..][lines.clone()]);
         }
     });
-    let bias = conv.bias.map(|b| &params[b.range()]);
     let shape = conv.out_shape(x.shape());
     Tensor::overwrite(shape, |y| multiply(y, x.data(), conv.in_channels, &packed, &gather, bias))
 }
@@ -40,6 +43,9 @@ pub fn fprop<T: Real>(x: &Tensor<T>, params: &[T], conv: &Conv2d) -> Tensor<T> {
 /// Gradient with respect to the input of shape `x_shape`.
 pub fn dgrad<T: Real>(dy: &Tensor<T>, params: &[T], conv: &Conv2d, x_shape: Shape) -> Tensor<T> {
     let weight = &params[conv.weight.range()];
+    if winograd::suits::<T>(conv, x_shape) {
+        return winograd::dgrad(dy, weight, conv);
+    }
     let (taps, cin, cout) = (conv.kernel * conv.kernel, conv.in_channels, conv.out_channels);
     // Inner order (tap, output channel): the weight with its first and last axes exchanged.
     let gather = Gather::dgrad(conv, x_shape);
@@ -60,7 +66,12 @@ pub fn wgrad<T: Real>(x: &Tensor<T>, dy: &Tensor<T>, grads: &mut [T], conv: &Con
     if let Some(bias) = conv.bias {
         wgrad::bias(dy, &mut grads[bias.range()]);
     }
-    wgrad::weight(x, dy, &mut grads[conv.weight.range()], conv);
+    let dweight = &mut grads[conv.weight.range()];
+    if winograd::suits::<T>(conv, x.shape()) {
+        winograd::wgrad(x, dy, dweight, conv);
+    } else {
+        wgrad::weight(x, dy, dweight, conv);
+    }
 }
 
 /// A packed right side: for each [`NR`] outputs, `inner` lines of them.

@@ -24,6 +24,7 @@ mod softmax;
 mod tvat;
 mod upsample;
 mod wgrad;
+mod winograd;
 
 use crate::ops::*;
 use crate::rng::Key;

@@ -48,7 +48,7 @@ pub fn weight<T: Real>(x: &Tensor<T>, dy: &Tensor<T>, dweight: &mut [T], conv: &
 }
 
 /// Packed operands of one run over positions.
-struct Packed<T: Real> {
+pub struct Packed<T: Real> {
     /// `[panel of outputs][position][MR]`.
     left: Buffer<T>,
     /// `[panel of inputs][position][NR]`.
@@ -57,7 +57,8 @@ struct Packed<T: Real> {
 }
 
 impl<T: Real> Packed<T> {
-    fn new(outputs: usize, inputs: usize, depth: usize) -> Packed<T> {
+    /// Room for `depth` positions of `outputs` by `inputs` channels.
+    pub fn new(outputs: usize, inputs: usize, depth: usize) -> Packed<T> {
         // One line more than is used: panels a power of two apart would compete for the same cache sets.
         let depth = depth + 1;
         let left = Buffer::stale(outputs.div_ceil(MR) * depth * MR);
@@ -66,7 +67,7 @@ impl<T: Real> Packed<T> {
 
     /// Position number `k`: its output gradients and its inputs.
     #[inline]
-    fn pack(&mut self, k: usize, dy: &[T], x: &[T]) {
+    pub fn pack(&mut self, k: usize, dy: &[T], x: &[T]) {
         let lines = self.left.as_chunks_mut::<MR>().0;
         for j in 0..dy.len().div_ceil(MR) {
             pack_line(&mut lines[j * self.depth + k], dy, j * MR);
@@ -79,7 +80,7 @@ impl<T: Real> Packed<T> {
 
     /// Adds the product of the first `len` positions to `outputs` rows of `inputs` values; `row(o)` is where row `o`
     /// lies.
-    fn add<'a>(&self, len: usize, outputs: usize, inputs: usize, row: impl Fn(usize) -> &'a mut [T]) {
+    pub fn add<'a>(&self, len: usize, outputs: usize, inputs: usize, row: impl Fn(usize) -> &'a mut [T]) {
         let (left, right) = (self.left.as_chunks::<MR>().0, self.right.as_chunks::<NR>().0);
         for i in 0..outputs.div_ceil(MR) {
             // Along the inputs, so that the sums are read and written in order.
