@@ -1,6 +1,115 @@
-//! The command line: one file a subcommand.
+//! The command line: one file a subcommand. Turns flags into library calls and results into tables; must not know how
+//! anything is computed.
+
+mod bench;
+mod eval;
+mod gradcheck;
+mod op;
+mod predict;
+mod train;
+
+use crate::backend::cpu::Cpu;
+use crate::{Error, Result};
+use clap::{Parser, Subcommand, ValueEnum};
+use std::process::ExitCode;
+
+/// Trains semantic-segmentation networks from few labelled and many unlabelled images by PS-MT.
+#[derive(Parser)]
+#[command(version, about, propagate_version = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    /// Threads to compute with (default: all cores). Results do not depend on it.
+    #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    threads: Option<u16>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Train; without arguments on built-in drawn scenes.
+    Train(train::Args),
+    /// Score a checkpoint on images with masks.
+    Eval(eval::Args),
+    /// Write masks and confidences for images.
+    Predict(predict::Args),
+    /// Time a training step on random data.
+    Bench(bench::Args),
+    /// Run or check single operations on tensor files.
+    Op(op::Args),
+    /// Check every backward pass against finite differences.
+    Gradcheck(gradcheck::Args),
+}
+
+/// Where to compute.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum Device {
+    /// The processor.
+    #[default]
+    Cpu,
+    /// An NVIDIA GPU.
+    Cuda,
+}
+
+impl Device {
+    /// The device, where this build has it.
+    fn open(self) -> Result<Cpu<f32>> {
+        match self {
+            Device::Cpu => Ok(Cpu::new()),
+            Device::Cuda => Err(Error::Device {
+                name: "cuda".into(),
+                message: "this version computes on the CPU only; use --device cpu".into(),
+            }),
+        }
+    }
+}
 
 /// Runs the program.
-pub fn main() -> std::process::ExitCode {
-    std::process::ExitCode::SUCCESS
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let filter = tracing_subscriber::EnvFilter::try_from_env("PSMT_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_target(false)
+        .without_time()
+        .with_writer(std::io::stderr)
+        .init();
+    match check_processor().and_then(|()| run(cli)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("error: {e}");
+            ExitCode::from(e.exit_code())
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<()> {
+    if let Some(n) = cli.threads {
+        rayon::ThreadPoolBuilder::new()
+            .num_threads(n.into())
+            .build_global()
+            .map_err(|e| Error::Usage(format!("--threads {n}: {e}")))?;
+    }
+    match cli.command {
+        Command::Train(args) => train::run(args),
+        Command::Eval(args) => eval::run(args),
+        Command::Predict(args) => predict::run(args),
+        Command::Bench(args) => bench::run(args),
+        Command::Op(args) => op::run(args),
+        Command::Gradcheck(args) => gradcheck::run(args),
+    }
+}
+
+/// The program is compiled for AVX2 and FMA; without them it would end on an illegal instruction.
+fn check_processor() -> Result<()> {
+    #[cfg(target_arch = "x86_64")]
+    if !(std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma")) {
+        return Err(Error::Device {
+            name: "cpu".into(),
+            message: "this build needs a processor with AVX2 and FMA (x86-64-v3, any since about 2013); build with \
+                      RUSTFLAGS=-Ctarget-cpu=x86-64 for an older one"
+                .into(),
+        });
+    }
+    Ok(())
 }

@@ -1,1 +1,406 @@
-//! placeholder
+//! Typed configuration of a run: all settings with their defaults in one place. Names data, model and method settings;
+//! must not know devices, nor how anything is computed.
+//!
+//! [`load`] layers preset, file and command line; [`validate`] refuses what cannot train; the resolved copy that a run
+//! keeps is itself a configuration file.
+
+pub mod load;
+mod memory;
+mod preset;
+mod validate;
+
+pub use load::{Overrides, parse};
+pub use memory::{available_mib, needed_mib};
+pub use validate::{check_batch, check_memory, validate};
+
+use crate::data::{Augment, Normalize, Preset};
+use crate::method::cut_mix::CutMixForm;
+use crate::method::schedule::RampUp;
+use crate::method::{Algorithm, SupervisedLoss, Tvat, TvatArgs};
+use crate::model::ModelConfig;
+use crate::ops::{ConfCe, Ensemble, Ohem};
+use crate::{Error, Result};
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+
+/// Everything that decides a run. Every table and key may be left out of a file.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RunConfig {
+    /// Which images.
+    pub data: DataConfig,
+    /// Random crops, flips and colours of training images.
+    pub augment: Augment,
+    /// Colours to network input.
+    pub normalize: Normalize,
+    /// Which network.
+    pub model: ModelSettings,
+    /// PS-MT or a baseline.
+    pub method: MethodConfig,
+    /// Learning rate and losses.
+    pub optim: OptimConfig,
+    /// How long.
+    pub schedule: ScheduleConfig,
+    /// How validation images are read and predicted.
+    pub eval: EvalConfig,
+    /// What is written and when.
+    pub run: RunSettings,
+}
+
+/// Which images are trained and validated on.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DataConfig {
+    /// A known data set: its layout, and defaults that fit it (see `config/preset.rs`). Without one, any folder.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub preset: Option<Preset>,
+    /// Folder that the lists' paths are relative to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dir: Option<PathBuf>,
+    /// List of labelled images: `image mask` a line.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub labeled: Option<PathBuf>,
+    /// List of unlabelled images.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unlabeled: Option<PathBuf>,
+    /// List of validation images with masks.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub val: Option<PathBuf>,
+    /// Number of classes; 0 where neither preset nor file nor command line says it.
+    pub num_classes: usize,
+    /// Drawn scenes with masks for training (preset `demo`).
+    pub demo_labeled: usize,
+    /// Drawn scenes without masks (preset `demo`).
+    pub demo_unlabeled: usize,
+    /// Drawn scenes for validation (preset `demo`).
+    pub demo_val: usize,
+    /// Side of the drawn scenes in pixels (preset `demo`).
+    pub demo_size: usize,
+    /// Seed of the drawn scenes, apart from the training's (preset `demo`).
+    pub demo_seed: u64,
+}
+
+impl Default for DataConfig {
+    fn default() -> Self {
+        DataConfig {
+            preset: None,
+            dir: None,
+            labeled: None,
+            unlabeled: None,
+            val: None,
+            num_classes: 0,
+            demo_labeled: 24,
+            demo_unlabeled: 240,
+            demo_val: 60,
+            demo_size: 96,
+            demo_seed: 1,
+        }
+    }
+}
+
+/// A named network; sizes that are given replace those of the name.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ModelSettings {
+    /// `tiny`, `resnet50` or `resnet101`.
+    pub name: String,
+    /// Bottlenecks of the four stages.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub blocks: Option<[usize; 4]>,
+    /// Channels of the first two stem convolutions.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stem_width: Option<usize>,
+    /// Bottleneck width of the first stage.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub planes: Option<usize>,
+    /// Channels of each ASPP branch and of the decoder.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub aspp: Option<usize>,
+    /// Channels of the reduced stride-4 features.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub low_level: Option<usize>,
+    /// Dilations of the three ASPP branches.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dilations: Option<[usize; 3]>,
+    /// Weight of a new batch in batch norm's running statistics.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bn_momentum: Option<f64>,
+    /// Added to batch norm's variance.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bn_eps: Option<f64>,
+}
+
+impl Default for ModelSettings {
+    fn default() -> Self {
+        ModelSettings {
+            name: "resnet50".into(),
+            blocks: None,
+            stem_width: None,
+            planes: None,
+            aspp: None,
+            low_level: None,
+            dilations: None,
+            bn_momentum: None,
+            bn_eps: None,
+        }
+    }
+}
+
+impl ModelSettings {
+    /// The network's sizes for `num_classes` classes.
+    ///
+    /// # Errors
+    /// An unknown name, or sizes that make no network.
+    pub fn resolve(&self, num_classes: usize) -> Result<ModelConfig> {
+        let mut c = ModelConfig::by_name(&self.name, num_classes)?;
+        c.blocks = self.blocks.unwrap_or(c.blocks);
+        c.stem_width = self.stem_width.unwrap_or(c.stem_width);
+        c.planes = self.planes.unwrap_or(c.planes);
+        c.aspp = self.aspp.unwrap_or(c.aspp);
+        c.low_level = self.low_level.unwrap_or(c.low_level);
+        c.dilations = self.dilations.unwrap_or(c.dilations);
+        c.bn_momentum = self.bn_momentum.unwrap_or(c.bn_momentum);
+        c.bn_eps = self.bn_eps.unwrap_or(c.bn_eps);
+        c.validate()?;
+        Ok(c)
+    }
+
+    /// Writes every size out, so that a later change of a named network does not change a saved run.
+    fn spell_out(&mut self, c: &ModelConfig) {
+        self.blocks = Some(c.blocks);
+        self.stem_width = Some(c.stem_width);
+        self.planes = Some(c.planes);
+        self.aspp = Some(c.aspp);
+        self.low_level = Some(c.low_level);
+        self.dilations = Some(c.dilations);
+        self.bn_momentum = Some(c.bn_momentum);
+        self.bn_eps = Some(c.bn_eps);
+    }
+}
+
+/// PS-MT's own settings; the defaults are the published ones, T-VAT apart (see `docs/`).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct MethodConfig {
+    /// Method or baseline.
+    pub algorithm: Algorithm,
+    /// Kind of feature noise.
+    pub tvat: Tvat,
+    /// Length of an image's noise.
+    pub tvat_eps: f64,
+    /// Probe of the finite difference.
+    pub tvat_xi: f64,
+    /// Rounds of power iteration.
+    pub tvat_iterations: usize,
+    /// Pixels whose confidence reaches this learn from their pseudo label.
+    pub threshold: f64,
+    /// Negative learning below this probability; 0 is off.
+    pub negative_threshold: f64,
+    /// Whether pixels count by their confidence.
+    pub confidence_weighted: bool,
+    /// Classes of the assisting teacher that count.
+    pub topk: usize,
+    /// Weight of the active teacher in the ensemble.
+    pub gamma: f64,
+    /// CutMix boxes.
+    pub cut_mix: CutMixForm,
+    /// Final weight of the unsupervised loss.
+    pub unsup_weight: f64,
+    /// Shape of the weight's rise.
+    pub ramp_up: RampUp,
+    /// Epochs of the rise, from the end of the warm-up.
+    pub ramp_up_epochs: f64,
+    /// The active teacher keeps this share of itself each step.
+    pub ema_decay: f64,
+    /// Epochs in which all networks train on labelled images only.
+    pub warm_up_epochs: u64,
+}
+
+impl Default for MethodConfig {
+    fn default() -> Self {
+        MethodConfig {
+            algorithm: Algorithm::PsMt,
+            tvat: Tvat::Exact,
+            tvat_eps: 2.0,
+            tvat_xi: 1e-6,
+            tvat_iterations: 1,
+            threshold: 0.6,
+            negative_threshold: 0.0,
+            confidence_weighted: true,
+            topk: 7,
+            gamma: 0.5,
+            cut_mix: CutMixForm::Voc,
+            unsup_weight: 1.5,
+            ramp_up: RampUp::Cosine,
+            ramp_up_epochs: 12.0,
+            ema_decay: 0.996,
+            warm_up_epochs: 5,
+        }
+    }
+}
+
+impl MethodConfig {
+    /// Settings of the noise.
+    pub fn tvat_args(&self) -> TvatArgs {
+        TvatArgs { kind: self.tvat, eps: self.tvat_eps, xi: self.tvat_xi, iterations: self.tvat_iterations }
+    }
+
+    /// Settings of the confidence-weighted cross entropy.
+    pub fn conf_ce(&self) -> ConfCe {
+        ConfCe {
+            threshold: self.threshold,
+            negative_threshold: self.negative_threshold,
+            // The published negative learning adds half the mean squared probability.
+            square_weight: if self.negative_threshold > 0.0 { 0.5 } else { 0.0 },
+            weighted: self.confidence_weighted,
+        }
+    }
+
+    /// How the teachers combine.
+    pub fn ensemble(&self) -> Ensemble {
+        Ensemble { topk: self.topk, gamma: self.gamma }
+    }
+}
+
+/// Loss on labelled images, by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum SupervisedLossName {
+    /// Cross entropy.
+    Ce,
+    /// Online hard example mining.
+    Ohem,
+}
+
+/// Learning rate, losses and batches.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct OptimConfig {
+    /// Learning rate at the start; it falls with (1 - step / total)^0.9.
+    pub lr: f64,
+    /// SGD momentum.
+    pub momentum: f64,
+    /// Weight decay of convolution weights.
+    pub weight_decay: f64,
+    /// Loss on labelled images.
+    pub supervised_loss: SupervisedLossName,
+    /// OHEM keeps pixels with a true-class probability up to this.
+    pub ohem_threshold: f64,
+    /// OHEM keeps at least this many pixels.
+    pub ohem_min_kept: usize,
+    /// Labelled images a step, and as many unlabelled ones.
+    pub batch_size: usize,
+}
+
+impl Default for OptimConfig {
+    fn default() -> Self {
+        OptimConfig {
+            lr: 2.5e-3,
+            momentum: 0.9,
+            weight_decay: 1e-4,
+            supervised_loss: SupervisedLossName::Ce,
+            ohem_threshold: 0.7,
+            ohem_min_kept: 100_000,
+            batch_size: 8,
+        }
+    }
+}
+
+impl OptimConfig {
+    /// The loss with its settings.
+    pub fn loss(&self) -> SupervisedLoss {
+        match self.supervised_loss {
+            SupervisedLossName::Ce => SupervisedLoss::CrossEntropy,
+            SupervisedLossName::Ohem => {
+                SupervisedLoss::Ohem(Ohem { threshold: self.ohem_threshold, min_kept: self.ohem_min_kept })
+            }
+        }
+    }
+}
+
+/// Length and seed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ScheduleConfig {
+    /// Epochs, warm-up included.
+    pub epochs: u64,
+    /// Steps an epoch; 0 is the number of unlabelled batches.
+    pub steps_per_epoch: u64,
+    /// Seed of everything random in a run.
+    pub seed: u64,
+}
+
+impl Default for ScheduleConfig {
+    fn default() -> Self {
+        ScheduleConfig { epochs: 80, steps_per_epoch: 0, seed: 1 }
+    }
+}
+
+/// How images are predicted in validation, `eval` and `predict`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct EvalConfig {
+    /// Images are resized to this long side before the network sees them; 0 keeps their size. Predictions are compared at
+    /// the masks' own size.
+    pub long_side: usize,
+    /// Side of a sliding window (stride two thirds of it, averaged probabilities); 0 predicts whole images.
+    pub window: usize,
+    /// Images of the same size that are predicted together.
+    pub batch_size: usize,
+}
+
+impl Default for EvalConfig {
+    fn default() -> Self {
+        EvalConfig { long_side: 0, window: 0, batch_size: 4 }
+    }
+}
+
+/// What a run writes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RunSettings {
+    /// Steps between checkpoints (one is written at each epoch's end too); 0 is at epoch ends only.
+    pub checkpoint_every: u64,
+    /// Epochs between validations; the last epoch is always validated.
+    pub val_every: u64,
+    /// Steps between records in `metrics.jsonl`.
+    pub log_every: u64,
+    /// Pictures a validation.
+    pub pictures: usize,
+}
+
+impl Default for RunSettings {
+    fn default() -> Self {
+        RunSettings { checkpoint_every: 500, val_every: 1, log_every: 10, pictures: 4 }
+    }
+}
+
+impl RunConfig {
+    /// Writes out what a named network means, for the copy that a run keeps.
+    ///
+    /// # Errors
+    /// As [`ModelSettings::resolve`].
+    pub fn spell_out(&mut self) -> Result<()> {
+        if self.data.num_classes > 0 {
+            let model = self.model_config()?;
+            self.model.spell_out(&model);
+        }
+        Ok(())
+    }
+
+    /// The network's sizes.
+    ///
+    /// # Errors
+    /// As [`ModelSettings::resolve`].
+    pub fn model_config(&self) -> Result<ModelConfig> {
+        self.model.resolve(self.data.num_classes)
+    }
+
+    /// As TOML text that [`parse`] reads back.
+    ///
+    /// # Errors
+    /// A number that TOML cannot hold (a seed above 2^63).
+    pub fn to_toml(&self) -> Result<String> {
+        toml::to_string(self).map_err(|e| Error::config("resolved", e.to_string()))
+    }
+}

@@ -1,1 +1,154 @@
-//! placeholder
+//! Metrics and inference: how good networks are on images with masks, and what they say about images without. Knows
+//! model, data and ops; must not know kernels or flags.
+
+mod inference;
+mod metrics;
+mod palette;
+
+pub use inference::{Nets, Prediction, Which, predict};
+pub use metrics::{Confusion, Scores};
+pub use palette::Palette;
+
+use crate::data::resize::resize_bicubic;
+use crate::data::{HostImages, Mask, Normalize, RgbImage, Sample, Source};
+use crate::model::DeepLab;
+use crate::ops::{self, Backend, Shape, Size};
+use crate::{Error, Result};
+use rayon::prelude::*;
+use std::sync::Arc;
+
+/// How images become predictions.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Settings {
+    /// Mean and deviation that the networks were trained with.
+    pub normalize: Normalize,
+    /// Long side that the networks see; 0 is the image's own.
+    pub long_side: usize,
+    /// Sliding window; 0 is none.
+    pub window: usize,
+    /// Images of one size that are predicted together.
+    pub batch_size: usize,
+}
+
+/// One image of a pass, with its predictions.
+pub struct Seen<'a, B: Backend> {
+    /// The image, its mask if there is one, and its name.
+    pub sample: &'a Sample,
+    b: &'a B,
+    which: &'a [Which],
+    predictions: &'a [Prediction<B>],
+    /// Number inside the batch.
+    place: usize,
+}
+
+impl<B: Backend> Seen<'_, B> {
+    /// Labels and confidences of one prediction, at the image's own size. Empty where `which` was not asked for.
+    pub fn prediction(&self, which: Which) -> (Vec<u8>, Vec<f32>) {
+        let Some(at) = self.which.iter().position(|w| *w == which) else { return Default::default() };
+        let p = &self.predictions[at];
+        let shape = B::labels_shape(&p.label);
+        let part = self.place * shape.h * shape.w..(self.place + 1) * shape.h * shape.w;
+        (self.b.download_labels(&p.label)[part.clone()].to_vec(), self.b.download(&p.confidence)[part].to_vec())
+    }
+}
+
+/// Scores of each of `which` over all of `source`, in one pass. `each` sees every image and says whether to go on;
+/// `None` where it said no.
+///
+/// # Errors
+/// An image that cannot be read, or one without mask.
+pub fn evaluate<B: Backend>(
+    b: &B,
+    arch: &DeepLab,
+    nets: &Nets<'_, B>,
+    which: &[Which],
+    source: &dyn Source,
+    settings: &Settings,
+    mut each: impl FnMut(Seen<'_, B>) -> bool,
+) -> Result<Option<Vec<(Which, Scores)>>> {
+    let classes = arch.config.num_classes;
+    let mut sums = vec![Confusion::new(classes); which.len()];
+    let batch_size = settings.batch_size.max(1);
+    for start in (0..source.len()).step_by(batch_size) {
+        let end = (start + batch_size).min(source.len());
+        let samples: Vec<Arc<Sample>> = (start..end).into_par_iter().map(|i| source.load(i)).collect::<Result<_>>()?;
+        for group in samples.chunk_by(|a, b| a.image.size == b.image.size) {
+            let predictions = predict_group(b, arch, nets, which, group, settings)?;
+            let targets = group.iter().map(mask_of).collect::<Result<Vec<_>>>()?;
+            let labels: Vec<u8> = targets.iter().flat_map(|m| m.data.iter().copied()).collect();
+            let (h, w) = group[0].image.size;
+            let target = b.upload_labels(Shape::new(group.len(), h, w, 1), &labels);
+            for (sum, p) in sums.iter_mut().zip(&predictions) {
+                sum.add(&b.read_counts(&ops::confusion_matrix(b, &p.label, &target, classes)?));
+            }
+            for (place, sample) in group.iter().enumerate() {
+                if !each(Seen { sample, b, which, predictions: &predictions, place }) {
+                    return Ok(None);
+                }
+            }
+        }
+    }
+    Ok(Some(which.iter().zip(&sums).map(|(w, s)| (*w, s.scores())).collect()))
+}
+
+fn mask_of(sample: &Arc<Sample>) -> Result<&Mask> {
+    sample.mask.as_ref().ok_or_else(|| Error::data(&sample.name, "expected an image with a mask"))
+}
+
+/// Predicts images of one size, at that size.
+///
+/// # Errors
+/// A prediction that the networks cannot give.
+pub fn predict_group<B: Backend>(
+    b: &B,
+    arch: &DeepLab,
+    nets: &Nets<'_, B>,
+    which: &[Which],
+    group: &[Arc<Sample>],
+    settings: &Settings,
+) -> Result<Vec<Prediction<B>>> {
+    let images = prepare(group, settings)?;
+    predict(b, arch, nets, which, &images, group[0].image.size, settings.window)
+}
+
+/// Images of one size, resized and normalised for the network.
+fn prepare(group: &[Arc<Sample>], settings: &Settings) -> Result<HostImages> {
+    let size = network_size(group[0].image.size, settings.long_side);
+    let parts: Vec<Vec<f32>> = group
+        .par_iter()
+        .map(|s| {
+            let resized;
+            let image: &RgbImage = if size == s.image.size {
+                &s.image
+            } else {
+                resized = resize_bicubic(&s.image, size)?;
+                &resized
+            };
+            let mut values = vec![0.0; image.data.len()];
+            settings.normalize.apply(&image.data, &mut values);
+            Ok(values)
+        })
+        .collect::<Result<_>>()?;
+    Ok(HostImages { shape: Shape::new(group.len(), size.0, size.1, 3), data: parts.concat() })
+}
+
+fn network_size((h, w): Size, long_side: usize) -> Size {
+    let long = h.max(w);
+    if long_side == 0 || long_side == long {
+        return (h, w);
+    }
+    let scaled = |v: usize| ((v as f64 * long_side as f64 / long as f64).round() as usize).max(1);
+    (scaled(h), scaled(w))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_sides_keep_the_aspect() {
+        assert_eq!(network_size((360, 480), 240), (180, 240));
+        assert_eq!(network_size((500, 375), 0), (500, 375));
+        assert_eq!(network_size((1, 1000), 10), (1, 10));
+    }
+}

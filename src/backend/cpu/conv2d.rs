@@ -23,11 +23,15 @@ const NARROW: usize = 24;
 pub fn fprop<T: Real>(x: &Tensor<T>, params: &[T], conv: &Conv2d) -> Tensor<T> {
     let weight = &params[conv.weight.range()];
     let inner = conv.kernel * conv.kernel * conv.in_channels;
+    let gather = Gather::fprop(conv, x.shape());
+    let used = gather.used_taps();
     let packed = Panels::new(conv.out_channels, inner, |j, panel| {
         let n = NR.min(conv.out_channels - j * NR);
-        pack_transposed(panel, n, |i| &weight[(j * NR + i) * inner..][..inner]);
+        for part in used.chunk_by(|a, b| a + 1 == *b) {
+            let lines = part[0] * conv.in_channels..(part[0] + part.len()) * conv.in_channels;
+            pack_transposed(&mut panel[lines.clone()], n, |i| &weight[(j * NR + i) * inner..][lines.clone()]);
+        }
     });
-    let gather = Gather::fprop(conv, x.shape());
     let bias = conv.bias.map(|b| &params[b.range()]);
     let shape = conv.out_shape(x.shape());
     Tensor::overwrite(shape, |y| multiply(y, x.data(), conv.in_channels, &packed, &gather, bias))
@@ -38,14 +42,16 @@ pub fn dgrad<T: Real>(dy: &Tensor<T>, params: &[T], conv: &Conv2d, x_shape: Shap
     let weight = &params[conv.weight.range()];
     let (taps, cin, cout) = (conv.kernel * conv.kernel, conv.in_channels, conv.out_channels);
     // Inner order (tap, output channel): the weight with its first and last axes exchanged.
+    let gather = Gather::dgrad(conv, x_shape);
+    let used = gather.used_taps();
     let packed = Panels::new(cin, taps * cout, |j, panel| {
-        for (t, lines) in panel.chunks_exact_mut(cout).enumerate() {
+        for &t in &used {
+            let lines = &mut panel[t * cout..][..cout];
             for (o, line) in lines.iter_mut().enumerate() {
                 pack_line(line, &weight[(o * taps + t) * cin..][..cin], j * NR);
             }
         }
     });
-    let gather = Gather::dgrad(conv, x_shape);
     Tensor::overwrite(x_shape, |dx| multiply(dx, dy.data(), cout, &packed, &gather, None))
 }
 

@@ -1,7 +1,98 @@
-use super::{Labels, Real, Tensor};
-use crate::backend::cpu::Cpu;
-use crate::ops::*;
-use crate::rng::Key;
+//! Supervised losses on low-resolution logits: cross entropy and online hard example mining. Rows of full-resolution
+//! logits exist one at a time a thread.
 
-pub fn cross_entropy<T: Real>(logits: &Tensor<T>, target: &Labels, grad_scale: f64) -> LossGrad<Cpu<T>> { todo!() }
-pub fn ohem_cross_entropy<T: Real>(logits: &Tensor<T>, target: &Labels, ohem: &Ohem, grad_scale: f64) -> LossGrad<Cpu<T>> { todo!() }
+use super::softmax::Softmax;
+use super::upsample::{Grid, Reader};
+use super::{Cpu, Labels, Real, Tensor};
+use crate::ops::{IGNORE, LossGrad, Ohem};
+use rayon::prelude::*;
+
+/// Output rows of one task of the pass that only reads.
+const ROWS: usize = 32;
+
+/// Mean cross entropy over labelled pixels and its gradient times `grad_scale`; zero where all are ignored.
+pub fn cross_entropy<T: Real>(logits: &Tensor<T>, target: &Labels, grad_scale: f64) -> LossGrad<Cpu<T>> {
+    let grid = Grid::new(logits.shape(), (target.shape.h, target.shape.w));
+    mean(&grid, logits, target, grad_scale, target.data.iter().filter(|&&t| t != IGNORE).count(), |_| true)
+}
+
+/// Cross entropy over the hardest pixels: those whose true-class probability is at most the larger of `ohem.threshold`
+/// and the `min_kept`-th smallest (ignored pixels count as 1). Everything is kept where fewer than `min_kept` pixels
+/// have a label.
+pub fn ohem_cross_entropy<T: Real>(
+    logits: &Tensor<T>,
+    target: &Labels,
+    ohem: &Ohem,
+    grad_scale: f64,
+) -> LossGrad<Cpu<T>> {
+    let grid = Grid::new(logits.shape(), (target.shape.h, target.shape.w));
+    let valid = target.data.iter().filter(|&&t| t != IGNORE).count();
+    // With min_kept = 0 the bound is the largest probability: nothing is dropped.
+    if ohem.min_kept > valid || ohem.min_kept == 0 {
+        return mean(&grid, logits, target, grad_scale, valid, |_| true);
+    }
+    let p = true_class_probability(&grid, logits, target);
+    let mut sorted = p.clone();
+    let (_, kth, _) =
+        sorted.select_nth_unstable_by(ohem.min_kept - 1, |a, b| a.to_f64().total_cmp(&b.to_f64()));
+    let bound = kth.max(T::from_f64(ohem.threshold));
+    // "Not above" rather than "at most": a NaN must reach the loss, where it is reported.
+    let keep = |i: usize| !(p[i] > bound);
+    let kept = target.data.iter().enumerate().filter(|&(i, &t)| t != IGNORE && keep(i)).count();
+    mean(&grid, logits, target, grad_scale, kept, keep)
+}
+
+/// Mean over the `count` labelled pixels that `keep` keeps.
+fn mean<T: Real>(
+    grid: &Grid<T>,
+    logits: &Tensor<T>,
+    target: &Labels,
+    grad_scale: f64,
+    count: usize,
+    keep: impl Fn(usize) -> bool + Sync,
+) -> LossGrad<Cpu<T>> {
+    let (height, width) = grid.size;
+    let scale = 1.0 / count.max(1) as f64;
+    let factor = T::from_f64(grad_scale * scale);
+    let init = || (Reader::new(grid, logits), Softmax::new(width), vec![T::ZERO; width], 0.0);
+    let (dlogits, bands) =
+        grid.transpose_planes(1, init, |(reader, softmax, weights, loss), image, y, row| {
+            let start = (image * height + y) * width;
+            let labels = &target.data[start..start + width];
+            for (x, (weight, &label)) in weights.iter_mut().zip(labels).enumerate() {
+                *weight = if label != IGNORE && keep(start + x) { T::ONE } else { T::ZERO };
+            }
+            if weights.iter().all(|&v| v == T::ZERO) {
+                row.fill(T::ZERO);
+                return;
+            }
+            reader.row(image, y, row);
+            *loss += softmax.cross_entropy(row, labels, weights);
+            softmax.cross_entropy_gradient(row, labels, weights, factor);
+        });
+    let loss = bands.iter().map(|band| band.3).sum::<f64>() * scale;
+    LossGrad { loss, dlogits: Tensor::new(grid.low, dlogits) }
+}
+
+/// softmax(logits)[target] of every pixel, 1 where the target is ignored.
+fn true_class_probability<T: Real>(grid: &Grid<T>, logits: &Tensor<T>, target: &Labels) -> Vec<T> {
+    let (height, width) = grid.size;
+    let mut p = vec![T::ONE; target.data.len()];
+    p.par_chunks_mut(ROWS * width).zip(target.data.par_chunks(ROWS * width)).enumerate().for_each(
+        |(task, (p, labels))| {
+            let (mut reader, mut softmax) = (Reader::new(grid, logits), Softmax::new(width));
+            let mut row = vec![T::ZERO; grid.row_len()];
+            let lines = p.chunks_exact_mut(width).zip(labels.chunks_exact(width));
+            for (r, (p, labels)) in (task * ROWS..).zip(lines) {
+                reader.row(r / height, r % height, &mut row);
+                softmax.exponentials(&mut row);
+                for (x, (p, &label)) in p.iter_mut().zip(labels).enumerate() {
+                    if label != IGNORE {
+                        *p = row[usize::from(label) * width + x] / softmax.sum[x];
+                    }
+                }
+            }
+        },
+    );
+    p
+}

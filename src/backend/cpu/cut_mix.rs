@@ -1,6 +1,34 @@
-use super::{Labels, Real, Tensor};
-use crate::backend::cpu::Cpu;
-use crate::ops::*;
-use crate::rng::Key;
+//! CutMix of images, and the reading of rows (labels, confidences) through it.
 
-pub fn forward<T: Real>(x: &Tensor<T>, mix: &Mix) -> Tensor<T> { todo!() }
+use super::{Real, Tensor};
+use crate::ops::{Mix, Shape};
+use rayon::prelude::*;
+
+/// Images after CutMix: box b of image `perm[b][i]` replaces image i's, for b in order, from the unmixed images.
+pub fn forward<T: Real>(x: &Tensor<T>, mix: &Mix) -> Tensor<T> {
+    let Shape { h, w, c, .. } = x.shape();
+    Tensor::build(x.shape(), |out| {
+        out.par_chunks_mut(w * c).enumerate().for_each(|(r, row)| {
+            mixed_row(mix, r / h, r % h, c, |image| &x.data()[(image * h + r % h) * w * c..][..w * c], row);
+        });
+    })
+}
+
+/// Row `y` of the mixed `image` from the rows that `source` gives for an image, `per_pixel` values a pixel.
+pub fn mixed_row<'a, V: Copy + 'a>(
+    mix: &Mix,
+    image: usize,
+    y: usize,
+    per_pixel: usize,
+    source: impl Fn(usize) -> &'a [V],
+    out: &mut [V],
+) {
+    out.copy_from_slice(source(image));
+    for (boxes, perm) in mix.boxes.iter().zip(&mix.perm) {
+        let [y0, x0, y1, x1] = boxes[image];
+        if (y0..y1).contains(&y) {
+            let columns = x0 * per_pixel..x1 * per_pixel;
+            out[columns.clone()].copy_from_slice(&source(perm[image])[columns]);
+        }
+    }
+}

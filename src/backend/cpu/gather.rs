@@ -95,6 +95,12 @@ impl Gather {
         Gather { y, x, kernel, out, src, classes }
     }
 
+    /// Taps that any position reads through, in order.
+    pub fn used_taps(&self) -> Vec<usize> {
+        let used = |tap: &usize| self.classes.iter().any(|c| c.taps.contains(tap));
+        (0..self.kernel * self.kernel).filter(used).collect()
+    }
+
     /// Output position (image, row, column) of member `i` of `class`.
     #[inline]
     fn place(&self, class: &Class, i: usize) -> [usize; 3] {

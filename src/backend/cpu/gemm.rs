@@ -74,19 +74,23 @@ pub fn pack_line<T: Real, const N: usize>(line: &mut [T; N], row: &[T], from: us
 
 /// Packs the transpose of a row-major matrix with up to [`NR`] rows: `panel[k][j] = row(j)[k]`, zero from row `n` on.
 pub fn pack_transposed<'a, T: Real>(panel: &mut [[T; NR]], n: usize, row: impl Fn(usize) -> &'a [T]) {
-    let len = panel.len();
-    let rows: [&[T]; NR] = std::array::from_fn(|j| if j < n { &row(j)[..len] } else { &[] });
-    if n == NR {
-        let rows: [&[T]; NR] = rows.map(|r| &r[..len]);
-        for (k, line) in panel.iter_mut().enumerate() {
-            for j in 0..NR {
-                line[j] = rows[j][k];
-            }
-        }
-    } else {
-        for (k, line) in panel.iter_mut().enumerate() {
-            for j in 0..NR {
-                line[j] = if j < n { rows[j][k] } else { T::ZERO };
+    if n < NR {
+        panel.as_flattened_mut().fill(T::ZERO);
+    }
+    // One cache line of each row at a time: rows are often powers of two apart and would evict one another.
+    for (block, lines) in panel.chunks_mut(16).enumerate() {
+        for j in 0..n {
+            let part = &row(j)[block * 16..][..lines.len()];
+            if let (Ok(part), Ok(lines)) =
+                (<&[T; 16]>::try_from(part), <&mut [[T; NR]; 16]>::try_from(&mut *lines))
+            {
+                for k in 0..16 {
+                    lines[k][j] = part[k];
+                }
+            } else {
+                for (line, &v) in lines.iter_mut().zip(part) {
+                    line[j] = v;
+                }
             }
         }
     }

@@ -20,7 +20,9 @@ mod optimizer;
 mod parallel;
 mod pool;
 mod real;
+mod softmax;
 mod tvat;
+mod upsample;
 mod wgrad;
 
 use crate::ops::*;

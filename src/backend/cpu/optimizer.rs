@@ -1,7 +1,37 @@
-use super::{Labels, Real, Tensor};
-use crate::backend::cpu::Cpu;
-use crate::ops::*;
-use crate::rng::Key;
+//! Updates of flat vectors: stochastic gradient descent and the exponential moving average, each one pass over memory.
 
-pub fn sgd<T: Real>(params: &mut [T], grads: &[T], momentum: &mut [T], spec: &Sgd) { todo!() }
-pub fn ema<T: Real>(teacher: &mut [T], student: &[T], keep: f64) { todo!() }
+use super::Real;
+use crate::ops::Sgd;
+use rayon::prelude::*;
+
+/// Elements of one task.
+const CHUNK: usize = 1 << 15;
+
+/// v = momentum v + g, p -= lr v; g is the gradient, plus weight_decay p for the first `num_decayed` parameters.
+pub fn sgd<T: Real>(params: &mut [T], grads: &[T], momentum: &mut [T], spec: &Sgd) {
+    let split = spec.num_decayed.min(params.len());
+    let (lr, keep) = (T::from_f64(-spec.lr), T::from_f64(spec.momentum));
+    let (decayed, plain) = params.split_at_mut(split);
+    let (velocity, plain_velocity) = momentum.split_at_mut(split);
+    let step = |params: &mut [T], grads: &[T], velocity: &mut [T], decay: T| {
+        let chunks = params.par_chunks_mut(CHUNK).zip(grads.par_chunks(CHUNK));
+        chunks.zip(velocity.par_chunks_mut(CHUNK)).for_each(|((params, grads), velocity)| {
+            for ((p, &g), v) in params.iter_mut().zip(grads).zip(velocity) {
+                *v = keep.mul_add(*v, decay.mul_add(*p, g));
+                *p = lr.mul_add(*v, *p);
+            }
+        });
+    };
+    step(decayed, &grads[..split], velocity, T::from_f64(spec.weight_decay));
+    step(plain, &grads[split..], plain_velocity, T::ZERO);
+}
+
+/// teacher = keep teacher + (1 - keep) student.
+pub fn ema<T: Real>(teacher: &mut [T], student: &[T], keep: f64) {
+    let (keep, rest) = (T::from_f64(keep), T::from_f64(1.0 - keep));
+    teacher.par_chunks_mut(CHUNK).zip(student.par_chunks(CHUNK)).for_each(|(teacher, student)| {
+        for (t, &s) in teacher.iter_mut().zip(student) {
+            *t = keep.mul_add(*t, rest * s);
+        }
+    });
+}

@@ -1,9 +1,97 @@
-use super::{Labels, Real, Tensor};
-use crate::backend::cpu::Cpu;
-use crate::ops::*;
-use crate::rng::Key;
+//! T-VAT's parts that are not network passes: noise, per-image normalisation, and the low-resolution cotangents of its
+//! exact and its finite-difference form.
 
-pub fn uniform_noise<T: Real>(shape: Shape, key: Key) -> Tensor<T> { todo!() }
-pub fn normalize<T: Real>(d: &Tensor<T>, scale: f64) -> Tensor<T> { todo!() }
-pub fn cotangent<T: Real>(logits: &[&Tensor<T>], tangents: &[&Tensor<T>], size: Size) -> Tensor<T> { todo!() }
-pub fn kl_gradient<T: Real>(clean: &[&Tensor<T>], perturbed: &[&Tensor<T>], size: Size) -> Tensor<T> { todo!() }
+use super::softmax::{Softmax, softmax_gradient};
+use super::upsample::{Grid, Reader};
+use super::{Real, Tensor};
+use crate::ops::{NORM_EPS, Shape, Size};
+use crate::rng::{Key, unit};
+use rayon::prelude::*;
+
+/// Elements of one task; a multiple of the four numbers a block of the generator gives.
+const CHUNK: usize = 1 << 14;
+
+/// Uniform noise in [-0.5, 0.5): element i (NHWC) is `key.uniform(i) - 0.5`.
+pub fn uniform_noise<T: Real>(shape: Shape, key: Key) -> Tensor<T> {
+    Tensor::build(shape, |out| {
+        out.par_chunks_mut(CHUNK).enumerate().for_each(|(task, values)| {
+            for (block, values) in (task * CHUNK / 4..).zip(values.chunks_mut(4)) {
+                for (v, word) in values.iter_mut().zip(key.block(block as u64)) {
+                    *v = T::from_f32(unit(word) - 0.5);
+                }
+            }
+        });
+    })
+}
+
+/// scale * d / (‖d‖ + 1e-8), the norm over each image.
+pub fn normalize<T: Real>(d: &Tensor<T>, scale: f64) -> Tensor<T> {
+    let image_len = (d.shape().len() / d.shape().n.max(1)).max(1);
+    let square = |v: &[T]| v.iter().map(|v| v.to_f64() * v.to_f64()).sum::<f64>();
+    let factors: Vec<T> = d
+        .data()
+        .chunks(image_len)
+        .map(|image| {
+            let parts: Vec<f64> = image.par_chunks(CHUNK).map(square).collect();
+            T::from_f64(scale / (parts.iter().sum::<f64>().sqrt() + NORM_EPS))
+        })
+        .collect();
+    Tensor::build(d.shape(), |out| {
+        for ((out, d), &f) in out.chunks_mut(image_len).zip(d.data().chunks(image_len)).zip(&factors) {
+            out.par_chunks_mut(CHUNK).zip(d.par_chunks(CHUNK)).for_each(|(out, d)| {
+                for (v, &d) in out.iter_mut().zip(d) {
+                    *v = f * d;
+                }
+            });
+        }
+    })
+}
+
+/// upᵀ(p t - p (p·t)) / k with p = softmax(mean of up(logits)), t = mean of up(tangents), k the number of decoders.
+/// Means are taken before the upsampling, which is linear.
+pub fn cotangent<T: Real>(logits: &[&Tensor<T>], tangents: &[&Tensor<T>], size: Size) -> Tensor<T> {
+    let (mean_logits, mean_tangent) = (mean(logits), mean(tangents));
+    let grid = Grid::new(mean_logits.shape(), size);
+    let init = || {
+        let readers = (Reader::new(&grid, &mean_logits), Reader::new(&grid, &mean_tangent));
+        (readers, Softmax::new(size.1), vec![T::ZERO; grid.row_len()])
+    };
+    let (out, _) = grid.transpose_planes(1, init, |((logits, tangent), softmax, p), image, y, row| {
+        logits.row(image, y, p);
+        softmax.probabilities(p);
+        tangent.row(image, y, row);
+        softmax_gradient(row, p, &mut softmax.pixel);
+    });
+    scaled(grid.low, out, 1.0 / logits.len() as f64)
+}
+
+/// upᵀ(q - p) / (n k) with p, q the softmax of the mean upsampled clean and perturbed logits, n images, k decoders.
+pub fn kl_gradient<T: Real>(clean: &[&Tensor<T>], perturbed: &[&Tensor<T>], size: Size) -> Tensor<T> {
+    let (mean_clean, mean_perturbed) = (mean(clean), mean(perturbed));
+    let grid = Grid::new(mean_clean.shape(), size);
+    let init = || {
+        let readers = (Reader::new(&grid, &mean_clean), Reader::new(&grid, &mean_perturbed));
+        (readers, Softmax::new(size.1), vec![T::ZERO; grid.row_len()])
+    };
+    let (out, _) = grid.transpose_planes(1, init, |((clean, perturbed), softmax, p), image, y, row| {
+        clean.row(image, y, p);
+        softmax.probabilities(p);
+        perturbed.row(image, y, row);
+        softmax.probabilities(row);
+        for (q, &p) in row.iter_mut().zip(p.iter()) {
+            *q = *q - p;
+        }
+    });
+    scaled(grid.low, out, 1.0 / (grid.low.n * clean.len()) as f64)
+}
+
+fn mean<T: Real>(parts: &[&Tensor<T>]) -> Tensor<T> {
+    let factor = T::from_f64(1.0 / parts.len() as f64);
+    Tensor::from_fn(parts[0].shape(), |i| factor * parts.iter().map(|p| p.data()[i]).sum::<T>())
+}
+
+fn scaled<T: Real>(shape: Shape, mut values: Vec<T>, factor: f64) -> Tensor<T> {
+    let factor = T::from_f64(factor);
+    values.iter_mut().for_each(|v| *v = *v * factor);
+    Tensor::new(shape, values)
+}

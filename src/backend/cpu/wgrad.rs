@@ -13,7 +13,7 @@ use super::{Real, Tensor};
 use crate::ops::*;
 
 /// Positions between which tiles stay in registers.
-const DEPTH: usize = 192;
+const DEPTH: usize = 256;
 /// Output channels of a task.
 const OUT_BLOCK: usize = 32 * MR;
 /// Input channels of a task.
@@ -58,6 +58,8 @@ struct Packed<T: Real> {
 
 impl<T: Real> Packed<T> {
     fn new(outputs: usize, inputs: usize, depth: usize) -> Packed<T> {
+        // One line more than is used: panels a power of two apart would compete for the same cache sets.
+        let depth = depth + 1;
         let left = Buffer::stale(outputs.div_ceil(MR) * depth * MR);
         Packed { left, right: Buffer::stale(inputs.div_ceil(NR) * depth * NR), depth }
     }

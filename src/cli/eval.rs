@@ -1,0 +1,109 @@
+//! `eval`: scores of a checkpoint on images with masks.
+
+use super::Device;
+use super::train::DataArgs;
+use crate::config::{self, Overrides};
+use crate::eval::{self, Palette, Scores, Which};
+use crate::model::DeepLab;
+use crate::train::{Checkpoint, RunDir, val_source};
+use crate::{Error, Result};
+use serde_json::json;
+use std::path::PathBuf;
+
+/// Flags of `eval`.
+#[derive(clap::Args)]
+pub struct Args {
+    /// A run's folder (its best checkpoint and its validation images), or a checkpoint file.
+    #[arg(value_name = "RUN_DIR|FILE")]
+    checkpoint: PathBuf,
+    /// Whose predictions (default: all that the checkpoint can give).
+    #[arg(long, value_enum)]
+    network: Vec<Which>,
+    /// Side of a sliding window (0: whole images; default: as in the run's validation).
+    #[arg(long, value_name = "PIXELS")]
+    window: Option<usize>,
+    /// Long side at which images are predicted (0: their own; default: as in the run's validation).
+    #[arg(long, value_name = "PIXELS")]
+    eval_size: Option<usize>,
+    /// Write the scores to this file too.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Where to compute.
+    #[arg(long, value_enum, default_value_t)]
+    device: Device,
+    #[command(flatten)]
+    data: DataArgs,
+}
+
+/// A checkpoint argument: a file, or a run's folder with its best (else last) checkpoint.
+pub(super) fn checkpoint_file(path: &std::path::Path) -> Result<PathBuf> {
+    if !path.is_dir() {
+        return Ok(path.to_path_buf());
+    }
+    let dir = RunDir::open(path)?;
+    [dir.best(), dir.last()].into_iter().find(|p| p.exists()).ok_or_else(|| {
+        Error::checkpoint(dir.last(), "the run has not written a checkpoint yet; expected best or last")
+    })
+}
+
+/// Runs `eval`.
+pub fn run(args: Args) -> Result<()> {
+    let b = args.device.open()?;
+    let file = checkpoint_file(&args.checkpoint)?;
+    let checkpoint = Checkpoint::open(&file)?;
+    let mut over = Overrides::default();
+    args.data.apply(&mut over)?;
+    // The run's own configuration says what it was validated on; flags win.
+    let run_config = args.checkpoint.is_dir().then(|| args.checkpoint.join("config.toml"));
+    if run_config.is_none() && args.data.is_empty() {
+        return Err(Error::Usage("a checkpoint file needs --data, --val and --num-classes, or a --preset".into()));
+    }
+    if run_config.is_none() {
+        over.set_default("data.num_classes", checkpoint.meta.model.num_classes as i64);
+    }
+    let config = config::load::load(run_config.as_deref(), &over, None)?;
+    let classes = checkpoint.meta.model.num_classes;
+    if config.data.num_classes != classes {
+        return Err(Error::checkpoint(
+            &file,
+            format!("is of a model with {classes} classes, expected {} as in the data", config.data.num_classes),
+        ));
+    }
+    let source = val_source(&config.data)?;
+    let mut settings = checkpoint.meta.settings();
+    settings.window = args.window.unwrap_or(settings.window);
+    settings.long_side = args.eval_size.unwrap_or(settings.long_side);
+
+    let arch = DeepLab::new(checkpoint.meta.model.clone())?;
+    let owned = checkpoint.networks(&b, &arch)?;
+    let nets = owned.nets();
+    let which = if args.network.is_empty() { nets.available() } else { args.network.clone() };
+    let scores = eval::evaluate(&b, &arch, &nets, &which, &*source, &settings, |_| true)?.unwrap_or_default();
+    print(&scores, &Palette::new(config.data.preset, classes).names);
+    if let Some(path) = &args.json {
+        let all: serde_json::Map<_, _> =
+            scores.iter().map(|(w, s)| (w.name().to_string(), json!(s))).collect();
+        crate::model::io::write_atomically(path, |f| {
+            serde_json::to_writer_pretty(f, &all).map_err(std::io::Error::from)
+        })?;
+    }
+    Ok(())
+}
+
+fn print(scores: &[(Which, Scores)], names: &[String]) {
+    let row = |name: &str, cell: &dyn Fn(&Scores) -> Option<f64>| {
+        print!("{name:<16}");
+        for (_, s) in scores {
+            print!(" {:>9}", cell(s).map_or("-".into(), |v| format!("{:.2}", 100.0 * v)));
+        }
+        println!();
+    };
+    print!("{:<16}", "IoU %");
+    scores.iter().for_each(|(w, _)| print!(" {:>9}", w.name()));
+    println!();
+    for (c, name) in names.iter().enumerate() {
+        row(name, &|s| s.iou[c]);
+    }
+    row("mIoU", &|s| Some(s.miou));
+    row("pixel accuracy", &|s| Some(s.pixel_accuracy));
+}

@@ -1,0 +1,270 @@
+//! `train`: a new run from flags and files, or an interrupted one continued.
+
+use super::Device;
+use crate::config::{self, Overrides, RunConfig};
+use crate::data::Preset;
+use crate::method::cut_mix::CutMixForm;
+use crate::method::schedule::RampUp;
+use crate::method::{Algorithm, Tvat};
+use crate::train::{self, RunDir, Summary};
+use crate::{Error, Result};
+use clap::ValueEnum;
+use serde::Serialize;
+use std::path::{Path, PathBuf};
+
+/// Flags of the data, shared with `eval`.
+#[derive(clap::Args)]
+#[command(next_help_heading = "Data")]
+pub(super) struct DataArgs {
+    /// Known data set: layout, classes and fitting defaults.
+    #[arg(long, value_parser = ["voc", "cityscapes", "camvid", "demo"])]
+    preset: Option<String>,
+    /// Folder that the lists' paths are relative to.
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// List of validation images: `image mask` a line.
+    #[arg(long, value_name = "LIST")]
+    val: Option<PathBuf>,
+    /// Number of classes (masks hold 0 to N-1, and 255 for ignored pixels).
+    #[arg(long, value_name = "N")]
+    num_classes: Option<u32>,
+}
+
+impl DataArgs {
+    /// Puts the given flags among `over`.
+    pub(super) fn apply(&self, over: &mut Overrides) -> Result<()> {
+        over.set_some("data.preset", self.preset.clone());
+        over.set_some("data.dir", path(&self.data)?);
+        over.set_some("data.val", path(&self.val)?);
+        over.set_some("data.num_classes", self.num_classes.map(i64::from));
+        Ok(())
+    }
+
+    /// Whether none was given.
+    pub(super) fn is_empty(&self) -> bool {
+        self.preset.is_none() && self.data.is_none() && self.val.is_none() && self.num_classes.is_none()
+    }
+}
+
+/// Flags of `train`.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Configuration file (TOML); flags win over it.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Continue the run in this folder; takes no other setting.
+    #[arg(long, value_name = "RUN_DIR")]
+    resume: Option<PathBuf>,
+    /// Folder of results; a new one (default: runs/PRESET-ALGORITHM-sSEED, numbered where that exists).
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Where to compute.
+    #[arg(long, value_enum, default_value_t)]
+    device: Device,
+    /// Any key of the configuration, such as method.gamma=0.5; can be repeated.
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    #[command(flatten)]
+    data: DataArgs,
+    /// List of labelled images: `image mask` a line.
+    #[arg(long, value_name = "LIST", help_heading = "Data")]
+    labeled: Option<PathBuf>,
+    /// List of unlabelled images.
+    #[arg(long, value_name = "LIST", help_heading = "Data")]
+    unlabeled: Option<PathBuf>,
+    /// Crop: a side, or ROWSxCOLUMNS.
+    #[arg(long, help_heading = "Data", value_parser = parse_crop)]
+    crop: Option<[u32; 2]>,
+    /// Long side of images at scale 1.
+    #[arg(long, value_name = "PIXELS", help_heading = "Data")]
+    base_size: Option<u32>,
+    /// Long side at which validation images are predicted (0: their own).
+    #[arg(long, value_name = "PIXELS", help_heading = "Data")]
+    eval_size: Option<u32>,
+    /// Network.
+    #[arg(long, value_parser = ["tiny", "resnet50", "resnet101"], help_heading = "Model and method")]
+    model: Option<String>,
+    /// Method or baseline.
+    #[arg(long, value_enum, help_heading = "Model and method")]
+    algorithm: Option<Algorithm>,
+    /// Noise in the student's features.
+    #[arg(long, value_enum, help_heading = "Model and method")]
+    tvat: Option<Tvat>,
+    /// CutMix boxes.
+    #[arg(long, value_enum, help_heading = "Model and method")]
+    cut_mix: Option<CutMixForm>,
+    /// Confidence from which a pixel learns from its pseudo label.
+    #[arg(long, value_name = "P", help_heading = "Model and method")]
+    threshold: Option<f64>,
+    /// Negative learning below this probability (0: off).
+    #[arg(long, value_name = "P", help_heading = "Model and method")]
+    negative_threshold: Option<f64>,
+    /// Weight of the unsupervised loss.
+    #[arg(long, value_name = "W", help_heading = "Model and method")]
+    unsup_weight: Option<f64>,
+    /// Shape of that weight's rise.
+    #[arg(long, value_enum, help_heading = "Model and method")]
+    ramp_up: Option<RampUp>,
+    /// Epochs of that weight's rise.
+    #[arg(long, value_name = "N", help_heading = "Model and method")]
+    ramp_up_epochs: Option<f64>,
+    /// Share of itself that the active teacher keeps each step.
+    #[arg(long, value_name = "P", help_heading = "Model and method")]
+    ema_decay: Option<f64>,
+    /// Supervised epochs of all networks at the start.
+    #[arg(long, value_name = "N", help_heading = "Model and method")]
+    warm_up_epochs: Option<u32>,
+    /// Loss on labelled images.
+    #[arg(long, value_parser = ["ce", "ohem"], help_heading = "Training")]
+    supervised_loss: Option<String>,
+    /// Learning rate.
+    #[arg(long, help_heading = "Training")]
+    lr: Option<f64>,
+    /// Labelled images a step, and as many unlabelled ones.
+    #[arg(long, value_name = "N", help_heading = "Training")]
+    batch_size: Option<u32>,
+    /// Epochs, warm-up included.
+    #[arg(long, value_name = "N", help_heading = "Training")]
+    epochs: Option<u32>,
+    /// Steps an epoch (default: one pass over the unlabelled images).
+    #[arg(long, value_name = "N", help_heading = "Training")]
+    steps_per_epoch: Option<u32>,
+    /// Seed of everything random.
+    #[arg(long, value_name = "N", help_heading = "Training")]
+    seed: Option<u32>,
+    /// Steps between checkpoints (0: at the ends of epochs only).
+    #[arg(long, value_name = "N", help_heading = "Training")]
+    checkpoint_every: Option<u32>,
+    /// Epochs between validations.
+    #[arg(long, value_name = "N", help_heading = "Training")]
+    val_every: Option<u32>,
+}
+
+fn parse_crop(text: &str) -> std::result::Result<[u32; 2], String> {
+    let side = |t: &str| t.trim().parse::<u32>().map_err(|_| format!("expected 256 or 256x512, got {text:?}"));
+    match text.split_once('x') {
+        Some((h, w)) => Ok([side(h)?, side(w)?]),
+        None => side(text).map(|s| [s, s]),
+    }
+}
+
+fn path(p: &Option<PathBuf>) -> Result<Option<String>> {
+    let text = |p: &PathBuf| {
+        p.to_str().map(String::from).ok_or_else(|| Error::Usage(format!("{} is not UTF-8", p.display())))
+    };
+    p.as_ref().map(text).transpose()
+}
+
+/// The name of a value as in a configuration file.
+fn word(value: Option<impl Serialize>) -> Result<Option<toml::Value>> {
+    value.map(|v| toml::Value::try_from(v).map_err(|e| Error::Usage(e.to_string()))).transpose()
+}
+
+impl Args {
+    fn overrides(&self) -> Result<Overrides> {
+        let mut o = Overrides::default();
+        self.data.apply(&mut o)?;
+        o.set_some("data.labeled", path(&self.labeled)?);
+        o.set_some("data.unlabeled", path(&self.unlabeled)?);
+        o.set_some("augment.crop", self.crop.map(|c| c.map(i64::from).to_vec()));
+        for (key, value) in [
+            ("augment.base_size", self.base_size),
+            ("eval.long_side", self.eval_size),
+            ("method.warm_up_epochs", self.warm_up_epochs),
+            ("optim.batch_size", self.batch_size),
+            ("schedule.epochs", self.epochs),
+            ("schedule.steps_per_epoch", self.steps_per_epoch),
+            ("schedule.seed", self.seed),
+            ("run.checkpoint_every", self.checkpoint_every),
+            ("run.val_every", self.val_every),
+        ] {
+            o.set_some(key, value.map(i64::from));
+        }
+        for (key, value) in [
+            ("method.threshold", self.threshold),
+            ("method.negative_threshold", self.negative_threshold),
+            ("method.unsup_weight", self.unsup_weight),
+            ("method.ramp_up_epochs", self.ramp_up_epochs),
+            ("method.ema_decay", self.ema_decay),
+            ("optim.lr", self.lr),
+        ] {
+            o.set_some(key, value);
+        }
+        o.set_some("model.name", self.model.clone());
+        o.set_some("optim.supervised_loss", self.supervised_loss.clone());
+        o.set_some("method.algorithm", word(self.algorithm)?);
+        o.set_some("method.tvat", word(self.tvat)?);
+        o.set_some("method.cut_mix", word(self.cut_mix)?);
+        o.set_some("method.ramp_up", word(self.ramp_up)?);
+        self.set.iter().try_for_each(|text| o.assign(text))?;
+        Ok(o)
+    }
+
+    fn config(&self) -> Result<RunConfig> {
+        // With nothing that says which images, the built-in scenes.
+        let own_data = self.config.is_some() || self.data.has_dir();
+        config::load::load(self.config.as_deref(), &self.overrides()?, (!own_data).then_some(Preset::Demo))
+    }
+}
+
+impl DataArgs {
+    fn has_dir(&self) -> bool {
+        self.data.is_some()
+    }
+}
+
+/// Runs `train`.
+pub fn run(args: Args) -> Result<()> {
+    let device = args.device.open()?;
+    if let Some(root) = &args.resume {
+        if args.config.is_some() || args.out.is_some() || !args.overrides()?.is_empty() {
+            return Err(Error::Usage(
+                "--resume continues a run as it was configured; it takes no --config, --out or other setting".into(),
+            ));
+        }
+        let dir = RunDir::open(root)?;
+        let path = dir.config();
+        let text = std::fs::read_to_string(&path).map_err(Error::io(&path))?;
+        let config = config::parse(&path.display().to_string(), &text)?;
+        let data = train::check(&config)?;
+        let summary = train::resume(&device, &config, &data, &dir)?;
+        report(&summary, dir.root());
+        return Ok(());
+    }
+    let mut config = args.config()?;
+    config.spell_out()?;
+    let data = train::check(&config)?;
+    let dir = RunDir::create(&args.out.clone().unwrap_or_else(|| free_folder(&config)))?;
+    tracing::info!(
+        "training {} on {} labelled and {} unlabelled images, {} epochs of {} steps, into {}",
+        config.model.name,
+        data.labeled.len(),
+        data.unlabeled.as_ref().map_or(0, |u| u.len()),
+        config.schedule.epochs,
+        data.steps_per_epoch(&config),
+        dir.root().display()
+    );
+    let summary = train::start(&device, &config, &data, &dir)?;
+    report(&summary, dir.root());
+    Ok(())
+}
+
+/// The first of runs/NAME, runs/NAME-2, … that is not there.
+fn free_folder(config: &RunConfig) -> PathBuf {
+    let algorithm = config.method.algorithm.to_possible_value().map_or_else(String::new, |v| v.get_name().to_string());
+    let preset = config.data.preset.map_or_else(|| "custom".to_string(), |p| format!("{p:?}").to_lowercase());
+    let base = format!("{preset}-{algorithm}-s{}", config.schedule.seed);
+    let numbered = (2..).map(|n| format!("{base}-{n}"));
+    let mut names = std::iter::once(base.clone()).chain(numbered).map(|n| Path::new("runs").join(n));
+    names.find(|p| !p.exists()).unwrap_or_else(|| Path::new("runs").join(&base))
+}
+
+fn report(summary: &Summary, root: &Path) {
+    println!("{:<10} {:>8} {:>10}", "network", "mIoU %", "pixels %");
+    for name in ["teacher1", "teacher2", "ensemble", "student"] {
+        if let Some(s) = summary.get(name) {
+            println!("{name:<10} {:>8.2} {:>10.2}", 100.0 * s.miou, 100.0 * s.pixel_accuracy);
+        }
+    }
+    println!("results in {}", root.display());
+}

@@ -1,0 +1,146 @@
+//! Refuses what cannot train, before anything is written: each message names the key, what was expected and what came.
+
+use super::{RunConfig, available_mib, needed_mib};
+use crate::method::{Algorithm, Tvat};
+use crate::{Error, Result};
+
+/// Checks every value that is not checked where it is used.
+///
+/// # Errors
+/// [`Error::Config`] naming the key; [`Error::Usage`] never.
+pub fn validate(config: &RunConfig) -> Result<()> {
+    let fail = |key: &str, expected: &str, got: String| {
+        Err(Error::config("resolved", format!("{key}: expected {expected}, got {got}")))
+    };
+    if config.data.num_classes == 0 {
+        return fail("data.num_classes (--num-classes)", "2 to 254 classes, or a preset that says it", "none".into());
+    }
+    if !(2..=254).contains(&config.data.num_classes) {
+        return fail("data.num_classes", "2 to 254 classes", config.data.num_classes.to_string());
+    }
+    config.model_config()?;
+    config.augment.validate()?;
+    config.normalize.validate()?;
+    check_batch(config.optim.batch_size)?;
+
+    let (m, o, s) = (&config.method, &config.optim, &config.schedule);
+    let in_range = |key: &str, value: f64, lo: f64, hi: f64| {
+        if (lo..=hi).contains(&value) {
+            return Ok(());
+        }
+        let hi = if hi == f64::MAX { "any finite number".into() } else { hi.to_string() };
+        fail(key, &format!("{lo} to {hi}"), value.to_string())
+    };
+    for (key, value, lo, hi) in [
+        ("optim.lr", o.lr, 0.0, f64::MAX),
+        ("optim.momentum", o.momentum, 0.0, 1.0),
+        ("optim.weight_decay", o.weight_decay, 0.0, f64::MAX),
+        ("optim.ohem_threshold", o.ohem_threshold, 0.0, 1.0),
+        ("method.tvat_eps", m.tvat_eps, 0.0, f64::MAX),
+        ("method.threshold", m.threshold, 0.0, 1.0),
+        ("method.negative_threshold", m.negative_threshold, 0.0, 1.0),
+        ("method.gamma", m.gamma, 0.0, 1.0),
+        ("method.unsup_weight", m.unsup_weight, 0.0, f64::MAX),
+        ("method.ramp_up_epochs", m.ramp_up_epochs, 0.0, f64::MAX),
+        ("method.ema_decay", m.ema_decay, 0.0, 1.0),
+    ] {
+        in_range(key, value, lo, hi)?;
+    }
+    if m.tvat == Tvat::FiniteDifference && !(m.tvat_xi > 0.0 && m.tvat_xi.is_finite()) {
+        return fail("method.tvat_xi", "above 0", m.tvat_xi.to_string());
+    }
+    for (key, value) in [
+        ("method.topk", m.topk as u64),
+        ("method.tvat_iterations", m.tvat_iterations as u64),
+        ("optim.ohem_min_kept", o.ohem_min_kept as u64),
+        ("schedule.epochs", s.epochs),
+        ("run.val_every", config.run.val_every),
+        ("eval.batch_size", config.eval.batch_size as u64),
+    ] {
+        if value == 0 {
+            return fail(key, "at least 1", "0".into());
+        }
+    }
+    if m.algorithm != Algorithm::Supervised && m.warm_up_epochs >= s.epochs {
+        return fail(
+            "schedule.epochs",
+            &format!("more than the {} warm-up epochs (method.warm_up_epochs)", m.warm_up_epochs),
+            s.epochs.to_string(),
+        );
+    }
+    Ok(())
+}
+
+/// Batch norm's statistics of the image-pooling branch need two values a channel, hence two images.
+///
+/// # Errors
+/// [`Error::Config`] for fewer.
+pub fn check_batch(batch_size: usize) -> Result<()> {
+    if batch_size < 2 {
+        return Err(Error::config(
+            "resolved",
+            format!(
+                "optim.batch_size (--batch-size): expected at least 2 images, as batch norm over pooled features needs \
+                 two values, got {batch_size}"
+            ),
+        ));
+    }
+    Ok(())
+}
+
+/// Compares the estimated need with what the machine has.
+///
+/// # Errors
+/// [`Error::Memory`] with both and the settings that decide.
+pub fn check_memory(config: &RunConfig) -> Result<()> {
+    let needed = needed_mib(config)?;
+    let [h, w] = config.augment.crop;
+    match available_mib() {
+        Some(available) if needed > available => Err(Error::Memory {
+            what: format!(
+                "training {} with crops of {h} x {w} (augment.crop) and batches of {} (optim.batch_size)",
+                config.model.name, config.optim.batch_size
+            ),
+            needed_mib: needed,
+            available_mib: available,
+        }),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::Preset;
+
+    #[test]
+    fn presets_are_valid_and_bad_values_name_their_key() {
+        for p in [Preset::Voc, Preset::Cityscapes, Preset::Camvid, Preset::Demo] {
+            validate(&RunConfig::preset(Some(p))).unwrap();
+        }
+        type Change = fn(&mut RunConfig);
+        let cases: [(&str, Change); 6] = [
+            ("batch_size", |c| c.optim.batch_size = 1),
+            ("method.threshold", |c| c.method.threshold = 2.0),
+            ("optim.lr", |c| c.optim.lr = f64::NAN),
+            ("schedule.epochs", |c| c.schedule.epochs = 1),
+            ("num_classes", |c| c.data.num_classes = 0),
+            ("crop", |c| c.augment.crop = [0, 8]),
+        ];
+        for (key, change) in cases {
+            let mut c = RunConfig::preset(Some(Preset::Demo));
+            change(&mut c);
+            let text = validate(&c).unwrap_err().to_string();
+            assert!(text.contains(key), "{key}: {text}");
+        }
+    }
+
+    #[test]
+    fn a_crop_that_no_machine_holds_is_refused() {
+        let mut c = RunConfig::preset(Some(Preset::Demo));
+        c.augment.crop = [200_000, 200_000];
+        if available_mib().is_some() {
+            assert!(matches!(check_memory(&c), Err(Error::Memory { .. })));
+        }
+    }
+}

@@ -1,0 +1,78 @@
+//! Confusion matrices and the numbers made from them. Plain host arithmetic.
+
+use serde::{Deserialize, Serialize};
+
+/// Counts of (target, prediction) pairs: row = target, column = prediction.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Confusion {
+    num_classes: usize,
+    counts: Vec<u64>,
+}
+
+/// What a confusion matrix says, as shares of 1.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Scores {
+    /// Mean of `iou` over the classes that have one.
+    pub miou: f64,
+    /// Intersection over union a class; `None` for a class in neither targets nor predictions.
+    pub iou: Vec<Option<f64>>,
+    /// Share of counted pixels that are right.
+    pub pixel_accuracy: f64,
+}
+
+impl Confusion {
+    /// An empty matrix.
+    pub fn new(num_classes: usize) -> Confusion {
+        Confusion { num_classes, counts: vec![0; num_classes * num_classes] }
+    }
+
+    /// Adds the counts of one batch, `[num_classes, num_classes]` row by row.
+    pub fn add(&mut self, counts: &[u64]) {
+        for (sum, c) in self.counts.iter_mut().zip(counts) {
+            *sum += c;
+        }
+    }
+
+    /// Intersection over union, its mean and pixel accuracy (0 where nothing was counted).
+    pub fn scores(&self) -> Scores {
+        let n = self.num_classes;
+        let at = |t: usize, p: usize| self.counts[t * n + p];
+        let iou: Vec<Option<f64>> = (0..n)
+            .map(|c| {
+                let target: u64 = (0..n).map(|p| at(c, p)).sum();
+                let pred: u64 = (0..n).map(|t| at(t, c)).sum();
+                let union = target + pred - at(c, c);
+                (union > 0).then(|| at(c, c) as f64 / union as f64)
+            })
+            .collect();
+        let present: Vec<f64> = iou.iter().flatten().copied().collect();
+        let total: u64 = self.counts.iter().sum();
+        let right: u64 = (0..n).map(|c| at(c, c)).sum();
+        Scores {
+            miou: if present.is_empty() { 0.0 } else { present.iter().sum::<f64>() / present.len() as f64 },
+            iou,
+            pixel_accuracy: if total == 0 { 0.0 } else { right as f64 / total as f64 },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn absent_classes_and_ignored_pixels_do_not_count() {
+        let mut m = Confusion::new(4);
+        // Class 3 is in neither targets nor predictions, class 2 is only predicted.
+        m.add(&[1, 0, 0, 0, 1, 2, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+        let s = m.scores();
+        assert_eq!(s.iou, vec![Some(0.5), Some(0.5), Some(0.0), None]);
+        assert!((s.miou - 1.0 / 3.0).abs() < 1e-15 && (s.pixel_accuracy - 0.6).abs() < 1e-15);
+    }
+
+    #[test]
+    fn nothing_counted_is_zero() {
+        let s = Confusion::new(2).scores();
+        assert_eq!((s.miou, s.pixel_accuracy), (0.0, 0.0));
+    }
+}

@@ -1,0 +1,206 @@
+//! Checkpoint files: safetensors with PyTorch's layouts and the authors' tensor names, behind `student.`, `teacher1.` and
+//! `teacher2.`; momenta behind `momentum.`; one JSON text of metadata. Written whole or not at all.
+
+use super::state::{Progress, State};
+use crate::config::{EvalConfig, RunConfig};
+use crate::data::{Normalize, Preset};
+use crate::eval::{Nets, Settings};
+use crate::method::Algorithm;
+use crate::model::io::{TensorFile, prefixed, write_tensors};
+use crate::model::{DeepLab, ModelConfig, Network};
+use crate::ops::Backend;
+use crate::{Error, Result};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+const METADATA_KEY: &str = "psmt-fast";
+const MOMENTUM: &str = "momentum";
+
+/// What a checkpoint says about itself.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Metadata {
+    /// Sizes of the networks.
+    pub model: ModelConfig,
+    /// What was trained: decides which networks there are.
+    pub algorithm: Algorithm,
+    /// The known data set it was trained on, for names and colours.
+    pub preset: Option<Preset>,
+    /// Mean and deviation of the images that the networks know.
+    pub normalize: Normalize,
+    /// How validation images were predicted.
+    pub eval: EvalConfig,
+    /// Counters.
+    pub progress: Progress,
+}
+
+impl Metadata {
+    /// Of a run with this configuration, at its start.
+    ///
+    /// # Errors
+    /// As [`RunConfig::model_config`].
+    pub fn new(config: &RunConfig) -> Result<Metadata> {
+        Ok(Metadata {
+            model: config.model_config()?,
+            algorithm: config.method.algorithm,
+            preset: config.data.preset,
+            normalize: config.normalize,
+            eval: config.eval.clone(),
+            progress: Progress::default(),
+        })
+    }
+
+    /// How images become predictions.
+    pub fn settings(&self) -> Settings {
+        let EvalConfig { long_side, window, batch_size } = self.eval;
+        Settings { normalize: self.normalize, long_side, window, batch_size }
+    }
+}
+
+/// Writes `state` to all of `paths`.
+///
+/// # Errors
+/// [`Error::Io`]; an older checkpoint at a path stays as it was.
+pub fn save<B: Backend>(b: &B, arch: &DeepLab, state: &State<B>, meta: &Metadata, paths: &[PathBuf]) -> Result<()> {
+    let mut tensors = Vec::new();
+    let named = state.named(meta.algorithm);
+    for (name, net) in &named {
+        let (params, stats) = net.download(b);
+        tensors.extend(prefixed(name, arch.table.export(&params, &stats)));
+    }
+    let momenta = std::iter::once(&state.nets.momentum).chain(&state.teacher_momenta);
+    for ((name, _), momentum) in named.iter().zip(momenta) {
+        let values = arch.table.export(&b.download_vector(momentum), &[]);
+        tensors.extend(prefixed(&format!("{MOMENTUM}.{name}"), values));
+    }
+    let json = serde_json::to_string(meta)
+        .map_err(|e| Error::checkpoint(&paths[0], format!("metadata cannot be written: {e}")))?;
+    let info = BTreeMap::from([(METADATA_KEY.to_string(), json)]);
+    paths.iter().try_for_each(|path| write_tensors(path, &tensors, &info))
+}
+
+/// An open checkpoint file, checked to be whole.
+pub struct Checkpoint {
+    file: TensorFile,
+    /// What it says about itself.
+    pub meta: Metadata,
+}
+
+impl Checkpoint {
+    /// Opens a file.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where it cannot be read, [`Error::Checkpoint`] where it is truncated or something else.
+    pub fn open(path: &Path) -> Result<Checkpoint> {
+        let file = TensorFile::open(path)?;
+        let fail = |message: String| Error::checkpoint(path, message);
+        let json = file
+            .metadata(METADATA_KEY)
+            .ok_or_else(|| fail(format!("expected a checkpoint of this program, got no {METADATA_KEY:?} metadata")))?;
+        let meta: Metadata =
+            serde_json::from_str(json).map_err(|e| fail(format!("metadata cannot be read: {e}")))?;
+        meta.model.validate().map_err(|e| fail(format!("metadata: {e}")))?;
+        Ok(Checkpoint { file, meta })
+    }
+
+    /// Checks that the networks are of `model` and trained by `algorithm`.
+    ///
+    /// # Errors
+    /// [`Error::Checkpoint`] with both.
+    pub fn expect(&self, model: &ModelConfig, algorithm: Algorithm) -> Result<()> {
+        let differ = |expected: String, got: String| {
+            Err(Error::checkpoint(
+                self.file.path(),
+                format!("is of another run: expected {expected} as in its config.toml, got {got}"),
+            ))
+        };
+        if self.meta.model != *model {
+            return differ(format!("{model:?}"), format!("{:?}", self.meta.model));
+        }
+        if self.meta.algorithm != algorithm {
+            return differ(format!("{algorithm:?}"), format!("{:?}", self.meta.algorithm));
+        }
+        Ok(())
+    }
+
+    fn network<B: Backend>(&self, b: &B, arch: &DeepLab, name: &str) -> Result<Network<B>> {
+        let (params, stats) = self.file.network(&arch.table, name)?;
+        Ok(Network::upload(b, &params, &stats))
+    }
+
+    /// The flat momentum of the network `name`; `None` where the file has none.
+    fn momentum(&self, arch: &DeepLab, name: &str) -> Result<Option<Vec<f32>>> {
+        let prefix = format!("{MOMENTUM}.{name}");
+        if !self.file.names().iter().any(|n| n.starts_with(&prefix)) {
+            return Ok(None);
+        }
+        let mut failed = None;
+        let values = arch.table.import(|tensor| {
+            // Running statistics have no momentum; the table asks for them all the same.
+            if let Some(e) = arch.table.stats.iter().find(|e| e.name == tensor) {
+                return Some((e.shape.clone(), vec![0.0; e.span.len]));
+            }
+            match self.file.tensor(&format!("{prefix}.{tensor}")) {
+                Ok(t) => t.map(|t| (t.shape, t.data)),
+                Err(e) => {
+                    failed = Some(e);
+                    None
+                }
+            }
+        });
+        match (values, failed) {
+            (_, Some(e)) => Err(e),
+            (Ok((values, _)), None) => Ok(Some(values)),
+            (Err(message), None) => Err(Error::checkpoint(self.file.path(), format!("{prefix}: {message}"))),
+        }
+    }
+
+    /// Puts the file's values and counters into `state`.
+    ///
+    /// # Errors
+    /// [`Error::Checkpoint`] naming a tensor that is missing or has another shape.
+    pub fn restore<B: Backend>(&self, b: &B, arch: &DeepLab, state: &mut State<B>) -> Result<()> {
+        let names: Vec<_> = state.named(self.meta.algorithm).into_iter().map(|(name, _)| name).collect();
+        let (mut nets, mut momenta) = (Vec::new(), Vec::new());
+        for name in names {
+            nets.push(self.network(b, arch, name)?);
+            momenta.extend(self.momentum(arch, name)?.map(|m| b.upload_vector(&m)));
+        }
+        if momenta.is_empty() {
+            return Err(Error::checkpoint(self.file.path(), "expected the student's momentum, got none"));
+        }
+        state.nets.momentum = momenta.remove(0);
+        state.teacher_momenta = momenta;
+        let slots = [&mut state.nets.student, &mut state.nets.teacher1, &mut state.nets.teacher2];
+        for (slot, net) in slots.into_iter().zip(nets) {
+            *slot = net;
+        }
+        state.progress = self.meta.progress.clone();
+        Ok(())
+    }
+
+    /// Only the networks, for predictions.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::restore`].
+    pub fn networks<B: Backend>(&self, b: &B, arch: &DeepLab) -> Result<Owned<B>> {
+        let teachers = ["teacher1", "teacher2"].into_iter().take(self.meta.algorithm.num_teachers());
+        Ok(Owned {
+            student: self.network(b, arch, "student")?,
+            teachers: teachers.map(|name| self.network(b, arch, name)).collect::<Result<_>>()?,
+        })
+    }
+}
+
+/// Networks read from a checkpoint.
+pub struct Owned<B: Backend> {
+    student: Network<B>,
+    teachers: Vec<Network<B>>,
+}
+
+impl<B: Backend> Owned<B> {
+    /// For predictions.
+    pub fn nets(&self) -> Nets<'_, B> {
+        Nets { student: &self.student, teachers: self.teachers.iter().collect() }
+    }
+}

@@ -1,0 +1,157 @@
+//! The images of a run, by its configuration: lists or drawn scenes, and their loaders. Knows data and configuration
+//! only.
+
+use crate::config::{DataConfig, RunConfig};
+use crate::data::{
+    FolderOptions, FolderSource, LabeledBatch, Layout, List, Loader, LoaderSpec, Masks, Source, UnlabeledBatch,
+    Preset, SceneSource, SceneSpec,
+    check_disjoint,
+};
+use crate::method::Algorithm;
+use crate::{Error, Result};
+use std::path::Path;
+use std::sync::Arc;
+
+/// Batches that a loader keeps ready.
+const PREFETCH: usize = 3;
+/// Stream of the unlabelled loader; labelled loaders have their network's number.
+const UNLABELED_STREAM: u16 = 16;
+
+/// Sources of a run.
+pub struct Datasets {
+    /// Images with masks for training.
+    pub labeled: Arc<dyn Source>,
+    /// Images without; `None` for the supervised baseline without a list of them.
+    pub unlabeled: Option<Arc<dyn Source>>,
+    /// Images with masks for validation.
+    pub val: Arc<dyn Source>,
+}
+
+impl Datasets {
+    /// Opens what `config` names and checks that it can be read: every list and file, the headers of images and masks, and
+    /// the classes of the labelled and validation masks.
+    ///
+    /// # Errors
+    /// [`Error::Data`] naming file, line and what was expected; [`Error::Config`] for a list that is not given.
+    pub fn open(config: &RunConfig) -> Result<Datasets> {
+        let d = &config.data;
+        let needs_unlabeled = config.method.algorithm != Algorithm::Supervised;
+        if d.preset == Some(Preset::Demo) {
+            let [labeled, unlabeled, val] = demo(d)?;
+            return Ok(Datasets { labeled, unlabeled: Some(unlabeled), val });
+        }
+        let labeled = read_list(d, "labeled", d.labeled.as_deref(), Masks::Required)?;
+        let unlabeled = match (&d.unlabeled, needs_unlabeled) {
+            (None, false) => None,
+            (path, _) => Some(read_list(d, "unlabeled", path.as_deref(), Masks::Ignored)?),
+        };
+        let val = read_list(d, "val", d.val.as_deref(), Masks::Required)?;
+        check_disjoint(&labeled, unlabeled.as_ref(), &val)?;
+        let options = FolderOptions::new(d.num_classes);
+        let open = |list: List| -> Result<Arc<dyn Source>> {
+            let source = FolderSource::new(list, options);
+            source.check_masks()?;
+            Ok(Arc::new(source))
+        };
+        let unlabeled = match unlabeled {
+            Some(list) => {
+                let source = FolderSource::new(list, options);
+                source.check_headers()?;
+                Some(Arc::new(source) as Arc<dyn Source>)
+            }
+            None => None,
+        };
+        Ok(Datasets { labeled: open(labeled)?, unlabeled, val: open(val)? })
+    }
+
+    /// Steps an epoch: as configured, or one pass over the unlabelled images (the labelled ones where there are none).
+    pub fn steps_per_epoch(&self, config: &RunConfig) -> u64 {
+        let images = self.unlabeled.as_ref().unwrap_or(&self.labeled).len();
+        match config.schedule.steps_per_epoch {
+            0 => images.div_ceil(config.optim.batch_size).max(1) as u64,
+            steps => steps,
+        }
+    }
+
+    /// Loaders from `step` on: `labeled` of labelled batches, each with its own order, and one of unlabelled batches where
+    /// wanted.
+    pub(super) fn loaders(&self, config: &RunConfig, step: u64, labeled: usize, unlabeled: bool) -> Result<Loaders> {
+        let spec = |stream: u16| LoaderSpec {
+            seed: config.schedule.seed,
+            stream,
+            batch: config.optim.batch_size,
+            augment: config.augment.clone(),
+            normalize: config.normalize,
+            prefetch: PREFETCH,
+        };
+        let mut loaders = Loaders { labeled: Vec::new(), unlabeled: None };
+        for stream in 0..labeled {
+            let mut loader = Loader::labeled(self.labeled.clone(), spec(stream as u16))?;
+            loader.start(step)?;
+            loaders.labeled.push(loader);
+        }
+        if let Some(source) = self.unlabeled.as_ref().filter(|_| unlabeled) {
+            let mut loader = Loader::unlabeled(source.clone(), spec(UNLABELED_STREAM))?;
+            loader.start(step)?;
+            loaders.unlabeled = Some(loader);
+        }
+        Ok(loaders)
+    }
+}
+
+/// Running loaders of a phase.
+pub(super) struct Loaders {
+    labeled: Vec<Loader<LabeledBatch>>,
+    unlabeled: Option<Loader<UnlabeledBatch>>,
+}
+
+impl Loaders {
+    /// The next labelled batch of network `number`.
+    pub fn labeled(&mut self, number: usize) -> Result<LabeledBatch> {
+        self.labeled[number].next_labeled()
+    }
+
+    /// The next unlabelled batch.
+    pub fn unlabeled(&mut self) -> Result<UnlabeledBatch> {
+        match &mut self.unlabeled {
+            Some(loader) => loader.next_unlabeled(),
+            None => Err(Error::Usage("this algorithm needs unlabelled images: give a list with --unlabeled".into())),
+        }
+    }
+}
+
+/// The validation images alone, for `eval`.
+///
+/// # Errors
+/// As [`Datasets::open`].
+pub fn val_source(d: &DataConfig) -> Result<Arc<dyn Source>> {
+    if d.preset == Some(Preset::Demo) {
+        let [_, _, val] = demo(d)?;
+        return Ok(val);
+    }
+    let list = read_list(d, "val", d.val.as_deref(), Masks::Required)?;
+    let source = FolderSource::new(list, FolderOptions::new(d.num_classes));
+    source.check_masks()?;
+    Ok(Arc::new(source))
+}
+
+fn read_list(d: &DataConfig, key: &str, path: Option<&Path>, masks: Masks) -> Result<List> {
+    let missing = |key: &str| {
+        Error::config("data", format!("data.{key} (--{}) is not given; expected a path", key.replace("dir", "data")))
+    };
+    let path = path.ok_or_else(|| missing(key))?;
+    let dir = d.dir.as_deref().ok_or_else(|| missing("dir"))?;
+    List::read(path, dir, d.preset.map_or(Layout::Folder, Preset::layout), masks)
+}
+
+/// Labelled, unlabelled and validation scenes: ranges of one family that do not meet.
+fn demo(d: &DataConfig) -> Result<[Arc<dyn Source>; 3]> {
+    let mut first = 0;
+    let mut next = |len: usize| -> Result<Arc<dyn Source>> {
+        let size = (d.demo_size, d.demo_size);
+        let source = SceneSource::new(SceneSpec { seed: d.demo_seed, first, len, size })?;
+        first += len as u64;
+        Ok(Arc::new(source))
+    };
+    Ok([next(d.demo_labeled)?, next(d.demo_unlabeled)?, next(d.demo_val)?])
+}

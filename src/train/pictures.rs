@@ -1,0 +1,93 @@
+//! Pictures of a validation: a row an image with image, truth, prediction and confidence side by side.
+
+use crate::eval::{Palette, Seen, Which};
+use crate::model::io::write_atomically;
+use crate::ops::{Backend, Size};
+use crate::{Error, Result};
+use std::path::Path;
+
+/// One row of a picture, RGB.
+pub struct Strip {
+    size: Size,
+    data: Vec<u8>,
+}
+
+/// Image | truth | prediction of `which` | confidence (black 0, white 1).
+pub fn strip<B: Backend>(seen: &Seen<'_, B>, which: Which, palette: &Palette) -> Strip {
+    let (h, w) = seen.sample.image.size;
+    let (label, confidence) = seen.prediction(which);
+    let truth = seen.sample.mask.as_ref().map(|m| &m.data);
+    let mut data = Vec::with_capacity(h * 4 * w * 3);
+    for y in 0..h {
+        let row = y * w..(y + 1) * w;
+        data.extend_from_slice(&seen.sample.image.data[3 * row.start..3 * row.end]);
+        match truth {
+            Some(t) => data.extend(t[row.clone()].iter().flat_map(|&c| palette.color(c))),
+            None => data.extend(std::iter::repeat_n(0, 3 * w)),
+        }
+        data.extend(label[row.clone()].iter().flat_map(|&c| palette.color(c)));
+        data.extend(confidence[row].iter().flat_map(|&c| [(255.0 * c).round() as u8; 3]));
+    }
+    Strip { size: (h, 4 * w), data }
+}
+
+/// Writes strips one under another as PNG; narrower ones get a black border.
+///
+/// # Errors
+/// [`Error::Io`].
+pub fn write(path: &Path, strips: &[Strip]) -> Result<()> {
+    let width = strips.iter().map(|s| s.size.1).max().unwrap_or(1);
+    let height: usize = strips.iter().map(|s| s.size.0).sum();
+    let mut data = Vec::with_capacity(width * height * 3);
+    for s in strips {
+        for row in s.data.chunks_exact(3 * s.size.1) {
+            data.extend_from_slice(row);
+            data.resize(data.len() + 3 * (width - s.size.1), 0);
+        }
+    }
+    write_png(path, (height, width), Pixels::Rgb, &data)
+}
+
+/// What a PNG's bytes are.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Pixels<'a> {
+    /// Three bytes a pixel.
+    Rgb,
+    /// One byte a pixel, a brightness or a class.
+    Gray,
+    /// One byte a pixel, a class with a colour.
+    Classes(
+        /// The colours.
+        &'a Palette,
+    ),
+}
+
+/// Writes a PNG of 8 bits a channel, whole or not at all.
+///
+/// # Errors
+/// [`Error::Io`].
+pub fn write_png(path: &Path, (h, w): Size, pixels: Pixels<'_>, data: &[u8]) -> Result<()> {
+    let side = |v: usize| {
+        u32::try_from(v).map_err(|_| Error::shape("write_png", "sides below 2^32 pixels", format!("{h} x {w}")))
+    };
+    let (h, w) = (side(h)?, side(w)?);
+    write_atomically(path, |file| {
+        let mut encoder = png::Encoder::new(file, w, h);
+        encoder.set_depth(png::BitDepth::Eight);
+        encoder.set_color(match pixels {
+            Pixels::Rgb => png::ColorType::Rgb,
+            Pixels::Gray => png::ColorType::Grayscale,
+            Pixels::Classes(_) => png::ColorType::Indexed,
+        });
+        if let Pixels::Classes(palette) = pixels {
+            encoder.set_palette(palette.table());
+        }
+        let io = |e: png::EncodingError| match e {
+            png::EncodingError::IoError(e) => e,
+            other => std::io::Error::other(other),
+        };
+        let mut writer = encoder.write_header().map_err(io)?;
+        writer.write_image_data(data).map_err(io)?;
+        writer.finish().map_err(io)
+    })
+}

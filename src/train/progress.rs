@@ -1,0 +1,72 @@
+//! What a person sees of a run: bars on a terminal, a line at each epoch's end elsewhere. Prints, computes nothing.
+
+use indicatif::{ProgressBar, ProgressStyle};
+use std::io::IsTerminal;
+
+/// The running display.
+pub struct Display {
+    bar: Option<ProgressBar>,
+    miou: Option<f64>,
+}
+
+/// What a bar shows of one step.
+pub struct StepView {
+    /// Epoch, from 1, and number of epochs.
+    pub epoch: (u64, u64),
+    /// Whether the warm-up still runs.
+    pub warm_up: bool,
+    /// Supervised loss.
+    pub loss_sup: f64,
+    /// Weighted unsupervised loss.
+    pub loss_unsup: f64,
+    /// Images a second, labelled and unlabelled.
+    pub images_per_second: f64,
+}
+
+impl Display {
+    /// A display of `total` steps that begins at `step`.
+    pub fn new(total: u64, step: u64) -> Display {
+        let bar = std::io::stderr().is_terminal().then(|| {
+            let style = ProgressStyle::with_template("{bar:24} {pos}/{len} steps, {eta} left  {msg}")
+                .unwrap_or_else(|_| ProgressStyle::default_bar());
+            let bar = ProgressBar::new(total).with_style(style).with_position(step);
+            bar.reset_eta();
+            bar
+        });
+        Display { bar, miou: None }
+    }
+
+    /// After a step.
+    pub fn step(&self, done: u64, view: &StepView) {
+        let Some(bar) = &self.bar else { return };
+        bar.set_position(done);
+        let mut text = format!("epoch {}/{}", view.epoch.0, view.epoch.1);
+        text += &format!("  loss {:.3}", view.loss_sup);
+        text += &if view.warm_up { "  warm-up".into() } else { format!(" + {:.3}", view.loss_unsup) };
+        if let Some(miou) = self.miou {
+            text += &format!("  mIoU {:.1}", 100.0 * miou);
+        }
+        bar.set_message(text + &format!("  {:.1} images/s", view.images_per_second));
+    }
+
+    /// After a validation.
+    pub fn validated(&mut self, miou: f64) {
+        self.miou = Some(miou);
+    }
+
+    /// A line that stays.
+    pub fn line(&self, text: &str) {
+        match &self.bar {
+            Some(bar) => bar.suspend(|| tracing::info!("{text}")),
+            None => tracing::info!("{text}"),
+        }
+    }
+}
+
+impl Drop for Display {
+    fn drop(&mut self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! Everything that a run must remember: networks, momenta and counters. Knows the model and the method's networks; must
+//! not know files.
+
+use crate::eval::{Nets, Scores, Which};
+use crate::method::{Algorithm, Networks};
+use crate::model::{DeepLab, Network};
+use crate::ops::{Backend, HISTOGRAM_BINS};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// The values of a run.
+pub struct State<B: Backend> {
+    /// Student and teachers; teachers that the algorithm does not use stay as they were initialised.
+    pub nets: Networks<B>,
+    /// Momenta of teacher 1 and 2, while the warm-up trains them.
+    pub teacher_momenta: Vec<B::Vector>,
+    /// Counters and records.
+    pub progress: Progress,
+}
+
+/// Counters of a run and what its records need across a resume. Exact in JSON: floating-point sums are kept as bits.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Progress {
+    /// Finished steps of the student.
+    pub step: u64,
+    /// An epoch's last step is done, its record and validation are not.
+    pub epoch_end_pending: bool,
+    /// Records in `metrics.jsonl`.
+    pub metrics_lines: u64,
+    /// Sums over the running epoch.
+    pub sums: Sums,
+    /// The best validation so far.
+    pub best: Option<Best>,
+    /// The last validation, a name of [`Which`] each.
+    pub scores: BTreeMap<String, Scores>,
+}
+
+/// Sums over the steps of an epoch.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Sums {
+    /// Steps in the sums.
+    pub steps: u64,
+    /// Bits of the sum of the supervised losses.
+    pub loss_sup: u64,
+    /// Bits of the sum of the weighted unsupervised losses.
+    pub loss_unsup: u64,
+    /// Pixels that reached the confidence threshold.
+    pub passed: u64,
+    /// Pixels with a pseudo label.
+    pub pixels: u64,
+    /// Confidences in equal bins.
+    pub histogram: [u64; HISTOGRAM_BINS],
+}
+
+impl Sums {
+    /// Adds one step's losses.
+    pub fn add_losses(&mut self, sup: f64, unsup: f64) {
+        self.steps += 1;
+        self.loss_sup = (f64::from_bits(self.loss_sup) + sup).to_bits();
+        self.loss_unsup = (f64::from_bits(self.loss_unsup) + unsup).to_bits();
+    }
+
+    /// Mean supervised and unsupervised loss.
+    pub fn means(&self) -> (f64, f64) {
+        let n = self.steps.max(1) as f64;
+        (f64::from_bits(self.loss_sup) / n, f64::from_bits(self.loss_unsup) / n)
+    }
+
+    /// Share of pixels that reached the threshold.
+    pub fn pass_rate(&self) -> f64 {
+        self.passed as f64 / self.pixels.max(1) as f64
+    }
+}
+
+/// A best validation.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Best {
+    /// Epoch, from 1.
+    pub epoch: u64,
+    /// Bits of its mIoU.
+    pub miou: u64,
+}
+
+impl<B: Backend> State<B> {
+    /// Networks of a new run: each its own initialisation, momenta zero.
+    pub fn new(b: &B, arch: &DeepLab, seed: u64, algorithm: Algorithm) -> State<B> {
+        let net = |number: u64| {
+            let (params, stats) = arch.init(seed, number);
+            Network::upload(b, &params, &stats)
+        };
+        let zeros = || b.zeros(arch.table.num_params);
+        let student = net(0);
+        // A teacher that the algorithm leaves out is a cheap stand-in for the struct's field.
+        let teacher1 = if algorithm.num_teachers() >= 1 { net(1) } else { student.clone() };
+        let teacher2 = if algorithm.num_teachers() >= 2 { net(2) } else { student.clone() };
+        State {
+            nets: Networks { student, teacher1, teacher2, momentum: zeros(), grads: zeros() },
+            teacher_momenta: (0..algorithm.num_teachers()).map(|_| zeros()).collect(),
+            progress: Progress::default(),
+        }
+    }
+
+    /// The networks that `algorithm` trains, by their names in checkpoints.
+    pub fn named(&self, algorithm: Algorithm) -> Vec<(&'static str, &Network<B>)> {
+        let all = [
+            ("student", &self.nets.student),
+            (Which::Teacher1.name(), &self.nets.teacher1),
+            (Which::Teacher2.name(), &self.nets.teacher2),
+        ];
+        all.into_iter().take(1 + algorithm.num_teachers()).collect()
+    }
+
+    /// The same for predictions.
+    pub fn eval_nets(&self, algorithm: Algorithm) -> Nets<'_, B> {
+        let teachers = [&self.nets.teacher1, &self.nets.teacher2];
+        Nets { student: &self.nets.student, teachers: teachers.into_iter().take(algorithm.num_teachers()).collect() }
+    }
+
+    /// Names the first stored value that is not finite.
+    pub fn first_non_finite(&self, b: &B, arch: &DeepLab, algorithm: Algorithm) -> Option<String> {
+        for (name, net) in self.named(algorithm) {
+            if let Some(i) = b.first_non_finite(&net.params) {
+                return Some(format!("{name}.{}", param_name(arch, i)));
+            }
+            if let Some(i) = b.first_non_finite(&net.stats) {
+                return Some(format!("{name}.{}", arch.table.stat_at(i).map_or("statistics", |e| &e.name)));
+            }
+        }
+        let at = b.first_non_finite(&self.nets.momentum)?;
+        Some(format!("momentum of student.{}", param_name(arch, at)))
+    }
+}
+
+/// Name of the parameter at index `i` of the flat vector.
+pub fn param_name(arch: &DeepLab, i: usize) -> String {
+    arch.table.param_at(i).map_or_else(|| format!("parameter {i}"), |e| e.name.clone())
+}

@@ -1,0 +1,282 @@
+//! The networks against PyTorch's values and against finite differences, and their files.
+
+use psmt_fast::Error;
+use psmt_fast::backend::cpu::{Cpu, Real, Tensor};
+use psmt_fast::model::{DeepLab, ModelConfig, Network, Norm, io};
+use psmt_fast::ops::{self, Backend, Shape};
+use psmt_fast::rng::{Domain, Key};
+use std::collections::BTreeMap;
+use std::path::Path;
+
+const FIXTURE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/network_0.safetensors");
+
+/// Values of an NCHW file tensor as an NHWC activation.
+fn activation<T: Real>(file: &io::TensorFile, name: &str) -> Tensor<T> {
+    let t = file.require(name).unwrap();
+    let &[n, c, h, w] = t.shape.as_slice() else { panic!("{name}: {:?}", t.shape) };
+    let shape = Shape::new(n, h, w, c);
+    Tensor::from_fn(shape, |i| {
+        let (c_idx, position) = (i % c, i / c);
+        let (image, pixel) = (position / (h * w), position % (h * w));
+        T::from_f32(t.data[(image * c + c_idx) * h * w + pixel])
+    })
+}
+
+fn relative_error(got: impl Iterator<Item = f64>, want: impl Iterator<Item = f64>) -> f64 {
+    let (mut diff, mut norm) = (0.0, 0.0);
+    for (g, w) in got.zip(want) {
+        diff += (g - w) * (g - w);
+        norm += w * w;
+    }
+    (diff / norm.max(f64::MIN_POSITIVE)).sqrt()
+}
+
+fn assert_close(what: &str, error: f64, tolerance: f64) {
+    assert!(error < tolerance, "{what}: relative error {error:.3e}, expected below {tolerance:.0e}");
+}
+
+fn assert_tensor<T: Real>(what: &str, got: &Tensor<T>, want: &Tensor<T>, tolerance: f64) {
+    assert_eq!(got.shape(), want.shape(), "{what}");
+    let values = |t: &Tensor<T>| t.data().iter().map(|v| v.to_f64()).collect::<Vec<_>>().into_iter();
+    assert_close(what, relative_error(values(got), values(want)), tolerance);
+}
+
+/// One training pass of the fixture's network, forward and backward, then one in evaluation mode.
+fn check_network<T: Real>(tolerance: f64) {
+    let file = io::TensorFile::open(Path::new(FIXTURE)).unwrap();
+    let attrs: serde_json::Value = serde_json::from_str(file.metadata("attrs").unwrap()).unwrap();
+    let config: ModelConfig = serde_json::from_value(attrs["model"].clone()).unwrap();
+    assert_eq!(config, ModelConfig::tiny(5));
+    let arch = DeepLab::new(config).unwrap();
+    let b = Cpu::<T>::new();
+    let (params, stats) = file.network(&arch.table, "in.student").unwrap();
+    let mut net = Network::upload(&b, &params, &stats);
+    let x = activation::<T>(&file, "in.x");
+    let size = (x.shape().h, x.shape().w);
+
+    let (features, encoder) =
+        arch.encoder_forward(&b, &net.params, Norm::Train(&mut net.stats), &x, true).unwrap();
+    assert_eq!(features.shape(), arch.feature_shape(x.shape()));
+    let (logits, decoder) =
+        arch.decoder_forward(&b, &net.params, Norm::Train(&mut net.stats), &features, true).unwrap();
+    assert_eq!(logits.shape(), arch.logits_shape(x.shape()));
+    let full = ops::interpolate(&b, &logits, size).unwrap();
+    assert_tensor("logits", &full, &activation(&file, "out.logits"), tolerance);
+
+    let dfull = activation::<T>(&file, "in.dlogits");
+    let dlogits = ops::interpolate_bwd(&b, &dfull, (logits.shape().h, logits.shape().w)).unwrap();
+    let mut grads = b.zeros(arch.table.num_params);
+    let dfeatures = arch.decoder_backward(&b, &net.params, &mut grads, decoder.unwrap(), &dlogits).unwrap();
+    arch.encoder_backward(&b, &net.params, &mut grads, encoder.unwrap(), &dfeatures).unwrap();
+
+    let (_, stats) = net.download(&b);
+    let grads = arch.table.export(&b.download_vector(&grads), &[]);
+    assert_eq!(grads.len(), arch.table.params.len());
+    let stats = arch.table.export(&[], &stats);
+    assert_eq!(stats.len(), arch.table.stats.len());
+    for (prefix, tensors) in [("out.grad", grads), ("out.student", stats)] {
+        for got in io::prefixed(prefix, tensors) {
+            let want = file.require(&got.name).unwrap();
+            assert_eq!(got.shape, want.shape, "{}", got.name);
+            let values = |data: Vec<f32>| data.into_iter().map(f64::from);
+            assert_close(&got.name, relative_error(values(got.data), values(want.data)), tolerance);
+        }
+    }
+
+    let logits = arch.predict(&b, &net, &x).unwrap();
+    let full = ops::interpolate(&b, &logits, size).unwrap();
+    assert_tensor("logits_eval_after", &full, &activation(&file, "out.logits_eval_after"), tolerance);
+}
+
+#[test]
+fn network_matches_pytorch_in_f32() {
+    check_network::<f32>(1e-4);
+}
+
+#[test]
+fn network_matches_pytorch_in_f64() {
+    check_network::<f64>(1e-6); // the file holds f32
+}
+
+fn normal(shape: Shape, step: u64) -> Tensor<f64> {
+    let mut stream = Key::new(5, Domain::Bench, step).stream();
+    Tensor::new(shape, (0..shape.len()).map(|_| f64::from(stream.normal())).collect())
+}
+
+fn dot(x: &Tensor<f64>, y: &Tensor<f64>) -> f64 {
+    x.data().iter().zip(y.data()).map(|(a, b)| a * b).sum()
+}
+
+fn along(x: &Tensor<f64>, t: &Tensor<f64>, step: f64) -> Tensor<f64> {
+    Tensor::from_fn(x.shape(), |i| x.data()[i] + step * t.data()[i])
+}
+
+#[test]
+fn decoder_tangent_and_pullback_are_its_jacobian() {
+    let arch = DeepLab::new(ModelConfig::tiny(7)).unwrap();
+    let b = Cpu::<f64>::new();
+    let (mut params, mut stats) = arch.init(3, 1);
+    let mut stream = Key::new(6, Domain::Bench, 0).stream();
+    params[arch.table.num_decayed..].iter_mut().for_each(|v| *v += 0.2 * stream.normal());
+    stats.iter_mut().for_each(|v| *v += 0.3 * stream.uniform());
+    let net = Network::upload(&b, &params, &stats);
+    let shape = arch.feature_shape(Shape::new(2, 29, 37, 3));
+    let (x, t) = (normal(shape, 1), normal(shape, 2));
+    let forward = |x: &Tensor<f64>, save| {
+        arch.decoder_forward(&b, &net.params, Norm::Frozen(&net.stats), x, save).unwrap()
+    };
+    let saved = forward(&x, true).1.unwrap();
+    assert!(forward(&x, false).1.is_none());
+
+    let jt = arch.decoder_tangent(&b, &net, &saved, &t).unwrap();
+    let h = 1e-6;
+    let (plus, minus) = (forward(&along(&x, &t, h), false).0, forward(&along(&x, &t, -h), false).0);
+    let difference = Tensor::from_fn(plus.shape(), |i| (plus.data()[i] - minus.data()[i]) / (2.0 * h));
+    assert_tensor("tangent", &jt, &difference, 1e-7);
+
+    let c = normal(jt.shape(), 3);
+    let jc = arch.decoder_pullback(&b, &net, &saved, &c).unwrap();
+    assert_eq!(jc.shape(), shape);
+    let (left, right) = (dot(&jt, &c), dot(&t, &jc));
+    assert!((left - right).abs() < 1e-11 * left.abs(), "<J t, c> {left}, <t, Jᵀ c> {right}");
+}
+
+#[test]
+fn saved_passes_of_the_wrong_mode_are_errors() {
+    let arch = DeepLab::new(ModelConfig::tiny(3)).unwrap();
+    let b = Cpu::<f32>::new();
+    let (params, stats) = arch.init(0, 0);
+    let mut net = Network::upload(&b, &params, &stats);
+    let shape = arch.feature_shape(Shape::new(2, 16, 16, 3));
+    let x = b.upload(shape, &vec![0.5; shape.len()]);
+    let frozen = arch.decoder_forward(&b, &net.params, Norm::Frozen(&net.stats), &x, true).unwrap();
+    let train = arch.decoder_forward(&b, &net.params, Norm::Train(&mut net.stats), &x, true).unwrap();
+    let mut grads = b.zeros(arch.table.num_params);
+    let backward = arch.decoder_backward(&b, &net.params, &mut grads, frozen.1.unwrap(), &frozen.0);
+    assert!(matches!(backward, Err(Error::Shape { op: "decoder_backward", .. })));
+    let saved = train.1.unwrap();
+    let tangent = arch.decoder_tangent(&b, &net, &saved, &x);
+    assert!(matches!(tangent, Err(Error::Shape { op: "decoder_tangent", .. })));
+    let pullback = arch.decoder_pullback(&b, &net, &saved, &train.0);
+    assert!(matches!(pullback, Err(Error::Shape { op: "decoder_pullback", .. })));
+}
+
+#[test]
+fn one_image_cannot_be_trained_on_but_evaluated() {
+    let arch = DeepLab::new(ModelConfig::tiny(3)).unwrap();
+    let b = Cpu::<f32>::new();
+    let (params, stats) = arch.init(0, 0);
+    let mut net = Network::upload(&b, &params, &stats);
+    let shape = Shape::new(1, 17, 23, 3);
+    let x = b.upload(shape, &vec![0.5; shape.len()]);
+    let Err(error) = arch.encoder_forward(&b, &net.params, Norm::Train(&mut net.stats), &x, true) else {
+        panic!("one image was trained on");
+    };
+    assert!(error.to_string().contains("at least two images"), "{error}");
+    let logits = arch.predict(&b, &net, &x).unwrap();
+    assert_eq!(logits.shape(), arch.logits_shape(shape));
+    assert_eq!(logits.shape(), Shape::new(1, 5, 6, 3));
+}
+
+#[test]
+fn initial_values_depend_on_seed_and_network_only() {
+    let arch = DeepLab::new(ModelConfig::tiny(3)).unwrap();
+    let (params, stats) = arch.init(1, 2);
+    assert_eq!(arch.init(1, 2), (params.clone(), stats));
+    assert_ne!(arch.init(1, 1).0, params);
+    assert_ne!(arch.init(2, 2).0, params);
+    let entry = arch.table.params.iter().find(|e| e.name == "decoder.upsample.last_conv.0.weight").unwrap();
+    let values = &params[entry.span.range()];
+    let variance = values.iter().map(|v| f64::from(v * v)).sum::<f64>() / values.len() as f64;
+    let fan_in = (24 * 9) as f64;
+    assert!((variance * fan_in / 2.0 - 1.0).abs() < 0.1, "variance {variance}");
+}
+
+#[test]
+fn sizes_are_those_of_the_published_networks() {
+    // Parameter counts of the reference's Network(Config(...)) in PyTorch.
+    for (config, num_params) in [
+        (ModelConfig::resnet50(21), 40_475_957),
+        (ModelConfig::resnet101(19), 59_467_571),
+        (ModelConfig::tiny(5), 101_277),
+    ] {
+        let arch = DeepLab::new(config).unwrap();
+        assert_eq!(arch.table.num_params, num_params);
+        let covered: usize = arch.table.params.iter().map(|e| e.span.len).sum();
+        assert_eq!(covered, num_params);
+        let mut end = 0;
+        for (i, e) in arch.table.params.iter().enumerate() {
+            assert_eq!(e.span.offset, end, "{}", e.name);
+            end += e.span.len;
+            assert_eq!(e.shape.len() == 4, end <= arch.table.num_decayed, "{i} {}", e.name);
+        }
+    }
+    let arch = DeepLab::new(ModelConfig::resnet50(21)).unwrap();
+    let x = Shape::new(2, 128, 128, 3);
+    assert!(arch.activation_bytes(x) > 50 << 20 && arch.activation_bytes(x) < 500 << 20);
+    assert!(arch.flops(Shape { n: 4, ..x }) == 2 * arch.flops(x));
+}
+
+#[test]
+fn bad_configurations_name_the_key() {
+    let bad = ModelConfig { planes: 0, ..ModelConfig::tiny(3) };
+    assert!(DeepLab::new(bad).unwrap_err().to_string().contains("planes"));
+    assert!(DeepLab::new(ModelConfig::tiny(256)).unwrap_err().to_string().contains("num_classes"));
+    assert!(ModelConfig::by_name("vgg", 3).unwrap_err().to_string().contains("resnet50"));
+    let unknown: Result<ModelConfig, _> = serde_json::from_str(r#"{"depth": 3}"#);
+    assert!(unknown.unwrap_err().to_string().contains("depth"));
+}
+
+#[test]
+fn files_hold_several_networks_and_bad_ones_say_why() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("networks.safetensors");
+    let arch = DeepLab::new(ModelConfig::tiny(3)).unwrap();
+    let networks = [("student", arch.init(1, 0)), ("teacher1", arch.init(1, 1))];
+    let tensors: Vec<_> =
+        networks.iter().flat_map(|(k, (p, s))| io::prefixed(k, arch.table.export(p, s))).collect();
+    let metadata = BTreeMap::from([("b".to_string(), "2".to_string()), ("a".into(), "1".into())]);
+    io::write_tensors(&path, &tensors, &metadata).unwrap();
+    let bytes = std::fs::read(&path).unwrap();
+    io::write_tensors(&path, &tensors, &metadata).unwrap();
+    assert_eq!(std::fs::read(&path).unwrap(), bytes);
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "a temporary file was left");
+
+    let file = io::TensorFile::open(&path).unwrap();
+    assert_eq!((file.metadata("a"), file.metadata("c")), (Some("1"), None));
+    for (prefix, values) in &networks {
+        assert_eq!(&file.network(&arch.table, prefix).unwrap(), values);
+    }
+    let message = |r: Result<_, Error>| match r {
+        Err(e @ Error::Checkpoint { .. }) => e.to_string(),
+        Err(e) => panic!("another error: {e}"),
+        Ok(_) => panic!("no error"),
+    };
+    let missing = message(file.network(&arch.table, "teacher2").map(|_| ()));
+    assert!(missing.contains("teacher2") && missing.contains("missing"), "{missing}");
+    let wider = DeepLab::new(ModelConfig { aspp: 20, ..ModelConfig::tiny(3) }).unwrap();
+    assert!(message(file.network(&wider.table, "student").map(|_| ())).contains("expected shape"));
+    let deeper = DeepLab::new(ModelConfig { blocks: [2, 1, 1, 1], ..ModelConfig::tiny(3) }).unwrap();
+    assert!(message(file.network(&deeper.table, "student").map(|_| ())).contains("layer1.1"));
+    let extra =
+        [tensors, io::prefixed("student", deeper.table.export(&vec![0.0; deeper.table.num_params], &[]))];
+    let mut seen = std::collections::HashSet::new();
+    let extra: Vec<_> = extra.concat().into_iter().filter(|t| seen.insert(t.name.clone())).collect();
+    io::write_tensors(&path, &extra, &metadata).unwrap();
+    let extra = io::TensorFile::open(&path).unwrap();
+    assert!(message(extra.network(&arch.table, "student").map(|_| ())).contains("another one"));
+
+    for (content, word) in [
+        (&bytes[..bytes.len() - 5], "truncated"),
+        (&bytes[..100], "truncated"),
+        (&bytes[..3], "3 bytes"),
+        (b"\x89PNG\r\n\x1a\n and so on".as_slice(), "not one"),
+        (b"\x04\0\0\0\0\0\0\0nope".as_slice(), "not a safetensors header"),
+    ] {
+        std::fs::write(&path, content).unwrap();
+        let text = message(io::TensorFile::open(&path).map(|_| ()));
+        assert!(text.contains(word) && text.contains("networks.safetensors"), "{text}");
+    }
+    let absent = io::write_tensors(&folder.path().join("no/such/folder/x"), &[], &BTreeMap::new());
+    assert!(matches!(absent, Err(Error::Io { .. })));
+}
