@@ -6,7 +6,7 @@
 //! that rows are shorter than a tile is worth, the taps of a strip of positions are copied together first.
 
 use super::gather::{Class, Gather};
-use super::gemm::{KC, MR, NR, Tile, accumulate, pack_line, pack_transposed};
+use super::gemm::{KC, MR, NR, Tile, accumulate, copy_short, pack_line, pack_transposed};
 use super::memory::Buffer;
 use super::parallel::{Disjoint, tasks};
 use super::{Real, Tensor, wgrad, winograd};
@@ -148,29 +148,33 @@ fn multiply<T: Real>(
     let out = Disjoint::new(out);
     tasks(list.len(), work, |i| {
         let Task { class, from, len, ref panels } = list[i];
-        let members = from..from + len;
+        let places = gather.places(class, from, len);
+        let kernel = |tap: usize| (tap / gather.kernel, tap % gather.kernel);
+        // Every member reads through every tap of its class.
+        let source_of = |place, tap| gather.source(place, tap).unwrap_or(0) * width;
         let sink = Sink {
             out: &out,
-            targets: members.clone().map(|i| gather.target(class, i)).collect(),
+            targets: places.iter().map(|p| gather.target(p)).collect(),
             outputs: packed.outputs,
             bias,
         };
         if class.taps.len() == 1 || width >= NARROW {
-            let starts = class
-                .taps
-                .iter()
-                .flat_map(|&tap| members.clone().map(move |i| gather.source(class, i, tap) * width))
-                .collect();
+            let mut starts = Vec::with_capacity(class.taps.len() * len);
+            for &tap in &class.taps {
+                let tap = kernel(tap);
+                starts.extend(places.iter().map(|place| source_of(place, tap)));
+            }
             let blocks = blocks(&class.taps, width);
             let left = Left { source, starts, blocks };
             product(&left, |j, line, n| packed.lines(j, line, n), panels.clone(), &sink);
         } else {
             // One row a position with all the taps that it reads, panels with only those taps.
             let inner = class.taps.len() * width;
+            let taps: Vec<_> = class.taps.iter().map(|&tap| kernel(tap)).collect();
             let mut strip = Buffer::stale(len * inner);
-            for (i, row) in members.zip(strip.chunks_exact_mut(inner)) {
-                for (&tap, part) in class.taps.iter().zip(row.chunks_exact_mut(width)) {
-                    part.copy_from_slice(&source[gather.source(class, i, tap) * width..][..width]);
+            for (place, row) in places.iter().zip(strip.chunks_exact_mut(inner)) {
+                for (&tap, part) in taps.iter().zip(row.chunks_exact_mut(width)) {
+                    copy_short(part, &source[source_of(place, tap)..]);
                 }
             }
             let left = Left {

@@ -39,11 +39,19 @@ pub struct Class {
     pub len: usize,
 }
 
+/// An output position.
+pub struct Place {
+    n: usize,
+    y: usize,
+    x: usize,
+}
+
 /// The whole relation.
 pub struct Gather {
     y: Axis,
     x: Axis,
-    kernel: usize,
+    /// Side of the kernel.
+    pub kernel: usize,
     out: Shape,
     src: Shape,
     /// Its classes; every output position is in one.
@@ -101,39 +109,44 @@ impl Gather {
         (0..self.kernel * self.kernel).filter(used).collect()
     }
 
-    /// Output position (image, row, column) of member `i` of `class`.
-    #[inline]
-    fn place(&self, class: &Class, i: usize) -> [usize; 3] {
-        let (row, b) = (i / class.xs.len(), i % class.xs.len());
-        [row / class.ys.len(), class.ys[row % class.ys.len()] as usize, class.xs[b] as usize]
+    /// Output positions of members `from..from + len` of `class`.
+    pub fn places(&self, class: &Class, from: usize, len: usize) -> Vec<Place> {
+        let (rows, columns) = (class.ys.len(), class.xs.len());
+        let (mut b, row) = (from % columns, from / columns);
+        let (mut a, mut n) = (row % rows, row / rows);
+        let mut places = Vec::with_capacity(len);
+        for _ in 0..len {
+            places.push(Place { n, y: class.ys[a] as usize, x: class.xs[b] as usize });
+            b += 1;
+            if b == columns {
+                (a, b) = (a + 1, 0);
+            }
+            if a == rows {
+                (n, a) = (n + 1, 0);
+            }
+        }
+        places
     }
 
-    /// Output position of member `i` of `class`.
-    #[inline]
-    pub fn target(&self, class: &Class, i: usize) -> usize {
-        let [n, y, x] = self.place(class, i);
-        (n * self.out.h + y) * self.out.w + x
+    /// Output positions `from..from + len` of all images, in memory order.
+    pub fn positions(&self, from: usize, len: usize) -> Vec<Place> {
+        let (h, w) = (self.out.h, self.out.w);
+        let place = |i: usize| Place { n: i / (h * w), y: i / w % h, x: i % w };
+        (from..from + len).map(place).collect()
     }
 
-    /// Input position that member `i` of `class` reads through `tap`, one of the class's.
+    /// Number of an output position.
     #[inline]
-    pub fn source(&self, class: &Class, i: usize, tap: usize) -> usize {
-        let [n, y, x] = self.place(class, i);
-        self.source_of(n, y, x, tap).unwrap_or(0)
+    pub fn target(&self, place: &Place) -> usize {
+        (place.n * self.out.h + place.y) * self.out.w + place.x
     }
 
-    /// Input position that output position `at` (over all images) reads through `tap`, if it is not padding.
+    /// Input position that `place` reads through `tap`, if it is not padding.
     #[inline]
-    pub fn source_at(&self, at: usize, tap: usize) -> Option<usize> {
-        let (row, x) = (at / self.out.w, at % self.out.w);
-        self.source_of(row / self.out.h, row % self.out.h, x, tap)
-    }
-
-    #[inline]
-    fn source_of(&self, n: usize, y: usize, x: usize, tap: usize) -> Option<usize> {
-        let sy = self.y.source[y * self.kernel + tap / self.kernel]?;
-        let sx = self.x.source[x * self.kernel + tap % self.kernel]?;
-        Some((n * self.src.h + sy as usize) * self.src.w + sx as usize)
+    pub fn source(&self, place: &Place, tap: (usize, usize)) -> Option<usize> {
+        let sy = self.y.source[place.y * self.kernel + tap.0]?;
+        let sx = self.x.source[place.x * self.kernel + tap.1]?;
+        Some((place.n * self.src.h + sy as usize) * self.src.w + sx as usize)
     }
 
     /// All pairs (output position, input position) that `tap` joins, in the order of outputs.

@@ -6,7 +6,7 @@
 //! copy all taps of a position together and leave partial sums, which are added in their order.
 
 use super::gather::Gather;
-use super::gemm::{MR, NR, Tile, accumulate_outer, pack_line};
+use super::gemm::{MR, NR, Tile, accumulate_outer, copy_short, pack_line};
 use super::memory::Buffer;
 use super::parallel::{Disjoint, tasks};
 use super::{Real, Tensor};
@@ -130,6 +130,7 @@ fn by_block<T: Real>(x: &Tensor<T>, dy: &Tensor<T>, dweight: &mut [T], conv: &Co
 fn by_position<T: Real>(x: &Tensor<T>, dy: &Tensor<T>, dweight: &mut [T], conv: &Conv2d, gather: &Gather) {
     let (cin, cout, taps) = (conv.in_channels, conv.out_channels, conv.kernel * conv.kernel);
     let (positions, inner) = (dy.shape().positions(), cin * taps);
+    let tap_list: Vec<_> = (0..taps).map(|tap| (tap / conv.kernel, tap % conv.kernel)).collect();
     let share = positions.div_ceil(8).max(DEPTH);
     let count = positions.div_ceil(share);
     let mut parts = Buffer::stale(count * dweight.len());
@@ -144,10 +145,10 @@ fn by_position<T: Real>(x: &Tensor<T>, dy: &Tensor<T>, dweight: &mut [T], conv: 
         let end = (from + share).min(positions);
         while from < end {
             let len = DEPTH.min(end - from);
-            for k in 0..len {
-                for (tap, part) in row.chunks_exact_mut(cin).enumerate() {
-                    match gather.source_at(from + k, tap) {
-                        Some(q) => part.copy_from_slice(&x.data()[q * cin..][..cin]),
+            for (k, place) in gather.positions(from, len).iter().enumerate() {
+                for (&tap, part) in tap_list.iter().zip(row.chunks_exact_mut(cin)) {
+                    match gather.source(place, tap) {
+                        Some(q) => copy_short(part, &x.data()[q * cin..]),
                         None => part.fill(T::ZERO),
                     }
                 }
