@@ -30,7 +30,8 @@ pub fn train<T: Real>(
 ) -> (Tensor<T>, Vec<T>) {
     let (c, n) = (bn.channels, x.shape().positions() as f64);
     let (mean, var) = moments(x.data(), c);
-    let running = |old: &mut T, new: f64| *old = T::from_f64(old.to_f64() * (1.0 - bn.momentum) + bn.momentum * new);
+    let running =
+        |old: &mut T, new: f64| *old = T::from_f64(old.to_f64() * (1.0 - bn.momentum) + bn.momentum * new);
     for i in 0..c {
         running(&mut stats[bn.running_mean.offset + i], mean[i]);
         running(&mut stats[bn.running_var.offset + i], var[i] * n / (n - 1.0));
@@ -78,10 +79,12 @@ pub fn train_bwd<T: Real>(
     let factor = |i: usize| -weight[i].to_f64() * inv[i].to_f64() / n;
     let a: Vec<T> = (0..c).map(|i| T::from_f64(factor(i) * dot[i] * inv[i].to_f64())).collect();
     let b: Vec<T> = (0..c).map(|i| T::from_f64(factor(i) * sum[i])).collect();
-    let lines = InputGradient { slope: slope(act), scale: wide(&scale), a: wide(&a), b: wide(&b), mean: wide(mean) };
+    let lines =
+        InputGradient { slope: slope(act), scale: wide(&scale), a: wide(&a), b: wide(&b), mean: wide(mean) };
     let mut dres = None;
     let dx = Tensor::overwrite(x.shape(), |dx| {
-        let of = |at: usize, len: usize| [&dy.data()[at..][..len], &x.data()[at..][..len], &y.data()[at..][..len]];
+        let of =
+            |at: usize, len: usize| [&dy.data()[at..][..len], &x.data()[at..][..len], &y.data()[at..][..len]];
         if residual {
             dres = Some(Tensor::overwrite(x.shape(), |dr| {
                 parallel::rows2(dx, dr, c, |row, dx, dr| lines.write_both(dx, dr, of(row * c, dx.len())));
@@ -128,7 +131,12 @@ impl<T: Real> InputGradient<T> {
 // One row each, in functions of their own: only arguments are known not to overlap, which vectorising needs.
 
 #[inline(never)]
-fn input_gradient_line<T: Real>(slope: T, dx: &mut [T], [dy, x, y]: [&[T]; 3], [scale, a, b, mean]: [&[T]; 4]) {
+fn input_gradient_line<T: Real>(
+    slope: T,
+    dx: &mut [T],
+    [dy, x, y]: [&[T]; 3],
+    [scale, a, b, mean]: [&[T]; 4],
+) {
     let n = dx.len();
     let (dy, x, y) = (&dy[..n], &x[..n], &y[..n]);
     let (scale, a, b, mean) = (&scale[..n], &a[..n], &b[..n], &mean[..n]);
@@ -248,7 +256,8 @@ pub fn eval_bwd<T: Real>(
     act: Activation,
 ) -> Tensor<T> {
     let (mean, inv) = frozen(stats, bn);
-    let (mean, inv): (Vec<T>, Vec<T>) = mean.iter().zip(&inv).map(|(&m, &i)| (T::from_f64(m), T::from_f64(i))).unzip();
+    let (mean, inv): (Vec<T>, Vec<T>) =
+        mean.iter().zip(&inv).map(|(&m, &i)| (T::from_f64(m), T::from_f64(i))).unzip();
     let [sum, dot] = gradient_sums(dy, x, y, &mean, &inv, act);
     accumulate(grads, bn, &sum, &dot);
     tangent(dy, y, params, stats, bn, act)

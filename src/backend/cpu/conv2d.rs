@@ -47,14 +47,14 @@ pub fn dgrad<T: Real>(dy: &Tensor<T>, params: &[T], conv: &Conv2d, x_shape: Shap
         return winograd::dgrad(dy, weight, conv);
     }
     let (taps, cin, cout) = (conv.kernel * conv.kernel, conv.in_channels, conv.out_channels);
-    // Inner order (tap, output channel): the weight with its first and last axes exchanged.
+    // Inner order (tap from the last, output channel): the weight turned, its first and last axes exchanged.
     let gather = Gather::dgrad(conv, x_shape);
     let used = gather.used_taps();
     let packed = Panels::new(cin, taps * cout, |j, panel| {
         for &t in &used {
             let lines = &mut panel[t * cout..][..cout];
             for (o, line) in lines.iter_mut().enumerate() {
-                pack_line(line, &weight[(o * taps + t) * cin..][..cin], j * NR);
+                pack_line(line, &weight[(o * taps + taps - 1 - t) * cin..][..cin], j * NR);
             }
         }
     });
@@ -170,11 +170,12 @@ fn multiply<T: Real>(
         } else {
             // One row a position with all the taps that it reads, panels with only those taps.
             let inner = class.taps.len() * width;
-            let taps: Vec<_> = class.taps.iter().map(|&tap| kernel(tap)).collect();
+            let runs = gather.runs(class, &places[0]);
             let mut strip = Buffer::stale(len * inner);
             for (place, row) in places.iter().zip(strip.chunks_exact_mut(inner)) {
-                for (&tap, part) in taps.iter().zip(row.chunks_exact_mut(width)) {
-                    copy_short(part, &source[source_of(place, tap)..]);
+                for run in &runs {
+                    let part = &mut row[run.number * width..][..run.taps * width];
+                    copy_short(part, &source[source_of(place, run.tap)..]);
                 }
             }
             let left = Left {
@@ -186,8 +187,10 @@ fn multiply<T: Real>(
                 product(&left, |j, line, n| packed.lines(j, line, n), panels.clone(), &sink);
             } else {
                 let line = |j, tap| packed.lines(j, tap * width, width).iter().copied();
-                let lines: Vec<[T; NR]> =
-                    panels.clone().flat_map(|j| class.taps.iter().flat_map(move |&tap| line(j, tap))).collect();
+                let lines: Vec<[T; NR]> = panels
+                    .clone()
+                    .flat_map(|j| class.taps.iter().flat_map(move |&tap| line(j, tap)))
+                    .collect();
                 let first = panels.start;
                 product(&left, |j, line, n| &lines[(j - first) * inner + line..][..n], panels.clone(), &sink);
             }
@@ -307,6 +310,7 @@ impl<T: Real> Sink<'_, T> {
     ///
     /// # Safety
     /// No other reference to them may be alive on any thread.
+    #[allow(clippy::mut_from_ref)]
     #[inline(always)]
     unsafe fn values(&self, r: usize, j: usize) -> &mut [T] {
         let (at, columns) = (self.targets[r] * self.outputs, self.columns(j));

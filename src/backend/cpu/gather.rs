@@ -46,6 +46,16 @@ pub struct Place {
     x: usize,
 }
 
+/// Taps of a class that read neighbouring positions.
+pub struct Run {
+    /// Row and column in the kernel of the first tap.
+    pub tap: (usize, usize),
+    /// Its number among the class's taps.
+    pub number: usize,
+    /// How many.
+    pub taps: usize,
+}
+
 /// The whole relation.
 pub struct Gather {
     y: Axis,
@@ -72,12 +82,13 @@ impl Gather {
         Gather::new(conv.out_shape(x), x, conv.kernel, source(x.h), source(x.w))
     }
 
-    /// Input gradients read output gradients.
+    /// Input gradients read output gradients. Taps are counted from the last, so that consecutive ones read
+    /// consecutive positions here too.
     pub fn dgrad(conv: &Conv2d, x: Shape) -> Gather {
         let y = conv.out_shape(x);
         let source = |len: usize| {
             move |at: usize, tap: usize| {
-                let v = (at + conv.padding).checked_sub(tap * conv.dilation)?;
+                let v = (at + conv.padding).checked_sub((conv.kernel - 1 - tap) * conv.dilation)?;
                 (v % conv.stride == 0 && v / conv.stride < len).then_some((v / conv.stride) as u32)
             }
         };
@@ -95,7 +106,8 @@ impl Gather {
         let mut classes = Vec::new();
         for (ys, kys) in &y.groups {
             for (xs, kxs) in &x.groups {
-                let taps = kys.iter().flat_map(|ky| kxs.iter().map(move |kx| *ky as usize * kernel + *kx as usize));
+                let taps =
+                    kys.iter().flat_map(|ky| kxs.iter().map(move |kx| *ky as usize * kernel + *kx as usize));
                 let len = out.n * ys.len() * xs.len();
                 classes.push(Class { ys: ys.clone(), xs: xs.clone(), taps: taps.collect(), len });
             }
@@ -128,11 +140,21 @@ impl Gather {
         places
     }
 
-    /// Output positions `from..from + len` of all images, in memory order.
-    pub fn positions(&self, from: usize, len: usize) -> Vec<Place> {
-        let (h, w) = (self.out.h, self.out.w);
-        let place = |i: usize| Place { n: i / (h * w), y: i / w % h, x: i % w };
-        (from..from + len).map(place).collect()
+    /// Groups of the class's taps that read neighbouring positions: one copy serves them. `place` is any member.
+    pub fn runs(&self, class: &Class, place: &Place) -> Vec<Run> {
+        let mut runs: Vec<Run> = Vec::new();
+        let mut last = None;
+        for (number, &tap) in class.taps.iter().enumerate() {
+            let tap = (tap / self.kernel, tap % self.kernel);
+            let source = self.source(place, tap);
+            match runs.last_mut() {
+                // In one row of the image; across its end neighbours differ from member to member.
+                Some(run) if run.tap.0 == tap.0 && source == last => run.taps += 1,
+                _ => runs.push(Run { tap, number, taps: 1 }),
+            }
+            last = source.map(|v| v + 1);
+        }
+        runs
     }
 
     /// Number of an output position.
@@ -156,7 +178,8 @@ impl Gather {
         for n in 0..self.out.n {
             for y in 0..self.out.h {
                 let Some(sy) = self.y.source[y * self.kernel + ky] else { continue };
-                let (row, src) = ((n * self.out.h + y) * self.out.w, (n * self.src.h + sy as usize) * self.src.w);
+                let (row, src) =
+                    ((n * self.out.h + y) * self.out.w, (n * self.src.h + sy as usize) * self.src.w);
                 for x in 0..self.out.w {
                     if let Some(sx) = self.x.source[x * self.kernel + kx] {
                         pairs.push(((row + x) as u32, (src + sx as usize) as u32));

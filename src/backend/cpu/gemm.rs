@@ -82,9 +82,7 @@ pub fn copy_short<T: Real>(to: &mut [T], from: &[T]) {
     let (to4, to_rest) = to_rest.as_chunks_mut::<4>();
     let (from4, from_rest) = from_rest.as_chunks::<4>();
     to4.iter_mut().zip(from4).for_each(|(t, f)| *t = *f);
-    for i in 0..to_rest.len().min(3) {
-        to_rest[i] = from_rest[i];
-    }
+    to_rest.iter_mut().zip(from_rest).for_each(|(t, f)| *t = *f);
 }
 
 /// Packs the transpose of a row-major matrix with up to [`NR`] rows: `panel[k][j] = row(j)[k]`, zero from row `n` on.

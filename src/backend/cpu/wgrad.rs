@@ -129,37 +129,42 @@ fn by_block<T: Real>(x: &Tensor<T>, dy: &Tensor<T>, dweight: &mut [T], conv: &Co
 /// Tasks own positions and leave partial sums.
 fn by_position<T: Real>(x: &Tensor<T>, dy: &Tensor<T>, dweight: &mut [T], conv: &Conv2d, gather: &Gather) {
     let (cin, cout, taps) = (conv.in_channels, conv.out_channels, conv.kernel * conv.kernel);
-    let (positions, inner) = (dy.shape().positions(), cin * taps);
-    let tap_list: Vec<_> = (0..taps).map(|tap| (tap / conv.kernel, tap % conv.kernel)).collect();
-    let share = positions.div_ceil(8).max(DEPTH);
-    let count = positions.div_ceil(share);
+    let inner = cin * taps;
+    let pieces: Vec<_> = gather
+        .classes
+        .iter()
+        .flat_map(|class| {
+            (0..class.len).step_by(DEPTH).map(move |from| (class, from, DEPTH.min(class.len - from)))
+        })
+        .collect();
+    let share = pieces.len().div_ceil(8).max(1);
+    let count = pieces.len().div_ceil(share);
     let mut parts = Buffer::stale(count * dweight.len());
     let shared = Disjoint::new(&mut parts);
-    tasks(count, positions * dweight.len() / 8, |task| {
+    tasks(count, dy.data().len() * inner / 8, |task| {
         let range = task * dweight.len()..(task + 1) * dweight.len();
         // SAFETY: each part is one task's.
         unsafe { shared.part(range.clone()) }.fill(T::ZERO);
         let mut packed = Packed::new(cout, inner, DEPTH);
         let mut row = vec![T::ZERO; inner];
-        let mut from = task * share;
-        let end = (from + share).min(positions);
-        while from < end {
-            let len = DEPTH.min(end - from);
-            for (k, place) in gather.positions(from, len).iter().enumerate() {
-                for (&tap, part) in tap_list.iter().zip(row.chunks_exact_mut(cin)) {
-                    match gather.source(place, tap) {
-                        Some(q) => copy_short(part, &x.data()[q * cin..]),
-                        None => part.fill(T::ZERO),
+        for &(class, from, len) in pieces.iter().skip(task * share).take(share) {
+            let places = gather.places(class, from, len);
+            let runs = gather.runs(class, &places[0]);
+            row.fill(T::ZERO);
+            for (k, place) in places.iter().enumerate() {
+                for run in &runs {
+                    if let Some(q) = gather.source(place, run.tap) {
+                        let at = (run.tap.0 * conv.kernel + run.tap.1) * cin;
+                        copy_short(&mut row[at..at + run.taps * cin], &x.data()[q * cin..]);
                     }
                 }
-                packed.pack(k, &dy.data()[(from + k) * cout..][..cout], &row);
+                packed.pack(k, &dy.data()[gather.target(place) * cout..][..cout], &row);
             }
             packed.add(len, cout, inner, |o| {
                 let at = range.start + o * inner;
                 // SAFETY: inside this task's part, one row at a time.
                 unsafe { shared.part(at..at + inner) }
             });
-            from += len;
         }
     });
     for part in parts.chunks_exact(dweight.len()) {
