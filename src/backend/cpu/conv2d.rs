@@ -6,7 +6,7 @@
 //! that rows are shorter than a tile is worth, the taps of a strip of positions are copied together first.
 
 use super::gather::{Class, Gather};
-use super::gemm::{KC, MR, NR, Tile, accumulate, pack_line, pack_transposed};
+use super::gemm::{KC, MR, NR, Tile, accumulate, copy_short, pack_line, pack_transposed};
 use super::memory::Buffer;
 use super::parallel::{Disjoint, tasks};
 use super::{Real, Tensor, wgrad, winograd};
@@ -47,14 +47,14 @@ pub fn dgrad<T: Real>(dy: &Tensor<T>, params: &[T], conv: &Conv2d, x_shape: Shap
         return winograd::dgrad(dy, weight, conv);
     }
     let (taps, cin, cout) = (conv.kernel * conv.kernel, conv.in_channels, conv.out_channels);
-    // Inner order (tap, output channel): the weight with its first and last axes exchanged.
+    // Inner order (tap from the last, output channel): the weight turned, its first and last axes exchanged.
     let gather = Gather::dgrad(conv, x_shape);
     let used = gather.used_taps();
     let packed = Panels::new(cin, taps * cout, |j, panel| {
         for &t in &used {
             let lines = &mut panel[t * cout..][..cout];
             for (o, line) in lines.iter_mut().enumerate() {
-                pack_line(line, &weight[(o * taps + t) * cin..][..cin], j * NR);
+                pack_line(line, &weight[(o * taps + taps - 1 - t) * cin..][..cin], j * NR);
             }
         }
     });
@@ -148,29 +148,34 @@ fn multiply<T: Real>(
     let out = Disjoint::new(out);
     tasks(list.len(), work, |i| {
         let Task { class, from, len, ref panels } = list[i];
-        let members = from..from + len;
+        let places = gather.places(class, from, len);
+        let kernel = |tap: usize| (tap / gather.kernel, tap % gather.kernel);
+        // Every member reads through every tap of its class.
+        let source_of = |place, tap| gather.source(place, tap).unwrap_or(0) * width;
         let sink = Sink {
             out: &out,
-            targets: members.clone().map(|i| gather.target(class, i)).collect(),
+            targets: places.iter().map(|p| gather.target(p)).collect(),
             outputs: packed.outputs,
             bias,
         };
         if class.taps.len() == 1 || width >= NARROW {
-            let starts = class
-                .taps
-                .iter()
-                .flat_map(|&tap| members.clone().map(move |i| gather.source(class, i, tap) * width))
-                .collect();
+            let mut starts = Vec::with_capacity(class.taps.len() * len);
+            for &tap in &class.taps {
+                let tap = kernel(tap);
+                starts.extend(places.iter().map(|place| source_of(place, tap)));
+            }
             let blocks = blocks(&class.taps, width);
             let left = Left { source, starts, blocks };
             product(&left, |j, line, n| packed.lines(j, line, n), panels.clone(), &sink);
         } else {
             // One row a position with all the taps that it reads, panels with only those taps.
             let inner = class.taps.len() * width;
+            let runs = gather.runs(class, &places[0]);
             let mut strip = Buffer::stale(len * inner);
-            for (i, row) in members.zip(strip.chunks_exact_mut(inner)) {
-                for (&tap, part) in class.taps.iter().zip(row.chunks_exact_mut(width)) {
-                    part.copy_from_slice(&source[gather.source(class, i, tap) * width..][..width]);
+            for (place, row) in places.iter().zip(strip.chunks_exact_mut(inner)) {
+                for run in &runs {
+                    let part = &mut row[run.number * width..][..run.taps * width];
+                    copy_short(part, &source[source_of(place, run.tap)..]);
                 }
             }
             let left = Left {
@@ -182,8 +187,10 @@ fn multiply<T: Real>(
                 product(&left, |j, line, n| packed.lines(j, line, n), panels.clone(), &sink);
             } else {
                 let line = |j, tap| packed.lines(j, tap * width, width).iter().copied();
-                let lines: Vec<[T; NR]> =
-                    panels.clone().flat_map(|j| class.taps.iter().flat_map(move |&tap| line(j, tap))).collect();
+                let lines: Vec<[T; NR]> = panels
+                    .clone()
+                    .flat_map(|j| class.taps.iter().flat_map(move |&tap| line(j, tap)))
+                    .collect();
                 let first = panels.start;
                 product(&left, |j, line, n| &lines[(j - first) * inner + line..][..n], panels.clone(), &sink);
             }
@@ -303,6 +310,7 @@ impl<T: Real> Sink<'_, T> {
     ///
     /// # Safety
     /// No other reference to them may be alive on any thread.
+    #[allow(clippy::mut_from_ref)]
     #[inline(always)]
     unsafe fn values(&self, r: usize, j: usize) -> &mut [T] {
         let (at, columns) = (self.targets[r] * self.outputs, self.columns(j));

@@ -6,7 +6,7 @@
 //! copy all taps of a position together and leave partial sums, which are added in their order.
 
 use super::gather::Gather;
-use super::gemm::{MR, NR, Tile, accumulate_outer, pack_line};
+use super::gemm::{MR, NR, Tile, accumulate_outer, copy_short, pack_line};
 use super::memory::Buffer;
 use super::parallel::{Disjoint, tasks};
 use super::{Real, Tensor};
@@ -129,36 +129,42 @@ fn by_block<T: Real>(x: &Tensor<T>, dy: &Tensor<T>, dweight: &mut [T], conv: &Co
 /// Tasks own positions and leave partial sums.
 fn by_position<T: Real>(x: &Tensor<T>, dy: &Tensor<T>, dweight: &mut [T], conv: &Conv2d, gather: &Gather) {
     let (cin, cout, taps) = (conv.in_channels, conv.out_channels, conv.kernel * conv.kernel);
-    let (positions, inner) = (dy.shape().positions(), cin * taps);
-    let share = positions.div_ceil(8).max(DEPTH);
-    let count = positions.div_ceil(share);
+    let inner = cin * taps;
+    let pieces: Vec<_> = gather
+        .classes
+        .iter()
+        .flat_map(|class| {
+            (0..class.len).step_by(DEPTH).map(move |from| (class, from, DEPTH.min(class.len - from)))
+        })
+        .collect();
+    let share = pieces.len().div_ceil(8).max(1);
+    let count = pieces.len().div_ceil(share);
     let mut parts = Buffer::stale(count * dweight.len());
     let shared = Disjoint::new(&mut parts);
-    tasks(count, positions * dweight.len() / 8, |task| {
+    tasks(count, dy.data().len() * inner / 8, |task| {
         let range = task * dweight.len()..(task + 1) * dweight.len();
         // SAFETY: each part is one task's.
         unsafe { shared.part(range.clone()) }.fill(T::ZERO);
         let mut packed = Packed::new(cout, inner, DEPTH);
         let mut row = vec![T::ZERO; inner];
-        let mut from = task * share;
-        let end = (from + share).min(positions);
-        while from < end {
-            let len = DEPTH.min(end - from);
-            for k in 0..len {
-                for (tap, part) in row.chunks_exact_mut(cin).enumerate() {
-                    match gather.source_at(from + k, tap) {
-                        Some(q) => part.copy_from_slice(&x.data()[q * cin..][..cin]),
-                        None => part.fill(T::ZERO),
+        for &(class, from, len) in pieces.iter().skip(task * share).take(share) {
+            let places = gather.places(class, from, len);
+            let runs = gather.runs(class, &places[0]);
+            row.fill(T::ZERO);
+            for (k, place) in places.iter().enumerate() {
+                for run in &runs {
+                    if let Some(q) = gather.source(place, run.tap) {
+                        let at = (run.tap.0 * conv.kernel + run.tap.1) * cin;
+                        copy_short(&mut row[at..at + run.taps * cin], &x.data()[q * cin..]);
                     }
                 }
-                packed.pack(k, &dy.data()[(from + k) * cout..][..cout], &row);
+                packed.pack(k, &dy.data()[gather.target(place) * cout..][..cout], &row);
             }
             packed.add(len, cout, inner, |o| {
                 let at = range.start + o * inner;
                 // SAFETY: inside this task's part, one row at a time.
                 unsafe { shared.part(at..at + inner) }
             });
-            from += len;
         }
     });
     for part in parts.chunks_exact(dweight.len()) {

@@ -225,7 +225,14 @@ fn input_1d<T: Real>(d: [T; 6]) -> [T; 6] {
     let (even_a, odd_a) = (c(-B2).mul_add(d[2], d[4]), c(A) * c(-B2).mul_add(d[1], d[3]));
     let (even_b, odd_b) = (c(-A2).mul_add(d[2], d[4]), c(B) * c(-A2).mul_add(d[1], d[3]));
     let ends = |v: T, w: T, x: T| c(A2 * B2).mul_add(v, c(-A2 - B2).mul_add(w, x));
-    [ends(d[0], d[2], d[4]), even_a + odd_a, even_a - odd_a, even_b + odd_b, even_b - odd_b, ends(d[1], d[3], d[5])]
+    [
+        ends(d[0], d[2], d[4]),
+        even_a + odd_a,
+        even_a - odd_a,
+        even_b + odd_b,
+        even_b - odd_b,
+        ends(d[1], d[3], d[5]),
+    ]
 }
 
 /// Aᵀ m.
@@ -304,11 +311,11 @@ fn transform_weight<T: Real>(
         for (tap, lines) in kernels.iter_mut().enumerate() {
             fetch(tap, first, j, &mut lines[..len]);
         }
-        for k in 0..len {
+        for (k, lines) in (0..len).map(|k| (k, kernels.each_ref().map(|lines| &lines[k]))) {
             let mut wide = [[T::ZERO; NR]; POINTS];
             for half in [0, LANES] {
                 let kernel: [[Lanes<T>; 3]; 3] =
-                    std::array::from_fn(|a| std::array::from_fn(|b| lanes(&kernels[a * 3 + b][k][half..])));
+                    std::array::from_fn(|a| std::array::from_fn(|b| lanes(&lines[a * 3 + b][half..])));
                 let part = transform(&transform(&kernel, weight_1d), weight_1d);
                 for_points(&part, |p, line| wide[p][half..half + LANES].copy_from_slice(line));
             }
