@@ -86,9 +86,13 @@ impl Normalize {
     /// # Errors
     /// [`Error::Config`] when a value is not finite or a deviation is not positive.
     pub fn validate(&self) -> Result<()> {
-        let bad = self.mean.iter().any(|m| !m.is_finite()) || self.std.iter().any(|s| !(s.is_finite() && *s > 0.0));
+        let bad =
+            self.mean.iter().any(|m| !m.is_finite()) || self.std.iter().any(|s| !(s.is_finite() && *s > 0.0));
         if bad {
-            return Err(Error::config("normalize", format!("expected finite means and positive deviations, got {self:?}")));
+            return Err(Error::config(
+                "normalize",
+                format!("expected finite means and positive deviations, got {self:?}"),
+            ));
         }
         Ok(())
     }
@@ -171,7 +175,8 @@ impl Augment {
                 return fail(key, "[least, largest] with 0 < least <= largest", format!("[{lo}, {hi}]"));
             }
         }
-        let probabilities = [("flip", self.flip), ("jitter", self.jitter), ("gray", self.gray), ("blur", self.blur)];
+        let probabilities =
+            [("flip", self.flip), ("jitter", self.jitter), ("gray", self.gray), ("blur", self.blur)];
         if let Some((key, p)) = probabilities.into_iter().find(|(_, p)| !(0.0..=1.0).contains(p)) {
             return fail(key, "a probability in [0, 1]", p.to_string());
         }
@@ -314,7 +319,13 @@ impl Augment {
     }
 
     /// The labels of the crop: nearest resampling, padding is 255. `out` holds the crop, HW.
-    pub fn write_labels(&self, mask: &Mask, geometry: &Geometry, work: &mut Workspace, out: &mut [u8]) -> Result<()> {
+    pub fn write_labels(
+        &self,
+        mask: &Mask,
+        geometry: &Geometry,
+        work: &mut Workspace,
+        out: &mut [u8],
+    ) -> Result<()> {
         resize_nearest_window(mask, geometry.full, geometry.window, &mut work.labels)?;
         out.fill(IGNORE);
         let rows = out.chunks_exact_mut(self.crop[1]).zip(work.labels.chunks_exact(geometry.window.size.1));

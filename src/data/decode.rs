@@ -42,7 +42,10 @@ pub fn decode_image(path: &Path) -> Result<RgbImage> {
     let decoded = reader.decode().map_err(|e| Error::data(path, format!("cannot decode this image: {e}")))?;
     // The JPEG decoder fills what is missing with grey instead of failing.
     if is_jpeg && !jpeg_is_complete(&bytes) {
-        return Err(Error::data(path, format!("truncated JPEG: no end-of-image marker in {} bytes", bytes.len())));
+        return Err(Error::data(
+            path,
+            format!("truncated JPEG: no end-of-image marker in {} bytes", bytes.len()),
+        ));
     }
     let rgb = decoded.into_rgb8();
     Ok(RgbImage { size: (rgb.height() as usize, rgb.width() as usize), data: rgb.into_raw() })
@@ -61,7 +64,8 @@ pub fn image_size(path: &Path) -> Result<Size> {
 }
 
 fn open<'a>(path: &Path, bytes: &'a [u8]) -> Result<image::ImageReader<Cursor<&'a [u8]>>> {
-    let reader = image::ImageReader::new(Cursor::new(bytes)).with_guessed_format().map_err(Error::io(path))?;
+    let reader =
+        image::ImageReader::new(Cursor::new(bytes)).with_guessed_format().map_err(Error::io(path))?;
     reject_unknown(path, reader.format())?;
     Ok(reader)
 }
@@ -125,10 +129,14 @@ pub fn mask_size(path: &Path) -> Result<Size> {
 }
 
 fn open_mask<R: std::io::BufRead + std::io::Seek>(path: &Path, source: R) -> Result<png::Reader<R>> {
-    let mut decoder = png::Decoder::new_with_limits(source, png::Limits { bytes: MAX_DECODED_BYTES as usize });
+    let mut decoder =
+        png::Decoder::new_with_limits(source, png::Limits { bytes: MAX_DECODED_BYTES as usize });
     decoder.set_transformations(png::Transformations::IDENTITY);
     let reader = decoder.read_info().map_err(|e| {
-        Error::data(path, format!("expected a mask as 8-bit PNG, grey or palette, whose values are classes: {e}"))
+        Error::data(
+            path,
+            format!("expected a mask as 8-bit PNG, grey or palette, whose values are classes: {e}"),
+        )
     })?;
     let (color, depth) = (reader.info().color_type, reader.info().bit_depth);
     let indexed = matches!(color, png::ColorType::Grayscale | png::ColorType::Indexed);
@@ -162,9 +170,8 @@ fn unpack(packed: &[u8], (h, w): Size, bits: usize) -> Vec<u8> {
 /// [`Error::Data`] with the value, its row and column, and what is allowed.
 pub fn to_classes(mask: &mut Mask, ids: MaskIds, num_classes: usize, path: &Path) -> Result<()> {
     // One pass over a table of all bytes, so that the usual case costs a lookup a pixel.
-    let table: [Option<u8>; 256] = std::array::from_fn(|v| {
-        ids.class(v as u8).filter(|&c| c == IGNORE || usize::from(c) < num_classes)
-    });
+    let table: [Option<u8>; 256] =
+        std::array::from_fn(|v| ids.class(v as u8).filter(|&c| c == IGNORE || usize::from(c) < num_classes));
     for (i, value) in mask.data.iter_mut().enumerate() {
         match table[usize::from(*value)] {
             Some(class) => *value = class,

@@ -89,7 +89,10 @@ impl Layout {
                     .ok_or_else(|| format!("no mask file {mask:?} under {}", self.searched(root)))?,
             ),
             None => Some(self.mask_of_image(&found).ok_or_else(|| {
-                format!("image {image:?} has no mask; a labelled line is \"image mask\", both relative to {}", root.display())
+                format!(
+                    "image {image:?} has no mask; a labelled line is \"image mask\", both relative to {}",
+                    root.display()
+                )
             })?),
         };
         Ok(Resolved { name: image.trim_start_matches('/').to_owned(), image: found, mask })
@@ -121,7 +124,8 @@ impl Layout {
                 let id = name.strip_suffix(IMAGE_SUFFIX)?;
                 let city = image.parent()?;
                 let split = city.parent()?;
-                let folder = split.parent()?.parent()?.join("gtFine").join(split.file_name()?).join(city.file_name()?);
+                let folder =
+                    split.parent()?.parent()?.join("gtFine").join(split.file_name()?).join(city.file_name()?);
                 MASK_SUFFIXES.iter().map(|s| folder.join(format!("{id}{s}"))).find(|p| p.is_file())
             }
         }
@@ -183,13 +187,20 @@ fn resolve_cityscapes_id(root: &Path, id: &str, want_mask: bool) -> Result<Resol
     let file = |base: &&str, split: &&str| {
         join(root, base).join("leftImg8bit").join(split).join(city).join(format!("{id}{IMAGE_SUFFIX}"))
     };
-    let mut candidates = CITYSCAPES_BASES.iter().flat_map(|b| CITYSCAPES_SPLITS.iter().map(move |s| file(b, s)));
+    let mut candidates =
+        CITYSCAPES_BASES.iter().flat_map(|b| CITYSCAPES_SPLITS.iter().map(move |s| file(b, s)));
     let image = candidates.find(|p| p.is_file()).ok_or_else(|| {
-        format!("no leftImg8bit/{{train,val,test,train_extra}}/{city}/{id}{IMAGE_SUFFIX} under {}", root.display())
+        format!(
+            "no leftImg8bit/{{train,val,test,train_extra}}/{city}/{id}{IMAGE_SUFFIX} under {}",
+            root.display()
+        )
     })?;
     let mask = Layout::Cityscapes.mask_of_image(&image);
     if want_mask && mask.is_none() {
-        return Err(format!("no gtFine mask {id}_gtFine_labelIds.png or {id}_gtFine_labelTrainIds.png for {}", image.display()));
+        return Err(format!(
+            "no gtFine mask {id}_gtFine_labelIds.png or {id}_gtFine_labelTrainIds.png for {}",
+            image.display()
+        ));
     }
     Ok(Resolved { name: id.to_owned(), image, mask: mask.filter(|_| want_mask) })
 }

@@ -60,7 +60,8 @@ impl List {
         let mut entries = Vec::new();
         for (i, line) in text.trim_start_matches('\u{feff}').lines().enumerate() {
             let number = i + 1;
-            let fail = |message: String| Error::Data { path: path.to_path_buf(), line: Some(number), message };
+            let fail =
+                |message: String| Error::Data { path: path.to_path_buf(), line: Some(number), message };
             let line = line.trim();
             if line.is_empty() || line.starts_with('#') {
                 continue;
@@ -68,7 +69,10 @@ impl List {
             let (image, mask) = split(line, root, layout).map_err(fail)?;
             let found = layout.resolve(root, image, mask, masks == Masks::Required).map_err(fail)?;
             if let Some(first) = seen.insert(found.image.clone(), number) {
-                return Err(fail(format!("image {:?} was named already on line {first}; name each image once", found.name)));
+                return Err(fail(format!(
+                    "image {:?} was named already on line {first}; name each image once",
+                    found.name
+                )));
             }
             entries.push(Entry { name: found.name, line: number, image: found.image, mask: found.mask });
         }
@@ -80,7 +84,11 @@ impl List {
 }
 
 /// The one or two names of a line.
-fn split<'a>(line: &'a str, root: &Path, layout: Layout) -> std::result::Result<(&'a str, Option<&'a str>), String> {
+fn split<'a>(
+    line: &'a str,
+    root: &Path,
+    layout: Layout,
+) -> std::result::Result<(&'a str, Option<&'a str>), String> {
     if line.contains('\t') {
         let words: Vec<&str> = line.split('\t').map(str::trim).filter(|w| !w.is_empty()).collect();
         return match words[..] {

@@ -233,7 +233,10 @@ impl Plan {
             return Err(Error::config("loader", "batch: expected at least one image, got 0"));
         }
         if source.is_empty() || u32::try_from(source.len()).is_err() {
-            return Err(Error::Usage(format!("expected a source of 1 to 2^32 - 1 images, got {}", source.len())));
+            return Err(Error::Usage(format!(
+                "expected a source of 1 to 2^32 - 1 images, got {}",
+                source.len()
+            )));
         }
         Ok(Plan { source, spec, order: Mutex::new(None) })
     }

@@ -80,7 +80,11 @@ fn check(op: &'static str, image: &[f32], (h, w): Size) -> Result<()> {
     if image.len() == h * w * 3 && !image.is_empty() {
         return Ok(());
     }
-    Err(Error::shape(op, format!("{h} x {w} x 3 values, at least one pixel"), format!("{} values", image.len())))
+    Err(Error::shape(
+        op,
+        format!("{h} x {w} x 3 values, at least one pixel"),
+        format!("{} values", image.len()),
+    ))
 }
 
 fn check_factor(op: &'static str, factor: f32) -> Result<()> {
@@ -123,7 +127,8 @@ pub(super) fn brightness(values: &mut [f32], factor: f32) {
 pub(super) fn contrast(planes: &mut [f32], factor: f32) {
     let n = planes.len() / 3;
     let mean: f64 =
-        planes.chunks_exact(n).zip(LUMA).map(|(plane, weight)| sum(plane) * f64::from(weight)).sum::<f64>() / n as f64;
+        planes.chunks_exact(n).zip(LUMA).map(|(plane, weight)| sum(plane) * f64::from(weight)).sum::<f64>()
+            / n as f64;
     let shift = (1.0 - factor) * mean as f32;
     for v in planes {
         *v = v.mul_add(factor, shift).clamp(0.0, 1.0);
@@ -260,7 +265,8 @@ mod tests {
     #[test]
     fn neutral_factors_change_nothing() {
         let image: Vec<f32> = (0..5 * 7 * 3).map(|i| (i * 37 % 101) as f32 / 100.0).collect();
-        let near = |got: &[f32]| got.iter().zip(&image).for_each(|(a, b)| assert!((a - b).abs() < 1e-5, "{a} {b}"));
+        let near =
+            |got: &[f32]| got.iter().zip(&image).for_each(|(a, b)| assert!((a - b).abs() < 1e-5, "{a} {b}"));
         let mut got = image.clone();
         adjust_brightness(&mut got, (5, 7), 1.0).unwrap();
         adjust_contrast(&mut got, (5, 7), 1.0).unwrap();

@@ -19,30 +19,101 @@ pub enum Preset {
 }
 
 const VOC_CLASSES: [&str; 21] = [
-    "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
-    "dining table", "dog", "horse", "motorbike", "person", "potted plant", "sheep", "sofa", "train", "tv monitor",
+    "background",
+    "aeroplane",
+    "bicycle",
+    "bird",
+    "boat",
+    "bottle",
+    "bus",
+    "car",
+    "cat",
+    "chair",
+    "cow",
+    "dining table",
+    "dog",
+    "horse",
+    "motorbike",
+    "person",
+    "potted plant",
+    "sheep",
+    "sofa",
+    "train",
+    "tv monitor",
 ];
 
 const CITYSCAPES_CLASSES: [&str; 19] = [
-    "road", "sidewalk", "building", "wall", "fence", "pole", "traffic light", "traffic sign", "vegetation", "terrain",
-    "sky", "person", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle",
+    "road",
+    "sidewalk",
+    "building",
+    "wall",
+    "fence",
+    "pole",
+    "traffic light",
+    "traffic sign",
+    "vegetation",
+    "terrain",
+    "sky",
+    "person",
+    "rider",
+    "car",
+    "truck",
+    "bus",
+    "train",
+    "motorcycle",
+    "bicycle",
 ];
 
 /// As published with the Cityscapes benchmark.
 const CITYSCAPES_COLORS: [[u8; 3]; 19] = [
-    [128, 64, 128], [244, 35, 232], [70, 70, 70], [102, 102, 156], [190, 153, 153], [153, 153, 153], [250, 170, 30],
-    [220, 220, 0], [107, 142, 35], [152, 251, 152], [70, 130, 180], [220, 20, 60], [255, 0, 0], [0, 0, 142],
-    [0, 0, 70], [0, 60, 100], [0, 80, 100], [0, 0, 230], [119, 11, 32],
+    [128, 64, 128],
+    [244, 35, 232],
+    [70, 70, 70],
+    [102, 102, 156],
+    [190, 153, 153],
+    [153, 153, 153],
+    [250, 170, 30],
+    [220, 220, 0],
+    [107, 142, 35],
+    [152, 251, 152],
+    [70, 130, 180],
+    [220, 20, 60],
+    [255, 0, 0],
+    [0, 0, 142],
+    [0, 0, 70],
+    [0, 60, 100],
+    [0, 80, 100],
+    [0, 0, 230],
+    [119, 11, 32],
 ];
 
 const CAMVID_CLASSES: [&str; 11] = [
-    "sky", "building", "pole", "road", "pavement", "tree", "sign symbol", "fence", "car", "pedestrian", "bicyclist",
+    "sky",
+    "building",
+    "pole",
+    "road",
+    "pavement",
+    "tree",
+    "sign symbol",
+    "fence",
+    "car",
+    "pedestrian",
+    "bicyclist",
 ];
 
 /// Usual for the 11-class version (the colours of the 32-class annotation's main classes).
 const CAMVID_COLORS: [[u8; 3]; 11] = [
-    [128, 128, 128], [128, 0, 0], [192, 192, 128], [128, 64, 128], [60, 40, 222], [128, 128, 0], [192, 128, 128],
-    [64, 64, 128], [64, 0, 128], [64, 64, 0], [0, 128, 192],
+    [128, 128, 128],
+    [128, 0, 0],
+    [192, 192, 128],
+    [128, 64, 128],
+    [60, 40, 222],
+    [128, 128, 0],
+    [192, 128, 128],
+    [64, 64, 128],
+    [64, 0, 128],
+    [64, 64, 0],
+    [0, 128, 192],
 ];
 
 impl Preset {
@@ -127,7 +198,9 @@ mod tests {
 
     #[test]
     fn presets_are_complete() {
-        for (preset, n) in [(Preset::Voc, 21), (Preset::Cityscapes, 19), (Preset::Camvid, 11), (Preset::Demo, 6)] {
+        for (preset, n) in
+            [(Preset::Voc, 21), (Preset::Cityscapes, 19), (Preset::Camvid, 11), (Preset::Demo, 6)]
+        {
             assert_eq!((preset.num_classes(), preset.palette().len()), (n, n));
             assert_eq!(preset.palette().iter().collect::<HashSet<_>>().len(), n, "{preset:?}");
         }
@@ -135,7 +208,10 @@ mod tests {
 
     #[test]
     fn voc_palette_is_the_published_one() {
-        assert_eq!([0, 1, 2, 15, 20].map(voc_color), [[0, 0, 0], [128, 0, 0], [0, 128, 0], [192, 128, 128], [0, 64, 128]]);
+        assert_eq!(
+            [0, 1, 2, 15, 20].map(voc_color),
+            [[0, 0, 0], [128, 0, 0], [0, 128, 0], [192, 128, 128], [0, 64, 128]]
+        );
     }
 
     #[test]

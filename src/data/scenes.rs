@@ -41,7 +41,10 @@ impl SceneSource {
     pub fn new(spec: SceneSpec) -> Result<SceneSource> {
         if spec.size.0.min(spec.size.1) < 16 {
             let got = format!("{} x {}", spec.size.0, spec.size.1);
-            return Err(Error::config("scenes", format!("size: expected at least 16 x 16 pixels, got {got}")));
+            return Err(Error::config(
+                "scenes",
+                format!("size: expected at least 16 x 16 pixels, got {got}"),
+            ));
         }
         Ok(SceneSource { spec, cache: Cache::new(spec.len, 1 << 30) })
     }
@@ -136,8 +139,11 @@ impl Canvas {
                 let cover = (0.5 - distance).clamp(0.0, 1.0);
                 if cover > 0.0 {
                     let color = paint.at(px, py);
-                    let shade =
-                        if class.is_some() { 1.0 - 0.18 * shape.across(px, py).clamp(-1.0, 1.0) } else { 1.0 };
+                    let shade = if class.is_some() {
+                        1.0 - 0.18 * shape.across(px, py).clamp(-1.0, 1.0)
+                    } else {
+                        1.0
+                    };
                     for c in 0..3 {
                         pixel[c] += cover * (color[c] * shade - pixel[c]);
                     }
@@ -173,7 +179,14 @@ struct Shape {
 impl Shape {
     fn new(outline: Outline, rng: &mut Stream, (h, w): Size, half: [f32; 2]) -> Shape {
         let (sin, cos) = rng.range(0.0, TAU).sin_cos();
-        Shape { outline, x: rng.range(0.02, 0.98) * w as f32, y: rng.range(0.02, 0.98) * h as f32, sin, cos, half }
+        Shape {
+            outline,
+            x: rng.range(0.02, 0.98) * w as f32,
+            y: rng.range(0.02, 0.98) * h as f32,
+            sin,
+            cos,
+            half,
+        }
     }
 
     fn object(class: usize, rng: &mut Stream, size: Size) -> Shape {
@@ -273,7 +286,14 @@ const HUES: [f32; 6] = [0.3, 0.02, 0.58, 0.14, 0.8, 0.42];
 impl Paint {
     /// For an object of `class`: two times in three the texture of its class, else any.
     fn of(class: usize, rng: &mut Stream, side: f32) -> Paint {
-        let usual = [Texture::Clouds, Texture::Dots, Texture::Checks, Texture::Stripes, Texture::Plain, Texture::Grain];
+        let usual = [
+            Texture::Clouds,
+            Texture::Dots,
+            Texture::Checks,
+            Texture::Stripes,
+            Texture::Plain,
+            Texture::Grain,
+        ];
         let own = rng.chance(0.67);
         let any = usual[rng.below(usual.len())];
         let spread = rng.range(-0.16, 0.16);
@@ -283,7 +303,14 @@ impl Paint {
 
     /// For the ground and clutter: anything, a little duller.
     fn any(rng: &mut Stream, side: f32) -> Paint {
-        let all = [Texture::Clouds, Texture::Clouds, Texture::Grain, Texture::Stripes, Texture::Checks, Texture::Dots];
+        let all = [
+            Texture::Clouds,
+            Texture::Clouds,
+            Texture::Grain,
+            Texture::Stripes,
+            Texture::Checks,
+            Texture::Dots,
+        ];
         let texture = all[rng.below(all.len())];
         let (hue, saturation, value) = (rng.uniform(), rng.range(0.05, 0.6), rng.range(0.25, 0.9));
         Paint::new(texture, hue, saturation, value, rng, side)
@@ -293,8 +320,10 @@ impl Paint {
         let (sin, cos) = rng.range(0.0, PI).sin_cos();
         let contrast = rng.range(0.25, 0.6);
         let other = value * (1.0 - contrast);
-        let colors =
-            [from_hsv(hue, saturation, value), from_hsv(hue + rng.range(-0.06, 0.06), saturation * rng.range(0.6, 1.1), other)];
+        let colors = [
+            from_hsv(hue, saturation, value),
+            from_hsv(hue + rng.range(-0.06, 0.06), saturation * rng.range(0.6, 1.1), other),
+        ];
         // Textures keep their scale relative to the picture, yet stay resolvable in small ones.
         let period = rng.range(0.05, 0.09) * side.max(64.0);
         Paint { texture, colors, period, sin, cos, salt: rng.next_u32() }
@@ -302,9 +331,12 @@ impl Paint {
 
     /// Colour at a pixel.
     fn at(&self, x: f32, y: f32) -> [f32; 3] {
-        let (u, v) = ((x * self.cos + y * self.sin) / self.period, (y * self.cos - x * self.sin) / self.period);
+        let (u, v) =
+            ((x * self.cos + y * self.sin) / self.period, (y * self.cos - x * self.sin) / self.period);
         let mix = match self.texture {
-            Texture::Clouds => 0.65 * self.noise(u * 0.35, v * 0.35) + 0.35 * self.noise(u * 1.1 + 7.0, v * 1.1),
+            Texture::Clouds => {
+                0.65 * self.noise(u * 0.35, v * 0.35) + 0.35 * self.noise(u * 1.1 + 7.0, v * 1.1)
+            }
             Texture::Dots => {
                 let (du, dv) = (u - u.floor() - 0.5, v - v.floor() - 0.5);
                 ((0.33 - du.hypot(dv)) * 8.0 + 0.5).clamp(0.0, 1.0)
@@ -366,7 +398,15 @@ mod tests {
         let scenes = source(0, 60);
         let mut counts = [0usize; SCENE_CLASSES.len()];
         for i in 0..scenes.len() {
-            scenes.load(i).unwrap().mask.as_ref().unwrap().data.iter().for_each(|&c| counts[usize::from(c)] += 1);
+            scenes
+                .load(i)
+                .unwrap()
+                .mask
+                .as_ref()
+                .unwrap()
+                .data
+                .iter()
+                .for_each(|&c| counts[usize::from(c)] += 1);
         }
         let share = counts.map(|c| c as f64 / (60.0 * 96.0 * 96.0));
         assert!(share[0] > 0.4 && share[0] < 0.85, "{share:?}");

@@ -57,7 +57,11 @@ pub(super) struct Cache {
 impl Cache {
     /// For `len` samples within `budget` bytes.
     pub fn new(len: usize, budget: usize) -> Cache {
-        Cache { slots: std::iter::repeat_with(OnceLock::new).take(len).collect(), used: AtomicUsize::new(0), budget }
+        Cache {
+            slots: std::iter::repeat_with(OnceLock::new).take(len).collect(),
+            used: AtomicUsize::new(0),
+            budget,
+        }
     }
 
     /// Sample `i`, made by `make` where it is not kept. Two threads may both make it; one copy stays.
@@ -117,7 +121,10 @@ impl FolderSource {
             mask: None,
         };
         let entries = images.iter().enumerate().map(entry).collect();
-        FolderSource::new(List { path: PathBuf::from("images"), layout: Default::default(), entries }, options)
+        FolderSource::new(
+            List { path: PathBuf::from("images"), layout: Default::default(), entries },
+            options,
+        )
     }
 
     /// The list behind this source.
@@ -155,7 +162,8 @@ impl FolderSource {
     /// # Errors
     /// The first in the order of the list, as [`Source::load`].
     pub fn check_all(&self) -> Result<()> {
-        let results: Vec<Result<()>> = (0..self.len()).into_par_iter().map(|i| self.load(i).map(|_| ())).collect();
+        let results: Vec<Result<()>> =
+            (0..self.len()).into_par_iter().map(|i| self.load(i).map(|_| ())).collect();
         results.into_iter().collect()
     }
 
