@@ -1,7 +1,9 @@
 //! `psmt-fast op`: runs the op of a fixture file, or checks files against the results they hold.
 
+use super::Device;
 use crate::backend::cpu::Cpu;
 use crate::check::{DEFAULT_TOLERANCE, Fixture, compare, run_op};
+use crate::ops::Backend;
 use crate::{Error, Result};
 use clap::{Args as ClapArgs, ValueEnum};
 use std::path::{Path, PathBuf};
@@ -22,8 +24,8 @@ pub struct Args {
     #[arg(long, requires = "check", value_parser = tolerance)]
     tolerance: Option<f64>,
     /// Where to compute
-    #[arg(long, default_value = "cpu", value_name = "cpu")]
-    device: String,
+    #[arg(long, value_enum, default_value_t)]
+    device: Device,
     /// Type of activations
     #[arg(long, value_enum, default_value_t = Precision::F32)]
     precision: Precision,
@@ -45,32 +47,29 @@ fn tolerance(text: &str) -> std::result::Result<f64, String> {
 /// # Errors
 /// [`Error::CheckFailed`] where results differ, [`Error::Device`] for a device or precision that this build lacks, and those
 /// of reading, running and writing.
-pub fn run(args: &Args) -> Result<()> {
-    let fail = |message: &str| Err(Error::Device { name: args.device.clone(), message: message.into() });
-    if args.device != "cpu" {
-        return fail("not part of this build, expected cpu");
-    }
+pub fn run(args: Args) -> Result<()> {
+    let b = args.device.open()?;
     if args.precision != Precision::F32 {
-        return fail("computes in f32 only");
+        return Err(Error::Device { name: b.name(), message: "computes in f32 only, use --precision f32".into() });
     }
     if args.check {
-        return check(&args.files, args.tolerance.unwrap_or(DEFAULT_TOLERANCE));
+        return check(&b, &args.files, args.tolerance.unwrap_or(DEFAULT_TOLERANCE));
     }
     let [input, output] = args.files.as_slice() else {
         let found = args.files.len();
         return Err(Error::Usage(format!("op: expected two files, IN and OUT, found {found} (or --check)")));
     };
     let fixture = Fixture::read(input)?;
-    fixture.write_outputs(output, &run_op(&Cpu::<f32>::new(), &fixture)?)
+    fixture.write_outputs(output, &run_op(&b, &fixture)?)
 }
 
 /// Prints a row a tensor. A file that cannot be run does not keep the others from being checked; its error is printed in
 /// its place and returned in the end.
-fn check(files: &[PathBuf], tolerance: f64) -> Result<()> {
+fn check(b: &Cpu<f32>, files: &[PathBuf], tolerance: f64) -> Result<()> {
     println!("{:<28} {:<58} {:>10}  result", "file", "tensor", "error");
     let (mut rows, mut failed, mut error) = (0, 0, None);
     for path in files {
-        match check_file(path, tolerance) {
+        match check_file(b, path, tolerance) {
             Ok((all, bad)) => {
                 rows += all;
                 failed += bad;
@@ -90,12 +89,12 @@ fn check(files: &[PathBuf], tolerance: f64) -> Result<()> {
 }
 
 /// Number of rows and of failed ones.
-fn check_file(path: &Path, tolerance: f64) -> Result<(usize, usize)> {
+fn check_file(b: &Cpu<f32>, path: &Path, tolerance: f64) -> Result<(usize, usize)> {
     let fixture = Fixture::read(path)?;
     if fixture.outputs.is_empty() {
         return Err(Error::checkpoint(path, "expected tensors 'out.*' to check against, found none"));
     }
-    let got = run_op(&Cpu::<f32>::new(), &fixture)?;
+    let got = run_op(b, &fixture)?;
     let rows = compare(&fixture, &got, tolerance)?;
     for row in &rows {
         let result = if row.ok { "ok" } else { "FAILED" };

@@ -14,10 +14,18 @@ use serde::Deserialize;
 /// The published weight of the mean squared student probability beside negative learning.
 const SQUARE_WEIGHT: f64 = 0.5;
 
+/// No network of a fixture has more parameters than this.
+const MAX_PARAMS: usize = 1 << 28;
+
 /// The network that the settings describe.
 pub(in crate::check) fn model(fixture: &Fixture, config: ModelConfig) -> Result<DeepLab> {
-    config.validate().map_err(|e| fixture.bad_attrs(format!("model: {e}")))?;
-    DeepLab::new(config)
+    config.validate().map_err(|e| fixture.bad_attrs(e))?;
+    let arch = DeepLab::new(config)?;
+    let found = arch.table.num_params;
+    if found > MAX_PARAMS {
+        return Err(fixture.bad_attrs(format!("model: expected at most {MAX_PARAMS} parameters, found {found}")));
+    }
+    Ok(arch)
 }
 
 /// Values of the network whose tensors begin with `prefix`. With `decoder_only` the encoder's, which the file then lacks,

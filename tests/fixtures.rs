@@ -1,0 +1,274 @@
+//! Every op against the PyTorch fixtures of this folder, the command that does the same, and what it says of files that
+//! are not as they should be.
+
+use psmt_fast::backend::cpu::Cpu;
+use psmt_fast::check::{Array, DEFAULT_TOLERANCE, Fixture, OPS, Outputs, Values, compare, run_op};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures")
+}
+
+fn files() -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder()).unwrap().map(|e| e.unwrap().path());
+    let mut files: Vec<_> = entries.filter(|p| p.extension().is_some_and(|e| e == "safetensors")).collect();
+    files.sort();
+    files
+}
+
+fn fixture(name: &str) -> Fixture {
+    Fixture::read(&folder().join(format!("{name}.safetensors"))).unwrap()
+}
+
+fn psmt_fast(args: &[&Path]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_psmt-fast")).arg("op").args(args).output().unwrap()
+}
+
+#[test]
+fn every_op_gives_the_results_of_its_fixtures() {
+    let files = files();
+    let mut ops: Vec<String> = Vec::new();
+    let mut failures = Vec::new();
+    for path in &files {
+        let fixture = Fixture::read(path).unwrap();
+        assert!(!fixture.outputs.is_empty(), "{}", path.display());
+        let got = run_op(&Cpu::<f32>::new(), &fixture).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        for row in compare(&fixture, &got, DEFAULT_TOLERANCE).unwrap() {
+            if !row.ok {
+                failures.push(format!("{} {}: {:e} {}", path.display(), row.tensor, row.error, row.note));
+            }
+        }
+        ops.push(fixture.op);
+    }
+    assert!(failures.is_empty(), "{} tensors differ:\n{}", failures.len(), failures.join("\n"));
+    let missing: Vec<_> = OPS.iter().filter(|op| !ops.iter().any(|o| o == *op)).collect();
+    assert!(missing.is_empty() && files.len() >= 68, "{} files, no fixture for {missing:?}", files.len());
+}
+
+#[test]
+fn losses_are_the_same_in_double_precision() {
+    for name in ["conf_ce_2", "ohem_cross_entropy_11", "ensemble_pseudo_label_4", "tvat_1", "train_step_1"] {
+        let fixture = fixture(name);
+        let got = run_op(&Cpu::<f64>::new(), &fixture).unwrap();
+        for row in compare(&fixture, &got, 2e-6).unwrap() {
+            assert!(row.ok, "{name}: {row:?}");
+        }
+    }
+}
+
+#[test]
+fn a_wrong_result_is_reported() {
+    let fixture = fixture("conv2d_7");
+    let mut got = run_op(&Cpu::<f32>::new(), &fixture).unwrap();
+    if let Some(Values::F32(v)) = got.get_mut("dbias").map(|a| &mut a.values) {
+        v.iter_mut().for_each(|v| *v *= 1.001);
+    }
+    let rows = compare(&fixture, &got, DEFAULT_TOLERANCE).unwrap();
+    let failed: Vec<_> = rows.iter().filter(|r| !r.ok).map(|r| r.tensor.as_str()).collect();
+    assert_eq!(failed, ["dbias"]);
+}
+
+#[test]
+fn labels_and_counts_are_compared_exactly() {
+    for (name, tensor) in
+        [("ensemble_pseudo_label_0", "label"), ("conf_ce_0", "histogram"), ("confusion_matrix_0", "matrix")]
+    {
+        let fixture = fixture(name);
+        let mut got = run_op(&Cpu::<f32>::new(), &fixture).unwrap();
+        if let Some(Values::I32(v)) = got.get_mut(tensor).map(|a| &mut a.values) {
+            v[0] += 1;
+        }
+        let rows = compare(&fixture, &got, 1.0).unwrap();
+        assert!(rows.iter().any(|r| r.tensor == tensor && !r.ok), "{name}: {rows:?}");
+    }
+}
+
+#[test]
+fn the_command_writes_what_it_checks() {
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["conv2d_1", "batch_norm_0", "conf_ce_2", "confusion_matrix_0", "resize_bicubic_1", "schedule_0"] {
+        let source = folder().join(format!("{name}.safetensors"));
+        let (bare, out) = (dir.path().join("bare.safetensors"), dir.path().join("out.safetensors"));
+        write(&bare, &Fixture { outputs: Outputs::new(), ..Fixture::read(&source).unwrap() });
+        let output = psmt_fast(&[&bare, &out]);
+        assert!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stderr));
+
+        let (want, got) = (Fixture::read(&source).unwrap(), Fixture::read(&out).unwrap());
+        assert_eq!((&got.op, &got.attrs), (&want.op, &want.attrs));
+        assert!(got.inputs.is_empty());
+        assert!(got.outputs.keys().eq(want.outputs.keys()), "{name}");
+        for row in compare(&want, &got.outputs, DEFAULT_TOLERANCE).unwrap() {
+            assert!(row.ok, "{name}: {row:?}");
+        }
+    }
+}
+
+#[test]
+fn the_command_checks_and_says_so_with_its_exit_code() {
+    let (one, two) = (folder().join("conv2d_0.safetensors"), folder().join("tvat_0.safetensors"));
+    let good = psmt_fast(&[Path::new("--check"), &one, &two]);
+    let text = String::from_utf8_lossy(&good.stdout).into_owned();
+    assert!(good.status.success(), "{text}");
+    assert!(text.contains("dweight") && text.contains("tvat_0") && !text.contains("FAILED"), "{text}");
+
+    let strict = psmt_fast(&[Path::new("--check"), Path::new("--tolerance"), Path::new("0"), &one]);
+    let text = String::from_utf8_lossy(&strict.stdout).into_owned();
+    assert_eq!(strict.status.code(), Some(1), "{text}");
+    assert!(text.contains("FAILED") && text.contains("worst at"), "{text}");
+
+    assert_eq!(psmt_fast(&[Path::new("--device"), Path::new("abacus"), &one, &two]).status.code(), Some(10));
+    assert_eq!(psmt_fast(&[&one]).status.code(), Some(2));
+}
+
+/// Writes a fixture with its inputs, which the library itself never does.
+fn write(path: &Path, fixture: &Fixture) {
+    let inputs = fixture.inputs.iter().map(|(name, array)| (format!("in.{name}"), array));
+    let outputs = fixture.outputs.iter().map(|(name, array)| (format!("out.{name}"), array));
+    let metadata = [("op".to_string(), fixture.op.clone()), ("attrs".to_string(), fixture.attrs.clone())].into();
+    let bytes = safetensors::serialize(inputs.chain(outputs), Some(metadata)).unwrap();
+    std::fs::write(path, bytes).unwrap();
+}
+
+/// Runs a fixture that `spoil` has changed and returns the exit code and the message.
+fn spoiled(name: &str, spoil: impl FnOnce(&mut Fixture)) -> (i32, String) {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, out) = (dir.path().join("in.safetensors"), dir.path().join("out.safetensors"));
+    let mut fixture = fixture(name);
+    spoil(&mut fixture);
+    write(&path, &fixture);
+    let output = psmt_fast(&[&path, &out]);
+    assert!(!out.exists() || output.status.success());
+    let message = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!message.contains("panicked"), "{message}");
+    (output.status.code().unwrap_or(-1), message)
+}
+
+/// Expects an exit code and words of the message.
+fn expect((code, message): (i32, String), want: i32, words: &[&str]) {
+    assert_eq!(code, want, "{message}");
+    for word in words {
+        assert!(message.contains(word), "expected '{word}' in: {message}");
+    }
+}
+
+fn attrs(text: &str) -> impl FnOnce(&mut Fixture) {
+    let text = text.to_string();
+    move |f| f.attrs = text
+}
+
+#[test]
+fn wrong_settings_are_named() {
+    expect(spoiled("conv2d_0", attrs("{")), 3, &["attrs"]);
+    expect(spoiled("conv2d_0", attrs("[1, 2]")), 3, &["attrs"]);
+    expect(spoiled("conv2d_0", attrs(r#"{"stride": 2, "padding": 1}"#)), 3, &["dilation"]);
+    let unknown = r#"{"stride": 2, "padding": 1, "dilation": 1, "groups": 2}"#;
+    expect(spoiled("conv2d_0", attrs(unknown)), 3, &["groups"]);
+    expect(spoiled("conv2d_0", attrs(r#"{"stride": 2, "padding": -1, "dilation": 1}"#)), 3, &["-1"]);
+    expect(spoiled("conv2d_0", attrs(r#"{"stride": 0, "padding": 1, "dilation": 1}"#)), 6, &["stride"]);
+    expect(spoiled("conv2d_0", attrs(r#"{"stride": 2, "padding": 4000000000, "dilation": 1}"#)), 5, &["dy"]);
+    expect(spoiled("leaky_relu_0", attrs(r#"{"slope": "steep"}"#)), 3, &["steep"]);
+    expect(spoiled("cut_mix_0", attrs(r#"{"lambda": 1}"#)), 3, &["lambda"]);
+    let huge = r#"{"size": [1000000000, 1000000000], "topk": 7, "gamma": 0.5}"#;
+    expect(spoiled("ensemble_pseudo_label_0", attrs(huge)), 3, &["size", "1000000000"]);
+    expect(spoiled("resize_bicubic_0", attrs(r#"{"size": [0, 5]}"#)), 3, &["size"]);
+    expect(spoiled("adjust_hue_0", attrs(r#"{"factor": 2}"#)), 6, &["factor"]);
+    expect(spoiled("gaussian_blur_0", attrs(r#"{"kernel": 4, "sigma": 1}"#)), 6, &["4"]);
+    let model = |f: &mut Fixture| f.attrs = f.attrs.replace("aspp", "wasp");
+    expect(spoiled("network_0", model), 3, &["wasp"]);
+    let model = |f: &mut Fixture| f.attrs = f.attrs.replace("\"stem_width\": 8", "\"stem_width\": 0");
+    expect(spoiled("network_0", model), 3, &["stem_width"]);
+    let step = |f: &mut Fixture| f.attrs = f.attrs.replace("\"active_teacher\": 1", "\"active_teacher\": 3");
+    expect(spoiled("train_step_0", step), 3, &["active_teacher", "3"]);
+}
+
+#[test]
+fn missing_and_misshapen_tensors_are_named() {
+    let remove = |name: &'static str| move |f: &mut Fixture| drop(f.inputs.remove(name));
+    expect(spoiled("conv2d_0", remove("weight")), 5, &["in.weight", "missing"]);
+    expect(spoiled("conf_ce_0", remove("boxes")), 5, &["in.boxes", "missing"]);
+    expect(spoiled("network_0", remove("student.encoder.backbone.conv1.0.weight")), 5, &["conv1.0.weight"]);
+    expect(spoiled("tvat_0", remove("teacher2.decoder.upsample.classifier.bias")), 5, &["teacher2", "classifier.bias"]);
+
+    let flat = |f: &mut Fixture| f.inputs.get_mut("x").unwrap().shape = vec![2 * 3 * 33 * 41];
+    expect(spoiled("conv2d_0", flat), 5, &["in.x", "4 axes"]);
+    let integers = |f: &mut Fixture| {
+        let dy = f.inputs.get_mut("dy").unwrap();
+        dy.values = Values::I32(vec![1; dy.values.len()]);
+    };
+    expect(spoiled("max_pool2d_0", integers), 5, &["in.dy", "float32", "int32"]);
+    let short = |f: &mut Fixture| drop(f.inputs.insert("bias".into(), Array::f32([3], vec![0.0; 3])));
+    expect(spoiled("conv2d_1", short), 5, &["in.bias", "24", "3"]);
+    let other = |f: &mut Fixture| drop(f.inputs.insert("dy".into(), Array::f32([1, 1, 1, 1], vec![0.0])));
+    for name in ["max_pool2d_0", "leaky_relu_0"] {
+        expect(spoiled(name, other), 6, &["dy"]);
+    }
+    for name in ["conv2d_0", "batch_norm_0", "interpolate_0", "adaptive_avg_pool2d_0"] {
+        expect(spoiled(name, other), 5, &["in.dy"]);
+    }
+    let empty = |f: &mut Fixture| drop(f.inputs.insert("x".into(), Array::f32([2, 0, 3, 3], vec![])));
+    for name in ["conv2d_0", "batch_norm_0", "max_pool2d_0", "leaky_relu_0", "interpolate_0", "cut_mix_0", "network_0"] {
+        let (code, message) = spoiled(name, empty);
+        assert!(matches!(code, 5 | 6), "{name}: {code} {message}");
+    }
+    let one_image = |f: &mut Fixture| {
+        f.inputs.insert("x".into(), Array::f32([1, 3, 32, 32], vec![0.5; 3072]));
+        f.inputs.insert("dlogits".into(), Array::f32([1, 5, 32, 32], vec![0.5; 5120]));
+    };
+    expect(spoiled("network_0", one_image), 6, &["two"]);
+}
+
+#[test]
+fn values_out_of_range_are_named() {
+    let label = |f: &mut Fixture| {
+        if let Values::I32(v) = &mut f.inputs.get_mut("target").unwrap().values {
+            v[7] = 77;
+        }
+    };
+    expect(spoiled("cross_entropy_0", label), 5, &["in.target", "77", "index 7"]);
+    expect(spoiled("confusion_matrix_0", label), 5, &["in.target", "77"]);
+    let corner = |value: i32| {
+        move |f: &mut Fixture| {
+            if let Values::I32(v) = &mut f.inputs.get_mut("boxes").unwrap().values {
+                v[2] = value;
+            }
+        }
+    };
+    expect(spoiled("cut_mix_0", corner(-4)), 5, &["in.boxes", "-4"]);
+    expect(spoiled("cut_mix_0", corner(4000)), 6, &["4000"]);
+    let source = |f: &mut Fixture| {
+        if let Values::I32(v) = &mut f.inputs.get_mut("perm").unwrap().values {
+            v[0] = 3;
+        }
+    };
+    expect(spoiled("cut_mix_0", source), 6, &["3"]);
+}
+
+#[test]
+fn files_that_are_no_fixtures_are_refused() {
+    expect(spoiled("conv2d_0", |f| f.op = "conv4d".into()), 5, &["conv4d", "conv2d"]);
+
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("out.safetensors");
+    let refuse = |bytes: &[u8], words: &[&str]| {
+        let path = dir.path().join("bad.safetensors");
+        std::fs::write(&path, bytes).unwrap();
+        let output = psmt_fast(&[&path, &out]);
+        let message = String::from_utf8_lossy(&output.stderr).into_owned();
+        expect((output.status.code().unwrap_or(-1), message), 5, words);
+        assert!(!out.exists());
+    };
+    let whole = std::fs::read(folder().join("conv2d_0.safetensors")).unwrap();
+    refuse(&[], &["bad.safetensors"]);
+    refuse(&whole[..whole.len() - 1], &["bad.safetensors"]);
+    refuse(&whole[..60], &["bad.safetensors"]);
+    refuse(b"not a tensor file at all", &["bad.safetensors"]);
+    let no_metadata = safetensors::serialize([("in.x", &Array::f32([1], vec![1.0]))], None).unwrap();
+    refuse(&no_metadata, &["op"]);
+
+    let missing = psmt_fast(&[&dir.path().join("absent.safetensors"), &out]);
+    assert_eq!(missing.status.code(), Some(9));
+    assert!(String::from_utf8_lossy(&missing.stderr).contains("absent.safetensors"));
+    let nowhere = dir.path().join("no/such/folder/out.safetensors");
+    assert_eq!(psmt_fast(&[&folder().join("conv2d_0.safetensors"), &nowhere]).status.code(), Some(9));
+}
