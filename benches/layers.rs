@@ -13,7 +13,10 @@ use rayon::prelude::*;
 use std::time::Instant;
 
 /// Name, occurrences in a forward pass, stride of the input map, in, out, kernel, stride, dilation.
-const LAYERS: &[(&str, usize, usize, usize, usize, usize, usize, usize)] = &[
+type Layer = (&'static str, usize, usize, usize, usize, usize, usize, usize);
+
+/// Every distinct convolution.
+const LAYERS: &[Layer] = &[
     ("stem.0", 1, 1, 3, 64, 3, 2, 1),
     ("stem.3", 1, 2, 64, 64, 3, 1, 1),
     ("stem.6", 1, 2, 64, 128, 3, 1, 1),
@@ -83,8 +86,25 @@ fn ceiling() -> f64 {
                 // SAFETY: three matrices of N by N, c column major and not shared.
                 unsafe {
                     gemm::gemm(
-                        N, N, N, c.as_mut_ptr(), N as isize, 1, false, a.as_ptr(), N as isize, 1, b.as_ptr(),
-                        N as isize, 1, 0.0, 1.0, false, false, false, gemm::Parallelism::None,
+                        N,
+                        N,
+                        N,
+                        c.as_mut_ptr(),
+                        N as isize,
+                        1,
+                        false,
+                        a.as_ptr(),
+                        N as isize,
+                        1,
+                        b.as_ptr(),
+                        N as isize,
+                        1,
+                        0.0,
+                        1.0,
+                        false,
+                        false,
+                        false,
+                        gemm::Parallelism::None,
                     );
                 }
             }
@@ -98,7 +118,8 @@ fn check(what: &str, got: &[f32], want: impl Fn(usize) -> (f64, f64)) {
     for k in 0..37 {
         let i = k * 7919 % got.len();
         let (value, size) = want(i);
-        if !((f64::from(got[i]) - value).abs() <= 1e-5 * size + 1e-30) {
+        let agrees = (f64::from(got[i]) - value).abs() <= 1e-5 * size + 1e-30;
+        if !agrees {
             eprintln!("{what}: element {i} is {}, not {value}", got[i]);
             std::process::exit(1);
         }
@@ -111,11 +132,16 @@ fn main() {
     let (crop, batch) = (number(0, 128), number(1, 2));
     let filter = args.get(2).cloned().unwrap_or_default();
     let b = Cpu::<f32>::new();
-    println!("crop {crop}, batch {batch}, {} threads; GFLOP/s, ms, share of the ceiling", rayon::current_num_threads());
+    println!(
+        "crop {crop}, batch {batch}, {} threads; GFLOP/s, ms, share of the ceiling",
+        rayon::current_num_threads()
+    );
     println!("{:22} {:>8} {:>27} {:>27} {:>27}", "layer", "ceiling", "fprop", "dgrad", "wgrad");
     let mut totals = [0f64; 3];
     let mut flops = 0f64;
-    for &(name, count, map, cin, cout, kernel, stride, dilation) in LAYERS.iter().filter(|l| l.0.contains(&filter)) {
+    for &(name, count, map, cin, cout, kernel, stride, dilation) in
+        LAYERS.iter().filter(|l| l.0.contains(&filter))
+    {
         let len = cout * kernel * kernel * cin;
         let conv = Conv2d {
             weight: Span { offset: 0, len },
@@ -151,7 +177,11 @@ fn main() {
     }
     let t = totals.map(|t| t * 1e3);
     println!("all occurrences: {:.1} ms fprop, {:.1} ms dgrad, {:.1} ms wgrad", t[0], t[1], t[2]);
-    println!("                 {:.1} GFLOP each, {:.1} GFLOP/s over the three", flops, 3e3 * flops / t.iter().sum::<f64>());
+    println!(
+        "                 {:.1} GFLOP each, {:.1} GFLOP/s over the three",
+        flops,
+        3e3 * flops / t.iter().sum::<f64>()
+    );
 }
 
 /// All three directions against the definition at a few elements.
@@ -166,20 +196,32 @@ fn verify(b: &Cpu<f32>, name: &str, x: &Tensor<f32>, weight: &Vec<f32>, dy: &Ten
         let (iy, ix) = (joins(oy, tap / k, s.h)?, joins(ox, tap % k, s.w)?);
         Some((n * s.h + iy) * s.w + ix)
     };
-    let total = |terms: &mut dyn Iterator<Item = f64>| terms.fold((0.0, 0.0), |(v, a), t| (v + t, a + t.abs()));
+    let total =
+        |terms: &mut dyn Iterator<Item = f64>| terms.fold((0.0, 0.0), |(v, a), t| (v + t, a + t.abs()));
     let w = |out: usize, tap: usize, c: usize| f64::from(weight[(out * k * k + tap) * s.c + c]);
-    let (xv, dv) = (|q: usize, c: usize| f64::from(x.data()[q * s.c + c]), |p: usize, c: usize| f64::from(dy.data()[p * o.c + c]));
+    let (xv, dv) = (
+        |q: usize, c: usize| f64::from(x.data()[q * s.c + c]),
+        |p: usize, c: usize| f64::from(dy.data()[p * o.c + c]),
+    );
     check(&format!("{name} fprop"), b.conv2d_fprop(x, weight, conv).data(), |i| {
         let (p, out) = (i / o.c, i % o.c);
         let reads = (0..k * k).filter_map(|t| join(p, t).map(|q| (t, q)));
-        total(&mut reads.flat_map(|(t, q)| (0..s.c).map(move |c| (t, q, c))).map(|(t, q, c)| xv(q, c) * w(out, t, c)))
+        total(
+            &mut reads
+                .flat_map(|(t, q)| (0..s.c).map(move |c| (t, q, c)))
+                .map(|(t, q, c)| xv(q, c) * w(out, t, c)),
+        )
     });
     check(&format!("{name} dgrad"), b.conv2d_dgrad(dy, weight, conv, s).data(), |i| {
         let (q, c) = (i / s.c, i % s.c);
         let image = q / (s.h * s.w) * o.h * o.w;
         let reads = (image..image + o.h * o.w).flat_map(|p| (0..k * k).map(move |t| (p, t)));
         let reads = reads.filter(|&(p, t)| join(p, t) == Some(q));
-        total(&mut reads.flat_map(|(p, t)| (0..o.c).map(move |out| (p, t, out))).map(|(p, t, out)| dv(p, out) * w(out, t, c)))
+        total(
+            &mut reads
+                .flat_map(|(p, t)| (0..o.c).map(move |out| (p, t, out)))
+                .map(|(p, t, out)| dv(p, out) * w(out, t, c)),
+        )
     });
     let mut grads = vec![0f32; weight.len()];
     b.conv2d_wgrad(x, dy, &mut grads, conv);

@@ -5,7 +5,10 @@ use psmt_fast::ops::*;
 use psmt_fast::rng::{Domain, Key};
 
 /// n, h, w, in, out, kernel, stride, padding, dilation, bias
-const CONVS: &[(usize, usize, usize, usize, usize, usize, usize, usize, usize, bool)] = &[
+type Geometry = (usize, usize, usize, usize, usize, usize, usize, usize, usize, bool);
+
+/// All geometries of the fixtures, single positions, odd sizes, and what takes a path of its own.
+const CONVS: &[Geometry] = &[
     (2, 33, 41, 3, 16, 3, 2, 1, 1, false),
     (2, 17, 19, 16, 24, 1, 1, 0, 1, true),
     (1, 21, 18, 24, 40, 3, 1, 6, 6, false),
@@ -21,6 +24,9 @@ const CONVS: &[(usize, usize, usize, usize, usize, usize, usize, usize, usize, b
     (2, 11, 13, 8, 4, 3, 2, 1, 1, false),
     (1, 5, 6, 270, 100, 1, 1, 0, 1, false),
     (2, 8, 8, 130, 205, 3, 1, 2, 2, false),
+    // Wide enough for Winograd, with partial tiles and panels; the last has three spans of tiles.
+    (2, 18, 23, 40, 72, 3, 1, 1, 1, true),
+    (1, 101, 96, 32, 32, 3, 1, 1, 1, false),
 ];
 
 fn values<T: Real>(len: usize, seed: u64) -> Vec<T> {
@@ -65,7 +71,8 @@ fn plain<T: Real>(x: &Tensor<T>, dy: &[T], params: &[T], conv: &Conv2d) -> [Vec<
                 if iy >= s.h || ix >= s.w {
                     continue;
                 }
-                let (from, wf) = (((n * s.h + iy) * s.w + ix) * s.c, (k * conv.kernel * conv.kernel + tap) * s.c);
+                let (from, wf) =
+                    (((n * s.h + iy) * s.w + ix) * s.c, (k * conv.kernel * conv.kernel + tap) * s.c);
                 for i in 0..s.c {
                     y[at] += x.data()[from + i].to_f64() * w[wf + i].to_f64();
                     dx[from + i] += dy[at].to_f64() * w[wf + i].to_f64();
@@ -77,7 +84,15 @@ fn plain<T: Real>(x: &Tensor<T>, dy: &[T], params: &[T], conv: &Conv2d) -> [Vec<
     [y, dx, dw]
 }
 
-fn conv_of(cin: usize, cout: usize, kernel: usize, stride: usize, padding: usize, dilation: usize, bias: bool) -> Conv2d {
+fn conv_of(
+    cin: usize,
+    cout: usize,
+    kernel: usize,
+    stride: usize,
+    padding: usize,
+    dilation: usize,
+    bias: bool,
+) -> Conv2d {
     let len = cout * kernel * kernel * cin;
     Conv2d {
         weight: Span { offset: 3, len },
@@ -163,58 +178,66 @@ fn batch_norm_gradients_agree_with_finite_differences() {
     let b = Cpu::<f64>::new();
     for (act, with_residual, training) in [
         (Activation::Identity, false, true),
+        (RELU, false, true),
         (RELU, true, true),
         (Activation::LeakyRelu(0.01), true, true),
         (Activation::LeakyRelu(0.01), false, true),
         (RELU, false, false),
         (Activation::LeakyRelu(0.2), false, false),
     ] {
-        let (c, shape) = (5, Shape::new(2, 3, 7, 5));
-        let bn = norm(c);
-        let (x, r, dy) = (values::<f64>(shape.len(), 1), values::<f64>(shape.len(), 2), tensor(shape, 3));
-        let params: Vec<f64> = values::<f64>(2 * c, 4).iter().map(|v| v + 1.5).collect();
-        let stats: Vec<f64> = values::<f64>(2 * c, 5).iter().map(|v| v + 1.5).collect();
-        let forward = |x: &[f64], r: &[f64], params: &[f64]| {
-            let (x, r) = (Tensor::new(shape, x.to_vec()), Tensor::new(shape, r.to_vec()));
-            let r = with_residual.then_some(&r);
-            if training {
-                let (y, saved) = b.batch_norm_train(&x, &params.to_vec(), &mut stats.clone(), &bn, act, r);
-                (y, Some(saved))
-            } else {
-                (b.batch_norm_eval(&x, &params.to_vec(), &stats, &bn, act, r), None)
+        // Nine values a channel take the path for few.
+        let shapes = [Shape::new(2, 3, 7, 5), Shape::new(1, 3, 3, 4), Shape::new(1, 7, 5, 67)];
+        for shape in shapes {
+            let c = shape.c;
+            let bn = norm(c);
+            let (x, r, dy) = (values::<f64>(shape.len(), 1), values::<f64>(shape.len(), 2), tensor(shape, 3));
+            let params: Vec<f64> = values::<f64>(2 * c, 4).iter().map(|v| v + 1.5).collect();
+            let stats: Vec<f64> = values::<f64>(2 * c, 5).iter().map(|v| v + 1.5).collect();
+            let forward = |x: &[f64], r: &[f64], params: &[f64]| {
+                let (x, r) = (Tensor::new(shape, x.to_vec()), Tensor::new(shape, r.to_vec()));
+                let r = with_residual.then_some(&r);
+                if training {
+                    let (y, saved) =
+                        b.batch_norm_train(&x, &params.to_vec(), &mut stats.clone(), &bn, act, r);
+                    (y, Some(saved))
+                } else {
+                    (b.batch_norm_eval(&x, &params.to_vec(), &stats, &bn, act, r), None)
+                }
+            };
+            let loss = |x: &[f64], r: &[f64], p: &[f64]| -> f64 {
+                forward(x, r, p).0.data().iter().zip(dy.data()).map(|(a, b)| a * b).sum()
+            };
+            let (y, saved) = forward(&x, &r, &params);
+            let (xt, mut grads) = (Tensor::new(shape, x.clone()), vec![1.0; 2 * c]);
+            let (dx, dr) = match &saved {
+                Some(saved) => {
+                    b.batch_norm_train_bwd(&dy, &xt, &y, saved, &params, &mut grads, &bn, act, with_residual)
+                }
+                None => (b.batch_norm_eval_bwd(&dy, &xt, &y, &params, &stats, &mut grads, &bn, act), None),
+            };
+            assert_eq!(dr.is_some(), with_residual && training);
+            let difference = |v: &[f64], f: &dyn Fn(&[f64]) -> f64| -> Vec<f64> {
+                (0..v.len())
+                    .map(|i| {
+                        let at = |d: f64| {
+                            let mut v = v.to_vec();
+                            v[i] += d;
+                            f(&v)
+                        };
+                        (at(1e-6) - at(-1e-6)) / 2e-6
+                    })
+                    .collect()
+            };
+            close("dx", dx.data(), &difference(&x, &|x| loss(x, &r, &params)), 1e-7);
+            if let Some(dr) = dr {
+                close("dresidual", dr.data(), &difference(&r, &|r| loss(&x, r, &params)), 1e-7);
             }
-        };
-        let loss = |x: &[f64], r: &[f64], p: &[f64]| -> f64 {
-            forward(x, r, p).0.data().iter().zip(dy.data()).map(|(a, b)| a * b).sum()
-        };
-        let (y, saved) = forward(&x, &r, &params);
-        let (xt, mut grads) = (Tensor::new(shape, x.clone()), vec![1.0; 2 * c]);
-        let (dx, dr) = match &saved {
-            Some(saved) => b.batch_norm_train_bwd(&dy, &xt, &y, saved, &params, &mut grads, &bn, act, with_residual),
-            None => (b.batch_norm_eval_bwd(&dy, &xt, &y, &params, &stats, &mut grads, &bn, act), None),
-        };
-        assert_eq!(dr.is_some(), with_residual && training);
-        let difference = |v: &[f64], f: &dyn Fn(&[f64]) -> f64| -> Vec<f64> {
-            (0..v.len())
-                .map(|i| {
-                    let at = |d: f64| {
-                        let mut v = v.to_vec();
-                        v[i] += d;
-                        f(&v)
-                    };
-                    (at(1e-6) - at(-1e-6)) / 2e-6
-                })
-                .collect()
-        };
-        close("dx", dx.data(), &difference(&x, &|x| loss(x, &r, &params)), 1e-7);
-        if let Some(dr) = dr {
-            close("dresidual", dr.data(), &difference(&r, &|r| loss(&x, r, &params)), 1e-7);
-        }
-        let want: Vec<f64> = difference(&params, &|p| loss(&x, &r, p)).iter().map(|v| v + 1.0).collect();
-        close("dweight, dbias", &grads, &want, 1e-7);
-        if !training {
-            let t = b.batch_norm_tangent(&dy, &y, &params, &stats, &bn, act);
-            assert_eq!(t.data(), dx.data());
+            let want: Vec<f64> = difference(&params, &|p| loss(&x, &r, p)).iter().map(|v| v + 1.0).collect();
+            close("dweight, dbias", &grads, &want, 1e-7);
+            if !training {
+                let t = b.batch_norm_tangent(&dy, &y, &params, &stats, &bn, act);
+                assert_eq!(t.data(), dx.data());
+            }
         }
     }
 }
@@ -237,7 +260,8 @@ fn batch_moments_stay_accurate_far_from_zero() {
         );
         let column = |i: usize| x.iter().skip(i).step_by(c).map(|&v| f64::from(v));
         let mean: Vec<f64> = (0..c).map(|i| column(i).sum::<f64>() / n).collect();
-        let var: Vec<f64> = (0..c).map(|i| column(i).map(|v| (v - mean[i]).powi(2)).sum::<f64>() / n).collect();
+        let var: Vec<f64> =
+            (0..c).map(|i| column(i).map(|v| (v - mean[i]).powi(2)).sum::<f64>() / n).collect();
         let inv: Vec<f64> = var.iter().map(|v| 1.0 / (v + 1e-5).sqrt()).collect();
         close("mean", &saved.moments[..c], &mean, 1e-6);
         close("1 / std", &saved.moments[c..], &inv, 1e-5);
@@ -263,7 +287,7 @@ fn pooling_agrees_with_plain_loops() {
         let o = spec.out_shape(shape);
         let dy = tensor::<f64>(o, 7);
         let (mut y, mut dx) = (vec![f64::MIN; o.len()], vec![0.0; shape.len()]);
-        for i in 0..o.len() {
+        for (i, y) in y.iter_mut().enumerate() {
             let (n, oy, ox, c) = (i / (o.h * o.w * o.c), i / (o.w * o.c) % o.h, i / o.c % o.w, i % o.c);
             let mut at = 0;
             for k in 0..kernel * kernel {
@@ -271,8 +295,8 @@ fn pooling_agrees_with_plain_loops() {
                 let ix = (ox * stride + k % kernel).wrapping_sub(padding);
                 if iy < shape.h && ix < shape.w {
                     let here = ((n * shape.h + iy) * shape.w + ix) * shape.c + c;
-                    if x.data()[here] > y[i] {
-                        (y[i], at) = (x.data()[here], here);
+                    if x.data()[here] > *y {
+                        (*y, at) = (x.data()[here], here);
                     }
                 }
             }
@@ -291,7 +315,7 @@ fn pooling_agrees_with_plain_loops() {
         let (x, o) = (tensor::<f64>(shape, 8), Shape { h: size.0, w: size.1, ..shape });
         let dy = tensor::<f64>(o, 9);
         let (mut y, mut dx) = (vec![0.0; o.len()], vec![0.0; shape.len()]);
-        for i in 0..o.len() {
+        for (i, y) in y.iter_mut().enumerate() {
             let (n, oy, ox, c) = (i / (o.h * o.w * o.c), i / (o.w * o.c) % o.h, i / o.c % o.w, i % o.c);
             let (ys, xs) = (
                 oy * shape.h / o.h..((oy + 1) * shape.h).div_ceil(o.h),
@@ -301,13 +325,18 @@ fn pooling_agrees_with_plain_loops() {
             for iy in ys {
                 for ix in xs.clone() {
                     let at = ((n * shape.h + iy) * shape.w + ix) * shape.c + c;
-                    y[i] += x.data()[at] * scale;
+                    *y += x.data()[at] * scale;
                     dx[at] += dy.data()[i] * scale;
                 }
             }
         }
         close("adaptive_avg_pool2d", b.adaptive_avg_pool2d(&x, size).data(), &y, 1e-14);
-        close("adaptive_avg_pool2d_bwd", b.adaptive_avg_pool2d_bwd(&dy, (shape.h, shape.w)).data(), &dx, 1e-14);
+        close(
+            "adaptive_avg_pool2d_bwd",
+            b.adaptive_avg_pool2d_bwd(&dy, (shape.h, shape.w)).data(),
+            &dx,
+            1e-14,
+        );
     }
 }
 
@@ -329,7 +358,9 @@ fn channel_moves_and_sums_agree_with_plain_loops() {
         close("sum_positions", sums.data(), &want, 1e-13);
         let spread = b.add(&x, &sums, 0.5);
         let want: Vec<f64> = (0..shape.len())
-            .map(|i| x.data()[i] + 0.5 * sums.data()[i / (shape.h * shape.w * shape.c) * shape.c + i % shape.c])
+            .map(|i| {
+                x.data()[i] + 0.5 * sums.data()[i / (shape.h * shape.w * shape.c) * shape.c + i % shape.c]
+            })
             .collect();
         close("add of one position", spread.data(), &want, 1e-14);
         let want: Vec<f64> = x.data().iter().map(|v| v - 2.0 * v).collect();

@@ -1,1 +1,28 @@
-//! placeholder
+//! Lists, decoding, augmentation, built-in scenes, and a deterministic prefetching loader. Knows nothing above it, no
+//! device and no loss; what leaves it are batches of plain numbers on the host.
+//!
+//! - [`List`], [`Layout`]: from list files to existing files, with checks ([`check_disjoint`]).
+//! - [`FolderSource`], [`SceneSource`]: decoded samples by index, behind [`Source`].
+//! - [`Augment`]: the weak and strong views of the method; [`photometric`] and [`resize`] define their parts.
+//! - [`Loader`]: batches ahead of time, each a pure function of (seed, stream, step); [`load_whole`] for evaluation.
+//! - [`Preset`]: classes, names, colours and layout of known data sets.
+
+pub mod augment;
+pub mod decode;
+pub mod layout;
+pub mod list;
+pub mod loader;
+pub mod photometric;
+pub mod preset;
+pub mod resize;
+pub mod scenes;
+pub mod source;
+
+pub use augment::{Augment, Normalize};
+pub use decode::{Mask, RgbImage, decode_image, decode_mask};
+pub use layout::Layout;
+pub use list::{List, Masks, check_disjoint};
+pub use loader::{HostImages, LabeledBatch, Loader, LoaderSpec, UnlabeledBatch, WholeImage, load_whole};
+pub use preset::{Preset, class_names, distinct_palette, voc_color};
+pub use scenes::{SCENE_CLASSES, SceneSource, SceneSpec};
+pub use source::{FolderOptions, FolderSource, Sample, Source};

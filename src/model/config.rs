@@ -70,7 +70,7 @@ impl ModelConfig {
         }
     }
 
-    /// A network by its name on the command line, one of [`NAMES`].
+    /// A network by its name on the command line, one of [`MODEL_NAMES`](super::MODEL_NAMES).
     ///
     /// # Errors
     /// [`Error::Config`] for another name.

@@ -4,7 +4,7 @@
 use super::aspp::{Aspp, AsppSaved};
 use super::decoder::{Decoder, DecoderSaved};
 use super::layers::{ConvBn, ConvBnSaved, Cost, Norm};
-use super::resnet::{Backbone, BackboneSaved};
+use super::resnet::{Backbone, BackboneOut, BackboneSaved};
 use super::table::{Builder, NormArgs, ParamTable};
 use super::{ModelConfig, init};
 use crate::ops::{self, Backend, RELU, Shape};
@@ -145,7 +145,8 @@ impl DeepLab {
             ));
         }
         let norm = &mut norm;
-        let (low, high, backbone) = self.backbone.forward(b, params, norm, x.clone(), save)?;
+        let BackboneOut { low, high, saved: backbone } =
+            self.backbone.forward(b, params, norm, x.clone(), save)?;
         let (high, aspp) = self.aspp.forward(b, params, norm, high, save)?;
         let (size, high_shape) = (B::shape(&low), B::shape(&high));
         let high = ops::interpolate(b, &high, (size.h, size.w))?;

@@ -44,7 +44,7 @@ pub(super) struct ConvBn {
     pub act: Activation,
 }
 
-/// What [`ConvBn`] keeps of a training pass.
+/// What a convolution with batch norm keeps of a training pass.
 pub struct ConvBnSaved<B: Backend> {
     /// Input of the convolution.
     x: B::Tensor,

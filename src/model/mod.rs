@@ -15,7 +15,7 @@ mod resnet;
 mod table;
 
 pub use aspp::AsppSaved;
-pub use config::ModelConfig;
+pub use config::{ModelConfig, NAMES as MODEL_NAMES};
 pub use decoder::DecoderSaved;
 pub use deeplab::{DeepLab, EncoderSaved, Network};
 pub use layers::{ConvBnSaved, Norm};

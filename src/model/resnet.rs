@@ -125,6 +125,16 @@ pub struct BackboneSaved<B: Backend> {
     blocks: Vec<BottleneckSaved<B>>,
 }
 
+/// Result of the backbone.
+pub(super) struct BackboneOut<B: Backend> {
+    /// Stride-4 features.
+    pub low: B::Tensor,
+    /// Stride-16 features.
+    pub high: B::Tensor,
+    /// Of a training pass that saves.
+    pub saved: Option<BackboneSaved<B>>,
+}
+
 impl Backbone {
     pub fn new(build: &mut Builder, config: &ModelConfig) -> Backbone {
         let norm = NormArgs { momentum: config.bn_momentum, eps: config.bn_eps };
@@ -175,7 +185,7 @@ impl Backbone {
         norm: &mut Norm<'_, B>,
         x: B::Tensor,
         save: bool,
-    ) -> Result<(B::Tensor, B::Tensor, Option<BackboneSaved<B>>)> {
+    ) -> Result<BackboneOut<B>> {
         let mut y = x;
         let mut stem = Vec::with_capacity(self.stem.len());
         for layer in &self.stem {
@@ -197,7 +207,8 @@ impl Backbone {
             }
         }
         let low = low.unwrap_or_else(|| y.clone());
-        Ok((low, y, pooled.map(|pooled| BackboneSaved { stem, pooled, blocks })))
+        let saved = pooled.map(|pooled| BackboneSaved { stem, pooled, blocks });
+        Ok(BackboneOut { low, high: y, saved })
     }
 
     /// Adds the parameters' gradients to `grads`; the image's is not computed.
@@ -214,10 +225,10 @@ impl Backbone {
         let mut d = dhigh;
         let mut dlow = Some(dlow);
         for (i, block) in self.blocks.iter().enumerate().rev() {
-            if i + 1 == self.low_blocks {
-                if let Some(dlow) = dlow.take() {
-                    d = ops::add(b, &d, &dlow, 1.0)?;
-                }
+            if i + 1 == self.low_blocks
+                && let Some(dlow) = dlow.take()
+            {
+                d = ops::add(b, &d, &dlow, 1.0)?;
             }
             if let Some(saved) = blocks.pop() {
                 d = block.backward(b, params, grads, saved, d)?;

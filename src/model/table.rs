@@ -220,7 +220,8 @@ mod tests {
         let stats: Vec<f32> = (0..8).map(|v| v as f32).collect();
         let tensors = table.export(&params, &stats);
         let at = |o: usize, i: usize, r: usize, s: usize| tensors[0].data[((o * 3 + i) * 3 + r) * 3 + s];
-        assert_eq!(at(1, 2, 0, 1), params[conv.weight.offset + ((3 + 0) * 3 + 1) * 3 + 2]);
+        let ohwi = |o: usize, r: usize, s: usize, i: usize| ((o * 3 + r) * 3 + s) * 3 + i;
+        assert_eq!(at(1, 2, 0, 1), params[conv.weight.offset + ohwi(1, 0, 1, 2)]);
         let find =
             |name: &str| tensors.iter().find(|t| t.name == name).map(|t| (t.shape.clone(), t.data.clone()));
         assert_eq!(table.import(find).unwrap(), (params, stats));

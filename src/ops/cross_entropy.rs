@@ -14,7 +14,7 @@ fn valid<B: Backend>(op: &'static str, logits: &B::Tensor, target: &B::Labels) -
     Ok(())
 }
 
-/// Mean over pixels that are not ignored of -log softmax(up(logits))[target]; 0 where there is none.
+/// Mean over pixels that are not ignored of `-log softmax(up(logits))[target]`; 0 where there is none.
 ///
 /// # Errors
 /// [`Error::Shape`] where logits and target differ in their images, or the class count is not 1 to 255.

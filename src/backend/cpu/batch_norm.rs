@@ -11,6 +11,11 @@ use crate::ops::*;
 
 /// Values of a chunk, about: it is read twice and should stay in the first or second cache level.
 const CHUNK: usize = 1 << 13;
+/// Values that a loop over channels should have: narrower layers take several positions as one row.
+const WIDTH: usize = 64;
+/// Up to this many values a channel, data gradients are computed in f64 from the input: with two they are what is left
+/// of terms 1e5 times larger.
+const FEW: usize = 32;
 /// Positions of a chunk at most: bounds the error of its sums in the working type.
 const MAX_ROWS: usize = 128;
 
@@ -25,7 +30,8 @@ pub fn train<T: Real>(
 ) -> (Tensor<T>, Vec<T>) {
     let (c, n) = (bn.channels, x.shape().positions() as f64);
     let (mean, var) = moments(x.data(), c);
-    let running = |old: &mut T, new: f64| *old = T::from_f64(old.to_f64() * (1.0 - bn.momentum) + bn.momentum * new);
+    let running =
+        |old: &mut T, new: f64| *old = T::from_f64(old.to_f64() * (1.0 - bn.momentum) + bn.momentum * new);
     for i in 0..c {
         running(&mut stats[bn.running_mean.offset + i], mean[i]);
         running(&mut stats[bn.running_var.offset + i], var[i] * n / (n - 1.0));
@@ -62,6 +68,9 @@ pub fn train_bwd<T: Real>(
 ) -> (Tensor<T>, Option<Tensor<T>>) {
     let (c, n) = (bn.channels, x.shape().positions() as f64);
     let (mean, inv) = moments.split_at(c);
+    if x.shape().positions() <= FEW {
+        return train_bwd_few(dy, x, y, params, grads, bn, act, residual);
+    }
     let [sum, dot] = gradient_sums(dy, x, y, mean, inv, act);
     accumulate(grads, bn, &sum, &dot);
     // dx = weight inv (g - sum / n - xhat dot / n) = scale g + a (x - mean) + b
@@ -70,41 +79,169 @@ pub fn train_bwd<T: Real>(
     let factor = |i: usize| -weight[i].to_f64() * inv[i].to_f64() / n;
     let a: Vec<T> = (0..c).map(|i| T::from_f64(factor(i) * dot[i] * inv[i].to_f64())).collect();
     let b: Vec<T> = (0..c).map(|i| T::from_f64(factor(i) * sum[i])).collect();
-    let slope = slope(act);
-    let [scale, a, b, mean] = [&scale[..c], &a[..c], &b[..c], &mean[..c]];
+    let lines =
+        InputGradient { slope: slope(act), scale: wide(&scale), a: wide(&a), b: wide(&b), mean: wide(mean) };
     let mut dres = None;
     let dx = Tensor::overwrite(x.shape(), |dx| {
-        let write = |row: usize, dx: &mut [T], mut dr: Option<&mut [T]>| {
-            for (k, dx) in dx.chunks_exact_mut(c).enumerate() {
-                let at = (row + k) * c;
-                let (dy, x, y) = (&dy.data()[at..][..c], &x.data()[at..][..c], &y.data()[at..][..c]);
-                match dr.as_deref_mut() {
-                    Some(dr) => {
-                        let dr = &mut dr[k * c..][..c];
-                        for i in 0..c {
-                            let g = mask(slope, dy[i], y[i]);
-                            dr[i] = g;
-                            dx[i] = scale[i].mul_add(g, a[i].mul_add(x[i] - mean[i], b[i]));
-                        }
-                    }
-                    None => {
-                        for i in 0..c {
-                            let g = mask(slope, dy[i], y[i]);
-                            dx[i] = scale[i].mul_add(g, a[i].mul_add(x[i] - mean[i], b[i]));
-                        }
-                    }
-                }
-            }
-        };
+        let of =
+            |at: usize, len: usize| [&dy.data()[at..][..len], &x.data()[at..][..len], &y.data()[at..][..len]];
         if residual {
             dres = Some(Tensor::overwrite(x.shape(), |dr| {
-                parallel::rows2(dx, dr, c, |row, dx, dr| write(row, dx, Some(dr)));
+                parallel::rows2(dx, dr, c, |row, dx, dr| lines.write_both(dx, dr, of(row * c, dx.len())));
             }));
         } else {
-            parallel::rows(dx, c, |row, dx| write(row, dx, None));
+            parallel::rows(dx, c, |row, dx| lines.write(dx, of(row * c, dx.len())));
         }
     });
     (dx, dres)
+}
+
+/// Coefficients of dx = scale g + a (x - mean) + b, as wide as a row.
+struct InputGradient<T> {
+    slope: T,
+    scale: Vec<T>,
+    a: Vec<T>,
+    b: Vec<T>,
+    mean: Vec<T>,
+}
+
+impl<T: Real> InputGradient<T> {
+    fn write(&self, dx: &mut [T], [dy, x, y]: [&[T]; 3]) {
+        let w = self.scale.len();
+        for (((dx, dy), x), y) in dx.chunks_mut(w).zip(dy.chunks(w)).zip(x.chunks(w)).zip(y.chunks(w)) {
+            self.line(dx, dy, x, y);
+        }
+    }
+
+    fn write_both(&self, dx: &mut [T], dr: &mut [T], [dy, x, y]: [&[T]; 3]) {
+        let w = self.scale.len();
+        let inputs = dy.chunks(w).zip(x.chunks(w)).zip(y.chunks(w));
+        for ((dx, dr), ((dy, x), y)) in dx.chunks_mut(w).zip(dr.chunks_mut(w)).zip(inputs) {
+            mask_line(self.slope, dr, dy, y);
+            self.line(dx, dy, x, y);
+        }
+    }
+
+    #[inline(always)]
+    fn line(&self, dx: &mut [T], dy: &[T], x: &[T], y: &[T]) {
+        input_gradient_line(self.slope, dx, [dy, x, y], [&self.scale, &self.a, &self.b, &self.mean]);
+    }
+}
+
+// One row each, in functions of their own: only arguments are known not to overlap, which vectorising needs.
+
+#[inline(never)]
+fn input_gradient_line<T: Real>(
+    slope: T,
+    dx: &mut [T],
+    [dy, x, y]: [&[T]; 3],
+    [scale, a, b, mean]: [&[T]; 4],
+) {
+    let n = dx.len();
+    let (dy, x, y) = (&dy[..n], &x[..n], &y[..n]);
+    let (scale, a, b, mean) = (&scale[..n], &a[..n], &b[..n], &mean[..n]);
+    for i in 0..n {
+        dx[i] = scale[i].mul_add(mask(slope, dy[i], y[i]), a[i].mul_add(x[i] - mean[i], b[i]));
+    }
+}
+
+#[inline(never)]
+fn mask_line<T: Real>(slope: T, out: &mut [T], dy: &[T], y: &[T]) {
+    for ((o, &dy), &y) in out.iter_mut().zip(dy).zip(y) {
+        *o = mask(slope, dy, y);
+    }
+}
+
+#[inline(never)]
+fn scaled_mask_line<T: Real>(slope: T, out: &mut [T], t: &[T], y: &[T], scale: &[T]) {
+    for (((o, &t), &y), &s) in out.iter_mut().zip(t).zip(y).zip(scale) {
+        *o = s * mask(slope, t, y);
+    }
+}
+
+#[inline(never)]
+fn normalise_line<T: Real>(slope: T, y: &mut [T], x: &[T], [scale, mean, shift]: [&[T]; 3]) {
+    let n = y.len();
+    let (x, scale, mean, shift) = (&x[..n], &scale[..n], &mean[..n], &shift[..n]);
+    for i in 0..n {
+        let v = scale[i].mul_add(x[i] - mean[i], shift[i]);
+        y[i] = mask(slope, v, v);
+    }
+}
+
+#[inline(never)]
+fn normalise_add_line<T: Real>(slope: T, y: &mut [T], x: &[T], r: &[T], [scale, mean, shift]: [&[T]; 3]) {
+    let n = y.len();
+    let (x, r, scale, mean, shift) = (&x[..n], &r[..n], &scale[..n], &mean[..n], &shift[..n]);
+    for i in 0..n {
+        let v = scale[i].mul_add(x[i] - mean[i], shift[i]) + r[i];
+        y[i] = mask(slope, v, v);
+    }
+}
+
+#[inline(never)]
+fn sum_line<T: Real>(sum: &mut [T], x: &[T]) {
+    sum.iter_mut().zip(x).for_each(|(s, &x)| *s += x);
+}
+
+#[inline(never)]
+fn square_line<T: Real>(square: &mut [T], x: &[T], mean: &[T]) {
+    for ((s, &x), &m) in square.iter_mut().zip(x).zip(mean) {
+        *s = (x - m).mul_add(x - m, *s);
+    }
+}
+
+#[inline(never)]
+fn gradient_line<T: Real>(slope: T, sum: &mut [T], dot: &mut [T], [dy, x, y]: [&[T]; 3], mean: &[T]) {
+    let n = dy.len();
+    let (sum, dot, x, y, mean) = (&mut sum[..n], &mut dot[..n], &x[..n], &y[..n], &mean[..n]);
+    for i in 0..n {
+        let g = mask(slope, dy[i], y[i]);
+        sum[i] += g;
+        dot[i] = g.mul_add(x[i] - mean[i], dot[i]);
+    }
+}
+
+/// [`train_bwd`] in f64 throughout, for few positions.
+fn train_bwd_few<T: Real>(
+    dy: &Tensor<T>,
+    x: &Tensor<T>,
+    y: &Tensor<T>,
+    params: &[T],
+    grads: &mut [T],
+    bn: &BatchNorm,
+    act: Activation,
+    residual: bool,
+) -> (Tensor<T>, Option<Tensor<T>>) {
+    let (c, n) = (bn.channels, x.shape().positions());
+    let slope: T = slope(act);
+    let g = |at: usize| mask(slope, dy.data()[at], y.data()[at]);
+    let (mut sums, mut dots) = (vec![0.0; c], vec![0.0; c]);
+    let dx = Tensor::overwrite(x.shape(), |dx| {
+        for i in 0..c {
+            let at = |p: usize| p * c + i;
+            let value = |p: usize| x.data()[at(p)].to_f64();
+            let mean = (0..n).map(value).sum::<f64>() / n as f64;
+            let square = (0..n).map(|p| (value(p) - mean).powi(2)).sum::<f64>();
+            let var = square / n as f64 + bn.eps;
+            let sum: f64 = (0..n).map(|p| g(at(p)).to_f64()).sum();
+            let dot: f64 = (0..n).map(|p| g(at(p)).to_f64() * (value(p) - mean)).sum();
+            let scale = params[bn.weight.offset + i].to_f64() / var.sqrt();
+            for p in 0..n {
+                let rest = g(at(p)).to_f64() - sum / n as f64 - (value(p) - mean) * dot / (var * n as f64);
+                dx[at(p)] = T::from_f64(scale * rest);
+            }
+            (sums[i], dots[i]) = (sum, dot / var.sqrt());
+        }
+    });
+    accumulate(grads, bn, &sums, &dots);
+    let dres = residual.then(|| Tensor::overwrite(x.shape(), |dr| mask_line(slope, dr, dy.data(), y.data())));
+    (dx, dres)
+}
+
+/// A line of channels as often as makes it [`WIDTH`] wide.
+fn wide<T: Real>(line: &[T]) -> Vec<T> {
+    line.repeat((WIDTH / line.len().max(1)).max(1))
 }
 
 /// Backward of [`eval`] without residual; adds the gradients of weight and bias to `grads`.
@@ -119,7 +256,8 @@ pub fn eval_bwd<T: Real>(
     act: Activation,
 ) -> Tensor<T> {
     let (mean, inv) = frozen(stats, bn);
-    let (mean, inv): (Vec<T>, Vec<T>) = mean.iter().zip(&inv).map(|(&m, &i)| (T::from_f64(m), T::from_f64(i))).unzip();
+    let (mean, inv): (Vec<T>, Vec<T>) =
+        mean.iter().zip(&inv).map(|(&m, &i)| (T::from_f64(m), T::from_f64(i))).unzip();
     let [sum, dot] = gradient_sums(dy, x, y, &mean, &inv, act);
     accumulate(grads, bn, &sum, &dot);
     tangent(dy, y, params, stats, bn, act)
@@ -136,16 +274,14 @@ pub fn tangent<T: Real>(
 ) -> Tensor<T> {
     let c = bn.channels;
     let (mean, inv) = frozen(stats, bn);
-    let scale = &Affine::new(&mean, &inv, params, bn).scale[..c];
+    let scale = Affine::new(&mean, &inv, params, bn).scale;
+    let w = scale.len();
     let slope = slope(act);
     Tensor::overwrite(t.shape(), |out| {
         parallel::rows(out, c, |row, out| {
-            for (k, out) in out.chunks_exact_mut(c).enumerate() {
-                let at = (row + k) * c;
-                let (t, y) = (&t.data()[at..][..c], &y.data()[at..][..c]);
-                for i in 0..c {
-                    out[i] = scale[i] * mask(slope, t[i], y[i]);
-                }
+            let (t, y) = (&t.data()[row * c..][..out.len()], &y.data()[row * c..][..out.len()]);
+            for ((out, t), y) in out.chunks_mut(w).zip(t.chunks(w)).zip(y.chunks(w)) {
+                scaled_mask_line(slope, out, t, y, &scale);
             }
         });
     })
@@ -177,7 +313,7 @@ fn accumulate<T: Real>(grads: &mut [T], bn: &BatchNorm, sum: &[f64], dot: &[f64]
     grads[bn.bias.range()].iter_mut().zip(sum).for_each(|(g, &v)| *g += T::from_f64(v));
 }
 
-/// Normalisation of each channel as scale (x - mean) + shift.
+/// Normalisation of each channel as scale (x - mean) + shift, as wide as a row.
 struct Affine<T> {
     scale: Vec<T>,
     mean: Vec<T>,
@@ -187,11 +323,9 @@ struct Affine<T> {
 impl<T: Real> Affine<T> {
     fn new(mean: &[f64], inv: &[f64], params: &[T], bn: &BatchNorm) -> Affine<T> {
         let weight = &params[bn.weight.range()];
-        Affine {
-            scale: weight.iter().zip(inv).map(|(w, i)| T::from_f64(w.to_f64() * i)).collect(),
-            mean: mean.iter().map(|&m| T::from_f64(m)).collect(),
-            shift: params[bn.bias.range()].to_vec(),
-        }
+        let scale: Vec<T> = weight.iter().zip(inv).map(|(w, i)| T::from_f64(w.to_f64() * i)).collect();
+        let mean: Vec<T> = mean.iter().map(|&m| T::from_f64(m)).collect();
+        Affine { scale: wide(&scale), mean: wide(&mean), shift: wide(&params[bn.bias.range()]) }
     }
 }
 
@@ -203,25 +337,22 @@ fn normalise<T: Real>(
     residual: Option<&Tensor<T>>,
 ) -> Tensor<T> {
     let c = x.shape().c;
-    let (scale, mean, shift) = (&affine.scale[..c], &affine.mean[..c], &affine.shift[..c]);
+    let lines: [&[T]; 3] = [&affine.scale, &affine.mean, &affine.shift];
+    let w = affine.scale.len();
     let slope: T = slope(act);
-    let bend = |v: T| if v > T::ZERO { v } else { v * slope };
     Tensor::overwrite(x.shape(), |y| {
         parallel::rows(y, c, |row, y| {
-            for (k, y) in y.chunks_exact_mut(c).enumerate() {
-                let at = (row + k) * c;
-                let x = &x.data()[at..][..c];
-                match residual {
-                    Some(r) => {
-                        let r = &r.data()[at..][..c];
-                        for i in 0..c {
-                            y[i] = bend(scale[i].mul_add(x[i] - mean[i], shift[i]) + r[i]);
-                        }
+            let x = &x.data()[row * c..][..y.len()];
+            match residual {
+                Some(r) => {
+                    let r = &r.data()[row * c..][..y.len()];
+                    for ((y, x), r) in y.chunks_mut(w).zip(x.chunks(w)).zip(r.chunks(w)) {
+                        normalise_add_line(slope, y, x, r, lines);
                     }
-                    None => {
-                        for i in 0..c {
-                            y[i] = bend(scale[i].mul_add(x[i] - mean[i], shift[i]));
-                        }
+                }
+                None => {
+                    for (y, x) in y.chunks_mut(w).zip(x.chunks(w)) {
+                        normalise_line(slope, y, x, lines);
                     }
                 }
             }
@@ -249,23 +380,25 @@ fn chunked<T: Real>(len: usize, c: usize, f: impl Fn(usize, usize, &mut [T], &mu
     sums
 }
 
+/// Adds the repetitions of a wide line of sums.
+fn fold<T: Real>(wide: &[T], line: &mut [T]) {
+    wide.chunks_exact(line.len()).for_each(|part| sum_line(line, part));
+}
+
 /// Mean and biased variance of each channel.
 fn moments<T: Real>(x: &[T], c: usize) -> (Vec<f64>, Vec<f64>) {
     let sums = chunked(x.len(), c, |from, len, mean, square| {
-        let rows = || x[from..][..len].chunks_exact(c);
-        for row in rows() {
-            for i in 0..c {
-                mean[i] += row[i];
-            }
-        }
+        let x = &x[from..][..len];
+        let w = wide(mean).len();
+        let mut sum = vec![T::ZERO; w];
+        x.chunks(w).for_each(|x| sum_line(&mut sum, x));
+        fold(&sum, mean);
         let scale = T::from_f64(c as f64 / len as f64);
         mean.iter_mut().for_each(|m| *m *= scale);
-        for row in rows() {
-            for i in 0..c {
-                let d = row[i] - mean[i];
-                square[i] = d.mul_add(d, square[i]);
-            }
-        }
+        sum.fill(T::ZERO);
+        let mean = wide(mean);
+        x.chunks(w).for_each(|x| square_line(&mut sum, x, &mean));
+        fold(&sum, square);
     });
     let (mut mean, mut square, mut n) = (vec![0f64; c], vec![0f64; c], 0f64);
     for (k, part) in sums.chunks_exact(2 * c).enumerate() {
@@ -293,15 +426,16 @@ fn gradient_sums<T: Real>(
 ) -> [Vec<f64>; 2] {
     let c = mean.len();
     let slope = slope(act);
+    let mean = wide(mean);
+    let w = mean.len();
     let sums = chunked(x.data().len(), c, |from, len, sum, dot| {
-        for at in (from..from + len).step_by(c) {
-            let (dy, x, y) = (&dy.data()[at..][..c], &x.data()[at..][..c], &y.data()[at..][..c]);
-            for i in 0..c {
-                let g = mask(slope, dy[i], y[i]);
-                sum[i] += g;
-                dot[i] = g.mul_add(x[i] - mean[i], dot[i]);
-            }
+        let (mut wide_sum, mut wide_dot) = (vec![T::ZERO; w], vec![T::ZERO; w]);
+        let [dy, x, y] = [dy, x, y].map(|t| t.data()[from..][..len].chunks(w));
+        for ((dy, x), y) in dy.zip(x).zip(y) {
+            gradient_line(slope, &mut wide_sum, &mut wide_dot, [dy, x, y], &mean);
         }
+        fold(&wide_sum, sum);
+        fold(&wide_dot, dot);
     });
     let (mut sum, mut dot) = (vec![0f64; c], vec![0f64; c]);
     for part in sums.chunks_exact(2 * c) {

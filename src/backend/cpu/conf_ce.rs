@@ -109,8 +109,10 @@ pub fn forward_backward<T: Real>(
     let selected = total(|b| b.selected).max(1.0);
     let dstudent = if negative_on {
         let (c, factor) = (grid.low.c, T::from_f64(grad_scale / selected));
-        let pixels = sums.chunks_exact(2 * c);
-        pixels.flat_map(|v| v[..c].iter().zip(&v[c..]).map(|(&a, &b)| factor.mul_add(b, a))).collect()
+        Tensor::from_fn(grid.low, |i| {
+            let first = i / c * 2 * c + i % c;
+            factor.mul_add(sums.data()[first + c], sums.data()[first])
+        })
     } else {
         sums
     };
@@ -120,7 +122,7 @@ pub fn forward_backward<T: Real>(
         square: total(|b| b.square) / values,
         passed: passed as f64,
         histogram,
-        dstudent: Tensor::new(grid.low, dstudent),
+        dstudent,
     }
 }
 
@@ -184,7 +186,7 @@ fn negative_learning<T: Real>(
             let rest = T::ONE - p;
             let selected = *t < threshold;
             let bounded = if rest < clamp { clamp } else { rest };
-            *product = *product * if selected { bounded } else { T::ONE };
+            *product *= if selected { bounded } else { T::ONE };
             *count += if selected { T::ONE } else { T::ZERO };
             *t = if selected && rest >= clamp { T::ONE / bounded } else { T::ZERO };
         }
@@ -199,6 +201,6 @@ fn negative_learning<T: Real>(
 /// factor / 2 * sum with respect to the logits.
 fn square_gradient<T: Real>(dp: &mut [T], p: &[T], factor: T, dot: &mut [T]) -> f64 {
     softmax_gradient(dp, p, dot);
-    dp.iter_mut().for_each(|v| *v = *v * factor);
+    dp.iter_mut().for_each(|v| *v *= factor);
     dot.iter().map(|v| v.to_f64()).sum()
 }

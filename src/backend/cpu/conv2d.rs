@@ -6,10 +6,10 @@
 //! that rows are shorter than a tile is worth, the taps of a strip of positions are copied together first.
 
 use super::gather::{Class, Gather};
-use super::gemm::{KC, MR, NR, Tile, accumulate, pack_line, pack_transposed};
+use super::gemm::{KC, MR, NR, Tile, accumulate, copy_short, pack_line, pack_transposed};
 use super::memory::Buffer;
 use super::parallel::{Disjoint, tasks};
-use super::{Real, Tensor, wgrad};
+use super::{Real, Tensor, wgrad, winograd};
 use crate::ops::*;
 
 /// Output positions of a task at most: its rows of one inner block stay in the second-level cache.
@@ -22,6 +22,10 @@ const NARROW: usize = 24;
 /// y = x * weight + bias.
 pub fn fprop<T: Real>(x: &Tensor<T>, params: &[T], conv: &Conv2d) -> Tensor<T> {
     let weight = &params[conv.weight.range()];
+    let bias = conv.bias.map(|b| &params[b.range()]);
+    if winograd::suits::<T>(conv, x.shape()) {
+        return winograd::fprop(x, weight, bias, conv);
+    }
     let inner = conv.kernel * conv.kernel * conv.in_channels;
     let gather = Gather::fprop(conv, x.shape());
     let used = gather.used_taps();
@@ -32,7 +36,6 @@ pub fn fprop<T: Real>(x: &Tensor<T>, params: &[T], conv: &Conv2d) -> Tensor<T> {
             pack_transposed(&mut panel[lines.clone()], n, |i| &weight[(j * NR + i) * inner..][lines.clone()]);
         }
     });
-    let bias = conv.bias.map(|b| &params[b.range()]);
     let shape = conv.out_shape(x.shape());
     Tensor::overwrite(shape, |y| multiply(y, x.data(), conv.in_channels, &packed, &gather, bias))
 }
@@ -40,15 +43,18 @@ pub fn fprop<T: Real>(x: &Tensor<T>, params: &[T], conv: &Conv2d) -> Tensor<T> {
 /// Gradient with respect to the input of shape `x_shape`.
 pub fn dgrad<T: Real>(dy: &Tensor<T>, params: &[T], conv: &Conv2d, x_shape: Shape) -> Tensor<T> {
     let weight = &params[conv.weight.range()];
+    if winograd::suits::<T>(conv, x_shape) {
+        return winograd::dgrad(dy, weight, conv);
+    }
     let (taps, cin, cout) = (conv.kernel * conv.kernel, conv.in_channels, conv.out_channels);
-    // Inner order (tap, output channel): the weight with its first and last axes exchanged.
+    // Inner order (tap from the last, output channel): the weight turned, its first and last axes exchanged.
     let gather = Gather::dgrad(conv, x_shape);
     let used = gather.used_taps();
     let packed = Panels::new(cin, taps * cout, |j, panel| {
         for &t in &used {
             let lines = &mut panel[t * cout..][..cout];
             for (o, line) in lines.iter_mut().enumerate() {
-                pack_line(line, &weight[(o * taps + t) * cin..][..cin], j * NR);
+                pack_line(line, &weight[(o * taps + taps - 1 - t) * cin..][..cin], j * NR);
             }
         }
     });
@@ -60,7 +66,12 @@ pub fn wgrad<T: Real>(x: &Tensor<T>, dy: &Tensor<T>, grads: &mut [T], conv: &Con
     if let Some(bias) = conv.bias {
         wgrad::bias(dy, &mut grads[bias.range()]);
     }
-    wgrad::weight(x, dy, &mut grads[conv.weight.range()], conv);
+    let dweight = &mut grads[conv.weight.range()];
+    if winograd::suits::<T>(conv, x.shape()) {
+        winograd::wgrad(x, dy, dweight, conv);
+    } else {
+        wgrad::weight(x, dy, dweight, conv);
+    }
 }
 
 /// A packed right side: for each [`NR`] outputs, `inner` lines of them.
@@ -137,29 +148,34 @@ fn multiply<T: Real>(
     let out = Disjoint::new(out);
     tasks(list.len(), work, |i| {
         let Task { class, from, len, ref panels } = list[i];
-        let members = from..from + len;
+        let places = gather.places(class, from, len);
+        let kernel = |tap: usize| (tap / gather.kernel, tap % gather.kernel);
+        // Every member reads through every tap of its class.
+        let source_of = |place, tap| gather.source(place, tap).unwrap_or(0) * width;
         let sink = Sink {
             out: &out,
-            targets: members.clone().map(|i| gather.target(class, i)).collect(),
+            targets: places.iter().map(|p| gather.target(p)).collect(),
             outputs: packed.outputs,
             bias,
         };
         if class.taps.len() == 1 || width >= NARROW {
-            let starts = class
-                .taps
-                .iter()
-                .flat_map(|&tap| members.clone().map(move |i| gather.source(class, i, tap) * width))
-                .collect();
+            let mut starts = Vec::with_capacity(class.taps.len() * len);
+            for &tap in &class.taps {
+                let tap = kernel(tap);
+                starts.extend(places.iter().map(|place| source_of(place, tap)));
+            }
             let blocks = blocks(&class.taps, width);
             let left = Left { source, starts, blocks };
             product(&left, |j, line, n| packed.lines(j, line, n), panels.clone(), &sink);
         } else {
             // One row a position with all the taps that it reads, panels with only those taps.
             let inner = class.taps.len() * width;
+            let runs = gather.runs(class, &places[0]);
             let mut strip = Buffer::stale(len * inner);
-            for (i, row) in members.zip(strip.chunks_exact_mut(inner)) {
-                for (&tap, part) in class.taps.iter().zip(row.chunks_exact_mut(width)) {
-                    part.copy_from_slice(&source[gather.source(class, i, tap) * width..][..width]);
+            for (place, row) in places.iter().zip(strip.chunks_exact_mut(inner)) {
+                for run in &runs {
+                    let part = &mut row[run.number * width..][..run.taps * width];
+                    copy_short(part, &source[source_of(place, run.tap)..]);
                 }
             }
             let left = Left {
@@ -171,8 +187,10 @@ fn multiply<T: Real>(
                 product(&left, |j, line, n| packed.lines(j, line, n), panels.clone(), &sink);
             } else {
                 let line = |j, tap| packed.lines(j, tap * width, width).iter().copied();
-                let lines: Vec<[T; NR]> =
-                    panels.clone().flat_map(|j| class.taps.iter().flat_map(move |&tap| line(j, tap))).collect();
+                let lines: Vec<[T; NR]> = panels
+                    .clone()
+                    .flat_map(|j| class.taps.iter().flat_map(move |&tap| line(j, tap)))
+                    .collect();
                 let first = panels.start;
                 product(&left, |j, line, n| &lines[(j - first) * inner + line..][..n], panels.clone(), &sink);
             }
@@ -292,6 +310,7 @@ impl<T: Real> Sink<'_, T> {
     ///
     /// # Safety
     /// No other reference to them may be alive on any thread.
+    #[allow(clippy::mut_from_ref)]
     #[inline(always)]
     unsafe fn values(&self, r: usize, j: usize) -> &mut [T] {
         let (at, columns) = (self.targets[r] * self.outputs, self.columns(j));

@@ -36,8 +36,8 @@ pub fn ohem_cross_entropy<T: Real>(
     let (_, kth, _) =
         sorted.select_nth_unstable_by(ohem.min_kept - 1, |a, b| a.to_f64().total_cmp(&b.to_f64()));
     let bound = kth.max(T::from_f64(ohem.threshold));
-    // "Not above" rather than "at most": a NaN must reach the loss, where it is reported.
-    let keep = |i: usize| !(p[i] > bound);
+    // A NaN must reach the loss, where it is reported.
+    let keep = |i: usize| p[i] <= bound || p[i].to_f64().is_nan();
     let kept = target.data.iter().enumerate().filter(|&(i, &t)| t != IGNORE && keep(i)).count();
     mean(&grid, logits, target, grad_scale, kept, keep)
 }
@@ -71,7 +71,7 @@ fn mean<T: Real>(
             softmax.cross_entropy_gradient(row, labels, weights, factor);
         });
     let loss = bands.iter().map(|band| band.3).sum::<f64>() * scale;
-    LossGrad { loss, dlogits: Tensor::new(grid.low, dlogits) }
+    LossGrad { loss, dlogits }
 }
 
 /// softmax(logits)[target] of every pixel, 1 where the target is ignored.

@@ -7,7 +7,7 @@ use rayon::prelude::*;
 /// Images after CutMix: box b of image `perm[b][i]` replaces image i's, for b in order, from the unmixed images.
 pub fn forward<T: Real>(x: &Tensor<T>, mix: &Mix) -> Tensor<T> {
     let Shape { h, w, c, .. } = x.shape();
-    Tensor::build(x.shape(), |out| {
+    Tensor::overwrite(x.shape(), |out| {
         out.par_chunks_mut(w * c).enumerate().for_each(|(r, row)| {
             mixed_row(mix, r / h, r % h, c, |image| &x.data()[(image * h + r % h) * w * c..][..w * c], row);
         });

@@ -39,11 +39,29 @@ pub struct Class {
     pub len: usize,
 }
 
+/// An output position.
+pub struct Place {
+    n: usize,
+    y: usize,
+    x: usize,
+}
+
+/// Taps of a class that read neighbouring positions.
+pub struct Run {
+    /// Row and column in the kernel of the first tap.
+    pub tap: (usize, usize),
+    /// Its number among the class's taps.
+    pub number: usize,
+    /// How many.
+    pub taps: usize,
+}
+
 /// The whole relation.
 pub struct Gather {
     y: Axis,
     x: Axis,
-    kernel: usize,
+    /// Side of the kernel.
+    pub kernel: usize,
     out: Shape,
     src: Shape,
     /// Its classes; every output position is in one.
@@ -64,12 +82,13 @@ impl Gather {
         Gather::new(conv.out_shape(x), x, conv.kernel, source(x.h), source(x.w))
     }
 
-    /// Input gradients read output gradients.
+    /// Input gradients read output gradients. Taps are counted from the last, so that consecutive ones read
+    /// consecutive positions here too.
     pub fn dgrad(conv: &Conv2d, x: Shape) -> Gather {
         let y = conv.out_shape(x);
         let source = |len: usize| {
             move |at: usize, tap: usize| {
-                let v = (at + conv.padding).checked_sub(tap * conv.dilation)?;
+                let v = (at + conv.padding).checked_sub((conv.kernel - 1 - tap) * conv.dilation)?;
                 (v % conv.stride == 0 && v / conv.stride < len).then_some((v / conv.stride) as u32)
             }
         };
@@ -87,7 +106,8 @@ impl Gather {
         let mut classes = Vec::new();
         for (ys, kys) in &y.groups {
             for (xs, kxs) in &x.groups {
-                let taps = kys.iter().flat_map(|ky| kxs.iter().map(move |kx| *ky as usize * kernel + *kx as usize));
+                let taps =
+                    kys.iter().flat_map(|ky| kxs.iter().map(move |kx| *ky as usize * kernel + *kx as usize));
                 let len = out.n * ys.len() * xs.len();
                 classes.push(Class { ys: ys.clone(), xs: xs.clone(), taps: taps.collect(), len });
             }
@@ -101,39 +121,54 @@ impl Gather {
         (0..self.kernel * self.kernel).filter(used).collect()
     }
 
-    /// Output position (image, row, column) of member `i` of `class`.
-    #[inline]
-    fn place(&self, class: &Class, i: usize) -> [usize; 3] {
-        let (row, b) = (i / class.xs.len(), i % class.xs.len());
-        [row / class.ys.len(), class.ys[row % class.ys.len()] as usize, class.xs[b] as usize]
+    /// Output positions of members `from..from + len` of `class`.
+    pub fn places(&self, class: &Class, from: usize, len: usize) -> Vec<Place> {
+        let (rows, columns) = (class.ys.len(), class.xs.len());
+        let (mut b, row) = (from % columns, from / columns);
+        let (mut a, mut n) = (row % rows, row / rows);
+        let mut places = Vec::with_capacity(len);
+        for _ in 0..len {
+            places.push(Place { n, y: class.ys[a] as usize, x: class.xs[b] as usize });
+            b += 1;
+            if b == columns {
+                (a, b) = (a + 1, 0);
+            }
+            if a == rows {
+                (n, a) = (n + 1, 0);
+            }
+        }
+        places
     }
 
-    /// Output position of member `i` of `class`.
-    #[inline]
-    pub fn target(&self, class: &Class, i: usize) -> usize {
-        let [n, y, x] = self.place(class, i);
-        (n * self.out.h + y) * self.out.w + x
+    /// Groups of the class's taps that read neighbouring positions: one copy serves them. `place` is any member.
+    pub fn runs(&self, class: &Class, place: &Place) -> Vec<Run> {
+        let mut runs: Vec<Run> = Vec::new();
+        let mut last = None;
+        for (number, &tap) in class.taps.iter().enumerate() {
+            let tap = (tap / self.kernel, tap % self.kernel);
+            let source = self.source(place, tap);
+            match runs.last_mut() {
+                // In one row of the image; across its end neighbours differ from member to member.
+                Some(run) if run.tap.0 == tap.0 && source == last => run.taps += 1,
+                _ => runs.push(Run { tap, number, taps: 1 }),
+            }
+            last = source.map(|v| v + 1);
+        }
+        runs
     }
 
-    /// Input position that member `i` of `class` reads through `tap`, one of the class's.
+    /// Number of an output position.
     #[inline]
-    pub fn source(&self, class: &Class, i: usize, tap: usize) -> usize {
-        let [n, y, x] = self.place(class, i);
-        self.source_of(n, y, x, tap).unwrap_or(0)
+    pub fn target(&self, place: &Place) -> usize {
+        (place.n * self.out.h + place.y) * self.out.w + place.x
     }
 
-    /// Input position that output position `at` (over all images) reads through `tap`, if it is not padding.
+    /// Input position that `place` reads through `tap`, if it is not padding.
     #[inline]
-    pub fn source_at(&self, at: usize, tap: usize) -> Option<usize> {
-        let (row, x) = (at / self.out.w, at % self.out.w);
-        self.source_of(row / self.out.h, row % self.out.h, x, tap)
-    }
-
-    #[inline]
-    fn source_of(&self, n: usize, y: usize, x: usize, tap: usize) -> Option<usize> {
-        let sy = self.y.source[y * self.kernel + tap / self.kernel]?;
-        let sx = self.x.source[x * self.kernel + tap % self.kernel]?;
-        Some((n * self.src.h + sy as usize) * self.src.w + sx as usize)
+    pub fn source(&self, place: &Place, tap: (usize, usize)) -> Option<usize> {
+        let sy = self.y.source[place.y * self.kernel + tap.0]?;
+        let sx = self.x.source[place.x * self.kernel + tap.1]?;
+        Some((place.n * self.src.h + sy as usize) * self.src.w + sx as usize)
     }
 
     /// All pairs (output position, input position) that `tap` joins, in the order of outputs.
@@ -143,7 +178,8 @@ impl Gather {
         for n in 0..self.out.n {
             for y in 0..self.out.h {
                 let Some(sy) = self.y.source[y * self.kernel + ky] else { continue };
-                let (row, src) = ((n * self.out.h + y) * self.out.w, (n * self.src.h + sy as usize) * self.src.w);
+                let (row, src) =
+                    ((n * self.out.h + y) * self.out.w, (n * self.src.h + sy as usize) * self.src.w);
                 for x in 0..self.out.w {
                     if let Some(sx) = self.x.source[x * self.kernel + kx] {
                         pairs.push(((row + x) as u32, (src + sx as usize) as u32));

@@ -72,6 +72,19 @@ pub fn pack_line<T: Real, const N: usize>(line: &mut [T; N], row: &[T], from: us
     }
 }
 
+/// Copies as many values as `to` has; lengths are a few channels, for which a call to the system's copy costs more.
+#[inline(always)]
+pub fn copy_short<T: Real>(to: &mut [T], from: &[T]) {
+    let from = &from[..to.len()];
+    let (to8, to_rest) = to.as_chunks_mut::<8>();
+    let (from8, from_rest) = from.as_chunks::<8>();
+    to8.iter_mut().zip(from8).for_each(|(t, f)| *t = *f);
+    let (to4, to_rest) = to_rest.as_chunks_mut::<4>();
+    let (from4, from_rest) = from_rest.as_chunks::<4>();
+    to4.iter_mut().zip(from4).for_each(|(t, f)| *t = *f);
+    to_rest.iter_mut().zip(from_rest).for_each(|(t, f)| *t = *f);
+}
+
 /// Packs the transpose of a row-major matrix with up to [`NR`] rows: `panel[k][j] = row(j)[k]`, zero from row `n` on.
 pub fn pack_transposed<'a, T: Real>(panel: &mut [[T; NR]], n: usize, row: impl Fn(usize) -> &'a [T]) {
     if n < NR {

@@ -14,7 +14,7 @@ pub fn forward<T: Real>(x: &Tensor<T>, size: Size) -> Tensor<T> {
     let low = x.shape();
     let grid = Grid::<T>::new(low, size);
     let (stride, row_len) = (low.w * low.c, grid.row_len());
-    Tensor::build(Shape::new(low.n, size.0, size.1, low.c), |out| {
+    Tensor::overwrite(Shape::new(low.n, size.0, size.1, low.c), |out| {
         out.par_chunks_mut(ROWS * row_len).enumerate().for_each(|(task, rows)| {
             let mut blend = vec![T::ZERO; stride];
             for (r, row) in (task * ROWS..).zip(rows.chunks_exact_mut(row_len)) {
@@ -45,7 +45,6 @@ pub fn backward<T: Real>(dy: &Tensor<T>, x_size: Size) -> Tensor<T> {
     let row = |(): &mut (), image: usize, y: usize, values: &mut [T]| {
         values.copy_from_slice(&dy.data()[(image * h + y) * row_len..][..row_len]);
     };
-    let (dx, _) =
-        grid.transpose(row_len, low.w * c, || (), row, |pixels, low_row| grid.fold_pixels(pixels, low_row));
-    Tensor::new(low, dx)
+    let (dx, _) = grid.transpose(row_len, c, || (), row, |pixels, low_row| grid.fold_pixels(pixels, low_row));
+    dx
 }

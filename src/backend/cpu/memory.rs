@@ -7,7 +7,7 @@
 use super::Real;
 use crate::ops::Shape;
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 
 /// Buffers shorter than this are left to the allocator.
 const SMALL: usize = 4096;

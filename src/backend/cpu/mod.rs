@@ -10,9 +10,9 @@ mod conv2d;
 mod cross_entropy;
 mod cut_mix;
 mod elementwise;
+mod ensemble_pseudo_label;
 mod gather;
 mod gemm;
-mod ensemble_pseudo_label;
 mod interpolate;
 mod memory;
 mod mse_consistency;
@@ -24,6 +24,7 @@ mod softmax;
 mod tvat;
 mod upsample;
 mod wgrad;
+mod winograd;
 
 use crate::ops::*;
 use crate::rng::Key;

@@ -40,5 +40,5 @@ pub fn forward_backward<T: Real>(
             softmax_gradient(row, p, &mut softmax.pixel);
         });
     let loss = bands.iter().map(|band| band.4).sum::<f64>() / count;
-    LossGrad { loss, dlogits: Tensor::new(grid.low, dlogits) }
+    LossGrad { loss, dlogits }
 }

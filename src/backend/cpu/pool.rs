@@ -82,7 +82,14 @@ pub fn max_pool2d_bwd<T: Real>(dy: &Tensor<T>, x: &Tensor<T>, spec: &MaxPool2d) 
 }
 
 /// Position (row * width + column) of the first maximum of each channel in a window of image `n`.
-fn arg_max<T: Real>(x: &Tensor<T>, n: usize, ys: Range<usize>, xs: Range<usize>, best: &mut [T], at: &mut [u32]) {
+fn arg_max<T: Real>(
+    x: &Tensor<T>,
+    n: usize,
+    ys: Range<usize>,
+    xs: Range<usize>,
+    best: &mut [T],
+    at: &mut [u32],
+) {
     let s = x.shape();
     let mut first = true;
     for iy in ys {
@@ -141,7 +148,8 @@ pub fn adaptive_avg_pool2d_bwd<T: Real>(dy: &Tensor<T>, x_size: Size) -> Tensor<
     let o = dy.shape();
     let s = Shape::new(o.n, x_size.0, x_size.1, o.c);
     let width = s.w * s.c;
-    let covering = |i: usize, bins: usize, len: usize| (0..bins).filter(move |&b| bin(b, bins, len).contains(&i));
+    let covering =
+        |i: usize, bins: usize, len: usize| (0..bins).filter(move |&b| bin(b, bins, len).contains(&i));
     let columns: Vec<Vec<usize>> = (0..s.w).map(|ix| covering(ix, o.w, s.w).collect()).collect();
     Tensor::overwrite(s, |dx| {
         let dx = Disjoint::new(dx);

@@ -114,7 +114,7 @@ impl<T: Real> Softmax<T> {
 pub fn scale<T: Real>(planes: &mut [T], factors: &[T]) {
     for plane in planes.chunks_exact_mut(factors.len()) {
         for (v, &f) in plane.iter_mut().zip(factors) {
-            *v = *v * f;
+            *v *= f;
         }
     }
 }

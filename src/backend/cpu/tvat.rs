@@ -13,7 +13,7 @@ const CHUNK: usize = 1 << 14;
 
 /// Uniform noise in [-0.5, 0.5): element i (NHWC) is `key.uniform(i) - 0.5`.
 pub fn uniform_noise<T: Real>(shape: Shape, key: Key) -> Tensor<T> {
-    Tensor::build(shape, |out| {
+    Tensor::overwrite(shape, |out| {
         out.par_chunks_mut(CHUNK).enumerate().for_each(|(task, values)| {
             for (block, values) in (task * CHUNK / 4..).zip(values.chunks_mut(4)) {
                 for (v, word) in values.iter_mut().zip(key.block(block as u64)) {
@@ -36,7 +36,7 @@ pub fn normalize<T: Real>(d: &Tensor<T>, scale: f64) -> Tensor<T> {
             T::from_f64(scale / (parts.iter().sum::<f64>().sqrt() + NORM_EPS))
         })
         .collect();
-    Tensor::build(d.shape(), |out| {
+    Tensor::overwrite(d.shape(), |out| {
         for ((out, d), &f) in out.chunks_mut(image_len).zip(d.data().chunks(image_len)).zip(&factors) {
             out.par_chunks_mut(CHUNK).zip(d.par_chunks(CHUNK)).for_each(|(out, d)| {
                 for (v, &d) in out.iter_mut().zip(d) {
@@ -62,7 +62,7 @@ pub fn cotangent<T: Real>(logits: &[&Tensor<T>], tangents: &[&Tensor<T>], size: 
         tangent.row(image, y, row);
         softmax_gradient(row, p, &mut softmax.pixel);
     });
-    scaled(grid.low, out, 1.0 / logits.len() as f64)
+    scaled(&out, 1.0 / logits.len() as f64)
 }
 
 /// upᵀ(q - p) / (n k) with p, q the softmax of the mean upsampled clean and perturbed logits, n images, k decoders.
@@ -79,10 +79,10 @@ pub fn kl_gradient<T: Real>(clean: &[&Tensor<T>], perturbed: &[&Tensor<T>], size
         perturbed.row(image, y, row);
         softmax.probabilities(row);
         for (q, &p) in row.iter_mut().zip(p.iter()) {
-            *q = *q - p;
+            *q -= p;
         }
     });
-    scaled(grid.low, out, 1.0 / (grid.low.n * clean.len()) as f64)
+    scaled(&out, 1.0 / (grid.low.n * clean.len()) as f64)
 }
 
 fn mean<T: Real>(parts: &[&Tensor<T>]) -> Tensor<T> {
@@ -90,8 +90,7 @@ fn mean<T: Real>(parts: &[&Tensor<T>]) -> Tensor<T> {
     Tensor::from_fn(parts[0].shape(), |i| factor * parts.iter().map(|p| p.data()[i]).sum::<T>())
 }
 
-fn scaled<T: Real>(shape: Shape, mut values: Vec<T>, factor: f64) -> Tensor<T> {
+fn scaled<T: Real>(x: &Tensor<T>, factor: f64) -> Tensor<T> {
     let factor = T::from_f64(factor);
-    values.iter_mut().for_each(|v| *v = *v * factor);
-    Tensor::new(shape, values)
+    Tensor::from_fn(x.shape(), |i| factor * x.data()[i])
 }

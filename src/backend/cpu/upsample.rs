@@ -91,10 +91,10 @@ impl<T: Real> Grid<T> {
         }
     }
 
-    /// Transpose of the column interpolation for a row of pixels (`[width][c]`) to one input row (`[w][c]`), which must
-    /// be zero.
+    /// Transpose of the column interpolation for a row of pixels (`[width][c]`) to one input row (`[w][c]`), overwritten.
     pub fn fold_pixels(&self, pixels: &[T], low_row: &mut [T]) {
         let c = self.low.c;
+        low_row.fill(T::ZERO);
         for (x, pixel) in pixels.chunks_exact(c).enumerate() {
             let (lo, f) = (self.xs.lo[x] * c, self.xs.frac[x]);
             for (a, &g) in low_row[lo..lo + c].iter_mut().zip(pixel) {
@@ -108,21 +108,37 @@ impl<T: Real> Grid<T> {
     }
 
     /// Transposed resampling of rows that `row(state, image, y, values)` writes, `len` values each; `fold` transposes
-    /// their columns into one input row of `stride` values. Returns `[n, h, stride]` and the states, one a band of
-    /// input rows in order, each made by `init`.
+    /// their columns into one input row. Returns the gradient, of the input's shape but for its `channels`, and the
+    /// states, one a band of input rows in order, each made by `init`.
     ///
     /// A band owns the output rows that begin between its input rows. What these add to the first row of the next band
     /// is kept apart and added at the end, in order.
     pub fn transpose<S: Send>(
         &self,
         len: usize,
+        channels: usize,
+        init: impl Fn() -> S + Sync,
+        row: impl Fn(&mut S, usize, usize, &mut [T]) + Sync,
+        fold: impl Fn(&[T], &mut [T]) + Sync,
+    ) -> (Tensor<T>, Vec<S>) {
+        let mut states = Vec::new();
+        let gradient = Tensor::overwrite(self.low.with_channels(channels), |out| {
+            states = self.transpose_into(out, len, self.low.w * channels, init, row, fold);
+        });
+        (gradient, states)
+    }
+
+    /// [`Grid::transpose`] into `out`, `stride` values an input row.
+    fn transpose_into<S: Send>(
+        &self,
+        out: &mut [T],
+        len: usize,
         stride: usize,
         init: impl Fn() -> S + Sync,
         row: impl Fn(&mut S, usize, usize, &mut [T]) + Sync,
         fold: impl Fn(&[T], &mut [T]) + Sync,
-    ) -> (Vec<T>, Vec<S>) {
-        let Shape { n, h, .. } = self.low;
-        let mut out = vec![T::ZERO; n * h * stride];
+    ) -> Vec<S> {
+        let h = self.low.h;
         let bands: Vec<_> = out
             .chunks_mut(h * stride)
             .enumerate()
@@ -162,7 +178,7 @@ impl<T: Real> Grid<T> {
                 *v += s;
             }
         }
-        (out, states)
+        states
     }
 
     /// [`Grid::transpose`] for planar rows, `groups` times the input's channels.
@@ -171,9 +187,9 @@ impl<T: Real> Grid<T> {
         groups: usize,
         init: impl Fn() -> S + Sync,
         row: impl Fn(&mut S, usize, usize, &mut [T]) + Sync,
-    ) -> (Vec<T>, Vec<S>) {
-        let (len, stride) = (groups * self.row_len(), groups * self.low.c * self.low.w);
-        self.transpose(len, stride, init, row, |planes, low_row| self.fold_planes(planes, low_row))
+    ) -> (Tensor<T>, Vec<S>) {
+        let (len, channels) = (groups * self.row_len(), groups * self.low.c);
+        self.transpose(len, channels, init, row, |planes, low_row| self.fold_planes(planes, low_row))
     }
 }
 

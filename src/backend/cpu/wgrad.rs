@@ -6,7 +6,7 @@
 //! copy all taps of a position together and leave partial sums, which are added in their order.
 
 use super::gather::Gather;
-use super::gemm::{MR, NR, Tile, accumulate_outer, pack_line};
+use super::gemm::{MR, NR, Tile, accumulate_outer, copy_short, pack_line};
 use super::memory::Buffer;
 use super::parallel::{Disjoint, tasks};
 use super::{Real, Tensor};
@@ -48,7 +48,7 @@ pub fn weight<T: Real>(x: &Tensor<T>, dy: &Tensor<T>, dweight: &mut [T], conv: &
 }
 
 /// Packed operands of one run over positions.
-struct Packed<T: Real> {
+pub struct Packed<T: Real> {
     /// `[panel of outputs][position][MR]`.
     left: Buffer<T>,
     /// `[panel of inputs][position][NR]`.
@@ -57,7 +57,8 @@ struct Packed<T: Real> {
 }
 
 impl<T: Real> Packed<T> {
-    fn new(outputs: usize, inputs: usize, depth: usize) -> Packed<T> {
+    /// Room for `depth` positions of `outputs` by `inputs` channels.
+    pub fn new(outputs: usize, inputs: usize, depth: usize) -> Packed<T> {
         // One line more than is used: panels a power of two apart would compete for the same cache sets.
         let depth = depth + 1;
         let left = Buffer::stale(outputs.div_ceil(MR) * depth * MR);
@@ -66,7 +67,7 @@ impl<T: Real> Packed<T> {
 
     /// Position number `k`: its output gradients and its inputs.
     #[inline]
-    fn pack(&mut self, k: usize, dy: &[T], x: &[T]) {
+    pub fn pack(&mut self, k: usize, dy: &[T], x: &[T]) {
         let lines = self.left.as_chunks_mut::<MR>().0;
         for j in 0..dy.len().div_ceil(MR) {
             pack_line(&mut lines[j * self.depth + k], dy, j * MR);
@@ -79,11 +80,12 @@ impl<T: Real> Packed<T> {
 
     /// Adds the product of the first `len` positions to `outputs` rows of `inputs` values; `row(o)` is where row `o`
     /// lies.
-    fn add<'a>(&self, len: usize, outputs: usize, inputs: usize, row: impl Fn(usize) -> &'a mut [T]) {
+    pub fn add<'a>(&self, len: usize, outputs: usize, inputs: usize, row: impl Fn(usize) -> &'a mut [T]) {
         let (left, right) = (self.left.as_chunks::<MR>().0, self.right.as_chunks::<NR>().0);
-        for j in 0..inputs.div_ceil(NR) {
-            let columns = j * NR..((j + 1) * NR).min(inputs);
-            for i in 0..outputs.div_ceil(MR) {
+        for i in 0..outputs.div_ceil(MR) {
+            // Along the inputs, so that the sums are read and written in order.
+            for j in 0..inputs.div_ceil(NR) {
+                let columns = j * NR..((j + 1) * NR).min(inputs);
                 let mut tile: Tile<T> = [[T::ZERO; NR]; MR];
                 accumulate_outer(&mut tile, &left[i * self.depth..][..len], &right[j * self.depth..][..len]);
                 for (o, line) in (i * MR..outputs.min((i + 1) * MR)).zip(&tile) {
@@ -127,36 +129,42 @@ fn by_block<T: Real>(x: &Tensor<T>, dy: &Tensor<T>, dweight: &mut [T], conv: &Co
 /// Tasks own positions and leave partial sums.
 fn by_position<T: Real>(x: &Tensor<T>, dy: &Tensor<T>, dweight: &mut [T], conv: &Conv2d, gather: &Gather) {
     let (cin, cout, taps) = (conv.in_channels, conv.out_channels, conv.kernel * conv.kernel);
-    let (positions, inner) = (dy.shape().positions(), cin * taps);
-    let share = positions.div_ceil(8).max(DEPTH);
-    let count = positions.div_ceil(share);
+    let inner = cin * taps;
+    let pieces: Vec<_> = gather
+        .classes
+        .iter()
+        .flat_map(|class| {
+            (0..class.len).step_by(DEPTH).map(move |from| (class, from, DEPTH.min(class.len - from)))
+        })
+        .collect();
+    let share = pieces.len().div_ceil(8).max(1);
+    let count = pieces.len().div_ceil(share);
     let mut parts = Buffer::stale(count * dweight.len());
     let shared = Disjoint::new(&mut parts);
-    tasks(count, positions * dweight.len() / 8, |task| {
+    tasks(count, dy.data().len() * inner / 8, |task| {
         let range = task * dweight.len()..(task + 1) * dweight.len();
         // SAFETY: each part is one task's.
         unsafe { shared.part(range.clone()) }.fill(T::ZERO);
         let mut packed = Packed::new(cout, inner, DEPTH);
         let mut row = vec![T::ZERO; inner];
-        let mut from = task * share;
-        let end = (from + share).min(positions);
-        while from < end {
-            let len = DEPTH.min(end - from);
-            for k in 0..len {
-                for (tap, part) in row.chunks_exact_mut(cin).enumerate() {
-                    match gather.source_at(from + k, tap) {
-                        Some(q) => part.copy_from_slice(&x.data()[q * cin..][..cin]),
-                        None => part.fill(T::ZERO),
+        for &(class, from, len) in pieces.iter().skip(task * share).take(share) {
+            let places = gather.places(class, from, len);
+            let runs = gather.runs(class, &places[0]);
+            row.fill(T::ZERO);
+            for (k, place) in places.iter().enumerate() {
+                for run in &runs {
+                    if let Some(q) = gather.source(place, run.tap) {
+                        let at = (run.tap.0 * conv.kernel + run.tap.1) * cin;
+                        copy_short(&mut row[at..at + run.taps * cin], &x.data()[q * cin..]);
                     }
                 }
-                packed.pack(k, &dy.data()[(from + k) * cout..][..cout], &row);
+                packed.pack(k, &dy.data()[gather.target(place) * cout..][..cout], &row);
             }
             packed.add(len, cout, inner, |o| {
                 let at = range.start + o * inner;
                 // SAFETY: inside this task's part, one row at a time.
                 unsafe { shared.part(at..at + inner) }
             });
-            from += len;
         }
     });
     for part in parts.chunks_exact(dweight.len()) {

@@ -1,0 +1,412 @@
+//! 3x3 convolutions of stride 1 through Winograd's minimal filtering F(4x4, 3x3) (Lavin and Gray, 2016): 36
+//! multiplications where the definition has 144, forward, data gradient and weight gradient. Knows no networks.
+//!
+//! With d a 6x6 input patch, g the kernel, m the 4x4 outputs: m = Aᵀ [(G g Gᵀ) ⊙ (Bᵀ d B)] A. Points 0, ±3/4, ±3/2, ∞:
+//! their coefficients are exact in binary, and in f32 the result differs from the exact one by about 1.3e-6 (relative
+//! norm, 256 channels); the customary 0, ±1, ±2, ∞ by 2.7e-6, the direct sum by 3e-7. The f64 device does not use it.
+
+use super::gemm::{KC, MR, NR, Tile, accumulate, pack_line, pack_transposed};
+use super::memory::Buffer;
+use super::parallel::{Disjoint, tasks};
+use super::wgrad::Packed;
+use super::{Real, Tensor};
+use crate::ops::*;
+
+/// Squares of the finite points.
+const A2: f64 = 0.5625;
+const B2: f64 = 2.25;
+/// The finite points.
+const A: f64 = 0.75;
+const B: f64 = 1.5;
+/// Products of a point's differences to the others: 0, ±A, ±B.
+const N0: f64 = A2 * B2;
+const NA: f64 = 2.0 * A2 * (A2 - B2);
+const NB: f64 = 2.0 * B2 * (B2 - A2);
+
+/// Points of a transformed tile.
+const POINTS: usize = 36;
+/// Channels that a transform takes together.
+const LANES: usize = 8;
+/// Tiles of a task at most: its transformed input and output stay in cache.
+const GROUP: usize = 48;
+/// Tiles whose transforms exist at once in a weight gradient.
+const SPAN: usize = 256;
+/// Tiles below which transforming the weight costs more than it saves.
+const MIN_TILES: usize = 24;
+
+/// Elements between the ends of one point's values and the next's: strides of a power of two would put all points in
+/// the same cache sets.
+const GAP: usize = 16;
+
+type Lanes<T> = [T; LANES];
+
+/// Whether a convolution of input shape `x` is computed here.
+pub fn suits<T: Real>(conv: &Conv2d, x: Shape) -> bool {
+    let tiles = x.n * x.h.div_ceil(4) * x.w.div_ceil(4);
+    size_of::<T>() == 4
+        && (conv.kernel, conv.stride, conv.padding, conv.dilation) == (3, 1, 1, 1)
+        && [conv.in_channels, conv.out_channels].iter().all(|c| c % LANES == 0 && *c >= 32)
+        && tiles >= MIN_TILES
+        && tiles * 16 <= x.positions() * 3 / 2
+}
+
+/// y = x * weight + bias.
+pub fn fprop<T: Real>(x: &Tensor<T>, weight: &[T], bias: Option<&[T]>, conv: &Conv2d) -> Tensor<T> {
+    let (cin, cout) = (conv.in_channels, conv.out_channels);
+    let packed = transform_weight(cin, cout, |tap, first, j, lines| {
+        let n = NR.min(cout - j * NR);
+        let len = lines.len();
+        pack_transposed(lines, n, |i| &weight[((j * NR + i) * 9 + tap) * cin + first..][..len]);
+    });
+    convolve(x, &packed, bias)
+}
+
+/// Gradient with respect to the input: the same convolution with the kernel turned and its channels exchanged.
+pub fn dgrad<T: Real>(dy: &Tensor<T>, weight: &[T], conv: &Conv2d) -> Tensor<T> {
+    let (cin, cout) = (conv.in_channels, conv.out_channels);
+    let packed = transform_weight(cout, cin, |tap, first, j, lines| {
+        for (k, line) in lines.iter_mut().enumerate() {
+            pack_line(line, &weight[((first + k) * 9 + 8 - tap) * cin..][..cin], j * NR);
+        }
+    });
+    convolve(dy, &packed, None)
+}
+
+/// Adds the gradient of the weight: dg = Gᵀ [sum over tiles of (A dy Aᵀ) ⊙ (Bᵀ d B)] G.
+pub fn wgrad<T: Real>(x: &Tensor<T>, dy: &Tensor<T>, dweight: &mut [T], conv: &Conv2d) {
+    let (cin, cout) = (conv.in_channels, conv.out_channels);
+    let tiles = Tiles::new(x.shape());
+    let stride = cout * cin + GAP;
+    let mut sums = Buffer::stale(POINTS * stride);
+    tasks(POINTS, usize::MAX, {
+        let sums = Disjoint::new(&mut sums);
+        // SAFETY: each point's sums are one task's.
+        move |p| unsafe { sums.part(p * stride..(p + 1) * stride) }.fill(T::ZERO)
+    });
+    let span = SPAN.min(tiles.count);
+    let (l_stride, r_stride) = (span * cout + GAP, span * cin + GAP);
+    let (mut left, mut right) = (Buffer::stale(POINTS * l_stride), Buffer::stale(POINTS * r_stride));
+    for first in (0..tiles.count).step_by(span) {
+        let len = span.min(tiles.count - first);
+        let (l, r) = (Disjoint::new(&mut left), Disjoint::new(&mut right));
+        tasks(len, usize::MAX, |t| {
+            // SAFETY: each tile's rows are one task's.
+            let write = |out: &Disjoint<'_, T>, at: usize, line: &Lanes<T>| unsafe {
+                out.part(at..at + LANES).copy_from_slice(line);
+            };
+            for c in (0..cout).step_by(LANES) {
+                let patch = tiles.patch::<T, 4>(dy.data(), first + t, cout, c, 0);
+                let wide = transform(&transform(&patch, spread_1d), spread_1d);
+                for_points(&wide, |p, line| write(&l, p * l_stride + t * cout + c, line));
+            }
+            for c in (0..cin).step_by(LANES) {
+                let patch = tiles.patch::<T, 6>(x.data(), first + t, cin, c, 1);
+                let wide = transform(&transform(&patch, input_1d), input_1d);
+                for_points(&wide, |p, line| write(&r, p * r_stride + t * cin + c, line));
+            }
+        });
+        let shared = Disjoint::new(&mut sums);
+        let blocks = cin.div_ceil(256);
+        let block = cin.div_ceil(blocks).next_multiple_of(NR);
+        tasks(POINTS * blocks, usize::MAX, |task| {
+            let (p, from) = (task / blocks, task % blocks * block);
+            let inputs = block.min(cin - from);
+            let mut packed = Packed::new(cout, inputs, len);
+            for t in 0..len {
+                let right = &right[p * r_stride + t * cin + from..][..inputs];
+                packed.pack(t, &left[p * l_stride + t * cout..][..cout], right);
+            }
+            packed.add(len, cout, inputs, |o| {
+                let at = p * stride + o * cin + from;
+                // SAFETY: this point's block of inputs is this task's, one row at a time.
+                unsafe { shared.part(at..at + inputs) }
+            });
+        });
+    }
+    let shared = Disjoint::new(dweight);
+    tasks(cout, usize::MAX, |o| {
+        // SAFETY: each output channel's kernel is one task's.
+        let dweight = unsafe { shared.part(o * 9 * cin..(o + 1) * 9 * cin) };
+        for c in (0..cin).step_by(LANES) {
+            let wide: [[Lanes<T>; 6]; 6] = std::array::from_fn(|i| {
+                std::array::from_fn(|j| lanes(&sums[(i * 6 + j) * stride + o * cin + c..]))
+            });
+            let kernel: [[Lanes<T>; 3]; 3] = transform(&transform(&wide, gather_1d), gather_1d);
+            for (tap, line) in kernel.as_flattened().iter().enumerate() {
+                let sums = &mut dweight[tap * cin + c..][..LANES];
+                sums.iter_mut().zip(line).for_each(|(s, &v)| *s += v);
+            }
+        }
+    });
+}
+
+/// The 4x4 tiles of a map.
+struct Tiles {
+    shape: Shape,
+    rows: usize,
+    columns: usize,
+    count: usize,
+}
+
+impl Tiles {
+    fn new(shape: Shape) -> Tiles {
+        let (rows, columns) = (shape.h.div_ceil(4), shape.w.div_ceil(4));
+        Tiles { shape, rows, columns, count: shape.n * rows * columns }
+    }
+
+    /// Image, first row and first column of tile `t`.
+    fn place(&self, t: usize) -> (usize, usize, usize) {
+        let (row, x) = (t / self.columns, t % self.columns);
+        (row / self.rows, row % self.rows * 4, x * 4)
+    }
+
+    /// [`LANES`] channels from `c` of the N by N positions from `border` before tile `t`, zeros outside.
+    #[inline(always)]
+    fn patch<T: Real, const N: usize>(
+        &self,
+        data: &[T],
+        t: usize,
+        width: usize,
+        c: usize,
+        border: usize,
+    ) -> [[Lanes<T>; N]; N] {
+        let (n, y, x) = self.place(t);
+        let mut patch = [[[T::ZERO; LANES]; N]; N];
+        for (i, line) in patch.iter_mut().enumerate() {
+            let y = (y + i).wrapping_sub(border);
+            if y >= self.shape.h {
+                continue;
+            }
+            for (j, to) in line.iter_mut().enumerate() {
+                let x = (x + j).wrapping_sub(border);
+                if x < self.shape.w {
+                    *to = lanes(&data[((n * self.shape.h + y) * self.shape.w + x) * width + c..]);
+                }
+            }
+        }
+        patch
+    }
+}
+
+#[inline(always)]
+fn lanes<T: Real>(from: &[T]) -> Lanes<T> {
+    let mut line = [T::ZERO; LANES];
+    line.copy_from_slice(&from[..LANES]);
+    line
+}
+
+/// Transforms the columns of a patch and turns it over: twice this is the transform along both axes.
+#[inline(always)]
+fn transform<T: Real, const N: usize, const K: usize, const M: usize>(
+    patch: &[[Lanes<T>; K]; N],
+    f: impl Fn([T; N]) -> [T; M],
+) -> [[Lanes<T>; M]; K] {
+    let mut out = [[[T::ZERO; LANES]; M]; K];
+    for k in 0..K {
+        for l in 0..LANES {
+            let v = f(std::array::from_fn(|i| patch[i][k][l]));
+            for m in 0..M {
+                out[k][m][l] = v[m];
+            }
+        }
+    }
+    out
+}
+
+#[inline(always)]
+fn for_points<T: Real>(wide: &[[Lanes<T>; 6]; 6], mut f: impl FnMut(usize, &Lanes<T>)) {
+    wide.as_flattened().iter().enumerate().for_each(|(p, line)| f(p, line));
+}
+
+/// Bᵀ d.
+#[inline(always)]
+fn input_1d<T: Real>(d: [T; 6]) -> [T; 6] {
+    let c = T::from_f64;
+    let (even_a, odd_a) = (c(-B2).mul_add(d[2], d[4]), c(A) * c(-B2).mul_add(d[1], d[3]));
+    let (even_b, odd_b) = (c(-A2).mul_add(d[2], d[4]), c(B) * c(-A2).mul_add(d[1], d[3]));
+    let ends = |v: T, w: T, x: T| c(A2 * B2).mul_add(v, c(-A2 - B2).mul_add(w, x));
+    [
+        ends(d[0], d[2], d[4]),
+        even_a + odd_a,
+        even_a - odd_a,
+        even_b + odd_b,
+        even_b - odd_b,
+        ends(d[1], d[3], d[5]),
+    ]
+}
+
+/// Aᵀ m.
+#[inline(always)]
+fn output_1d<T: Real>(m: [T; 6]) -> [T; 4] {
+    let c = T::from_f64;
+    let (sa, da, sb, db) = (m[1] + m[2], m[1] - m[2], m[3] + m[4], m[3] - m[4]);
+    [
+        m[0] + sa + sb,
+        c(A).mul_add(da, c(B) * db),
+        c(A2).mul_add(sa, c(B2) * sb),
+        c(A * A2).mul_add(da, c(B * B2).mul_add(db, m[5])),
+    ]
+}
+
+/// A dy, the transpose of [`output_1d`].
+#[inline(always)]
+fn spread_1d<T: Real>(y: [T; 4]) -> [T; 6] {
+    let c = T::from_f64;
+    let (even_a, odd_a) = (c(A2).mul_add(y[2], y[0]), c(A) * c(A2).mul_add(y[3], y[1]));
+    let (even_b, odd_b) = (c(B2).mul_add(y[2], y[0]), c(B) * c(B2).mul_add(y[3], y[1]));
+    [y[0], even_a + odd_a, even_a - odd_a, even_b + odd_b, even_b - odd_b, y[3]]
+}
+
+/// G g.
+#[inline(always)]
+fn weight_1d<T: Real>(g: [T; 3]) -> [T; 6] {
+    let c = T::from_f64;
+    let (even_a, odd_a) = (c(1.0 / NA) * c(A2).mul_add(g[2], g[0]), c(A / NA) * g[1]);
+    let (even_b, odd_b) = (c(1.0 / NB) * c(B2).mul_add(g[2], g[0]), c(B / NB) * g[1]);
+    [c(1.0 / N0) * g[0], even_a + odd_a, even_a - odd_a, even_b + odd_b, even_b - odd_b, g[2]]
+}
+
+/// Gᵀ u, the transpose of [`weight_1d`].
+#[inline(always)]
+fn gather_1d<T: Real>(u: [T; 6]) -> [T; 3] {
+    let c = T::from_f64;
+    let (sa, da, sb, db) = (u[1] + u[2], u[1] - u[2], u[3] + u[4], u[3] - u[4]);
+    [
+        c(1.0 / N0).mul_add(u[0], c(1.0 / NA).mul_add(sa, c(1.0 / NB) * sb)),
+        c(A / NA).mul_add(da, c(B / NB) * db),
+        c(A2 / NA).mul_add(sa, c(B2 / NB).mul_add(sb, u[5])),
+    ]
+}
+
+/// A transformed weight.
+struct Weight<T: Real> {
+    /// `[point][panel of outputs][input][NR]`, points [`Weight::stride`] apart.
+    data: Buffer<T>,
+    inputs: usize,
+    outputs: usize,
+}
+
+impl<T: Real> Weight<T> {
+    fn stride(&self) -> usize {
+        self.outputs.div_ceil(NR) * self.inputs * NR + GAP
+    }
+}
+
+/// Transforms a weight; `fetch(tap, first input, panel, lines)` reads it, a line an input.
+fn transform_weight<T: Real>(
+    inputs: usize,
+    outputs: usize,
+    fetch: impl Fn(usize, usize, usize, &mut [[T; NR]]) + Sync,
+) -> Weight<T> {
+    const STEP: usize = 16;
+    let mut weight = Weight { data: Buffer::stale(0), inputs, outputs };
+    let stride = weight.stride();
+    weight.data = Buffer::stale(POINTS * stride);
+    let shared = Disjoint::new(&mut weight.data);
+    let steps = inputs.div_ceil(STEP);
+    tasks(outputs.div_ceil(NR) * steps, usize::MAX, |task| {
+        let (j, first) = (task / steps, task % steps * STEP);
+        let len = STEP.min(inputs - first);
+        let mut kernels = [[[T::ZERO; NR]; STEP]; 9];
+        for (tap, lines) in kernels.iter_mut().enumerate() {
+            fetch(tap, first, j, &mut lines[..len]);
+        }
+        for (k, lines) in (0..len).map(|k| (k, kernels.each_ref().map(|lines| &lines[k]))) {
+            let mut wide = [[T::ZERO; NR]; POINTS];
+            for half in [0, LANES] {
+                let kernel: [[Lanes<T>; 3]; 3] =
+                    std::array::from_fn(|a| std::array::from_fn(|b| lanes(&lines[a * 3 + b][half..])));
+                let part = transform(&transform(&kernel, weight_1d), weight_1d);
+                for_points(&part, |p, line| wide[p][half..half + LANES].copy_from_slice(line));
+            }
+            for (p, line) in wide.iter().enumerate() {
+                let at = p * stride + (j * inputs + first + k) * NR;
+                // SAFETY: each panel's and input's lines are one task's.
+                unsafe { shared.part(at..at + NR) }.copy_from_slice(line);
+            }
+        }
+    });
+    weight
+}
+
+/// The convolution with a transformed weight.
+fn convolve<T: Real>(x: &Tensor<T>, weight: &Weight<T>, bias: Option<&[T]>) -> Tensor<T> {
+    let (inputs, outputs) = (weight.inputs, weight.outputs);
+    let shape = x.shape().with_channels(outputs);
+    let tiles = Tiles::new(x.shape());
+    let groups = tiles.count.div_ceil(GROUP).max(4.min(tiles.count / 12)).next_power_of_two();
+    Tensor::overwrite(shape, |y| {
+        let y = Disjoint::new(y);
+        tasks(groups, usize::MAX, |g| {
+            let (first, end) = (tiles.count * g / groups, tiles.count * (g + 1) / groups);
+            let len = end - first;
+            let (v_stride, m_stride) = (len * inputs + GAP, len * outputs + GAP);
+            let mut v = Buffer::stale(POINTS * v_stride);
+            for t in 0..len {
+                for c in (0..inputs).step_by(LANES) {
+                    let patch = tiles.patch::<T, 6>(x.data(), first + t, inputs, c, 1);
+                    let wide = transform(&transform(&patch, input_1d), input_1d);
+                    for_points(&wide, |p, line| {
+                        v[p * v_stride + t * inputs + c..][..LANES].copy_from_slice(line);
+                    });
+                }
+            }
+            let mut m = Buffer::stale(POINTS * m_stride);
+            let panels = outputs.div_ceil(NR);
+            for p in 0..POINTS {
+                let right = weight.data[p * weight.stride()..][..panels * inputs * NR].as_chunks::<NR>().0;
+                let v = &v[p * v_stride..][..len * inputs];
+                let m = &mut m[p * m_stride..][..len * outputs];
+                multiply(m, v, right, len, inputs, outputs);
+            }
+            for t in 0..len {
+                let (n, y0, x0) = tiles.place(first + t);
+                for c in (0..outputs).step_by(LANES) {
+                    let wide: [[Lanes<T>; 6]; 6] = std::array::from_fn(|i| {
+                        std::array::from_fn(|j| lanes(&m[(i * 6 + j) * m_stride + t * outputs + c..]))
+                    });
+                    let out = transform(&transform(&wide, output_1d), output_1d);
+                    let bias = bias.map_or([T::ZERO; LANES], |b| lanes(&b[c..]));
+                    for (i, line) in out.iter().enumerate().take(shape.h - y0) {
+                        for (j, line) in line.iter().enumerate().take(shape.w - x0) {
+                            let at = ((n * shape.h + y0 + i) * shape.w + x0 + j) * outputs + c;
+                            // SAFETY: each tile's outputs are one task's.
+                            let y = unsafe { y.part(at..at + LANES) };
+                            for l in 0..LANES {
+                                y[l] = line[l] + bias[l];
+                            }
+                        }
+                    }
+                }
+            }
+        });
+    })
+}
+
+/// `m[rows, outputs] = v[rows, inputs] * right`.
+fn multiply<T: Real>(m: &mut [T], v: &[T], right: &[[T; NR]], rows: usize, inputs: usize, outputs: usize) {
+    let step = inputs.div_ceil(inputs.div_ceil(KC + KC / 4));
+    for from in (0..inputs).step_by(step) {
+        let depth = step.min(inputs - from);
+        for j in 0..outputs.div_ceil(NR) {
+            let lines = &right[j * inputs + from..][..depth];
+            let columns = j * NR..((j + 1) * NR).min(outputs);
+            for first in (0..rows).step_by(MR) {
+                let count = MR.min(rows - first);
+                let mut tile: Tile<T> = [[T::ZERO; NR]; MR];
+                let mut a: [&[T]; MR] = [&[]; MR];
+                for i in 0..count {
+                    a[i] = &v[(first + i) * inputs + from..][..depth];
+                    if from > 0 {
+                        let line = &m[(first + i) * outputs..][columns.clone()];
+                        tile[i][..line.len()].copy_from_slice(line);
+                    }
+                }
+                accumulate(count, &mut tile, &a, lines);
+                for (i, line) in tile[..count].iter().enumerate() {
+                    m[(first + i) * outputs..][columns.clone()].copy_from_slice(&line[..columns.len()]);
+                }
+            }
+        }
+    }
+}

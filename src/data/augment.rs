@@ -1,0 +1,341 @@
+//! Weak and strong views of one image: which geometry and colours are drawn, and applying them. Knows no files, no
+//! lists and no batches.
+//!
+//! Weak (PS-MT, appendix): random scale, padding with the mean colour and the ignored label, random crop, flip. Strong:
+//! the same geometry, then colour jitter, grey and Gaussian blur. Only the window of the resized image that the crop
+//! shows is resampled.
+
+use super::decode::{Mask, RgbImage};
+use super::photometric;
+use super::resize::{Window, resize_bicubic_window, resize_nearest_window};
+use crate::ops::{IGNORE, Size};
+use crate::rng::Stream;
+use crate::{Error, Result};
+use serde::{Deserialize, Serialize};
+
+/// Parameters of both views; the defaults are the method's for Pascal VOC save that images keep their own size.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Augment {
+    /// Rows and columns of what the networks see.
+    pub crop: [usize; 2],
+    /// Long side of the image at scale 1 (600 for VOC); its own size when absent (Cityscapes: 1024 x 2048).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub base_size: Option<usize>,
+    /// Least and largest random scale.
+    pub scale: [f32; 2],
+    /// Probability of a horizontal flip.
+    pub flip: f32,
+    /// Strong: probability that the four colour adjustments are made, in random order.
+    pub jitter: f32,
+    /// Strong: brightness factor is uniform in 1 ± this.
+    pub brightness: f32,
+    /// Strong: contrast factor is uniform in 1 ± this.
+    pub contrast: f32,
+    /// Strong: saturation factor is uniform in 1 ± this.
+    pub saturation: f32,
+    /// Strong: hue turns by a uniform part of the circle in ± this, at most 0.5.
+    pub hue: f32,
+    /// Strong: probability of grey.
+    pub gray: f32,
+    /// Strong: probability of Gaussian blur.
+    pub blur: f32,
+    /// Strong: least and largest standard deviation of the blur in pixels, drawn uniformly.
+    pub blur_sigma: [f32; 2],
+    /// Strong: largest blur window, odd; the window is the least odd number of at least 4 sigma + 1, from 3 to this.
+    pub blur_kernel: usize,
+}
+
+impl Default for Augment {
+    fn default() -> Augment {
+        Augment {
+            crop: [512, 512],
+            base_size: None,
+            scale: [0.5, 2.0],
+            flip: 0.5,
+            jitter: 0.8,
+            brightness: 0.5,
+            contrast: 0.5,
+            saturation: 0.5,
+            hue: 0.25,
+            gray: 0.2,
+            blur: 0.5,
+            blur_sigma: [0.1, 2.0],
+            blur_kernel: 7,
+        }
+    }
+}
+
+/// Affine normalisation of colours in [0, 1]: (value - mean) / std a channel. The default is ImageNet's.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Normalize {
+    /// Mean of red, green, blue.
+    pub mean: [f32; 3],
+    /// Standard deviation of red, green, blue.
+    pub std: [f32; 3],
+}
+
+impl Default for Normalize {
+    fn default() -> Normalize {
+        Normalize { mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225] }
+    }
+}
+
+impl Normalize {
+    /// # Errors
+    /// [`Error::Config`] when a value is not finite or a deviation is not positive.
+    pub fn validate(&self) -> Result<()> {
+        let bad =
+            self.mean.iter().any(|m| !m.is_finite()) || self.std.iter().any(|s| !(s.is_finite() && *s > 0.0));
+        if bad {
+            return Err(Error::config(
+                "normalize",
+                format!("expected finite means and positive deviations, got {self:?}"),
+            ));
+        }
+        Ok(())
+    }
+
+    /// Normalised value of every byte, a channel each.
+    fn table(&self) -> [[f32; 256]; 3] {
+        std::array::from_fn(|c| std::array::from_fn(|v| (v as f32 / 255.0 - self.mean[c]) / self.std[c]))
+    }
+
+    /// Normalised interleaved values of interleaved bytes.
+    pub fn apply(&self, rgb: &[u8], out: &mut [f32]) {
+        let table = self.table();
+        for (out, rgb) in out.chunks_exact_mut(3).zip(rgb.chunks_exact(3)) {
+            for c in 0..3 {
+                out[c] = table[c][usize::from(rgb[c])];
+            }
+        }
+    }
+}
+
+/// Where a crop comes from.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Geometry {
+    /// The image is resized to these rows and columns.
+    pub full: Size,
+    /// This part of it is shown, in the upper left corner of the crop; the rest is padding.
+    pub window: Window,
+    /// The crop is then mirrored left to right, padding included.
+    pub flip: bool,
+}
+
+/// Colour changes of a strong view, drawn beforehand.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Strong {
+    /// In order of application.
+    pub jitter: Vec<Adjust>,
+    /// Grey afterwards.
+    pub gray: bool,
+    /// Kernel and sigma of the final blur.
+    pub blur: Option<(usize, f32)>,
+}
+
+/// One colour adjustment with its factor, as in [`photometric`].
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Adjust {
+    /// [`photometric::adjust_brightness`].
+    Brightness(f32),
+    /// [`photometric::adjust_contrast`].
+    Contrast(f32),
+    /// [`photometric::adjust_saturation`].
+    Saturation(f32),
+    /// [`photometric::adjust_hue`].
+    Hue(f32),
+}
+
+/// Work buffers that keep their memory from image to image.
+#[derive(Default)]
+pub struct Workspace {
+    rgb: Vec<u8>,
+    labels: Vec<u8>,
+    planes: Vec<f32>,
+    blur: Vec<f32>,
+}
+
+impl Augment {
+    /// # Errors
+    /// [`Error::Config`] names the key, its value and the allowed range.
+    pub fn validate(&self) -> Result<()> {
+        let fail = |key: &str, expected: &str, got: String| {
+            Err(Error::config("augment", format!("{key}: expected {expected}, got {got}")))
+        };
+        if self.crop.contains(&0) {
+            return fail("crop", "at least one row and column", format!("{:?}", self.crop));
+        }
+        if self.base_size == Some(0) {
+            return fail("base_size", "a positive number of pixels", "0".to_owned());
+        }
+        for (key, [lo, hi]) in [("scale", self.scale), ("blur_sigma", self.blur_sigma)] {
+            if !(lo > 0.0 && lo <= hi && hi.is_finite()) {
+                return fail(key, "[least, largest] with 0 < least <= largest", format!("[{lo}, {hi}]"));
+            }
+        }
+        let probabilities =
+            [("flip", self.flip), ("jitter", self.jitter), ("gray", self.gray), ("blur", self.blur)];
+        if let Some((key, p)) = probabilities.into_iter().find(|(_, p)| !(0.0..=1.0).contains(p)) {
+            return fail(key, "a probability in [0, 1]", p.to_string());
+        }
+        let strengths =
+            [("brightness", self.brightness), ("contrast", self.contrast), ("saturation", self.saturation)];
+        if let Some((key, s)) = strengths.into_iter().find(|(_, s)| !(*s >= 0.0 && s.is_finite())) {
+            return fail(key, "a number of at least 0", s.to_string());
+        }
+        if !(0.0..=0.5).contains(&self.hue) {
+            return fail("hue", "a number in [0, 0.5]", self.hue.to_string());
+        }
+        if self.blur_kernel < 3 || self.blur_kernel % 2 == 0 {
+            return fail("blur_kernel", "an odd number of at least 3", self.blur_kernel.to_string());
+        }
+        Ok(())
+    }
+
+    /// Draws the geometry for an image of `size`. With a base size the long side is a uniform integer in
+    /// [least, largest] times it and the aspect is kept; without one both sides are scaled by a uniform factor.
+    pub fn geometry(&self, (h, w): Size, rng: &mut Stream) -> Geometry {
+        let [lo, hi] = self.scale;
+        let round = |v: f64| ((v + 0.5) as usize).max(1);
+        let full = match self.base_size {
+            Some(base) => {
+                let least = round(base as f64 * f64::from(lo));
+                let long = least + rng.below(round(base as f64 * f64::from(hi)) - least + 1);
+                let short = |short: usize, side: usize| round(short as f64 * long as f64 / side as f64);
+                if h > w { (long, short(w, h)) } else { (short(h, w), long) }
+            }
+            None => {
+                let scale = f64::from(rng.range(lo, hi));
+                (round(h as f64 * scale), round(w as f64 * scale))
+            }
+        };
+        // Both draws are always made, so that later ones do not depend on the size of the image.
+        let mut place = |full: usize, crop: usize| {
+            let shown = full.min(crop);
+            (rng.below(full - shown + 1), shown)
+        };
+        let (y, rows) = place(full.0, self.crop[0]);
+        let (x, columns) = place(full.1, self.crop[1]);
+        Geometry { full, window: Window { y, x, size: (rows, columns) }, flip: rng.chance(self.flip) }
+    }
+
+    /// Draws the colours of a strong view. The blur window reaches two sigma to either side, within `blur_kernel`.
+    pub fn strong(&self, rng: &mut Stream) -> Strong {
+        let mut factor = |strength: f32| rng.range((1.0 - strength).max(0.0), 1.0 + strength);
+        let mut jitter = vec![
+            Adjust::Brightness(factor(self.brightness)),
+            Adjust::Contrast(factor(self.contrast)),
+            Adjust::Saturation(factor(self.saturation)),
+            Adjust::Hue(rng.range(-self.hue, self.hue).clamp(-self.hue, self.hue)),
+        ];
+        rng.shuffle(&mut jitter);
+        if !rng.chance(self.jitter) {
+            jitter.clear();
+        }
+        let gray = rng.chance(self.gray);
+        let sigma = rng.range(self.blur_sigma[0], self.blur_sigma[1]);
+        let kernel = (2 * (2.0 * sigma).ceil() as usize + 1).clamp(3, self.blur_kernel);
+        Strong { jitter, gray, blur: rng.chance(self.blur).then_some((kernel, sigma)) }
+    }
+
+    /// Resamples the shown part of `image` into the workspace, for [`Self::write_weak`] and [`Self::write_strong`].
+    pub fn sample(&self, image: &RgbImage, geometry: &Geometry, work: &mut Workspace) -> Result<()> {
+        resize_bicubic_window(image, geometry.full, geometry.window, &mut work.rgb)
+    }
+
+    /// The weak view of what was sampled: normalised, padding is the mean colour and so 0. `out` holds the crop, HWC.
+    pub fn write_weak(&self, geometry: &Geometry, normalize: &Normalize, work: &Workspace, out: &mut [f32]) {
+        let columns = self.crop[1];
+        let table = normalize.table();
+        out.fill(0.0);
+        let rows = out.chunks_exact_mut(columns * 3).zip(work.rgb.chunks_exact(geometry.window.size.1 * 3));
+        for (out, rgb) in rows {
+            let put = |(out, rgb): (&mut [f32], &[u8])| {
+                for c in 0..3 {
+                    out[c] = table[c][usize::from(rgb[c])];
+                }
+            };
+            if geometry.flip {
+                out.chunks_exact_mut(3).rev().zip(rgb.chunks_exact(3)).for_each(put);
+            } else {
+                out.chunks_exact_mut(3).zip(rgb.chunks_exact(3)).for_each(put);
+            }
+        }
+    }
+
+    /// The strong view of what was sampled: the weak view's pixels, padding included, with `strong`'s colours.
+    pub fn write_strong(
+        &self,
+        geometry: &Geometry,
+        strong: &Strong,
+        normalize: &Normalize,
+        work: &mut Workspace,
+        out: &mut [f32],
+    ) {
+        let [h, w] = self.crop;
+        let Workspace { rgb, planes, blur, .. } = work;
+        planes.resize(h * w * 3, 0.0);
+        for (c, plane) in planes.chunks_exact_mut(h * w).enumerate() {
+            let shown = geometry.window.size.1;
+            let mut sources = rgb.chunks_exact(shown * 3);
+            for row in plane.chunks_exact_mut(w) {
+                let values = sources.next().unwrap_or_default();
+                let value = |rgb: &[u8]| f32::from(rgb[c]) * (1.0 / 255.0);
+                if values.is_empty() {
+                    row.fill(normalize.mean[c]);
+                } else if geometry.flip {
+                    row[..w - shown].fill(normalize.mean[c]);
+                    row.iter_mut().rev().zip(values.chunks_exact(3)).for_each(|(o, rgb)| *o = value(rgb));
+                } else {
+                    row.iter_mut().zip(values.chunks_exact(3)).for_each(|(o, rgb)| *o = value(rgb));
+                    row[shown..].fill(normalize.mean[c]);
+                }
+            }
+        }
+        for adjust in &strong.jitter {
+            match *adjust {
+                Adjust::Brightness(f) => photometric::brightness(planes, f),
+                Adjust::Contrast(f) => photometric::contrast(planes, f),
+                Adjust::Saturation(f) => photometric::saturation(planes, f),
+                Adjust::Hue(f) => photometric::hue(planes, f),
+            }
+        }
+        if strong.gray {
+            photometric::gray(planes);
+        }
+        if let Some((kernel, sigma)) = strong.blur {
+            photometric::blur(planes, (h, w), kernel, sigma, blur);
+        }
+        let (r, rest) = planes.split_at(h * w);
+        let (g, b) = rest.split_at(h * w);
+        let inverse = normalize.std.map(|s| 1.0 / s);
+        for (((out, r), g), b) in out.chunks_exact_mut(3).zip(r).zip(g).zip(b) {
+            for (c, v) in [*r, *g, *b].into_iter().enumerate() {
+                out[c] = (v - normalize.mean[c]) * inverse[c];
+            }
+        }
+    }
+
+    /// The labels of the crop: nearest resampling, padding is 255. `out` holds the crop, HW.
+    pub fn write_labels(
+        &self,
+        mask: &Mask,
+        geometry: &Geometry,
+        work: &mut Workspace,
+        out: &mut [u8],
+    ) -> Result<()> {
+        resize_nearest_window(mask, geometry.full, geometry.window, &mut work.labels)?;
+        out.fill(IGNORE);
+        let rows = out.chunks_exact_mut(self.crop[1]).zip(work.labels.chunks_exact(geometry.window.size.1));
+        for (out, labels) in rows {
+            if geometry.flip {
+                out.iter_mut().rev().zip(labels).for_each(|(o, l)| *o = *l);
+            } else {
+                out.iter_mut().zip(labels).for_each(|(o, l)| *o = *l);
+            }
+        }
+        Ok(())
+    }
+}

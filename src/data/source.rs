@@ -1,0 +1,213 @@
+//! Where samples come from: a trait, images in folders, and a store that keeps decoded samples. Knows nothing of
+//! augmentation, order or batches.
+
+use super::decode::{
+    Mask, RgbImage, check_same_size, decode_image, decode_mask, image_size, mask_size, to_classes,
+};
+use super::list::{Entry, List};
+use super::resize::{resize_bicubic, resize_nearest};
+use crate::ops::Size;
+use crate::{Error, Result};
+use rayon::prelude::*;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+
+/// One decoded image with its mask.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sample {
+    /// The pixels.
+    pub image: RgbImage,
+    /// Classes of the same size, where the source has them.
+    pub mask: Option<Mask>,
+    /// As the list names the image.
+    pub name: String,
+}
+
+/// Random access to samples. `load` is called from several threads at once and returns the same for the same index.
+pub trait Source: Send + Sync {
+    /// Number of samples.
+    fn len(&self) -> usize;
+
+    /// Whether there are none.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Name of sample `i`, for messages and file names.
+    fn name(&self, i: usize) -> String;
+
+    /// Sample `i`, below [`Source::len`].
+    ///
+    /// # Errors
+    /// [`Error::Data`] or [`Error::Io`] with the file at fault.
+    fn load(&self, i: usize) -> Result<Arc<Sample>>;
+
+    /// Whether every sample has a mask.
+    fn has_masks(&self) -> bool;
+}
+
+/// Keeps decoded samples up to a number of bytes; what does not fit is made again each time.
+pub(super) struct Cache {
+    slots: Vec<OnceLock<Arc<Sample>>>,
+    used: AtomicUsize,
+    budget: usize,
+}
+
+impl Cache {
+    /// For `len` samples within `budget` bytes.
+    pub fn new(len: usize, budget: usize) -> Cache {
+        Cache {
+            slots: std::iter::repeat_with(OnceLock::new).take(len).collect(),
+            used: AtomicUsize::new(0),
+            budget,
+        }
+    }
+
+    /// Sample `i`, made by `make` where it is not kept. Two threads may both make it; one copy stays.
+    pub fn get(&self, i: usize, make: impl FnOnce() -> Result<Sample>) -> Result<Arc<Sample>> {
+        if let Some(kept) = self.slots[i].get() {
+            return Ok(kept.clone());
+        }
+        let sample = Arc::new(make()?);
+        let bytes = sample.image.data.len() + sample.mask.as_ref().map_or(0, |m| m.data.len());
+        if self.used.fetch_add(bytes, Ordering::Relaxed) + bytes > self.budget
+            || self.slots[i].set(sample.clone()).is_err()
+        {
+            self.used.fetch_sub(bytes, Ordering::Relaxed);
+        }
+        Ok(sample)
+    }
+}
+
+/// How a [`FolderSource`] treats its files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FolderOptions {
+    /// Classes that masks may hold, beside 255.
+    pub num_classes: usize,
+    /// Images and masks are resized to this long side on loading; as they are when absent.
+    pub long_side: Option<usize>,
+    /// Decoded samples are kept in memory up to this many bytes.
+    pub cache_bytes: usize,
+}
+
+impl FolderOptions {
+    /// Images in their own size, 1 GiB of memory for decoded samples.
+    pub fn new(num_classes: usize) -> FolderOptions {
+        FolderOptions { num_classes, long_side: None, cache_bytes: 1 << 30 }
+    }
+}
+
+/// Images and masks in files, by a [`List`].
+pub struct FolderSource {
+    list: List,
+    options: FolderOptions,
+    cache: Cache,
+}
+
+impl FolderSource {
+    /// A source over a list whose files were found.
+    pub fn new(list: List, options: FolderOptions) -> FolderSource {
+        let cache = Cache::new(list.entries.len(), options.cache_bytes);
+        FolderSource { list, options, cache }
+    }
+
+    /// Images alone, without a list file (for prediction).
+    pub fn from_images(images: &[PathBuf], options: FolderOptions) -> FolderSource {
+        let entry = |(i, path): (usize, &PathBuf)| Entry {
+            name: path.display().to_string(),
+            line: i + 1,
+            image: path.clone(),
+            mask: None,
+        };
+        let entries = images.iter().enumerate().map(entry).collect();
+        FolderSource::new(
+            List { path: PathBuf::from("images"), layout: Default::default(), entries },
+            options,
+        )
+    }
+
+    /// The list behind this source.
+    pub fn list(&self) -> &List {
+        &self.list
+    }
+
+    /// Reads the header of every file: kinds of images and masks, and their sizes. Takes about a millisecond a file.
+    ///
+    /// # Errors
+    /// The first in the order of the list, as [`Source::load`].
+    pub fn check_headers(&self) -> Result<()> {
+        self.check(|entry| {
+            let size = image_size(&entry.image)?;
+            match &entry.mask {
+                Some(mask) => check_same_size(mask_size(mask)?, mask, size, &entry.image),
+                None => Ok(()),
+            }
+        })
+    }
+
+    /// Decodes every mask whole, beside [`Self::check_headers`]: truncated masks and classes out of range are found too.
+    ///
+    /// # Errors
+    /// The first in the order of the list, as [`Source::load`].
+    pub fn check_masks(&self) -> Result<()> {
+        self.check(|entry| match &entry.mask {
+            Some(mask) => self.mask(entry, mask, image_size(&entry.image)?).map(|_| ()),
+            None => image_size(&entry.image).map(|_| ()),
+        })
+    }
+
+    /// Decodes every image and mask, which also fills the memory that [`FolderOptions::cache_bytes`] grants.
+    ///
+    /// # Errors
+    /// The first in the order of the list, as [`Source::load`].
+    pub fn check_all(&self) -> Result<()> {
+        let results: Vec<Result<()>> =
+            (0..self.len()).into_par_iter().map(|i| self.load(i).map(|_| ())).collect();
+        results.into_iter().collect()
+    }
+
+    fn check(&self, f: impl Fn(&Entry) -> Result<()> + Sync + Send) -> Result<()> {
+        // All are run and the first failure is taken, so that the message does not depend on the threads.
+        let results: Vec<Result<()>> = self.list.entries.par_iter().map(f).collect();
+        results.into_iter().collect()
+    }
+
+    fn mask(&self, entry: &Entry, path: &Path, image: Size) -> Result<Mask> {
+        let mut mask = decode_mask(path)?;
+        check_same_size(mask.size, path, image, &entry.image)?;
+        to_classes(&mut mask, self.list.layout.mask_ids(path), self.options.num_classes, path)?;
+        Ok(mask)
+    }
+
+    fn decode(&self, entry: &Entry) -> Result<Sample> {
+        let mut image = decode_image(&entry.image)?;
+        let mut mask = entry.mask.as_ref().map(|path| self.mask(entry, path, image.size)).transpose()?;
+        if let Some(long) = self.options.long_side {
+            let (h, w) = image.size;
+            let short = |short: usize, side: usize| ((short * long + side / 2) / side).max(1);
+            let size = if h > w { (long, short(w, h)) } else { (short(h, w), long) };
+            image = resize_bicubic(&image, size)?;
+            mask = mask.map(|m| resize_nearest(&m, size)).transpose()?;
+        }
+        Ok(Sample { image, mask, name: entry.name.clone() })
+    }
+}
+
+impl Source for FolderSource {
+    fn len(&self) -> usize {
+        self.list.entries.len()
+    }
+
+    fn name(&self, i: usize) -> String {
+        self.list.entries[i].name.clone()
+    }
+
+    fn load(&self, i: usize) -> Result<Arc<Sample>> {
+        self.cache.get(i, || self.decode(&self.list.entries[i]))
+    }
+
+    fn has_masks(&self) -> bool {
+        self.list.entries.iter().all(|e| e.mask.is_some())
+    }
+}

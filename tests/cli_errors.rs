@@ -1,0 +1,71 @@
+//! Bad input through the built program: each kind names what is wrong and has its own exit code.
+
+mod cli_common;
+
+use cli_common::{Project, expect};
+
+#[test]
+fn unknown_keys_name_file_line_and_key() {
+    let p = Project::new();
+    p.write("bad.toml", "[optim]\nlr = 0.1\nlearning_rate = 0.1\n");
+    let out = p.run(&["train", "--config", "bad.toml"]);
+    expect(&out, 3, &["bad.toml:3", "learning_rate", "expected"]);
+    let out = p.train("o", &["--set", "method.gama=0.3"]);
+    expect(&out, 3, &["command line", "gama"]);
+    let out = p.train("o", &["--set", "optim.lr=fast"]);
+    expect(&out, 3, &["command line", "lr", "fast"]);
+    assert!(!p.path("o").exists(), "nothing may be written before the input is good");
+}
+
+#[test]
+fn settings_that_cannot_train_are_refused() {
+    let p = Project::new();
+    expect(&p.train("o", &["--batch-size", "1"]), 3, &["batch_size", "at least 2"]);
+    expect(&p.train("o", &["--num-classes", "0"]), 3, &["num_classes"]);
+    expect(&p.train("o", &["--epochs", "1"]), 3, &["schedule.epochs", "warm-up"]);
+    expect(&p.train("o", &["--crop", "300000"]), 7, &["300000 x 300000", "MiB"]);
+    expect(&p.train("o", &["--device", "cuda"]), 10, &["cuda"]);
+    expect(&p.run(&["train", "--config", "missing.toml"]), 9, &["missing.toml"]);
+}
+
+#[test]
+fn bad_lists_and_files_are_refused() {
+    let p = Project::new();
+    let with = |list: &str, text: &str| {
+        p.write("bad.txt", text);
+        p.train("o", &[list, "bad.txt"])
+    };
+    expect(&p.train("o", &["--labeled", "none.txt"]), 4, &["none.txt"]);
+    expect(&with("--labeled", "\n"), 4, &["bad.txt"]);
+    expect(&with("--labeled", "images/0.png masks/0.png\nimages/1.png\n"), 4, &["bad.txt:2", "images/1.png"]);
+    expect(&with("--unlabeled", "images/4.png\nimages/4.png\n"), 4, &["bad.txt:2", "images/4.png"]);
+    expect(&with("--unlabeled", "images/77.png\n"), 4, &["bad.txt:1", "images/77.png"]);
+    p.write("data/images/text.png", "not an image");
+    expect(&with("--unlabeled", "images/text.png\n"), 4, &["text.png"]);
+    let whole = std::fs::read(p.path("data/masks/1.png")).unwrap();
+    std::fs::write(p.path("data/masks/cut.png"), &whole[..whole.len() / 2]).unwrap();
+    expect(&with("--labeled", "images/1.png masks/cut.png\n"), 4, &["cut.png"]);
+    image::GrayImage::new(8, 8).save(p.path("data/masks/small.png")).unwrap();
+    expect(&with("--labeled", "images/1.png masks/small.png\n"), 4, &["small.png", "8", "32"]);
+    image::GrayImage::from_pixel(32, 32, image::Luma([7])).save(p.path("data/masks/seven.png")).unwrap();
+    expect(&with("--labeled", "images/1.png masks/seven.png\n"), 4, &["seven.png", "7"]);
+    assert!(!p.path("o").exists());
+}
+
+#[test]
+fn folders_in_use_are_refused() {
+    let p = Project::new();
+    std::fs::create_dir(p.path("o")).unwrap();
+    p.write("o/notes.txt", "mine");
+    expect(&p.train("o", &[]), 2, &["not empty"]);
+    expect(&p.run(&["train", "--resume", "o"]), 9, &["config.toml"]);
+    expect(&p.run(&["train", "--resume", "o", "--epochs", "9"]), 2, &["--resume"]);
+}
+
+#[test]
+fn an_exploding_loss_stops_and_keeps_the_last_good_checkpoint() {
+    let p = Project::new();
+    let out = p.train("o", &["--lr", "1e30", "--checkpoint-every", "1"]);
+    expect(&out, 8, &["not finite", "step", "o/checkpoints/last.safetensors"]);
+    expect(&p.run(&["eval", "o", "--network", "student"]), 0, &["mIoU"]);
+}

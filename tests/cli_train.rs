@@ -1,0 +1,157 @@
+//! Training through the built program: records, pictures, checkpoints, and runs that are interrupted and resumed.
+
+mod cli_common;
+
+use cli_common::{Project, expect, read, text};
+use serde_json::Value;
+use std::path::Path;
+
+/// Records without what depends on the clock.
+fn records(run: &Path) -> Vec<Value> {
+    let text = String::from_utf8(read(&run.join("metrics.jsonl"))).unwrap();
+    let parse = |line: &str| {
+        let mut v: Value = serde_json::from_str(line).unwrap();
+        for key in ["seconds", "images_per_second", "data_wait"] {
+            v.as_object_mut().unwrap().remove(key);
+        }
+        v
+    };
+    text.lines().map(parse).collect()
+}
+
+fn assert_same_run(a: &Path, b: &Path) {
+    for file in ["checkpoints/last.safetensors", "checkpoints/best.safetensors", "config.toml"] {
+        assert!(read(&a.join(file)) == read(&b.join(file)), "{file} differs");
+    }
+    assert_eq!(records(a), records(b));
+}
+
+#[test]
+fn a_run_leaves_its_folder_and_can_be_scored_and_used() {
+    let p = Project::new();
+    let out = p.train("o", &[]);
+    expect(&out, 0, &["teacher1", "teacher2", "ensemble", "student", "results in o"]);
+    let r = records(&p.path("o"));
+    let kind = |k: &str| r.iter().filter(|v| v["kind"] == k).count();
+    assert_eq!((kind("step"), kind("epoch"), kind("validation")), (18, 3, 3));
+    assert!(r.iter().any(|v| v["confidence_histogram"].is_array() && v["pass_rate"].is_number()));
+    for file in ["config.toml", "checkpoints/best.safetensors", "pictures/epoch-0003.png"] {
+        assert!(p.path("o").join(file).exists(), "{file}");
+    }
+    // The picture has image, truth, prediction and confidence side by side.
+    let picture = image::open(p.path("o/pictures/epoch-0003.png")).unwrap();
+    assert_eq!((picture.width(), picture.height()), (4 * 32, 32));
+
+    expect(&p.run(&["eval", "o", "--json", "s.json"]), 0, &["ensemble", "class 1", "mIoU", "pixel accuracy"]);
+    let scores: Value = serde_json::from_slice(&read(&p.path("s.json"))).unwrap();
+    let best = r.iter().filter(|v| v["kind"] == "validation").map(|v| v["miou"]["ensemble"].as_f64().unwrap());
+    assert_eq!(scores["ensemble"]["miou"].as_f64(), best.reduce(f64::max));
+    expect(&p.run(&["eval", "o", "--window", "20", "--network", "ensemble"]), 0, &["ensemble"]);
+    let last = "o/checkpoints/last.safetensors";
+    expect(&p.run(&["eval", last, "--data", "data", "--val", "val.txt"]), 0, &["student"]);
+    expect(&p.run(&["eval", last, "--data", "data", "--val", "val.txt", "--num-classes", "3"]), 5, &["2 classes"]);
+
+    p.write("data/images/notes.txt", "no image");
+    let out = p.run(&["predict", "data/images", "--checkpoint", "o", "--out", "masks"]);
+    expect(&out, 0, &["12 of 13", "skipped", "notes.txt"]);
+    let index = image::open(p.path("masks/3_index.png")).unwrap().into_luma8();
+    assert_eq!((index.width(), index.height()), (32, 32));
+    assert!(index.as_raw().iter().all(|&c| c < 2));
+    let color = image::open(p.path("masks/3_color.png")).unwrap().into_rgb8();
+    let same = |a: usize, b: usize| color.as_raw()[3 * a..3 * a + 3] == color.as_raw()[3 * b..3 * b + 3];
+    assert!((1..1024).all(|i| same(0, i) == (index.as_raw()[0] == index.as_raw()[i])));
+    assert!(p.path("masks/3_confidence.png").exists());
+    p.write("junk.jpg", "junk");
+    expect(&p.run(&["predict", "junk.jpg", "--checkpoint", "o", "--out", "m2"]), 4, &["junk.jpg"]);
+}
+
+#[test]
+fn a_killed_run_continues_to_the_same_bits() {
+    let p = Project::new();
+    expect(&p.train("whole", &[]), 0, &[]);
+    // Killed again and again, at whatever point it has reached.
+    let mut child = p.start_and_wait_for_checkpoint("killed", &[]);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    for wait in [40, 60, 80] {
+        let mut child = p.command(&["train", "--resume", "killed"]).spawn().unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(wait));
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    expect(&p.run(&["train", "--resume", "killed"]), 0, &["results in killed"]);
+    assert_same_run(&p.path("whole"), &p.path("killed"));
+    // With nothing left to do it only reports.
+    expect(&p.run(&["train", "--resume", "killed"]), 0, &["results in killed"]);
+}
+
+#[test]
+fn threads_do_not_change_the_bits() {
+    let p = Project::new();
+    expect(&p.train("one", &[]), 0, &[]);
+    let mut args = p.train_args("three", &[]);
+    args.extend(["--epochs", "3"]);
+    let out = std::process::Command::new(env!("CARGO_BIN_EXE_psmt-fast"))
+        .current_dir(p.path("."))
+        .args(["--threads", "3"])
+        .args(args)
+        .output()
+        .unwrap();
+    expect(&out, 0, &[]);
+    assert_same_run(&p.path("one"), &p.path("three"));
+}
+
+#[cfg(unix)]
+#[test]
+fn ctrl_c_writes_a_checkpoint_and_says_how_to_resume() {
+    let p = Project::new();
+    let more = ["--steps-per-epoch", "100000", "--checkpoint-every", "2"];
+    let child = p.start_and_wait_for_checkpoint("o", &more);
+    let kill = std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    assert!(kill.success());
+    let out = child.wait_with_output().unwrap();
+    expect(&out, 130, &["psmt-fast train --resume o"]);
+    expect(&p.run(&["eval", "o"]), 0, &["student"]);
+}
+
+#[test]
+fn damaged_and_foreign_checkpoints_are_refused() {
+    let p = Project::new();
+    expect(&p.train("o", &[]), 0, &[]);
+    let path = p.path("o/checkpoints/last.safetensors");
+    let whole = read(&path);
+    let eval = ["eval", "o/checkpoints/last.safetensors", "--data", "data", "--val", "val.txt"];
+    for keep in [0, 5, 1000, whole.len() - 1] {
+        std::fs::write(&path, &whole[..keep]).unwrap();
+        expect(&p.run(&["train", "--resume", "o"]), 5, &["last.safetensors"]);
+        expect(&p.run(&eval), 5, &["last.safetensors"]);
+    }
+    expect(&p.train("wide", &["--set", "model.aspp=8", "--epochs", "2"]), 0, &[]);
+    std::fs::copy(p.path("wide/checkpoints/last.safetensors"), &path).unwrap();
+    expect(&p.run(&["train", "--resume", "o"]), 5, &["another run", "aspp: 8"]);
+}
+
+#[test]
+fn baselines_and_variants_train() {
+    let p = Project::new();
+    for (name, networks) in [("supervised", 1), ("mean-teacher", 2), ("one-teacher", 2)] {
+        let out = p.train(name, &["--algorithm", name, "--epochs", "2"]);
+        expect(&out, 0, &["student"]);
+        let rows = text(&out).lines().filter(|l| l.starts_with("teacher") || l.starts_with("student")).count();
+        assert_eq!(rows, networks, "{name}: {}", text(&out));
+    }
+    for tvat in ["finite-difference", "uniform", "student-vat", "none"] {
+        let flags = ["--tvat", tvat, "--epochs", "2", "--negative-threshold", "0.1", "--cut-mix", "cityscapes"];
+        expect(&p.train(tvat, &flags), 0, &["ensemble"]);
+    }
+    expect(&p.train("ohem", &["--supervised-loss", "ohem", "--epochs", "2"]), 0, &["ensemble"]);
+}
+
+#[test]
+fn bench_writes_its_figures() {
+    let p = Project::new();
+    let out = p.run(&["bench", "step", "--crop", "32", "--steps", "2", "--warmup", "0", "--json", "b.json"]);
+    expect(&out, 0, &["median"]);
+    let v: Value = serde_json::from_slice(&read(&p.path("b.json"))).unwrap();
+    assert!(v["median_ms"].as_f64().unwrap() > 0.0 && v["batch"] == 2 && v["what"] == "step");
+}

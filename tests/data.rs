@@ -1,0 +1,546 @@
+//! The data layer from outside: every error of lists and files, the layouts, the loader's determinism, and real data
+//! where it is there.
+
+use image::{ExtendedColorType, ImageEncoder};
+use psmt_fast::Error;
+use psmt_fast::data::list::Entry;
+use psmt_fast::data::*;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use tempfile::TempDir;
+
+/// A data directory with helpers to fill it.
+struct Folder(TempDir);
+
+impl Folder {
+    fn new() -> Folder {
+        Folder(tempfile::tempdir().unwrap())
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        let path = self.0.path().join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        path
+    }
+
+    fn text(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.path(name);
+        fs::write(&path, text).unwrap();
+        path
+    }
+
+    /// An RGB image; its kind follows the extension.
+    fn image(&self, name: &str, w: u32, h: u32) -> PathBuf {
+        let path = self.path(name);
+        image::RgbImage::from_fn(w, h, |x, y| image::Rgb([x as u8, y as u8, (x * y) as u8]))
+            .save(&path)
+            .unwrap();
+        path
+    }
+
+    fn mask(&self, name: &str, w: u32, h: u32, f: impl Fn(u32, u32) -> u8) -> PathBuf {
+        let path = self.path(name);
+        image::GrayImage::from_fn(w, h, |x, y| image::Luma([f(x, y)])).save(&path).unwrap();
+        path
+    }
+
+    fn read(&self, list: &str, layout: Layout, masks: Masks) -> psmt_fast::Result<List> {
+        let path = self.text("list.txt", list);
+        List::read(&path, self.0.path(), layout, masks)
+    }
+
+    /// The message for a labelled list, which must be a data error.
+    fn list_error(&self, list: &str) -> String {
+        data_error(self.read(list, Layout::Folder, Masks::Required))
+    }
+
+    /// The message of the first sample of a list of one pair.
+    fn load_error(&self, num_classes: usize) -> String {
+        let list = self.read("a.png m.png", Layout::Folder, Masks::Required).unwrap();
+        let source = FolderSource::new(list, FolderOptions::new(num_classes));
+        let message = data_error(source.load(0));
+        assert_eq!(message, data_error(source.check_all()));
+        message
+    }
+}
+
+fn data_error<T>(result: psmt_fast::Result<T>) -> String {
+    match result {
+        Err(e @ Error::Data { .. }) => e.to_string(),
+        Err(e) => panic!("another kind of error: {e:?}"),
+        Ok(_) => panic!("no error"),
+    }
+}
+
+#[track_caller]
+fn assert_has(message: &str, parts: &[&str]) {
+    for part in parts {
+        assert!(message.contains(part), "{part:?} is not in: {message}");
+    }
+}
+
+#[test]
+fn lines_may_take_every_form() {
+    let f = Folder::new();
+    for name in ["a.png", "b.jpg", "c d.webp", "m1.png", "m 2.png"] {
+        f.image(name, 3, 2);
+    }
+    let list = "\u{feff}# comment\r\n\r\n/a.png /m1.png\r\n  b.jpg   m1.png  \r\nc d.webp\tm 2.png\r\n";
+    let read = f.read(list, Layout::Folder, Masks::Required).unwrap();
+    let short: Vec<(&str, usize)> = read.entries.iter().map(|e| (e.name.as_str(), e.line)).collect();
+    assert_eq!(short, [("a.png", 3), ("b.jpg", 4), ("c d.webp", 5)]);
+    assert_eq!(read.entries[2].mask, Some(f.path("m 2.png")));
+
+    // Unlabelled: masks are neither needed nor looked for; a lone name may hold a blank.
+    let read = f.read("a.png\nb.jpg nowhere.png\nc d.webp", Layout::Folder, Masks::Ignored).unwrap();
+    assert_eq!(read.entries.len(), 3);
+    assert!(read.entries.iter().all(|e| e.mask.is_none()));
+}
+
+#[test]
+fn list_errors_name_file_and_line() {
+    let f = Folder::new();
+    f.image("a.png", 3, 2);
+    f.image("b.png", 3, 2);
+    f.mask("m.png", 3, 2, |_, _| 0);
+    let root = f.0.path();
+    let missing = root.join("none.txt");
+    let read = |path: &Path| List::read(path, root, Layout::Folder, Masks::Required);
+    assert_has(&data_error(read(&missing)), &["none.txt", "cannot read"]);
+    assert_has(&f.list_error(""), &["list.txt", "no image"]);
+    assert_has(&f.list_error("# nothing\n\n"), &["list.txt", "no image"]);
+    assert_has(&f.list_error("a.png m.png\nx.png m.png"), &["list.txt:2", "x.png", "no image file"]);
+    assert_has(&f.list_error("a.png m.png\n\nb.png n.png"), &["list.txt:3", "n.png", "no mask file"]);
+    assert_has(&f.list_error("a.png m.png\nb.png"), &["list.txt:2", "b.png", "has no mask"]);
+    assert_has(&f.list_error("a.png m.png\nb.png m.png\n/a.png m.png"), &["list.txt:3", "a.png", "line 1"]);
+    assert_has(&f.list_error("a.png m.png x"), &["list.txt:1", "3 words", "tab"]);
+    assert_has(&f.list_error("a.png\tm.png\tx"), &["list.txt:1", "3 names"]);
+    assert_has(&f.list_error("2007_000032"), &["list.txt:1", "JPEGImages/2007_000032.jpg"]);
+    fs::write(f.path("bin.txt"), [0xFF, 0xFE, 0x00]).unwrap();
+    assert_has(&data_error(read(&f.path("bin.txt"))), &["bin.txt", "UTF-8"]);
+    let no_dir = List::read(&f.path("list.txt"), &root.join("no"), Layout::Folder, Masks::Required);
+    assert_has(&data_error(no_dir), &["no such data directory"]);
+}
+
+#[test]
+fn validation_images_are_not_labelled() {
+    let entry = |name: &str, line| Entry { name: name.into(), line, image: name.into(), mask: None };
+    let list = |path: &str, names: &[&str]| List {
+        path: path.into(),
+        layout: Layout::Folder,
+        entries: names.iter().enumerate().map(|(i, n)| entry(n, i + 1)).collect(),
+    };
+    let labeled = list("labeled.txt", &["a", "b"]);
+    let unlabeled = list("unlabeled.txt", &["a", "c", "d"]);
+    check_disjoint(&labeled, Some(&unlabeled), &list("val.txt", &["d"])).unwrap();
+    let message = data_error(check_disjoint(&labeled, None, &list("val.txt", &["x", "b"])));
+    assert_has(&message, &["labeled.txt:2", "\"b\"", "val.txt:2"]);
+}
+
+#[test]
+fn voc_ids_find_their_files() {
+    for base in ["", "VOC2012/", "VOCdevkit/VOC2012/"] {
+        let f = Folder::new();
+        f.image(&format!("{base}JPEGImages/2007_000032.jpg"), 5, 4);
+        f.image(&format!("{base}JPEGImages/2007_000039.jpg"), 5, 4);
+        let plain = f.mask(&format!("{base}SegmentationClass/2007_000032.png"), 5, 4, |_, _| 1);
+        for layout in [Layout::Voc, Layout::Folder] {
+            let list = f.read("2007_000032\n", layout, Masks::Required).unwrap();
+            assert_eq!(list.entries[0].mask.as_deref(), Some(&*plain));
+        }
+        let augmented = f.mask(&format!("{base}SegmentationClassAug/2007_000032.png"), 5, 4, |_, _| 2);
+        let list = f.read("2007_000032\n", Layout::Voc, Masks::Required).unwrap();
+        assert_eq!(list.entries[0].mask.as_deref(), Some(&*augmented));
+        let lines = "/JPEGImages/2007_000032.jpg /SegmentationClassAug/2007_000032.png";
+        let list = f.read(lines, Layout::Voc, Masks::Required).unwrap();
+        assert_eq!(list.entries[0].mask.as_deref(), Some(&*augmented));
+        let source = FolderSource::new(list, FolderOptions::new(21));
+        assert_eq!(source.load(0).unwrap().mask.as_ref().unwrap().data, [2; 20]);
+        let message = data_error(f.read("2007_000039\n", Layout::Voc, Masks::Required));
+        assert_has(&message, &["list.txt:1", "2007_000039.png", "SegmentationClassAug"]);
+        assert_eq!(f.read("2007_000039\n", Layout::Voc, Masks::Ignored).unwrap().entries.len(), 1);
+    }
+}
+
+#[test]
+fn cityscapes_names_find_their_masks() {
+    let f = Folder::new();
+    let id = "aachen_000000_000019";
+    let image = format!("leftImg8bit/train/aachen/{id}_leftImg8bit.png");
+    let mask = |kind: &str| format!("gtFine/train/aachen/{id}_gtFine_{kind}.png");
+    f.image(&image, 4, 2);
+    let labels = [7, 8, 0, 26, 33, 255, 11, 1];
+    f.mask(&mask("labelIds"), 4, 2, |x, y| labels[(y * 4 + x) as usize]);
+    let classes = [0, 1, 255, 13, 18, 255, 2, 255];
+    let lines = [
+        id.to_owned(),
+        image.clone(),
+        format!("/{image} /{}", mask("labelIds")),
+        format!("{image} {}", mask("labelTrainIds")),
+    ];
+    for line in &lines {
+        let list = f.read(line, Layout::Cityscapes, Masks::Required).unwrap();
+        let source = FolderSource::new(list, FolderOptions::new(19));
+        assert_eq!(source.load(0).unwrap().mask.as_ref().unwrap().data, classes, "{line}");
+    }
+    f.mask(&mask("labelTrainIds"), 4, 2, |x, _| x as u8);
+    let list = f.read(id, Layout::Cityscapes, Masks::Required).unwrap();
+    let sample = FolderSource::new(list, FolderOptions::new(19)).load(0).unwrap();
+    assert_eq!(sample.mask.as_ref().unwrap().data, [0, 1, 2, 3, 0, 1, 2, 3]);
+    let message = data_error(f.read("bonn_000000_000019", Layout::Cityscapes, Masks::Required));
+    assert_has(&message, &["list.txt:1", "bonn/bonn_000000_000019_leftImg8bit.png"]);
+}
+
+#[test]
+fn images_of_every_kind_become_rgb() {
+    let f = Folder::new();
+    let dynamic = |name: &str, image: image::DynamicImage| {
+        let path = f.path(name);
+        image.save(&path).unwrap();
+        decode_image(&path).unwrap()
+    };
+    let gray = dynamic("g.png", image::GrayImage::from_pixel(2, 1, image::Luma([7])).into());
+    assert_eq!((gray.size, gray.data), ((1, 2), vec![7; 6]));
+    let deep = image::ImageBuffer::from_pixel(1, 1, image::Rgb([65535u16, 257 * 9, 0]));
+    assert_eq!(dynamic("d.png", deep.into()).data, [255, 9, 0]);
+    let alpha = dynamic("t.png", image::RgbaImage::from_pixel(1, 1, image::Rgba([9, 8, 7, 0])).into());
+    assert_eq!(alpha.data, [9, 8, 7]);
+    let webp = dynamic("w.webp", image::RgbImage::from_pixel(3, 2, image::Rgb([1, 2, 3])).into());
+    assert_eq!((webp.size, &webp.data[..3]), ((2, 3), &[1, 2, 3][..]));
+    // The content decides, not the name.
+    fs::copy(f.path("g.png"), f.path("g.jpg")).unwrap();
+    assert_eq!(decode_image(&f.path("g.jpg")).unwrap().size, (1, 2));
+}
+
+#[test]
+fn masks_are_indices_never_colours() {
+    let f = Folder::new();
+    let path = f.path("p.png");
+    for (bits, packed) in [
+        (png::BitDepth::Eight, vec![0u8, 1, 2, 3, 2, 1]),
+        (png::BitDepth::Four, vec![0x01, 0x20, 0x32, 0x10]),
+        (png::BitDepth::Two, vec![0b0001_1000, 0b1110_0100]),
+    ] {
+        for palette in [false, true] {
+            let mut encoder = png::Encoder::new(fs::File::create(&path).unwrap(), 3, 2);
+            encoder.set_depth(bits);
+            if palette {
+                encoder.set_color(png::ColorType::Indexed);
+                encoder.set_palette([9, 9, 9, 200, 0, 0, 0, 200, 0, 0, 0, 200].as_slice());
+                encoder.set_trns([0u8].as_slice());
+            }
+            let mut writer = encoder.write_header().unwrap();
+            writer.write_image_data(&packed).unwrap();
+            drop(writer);
+            let mask = decode_mask(&path).unwrap();
+            assert_eq!(
+                (mask.size, mask.data),
+                ((2, 3), vec![0, 1, 2, 3, 2, 1]),
+                "{bits:?} palette {palette}"
+            );
+        }
+    }
+}
+
+#[test]
+fn file_errors_name_the_file_and_what_was_expected() {
+    let f = Folder::new();
+    let image = f.image("a.png", 6, 4);
+    f.mask("m.png", 6, 4, |_, _| 1);
+    let list = f.read("a.png m.png", Layout::Folder, Masks::Required).unwrap();
+    FolderSource::new(list, FolderOptions::new(2)).check_all().unwrap();
+
+    f.mask("m.png", 4, 6, |_, _| 1);
+    assert_has(&f.load_error(2), &["m.png", "4 x 6", "6 x 4", "a.png"]);
+    f.mask("m.png", 6, 4, |x, y| if (x, y) == (5, 2) { 11 } else { 255 });
+    assert_has(&f.load_error(11), &["m.png", "class id 11", "row 2, column 5", "0..=10 or 255"]);
+    f.image("m.png", 6, 4);
+    assert_has(&f.load_error(11), &["m.png", "8-bit PNG, grey or palette", "Rgb"]);
+    let deep = image::ImageBuffer::from_pixel(6, 4, image::Luma([3u16]));
+    image::DynamicImage::from(deep).save(f.path("m.png")).unwrap();
+    assert_has(&f.load_error(11), &["m.png", "16 bits"]);
+    f.image("m.jpg", 6, 4);
+    fs::copy(f.path("m.jpg"), f.path("m.png")).unwrap();
+    assert_has(&f.load_error(11), &["m.png", "8-bit PNG"]);
+
+    f.mask("m.png", 6, 4, |_, _| 1);
+    fs::write(&image, "this is no image").unwrap();
+    assert_has(&f.load_error(2), &["a.png", "expected a JPEG, PNG or WebP"]);
+    fs::write(&image, "").unwrap();
+    assert_has(&f.load_error(2), &["a.png", "expected a JPEG, PNG or WebP"]);
+    fs::remove_file(&image).unwrap();
+    assert!(matches!(decode_image(&image), Err(Error::Io { .. })));
+}
+
+#[test]
+fn truncated_files_are_refused() {
+    let f = Folder::new();
+    let mut rng = psmt_fast::rng::Key::new(1, psmt_fast::rng::Domain::Bench, 0).stream();
+    let noise =
+        image::RgbImage::from_fn(64, 48, |_, _| image::Rgb(std::array::from_fn(|_| rng.below(256) as u8)));
+    for name in ["x.jpg", "x.png", "x.webp"] {
+        let path = f.path(name);
+        noise.save(&path).unwrap();
+        decode_image(&path).unwrap();
+        let bytes = fs::read(&path).unwrap();
+        for keep in [bytes.len() / 10, bytes.len() / 2, bytes.len() - 20] {
+            fs::write(&path, &bytes[..keep]).unwrap();
+            assert_has(&data_error(decode_image(&path)), &[name]);
+        }
+    }
+    let path = f.mask("m.png", 64, 48, |x, y| (x * y % 7) as u8);
+    let bytes = fs::read(&path).unwrap();
+    fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
+    assert_has(&data_error(decode_mask(&path)), &["m.png"]);
+}
+
+#[test]
+fn headers_are_checked_without_decoding() {
+    let f = Folder::new();
+    f.image("a.png", 6, 4);
+    f.mask("m.png", 6, 4, |_, _| 9);
+    let source = || {
+        let list = f.read("a.png m.png", Layout::Folder, Masks::Required).unwrap();
+        FolderSource::new(list, FolderOptions::new(5))
+    };
+    source().check_headers().unwrap();
+    assert_has(&data_error(source().check_masks()), &["m.png", "class id 9"]);
+    f.mask("m.png", 6, 5, |_, _| 0);
+    assert_has(&data_error(source().check_headers()), &["m.png", "6 x 5", "6 x 4"]);
+}
+
+#[test]
+fn a_long_side_resizes_image_and_mask() {
+    let f = Folder::new();
+    f.image("a.png", 40, 30);
+    f.mask("m.png", 40, 30, |x, _| u8::from(x >= 20));
+    let list = f.read("a.png m.png", Layout::Folder, Masks::Required).unwrap();
+    let options = FolderOptions { long_side: Some(20), ..FolderOptions::new(2) };
+    let sample = FolderSource::new(list, options).load(0).unwrap();
+    let mask = sample.mask.as_ref().unwrap();
+    assert_eq!((sample.image.size, mask.size), ((15, 20), (15, 20)));
+    assert!(mask.data.iter().enumerate().all(|(i, &c)| c == u8::from(i % 20 >= 10)));
+}
+
+#[test]
+fn samples_are_the_same_within_and_beyond_the_memory_granted() {
+    let f = Folder::new();
+    f.image("a.png", 8, 8);
+    f.image("b.png", 9, 8);
+    let list = f.read("a.png\nb.png", Layout::Folder, Masks::Ignored).unwrap();
+    let source = FolderSource::new(list, FolderOptions { cache_bytes: 200, ..FolderOptions::new(2) });
+    let (a, b) = (source.load(0).unwrap(), source.load(1).unwrap());
+    assert!(Arc::ptr_eq(&a, &source.load(0).unwrap()));
+    assert!(!Arc::ptr_eq(&b, &source.load(1).unwrap()));
+    assert_eq!(b, source.load(1).unwrap());
+}
+
+fn scenes(len: usize) -> Arc<dyn Source> {
+    Arc::new(SceneSource::new(SceneSpec { seed: 5, first: 0, len, size: (40, 56) }).unwrap())
+}
+
+fn spec(batch: usize) -> LoaderSpec {
+    LoaderSpec {
+        seed: 11,
+        stream: 3,
+        batch,
+        augment: Augment { crop: [32, 48], ..Augment::default() },
+        normalize: Normalize::default(),
+        prefetch: 2,
+    }
+}
+
+#[test]
+fn batches_do_not_depend_on_threads_or_on_where_one_starts() {
+    let mut loader = Loader::unlabeled(scenes(7), spec(3)).unwrap();
+    let all: Vec<UnlabeledBatch> = (0..6).map(|_| loader.next_unlabeled().unwrap()).collect();
+    for threads in [1, 3] {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        let fresh = pool.install(|| {
+            let loader = Loader::unlabeled(scenes(7), spec(3)).unwrap();
+            let steps = (0..all.len() as u64).rev();
+            steps.map(|step| loader.batch(step).unwrap()).collect::<Vec<_>>()
+        });
+        assert!(fresh.iter().rev().eq(&all));
+    }
+    loader.start(4).unwrap();
+    assert_eq!(loader.next().unwrap(), all[4]);
+    assert_eq!(loader.next().unwrap(), all[5]);
+    loader.start(1).unwrap();
+    assert_eq!(loader.next().unwrap(), all[1]);
+
+    let mut labeled = Loader::labeled(scenes(7), spec(3)).unwrap();
+    let first = labeled.next_labeled().unwrap();
+    let second = labeled.next_labeled().unwrap();
+    let mut resumed = Loader::labeled(scenes(7), spec(3)).unwrap();
+    resumed.start(1).unwrap();
+    assert_eq!(resumed.next_labeled().unwrap(), second);
+    assert_ne!(first, second);
+    let other = Loader::labeled(scenes(7), LoaderSpec { stream: 4, ..spec(3) }).unwrap();
+    assert_ne!(other.batch(0).unwrap(), first);
+}
+
+#[test]
+fn each_epoch_has_every_sample_once_in_another_order() {
+    let loader = Loader::labeled(scenes(5), spec(2)).unwrap();
+    let sequence: Vec<usize> = (0..10).flat_map(|s| loader.batch(s).unwrap().indices).collect();
+    let mut orders = std::collections::HashSet::new();
+    for epoch in sequence.chunks(5) {
+        let mut sorted = epoch.to_vec();
+        sorted.sort_unstable();
+        assert_eq!(sorted, [0, 1, 2, 3, 4]);
+        orders.insert(epoch.to_vec());
+    }
+    assert!(orders.len() > 1);
+    // A batch larger than the list goes round it.
+    let loader = Loader::labeled(scenes(2), spec(5)).unwrap();
+    assert_eq!(loader.batch(0).unwrap().indices.len(), 5);
+}
+
+#[test]
+fn views_share_their_geometry_and_padding() {
+    let augment =
+        Augment { crop: [64, 64], scale: [0.7, 0.7], jitter: 0.0, gray: 0.0, blur: 0.0, ..spec(1).augment };
+    let loader = Loader::unlabeled(scenes(3), LoaderSpec { augment: augment.clone(), ..spec(3) }).unwrap();
+    let batch = loader.batch(0).unwrap();
+    let worst =
+        batch.weak.data.iter().zip(&batch.strong.data).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    assert!(worst < 1e-5, "{worst}");
+
+    // 40 x 56 at 0.7 is 28 x 39: the rest is padding in image and labels alike, mirrored with the crop.
+    let loader = Loader::labeled(scenes(3), LoaderSpec { augment, ..spec(3) }).unwrap();
+    let batch = loader.batch(0).unwrap();
+    for (rgb, &label) in batch.images.data.chunks(3).zip(&batch.labels) {
+        assert_eq!(rgb == [0.0; 3], label == 255);
+    }
+    let shown = batch.labels.iter().filter(|&&l| l != 255).count();
+    assert_eq!(shown, 3 * 28 * 39);
+}
+
+/// A source whose sample 3 fails.
+struct Broken(Arc<dyn Source>);
+
+impl Source for Broken {
+    fn len(&self) -> usize {
+        self.0.len()
+    }
+    fn name(&self, i: usize) -> String {
+        self.0.name(i)
+    }
+    fn load(&self, i: usize) -> psmt_fast::Result<Arc<Sample>> {
+        if i == 3 { Err(Error::data("three.png", "broken")) } else { self.0.load(i) }
+    }
+    fn has_masks(&self) -> bool {
+        true
+    }
+}
+
+#[test]
+fn errors_arrive_in_order_and_stop_the_loader() {
+    let mut loader = Loader::labeled(Arc::new(Broken(scenes(8))), spec(1)).unwrap();
+    let results: Vec<_> = (0..8).map(|_| loader.next_labeled()).take_while(|r| r.is_ok()).collect();
+    assert!(results.len() < 8);
+    assert!(data_error(loader.next_labeled()).contains("stopped"));
+    let step = results.len() as u64;
+    assert_eq!(data_error(loader.batch(step)), "three.png: broken");
+    loader.start(step + 1).unwrap();
+    loader.next_labeled().unwrap();
+}
+
+#[test]
+fn dropping_a_busy_loader_ends_it() {
+    for taken in 0..3 {
+        let mut loader = Loader::unlabeled(scenes(6), spec(2)).unwrap();
+        loader.start(0).unwrap();
+        for _ in 0..taken {
+            loader.next_unlabeled().unwrap();
+        }
+    }
+}
+
+#[test]
+fn waiting_on_the_only_worker_makes_progress() {
+    // Of the global pool, where the loader's own tasks run; every worker waits at once.
+    let waits: Vec<UnlabeledBatch> = rayon::broadcast(|_| {
+        let mut loader = Loader::unlabeled(scenes(6), spec(2)).unwrap();
+        loader.next_unlabeled().unwrap();
+        loader.next_unlabeled().unwrap()
+    });
+    assert!(waits.windows(2).all(|w| w[0] == w[1]));
+}
+
+#[test]
+fn settings_that_make_no_sense_are_refused() {
+    let fails = |augment: Augment, key: &str| {
+        let error = Loader::labeled(scenes(2), LoaderSpec { augment, ..spec(2) }).err().unwrap();
+        assert!(matches!(error, Error::Config { .. }), "{error:?}");
+        assert_has(&error.to_string(), &[key]);
+    };
+    let good = spec(2).augment;
+    fails(Augment { crop: [0, 4], ..good.clone() }, "crop");
+    fails(Augment { base_size: Some(0), ..good.clone() }, "base_size");
+    fails(Augment { scale: [2.0, 0.5], ..good.clone() }, "scale");
+    fails(Augment { flip: 1.5, ..good.clone() }, "flip");
+    fails(Augment { hue: 0.7, ..good.clone() }, "hue");
+    fails(Augment { contrast: f32::NAN, ..good.clone() }, "contrast");
+    fails(Augment { blur_kernel: 4, ..good.clone() }, "blur_kernel");
+    assert!(Loader::labeled(scenes(0), spec(2)).is_err());
+    assert!(Loader::labeled(scenes(2), spec(0)).is_err());
+    let error = toml::from_str::<Augment>("crop = [8, 8]\nblurr = 1").unwrap_err().to_string();
+    assert_has(&error, &["unknown field `blurr`"]);
+    assert_eq!(toml::from_str::<Augment>("").unwrap(), Augment::default());
+    let text = toml::to_string(&Augment { base_size: Some(600), ..good.clone() }).unwrap();
+    assert_eq!(toml::from_str::<Augment>(&text).unwrap(), Augment { base_size: Some(600), ..good });
+}
+
+#[test]
+fn a_base_size_sets_the_long_side() {
+    let augment = Augment { base_size: Some(600), crop: [512, 512], ..Augment::default() };
+    let mut rng = psmt_fast::rng::Key::new(1, psmt_fast::rng::Domain::Bench, 1).stream();
+    let (mut least, mut most) = (usize::MAX, 0);
+    for _ in 0..4000 {
+        let (h, w) = augment.geometry((375, 500), &mut rng).full;
+        assert_eq!(h, (w as f64 * 0.75 + 0.5) as usize);
+        (least, most) = (least.min(w), most.max(w));
+    }
+    assert!((300..310).contains(&least) && (1190..=1200).contains(&most), "{least} {most}");
+}
+
+#[test]
+fn camvid_loads_whole() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data/camvid");
+    if !root.is_dir() {
+        println!("skipped: no {}", root.display());
+        return;
+    }
+    let preset = Preset::Camvid;
+    let read = |list: &str, masks| List::read(&root.join(list), &root, preset.layout(), masks).unwrap();
+    let labeled = read("splits/46_train_supervised.txt", Masks::Required);
+    let unlabeled = read("splits/46_train_unsupervised.txt", Masks::Ignored);
+    let val = read("val.txt", Masks::Required);
+    check_disjoint(&labeled, Some(&unlabeled), &val).unwrap();
+    assert_eq!((labeled.entries.len(), unlabeled.entries.len(), val.entries.len()), (46, 321, 101));
+    let options = FolderOptions::new(preset.num_classes());
+    let labeled = Arc::new(FolderSource::new(labeled, options));
+    labeled.check_all().unwrap();
+    let whole = load_whole(&*labeled, 0, &Normalize::default()).unwrap();
+    assert_eq!(whole.images.shape, psmt_fast::ops::Shape::new(1, 360, 480, 3));
+    let mut loader = Loader::labeled(labeled, spec(4)).unwrap();
+    for _ in 0..4 {
+        let batch = loader.next_labeled().unwrap();
+        assert!(batch.images.data.iter().all(|v| v.is_finite()));
+    }
+}
+
+#[test]
+fn png_writer_is_usable_for_masks() {
+    // What the crate writes as a mask it also reads back.
+    let f = Folder::new();
+    let path = f.path("x.png");
+    let file = fs::File::create(&path).unwrap();
+    image::codecs::png::PngEncoder::new(file)
+        .write_image(&[0, 1, 255, 3], 2, 2, ExtendedColorType::L8)
+        .unwrap();
+    assert_eq!(decode_mask(&path).unwrap().data, [0, 1, 255, 3]);
+}

@@ -1,0 +1,161 @@
+//! What the op functions refuse, and that they say why.
+
+use psmt_fast::backend::cpu::Cpu;
+use psmt_fast::ops::{self, *};
+use psmt_fast::{Error, Result};
+
+fn cpu() -> Cpu<f32> {
+    Cpu::new()
+}
+
+fn zeros(n: usize, h: usize, w: usize, c: usize) -> <Cpu<f32> as Backend>::Tensor {
+    let shape = Shape::new(n, h, w, c);
+    cpu().upload(shape, &vec![0.0; shape.len()])
+}
+
+/// Expects a shape error of `op` whose text has all of `words`.
+fn refused<T>(result: Result<T>, op: &str, words: &[&str]) {
+    match result {
+        Err(e @ Error::Shape { .. }) => {
+            let text = e.to_string();
+            assert!(text.starts_with(&format!("{op}: expected ")), "{text}");
+            words.iter().for_each(|word| assert!(text.contains(word), "no {word:?} in: {text}"));
+        }
+        Err(e) => panic!("another error: {e}"),
+        Ok(_) => panic!("{op} was not refused: {words:?}"),
+    }
+}
+
+fn conv(kernel: usize, dilation: usize) -> Conv2d {
+    Conv2d {
+        weight: Span { offset: 0, len: 4 * 2 * kernel * kernel },
+        bias: None,
+        in_channels: 2,
+        out_channels: 4,
+        kernel,
+        stride: 1,
+        padding: 0,
+        dilation,
+    }
+}
+
+#[test]
+fn convolutions_that_do_not_fit() {
+    let (b, params) = (cpu(), vec![0.0; 72]);
+    let (c1, c3) = (conv(1, 1), conv(3, 2));
+    refused(ops::conv2d_fprop(&b, &zeros(1, 3, 3, 5), &params, &c1), "conv2d_fprop", &["2 channels", "c 5"]);
+    refused(ops::conv2d_fprop(&b, &zeros(1, 9, 4, 2), &params, &c3), "conv2d_fprop", &["reaching over 5"]);
+    refused(ops::conv2d_fprop(&b, &zeros(1, 9, 9, 2), &vec![0.0; 71], &c3), "conv2d_fprop", &["72", "71"]);
+    let c0 = Conv2d { stride: 0, ..c1 };
+    refused(ops::conv2d_fprop(&b, &zeros(1, 9, 9, 2), &params, &c0), "conv2d_fprop", &["stride"]);
+    let far = Conv2d { weight: Span { offset: usize::MAX, len: 8 }, ..c1 };
+    refused(ops::conv2d_fprop(&b, &zeros(1, 9, 9, 2), &params, &far), "conv2d_fprop", &["weight"]);
+    let biased = Conv2d { bias: Some(Span { offset: 70, len: 4 }), ..c1 };
+    refused(ops::conv2d_fprop(&b, &zeros(1, 9, 9, 2), &params, &biased), "conv2d_fprop", &["bias"]);
+    let (x, dy) = (zeros(1, 9, 9, 2), zeros(1, 9, 9, 4));
+    refused(
+        ops::conv2d_dgrad(&b, &dy, &params, &c3, Shape::new(1, 9, 9, 2)),
+        "conv2d_dgrad",
+        &["h 5", "h 9"],
+    );
+    refused(ops::conv2d_wgrad(&b, &x, &dy, &mut params.clone(), &c3), "conv2d_wgrad", &["h 5", "h 9"]);
+}
+
+#[test]
+fn batch_norm_of_one_value_and_wrong_residuals() {
+    let b = cpu();
+    let span = |offset| Span { offset, len: 3 };
+    let bn = BatchNorm {
+        weight: span(0),
+        bias: span(3),
+        running_mean: span(0),
+        running_var: span(3),
+        channels: 3,
+        momentum: 0.1,
+        eps: 1e-5,
+    };
+    let (params, mut stats) = (vec![1.0; 6], vec![1.0; 6]);
+    let x = zeros(1, 1, 1, 3);
+    let train = ops::batch_norm_train(&b, &x, &params, &mut stats, &bn, RELU, None);
+    refused(train.map(|_| ()), "batch_norm_train", &["more than one value a channel"]);
+    assert!(ops::batch_norm_eval(&b, &x, &params, &stats, &bn, RELU, None).is_ok());
+    let residual = zeros(1, 2, 1, 3);
+    refused(
+        ops::batch_norm_eval(&b, &x, &params, &stats, &bn, RELU, Some(&residual)),
+        "batch_norm_eval",
+        &["residual"],
+    );
+    let act = Activation::LeakyRelu(-0.1);
+    refused(
+        ops::batch_norm_eval(&b, &x, &params, &stats, &bn, act, None),
+        "batch_norm_eval",
+        &["slope", "-0.1"],
+    );
+    let short = vec![1.0; 5];
+    refused(
+        ops::batch_norm_eval(&b, &x, &params, &short, &bn, RELU, None),
+        "batch_norm_eval",
+        &["running_var"],
+    );
+}
+
+#[test]
+fn sizes_channels_and_parts() {
+    let b = cpu();
+    let x = zeros(2, 4, 5, 3);
+    refused(ops::interpolate(&b, &x, (0, 4)), "interpolate", &["0 by 4"]);
+    refused(ops::adaptive_avg_pool2d(&b, &x, (1, 0)), "adaptive_avg_pool2d", &["1 by 0"]);
+    refused(
+        ops::max_pool2d(&b, &x, &MaxPool2d { kernel: 9, stride: 1, padding: 0 }),
+        "max_pool2d",
+        &["window of 9"],
+    );
+    refused(ops::concat(&b, &[&x, &zeros(2, 4, 4, 1)]), "concat", &["w 5", "w 4"]);
+    refused(ops::concat(&b, &[]), "concat", &["none"]);
+    refused(ops::slice_channels(&b, &x, 2, 2), "slice_channels", &["c 3"]);
+    refused(ops::add(&b, &x, &zeros(2, 1, 5, 3), 1.0), "add", &["h 1, w 1"]);
+    refused(ops::sum_positions(&b, &zeros(2, 0, 5, 3)), "sum_positions", &["h 0"]);
+    refused(ops::leaky_relu(&b, &x, f64::NAN), "leaky_relu", &["slope"]);
+}
+
+#[test]
+fn losses_of_tensors_that_do_not_belong_together() {
+    let b = cpu();
+    let labels = |n, h, w| b.upload_labels(Shape::new(n, h, w, 1), &vec![0; n * h * w]);
+    let (x, wide) = (zeros(2, 3, 3, 4), zeros(1, 1, 1, 256));
+    refused(ops::cross_entropy(&b, &x, &labels(3, 9, 9), 1.0).map(|_| ()), "cross_entropy", &["n 2", "n 3"]);
+    refused(
+        ops::cross_entropy(&b, &wide, &labels(1, 9, 9), 1.0).map(|_| ()),
+        "cross_entropy",
+        &["255", "256"],
+    );
+    let ohem = Ohem { threshold: 0.7, min_kept: 0 };
+    let result = ops::ohem_cross_entropy(&b, &x, &labels(2, 9, 9), &ohem, 1.0);
+    refused(result.map(|_| ()), "ohem_cross_entropy", &["min_kept"]);
+    let ensemble = Ensemble { topk: 0, gamma: 0.5 };
+    let result = ops::ensemble_pseudo_label(&b, &x, &x, (9, 9), &ensemble);
+    refused(result.map(|_| ()), "ensemble_pseudo_label", &["topk"]);
+    let ensemble = Ensemble { topk: 7, gamma: 0.5 };
+    let mix = Mix { boxes: vec![vec![[0, 0, 5, 10], [0; 4]]], perm: vec![vec![1, 0]] };
+    let result = ops::mse_consistency(&b, &x, &x, &x, (9, 9), &ensemble, &mix, 1.0);
+    refused(result.map(|_| ()), "cut_mix", &["[0, 0, 5, 10]"]);
+    refused(ops::cut_mix(&b, &zeros(3, 9, 9, 3), &mix), "cut_mix", &["2 boxes"]);
+    let spec = ConfCe { threshold: 0.6, negative_threshold: 0.0, square_weight: 0.0, weighted: true };
+    let pseudo = PseudoLabel::<Cpu<f32>> { label: labels(2, 9, 9), confidence: zeros(2, 9, 8, 1) };
+    let result = ops::conf_ce(&b, &x, &pseudo, &x, &x, &ensemble, &Mix::default(), &spec, 1.0);
+    refused(result.map(|_| ()), "conf_ce", &["confidence"]);
+    refused(ops::confusion_matrix(&b, &labels(1, 2, 3), &labels(1, 3, 2), 4), "confusion_matrix", &["pred"]);
+    refused(ops::tvat_cotangent(&b, &[&x, &x], &[&x], (9, 9)), "tvat_cotangent", &["2 decoders"]);
+    refused(ops::kl_gradient(&b, &[&x], &[&zeros(2, 3, 3, 5)], (9, 9)), "kl_gradient", &["c 5"]);
+    refused(ops::normalize(&b, &x, f64::INFINITY), "normalize", &["finite"]);
+}
+
+#[test]
+fn updates_of_vectors_of_other_lengths() {
+    let b = cpu();
+    let spec = Sgd { lr: 0.1, momentum: 0.9, weight_decay: 0.0, num_decayed: 5 };
+    refused(ops::sgd(&b, &mut vec![0.0; 4], &vec![0.0; 3], &mut vec![0.0; 4], &spec), "sgd", &["grads of 4"]);
+    refused(ops::sgd(&b, &mut vec![0.0; 4], &vec![0.0; 4], &mut vec![0.0; 4], &spec), "sgd", &["at most 4"]);
+    refused(ops::ema(&b, &mut vec![0.0; 4], &vec![0.0; 5], 0.9), "ema", &["student of 4"]);
+    refused(ops::ema(&b, &mut vec![0.0; 4], &vec![0.0; 4], 1.1), "ema", &["keep"]);
+}
