@@ -4,7 +4,6 @@
 //! Dependencies point downwards: [`cli`] → [`config`], [`train`], [`eval`] → [`method`] → [`model`] → [`ops`] →
 //! [`backend`]; [`data`] stands beside the method and knows nothing above it. `ARCHITECTURE.md` has the map.
 
-#![allow(dead_code, unused)] // skeleton
 pub mod backend;
 pub mod check;
 pub mod cli;

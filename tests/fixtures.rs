@@ -2,6 +2,7 @@
 //! are not as they should be.
 
 use psmt_fast::backend::cpu::Cpu;
+use psmt_fast::ops::Backend;
 use psmt_fast::check::{Array, DEFAULT_TOLERANCE, Fixture, OPS, Outputs, Values, compare, run_op};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -25,36 +26,53 @@ fn psmt_fast(args: &[&Path]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_psmt-fast")).arg("op").args(args).output().unwrap()
 }
 
-#[test]
-fn every_op_gives_the_results_of_its_fixtures() {
-    let files = files();
-    let mut ops: Vec<String> = Vec::new();
+/// Rows of all fixtures that are off, run on `b`; `tolerance` by op and tensor.
+fn failures<B: Backend>(b: &B, tolerance: impl Fn(&str, &str) -> f64) -> Vec<String> {
     let mut failures = Vec::new();
-    for path in &files {
+    for path in &files() {
         let fixture = Fixture::read(path).unwrap();
         assert!(!fixture.outputs.is_empty(), "{}", path.display());
-        let got = run_op(&Cpu::<f32>::new(), &fixture).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-        for row in compare(&fixture, &got, DEFAULT_TOLERANCE).unwrap() {
-            if !row.ok {
+        let got = run_op(b, &fixture).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        for row in compare(&fixture, &got, 1e-2).unwrap() {
+            if !row.ok || row.error > tolerance(&fixture.op, &row.tensor) && !exact(&fixture, &row.tensor) {
                 failures.push(format!("{} {}: {:e} {}", path.display(), row.tensor, row.error, row.note));
             }
         }
-        ops.push(fixture.op);
     }
-    assert!(failures.is_empty(), "{} tensors differ:\n{}", failures.len(), failures.join("\n"));
-    let missing: Vec<_> = OPS.iter().filter(|op| !ops.iter().any(|o| o == *op)).collect();
-    assert!(missing.is_empty() && files.len() >= 68, "{} files, no fixture for {missing:?}", files.len());
+    failures
+}
+
+/// Whether a tensor is of integers, which `compare` judges without a tolerance.
+fn exact(fixture: &Fixture, tensor: &str) -> bool {
+    !matches!(fixture.outputs[tensor].values, Values::F32(_))
 }
 
 #[test]
-fn losses_are_the_same_in_double_precision() {
-    for name in ["conf_ce_2", "ohem_cross_entropy_11", "ensemble_pseudo_label_4", "tvat_1", "train_step_1"] {
-        let fixture = fixture(name);
-        let got = run_op(&Cpu::<f64>::new(), &fixture).unwrap();
-        for row in compare(&fixture, &got, 2e-6).unwrap() {
-            assert!(row.ok, "{name}: {row:?}");
-        }
-    }
+fn every_op_has_a_fixture() {
+    let ops: Vec<String> = files().iter().map(|path| Fixture::read(path).unwrap().op).collect();
+    let missing: Vec<_> = OPS.iter().filter(|op| !ops.iter().any(|o| o == *op)).collect();
+    assert!(missing.is_empty() && ops.len() >= 68, "{} files, no fixture for {missing:?}", ops.len());
+}
+
+#[test]
+fn fixtures_hold_in_double_precision() {
+    // The files hold single precision (6e-8); image transforms were computed in it and are so here.
+    let failures = failures(&Cpu::<f64>::new(), |op, _| match op {
+        "adjust_brightness" | "adjust_contrast" | "adjust_saturation" | "adjust_hue" => 1e-5,
+        _ => 1e-6,
+    });
+    assert!(failures.is_empty(), "{} tensors differ:\n{}", failures.len(), failures.join("\n"));
+}
+
+#[test]
+fn fixtures_hold_in_single_precision() {
+    // Through a whole network the image-pooling branch, whose batch norm sees two nearly equal values a channel, amplifies
+    // rounding by a thousand, and units next to their kink switch: PyTorch in float32 is off by up to 2.3e-3 here.
+    let failures = failures(&Cpu::<f32>::new(), |op, tensor| match op {
+        "network" | "train_step" if tensor.starts_with("grad.") => 3e-3,
+        _ => DEFAULT_TOLERANCE,
+    });
+    assert!(failures.is_empty(), "{} tensors differ:\n{}", failures.len(), failures.join("\n"));
 }
 
 #[test]
@@ -117,7 +135,7 @@ fn the_command_checks_and_says_so_with_its_exit_code() {
     assert_eq!(strict.status.code(), Some(1), "{text}");
     assert!(text.contains("FAILED") && text.contains("worst at"), "{text}");
 
-    assert_eq!(psmt_fast(&[Path::new("--device"), Path::new("abacus"), &one, &two]).status.code(), Some(10));
+    assert_eq!(psmt_fast(&[Path::new("--device"), Path::new("cuda"), &one, &two]).status.code(), Some(10));
     assert_eq!(psmt_fast(&[&one]).status.code(), Some(2));
 }
 

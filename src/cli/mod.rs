@@ -97,8 +97,8 @@ fn run(cli: Cli) -> Result<()> {
         Command::Eval(args) => eval::run(args),
         Command::Predict(args) => predict::run(args),
         Command::Bench(args) => bench::run(args),
-        Command::Op(args) => op::run(&args),
-        Command::Gradcheck(args) => gradcheck::run(&args),
+        Command::Op(args) => op::run(args),
+        Command::Gradcheck(args) => gradcheck::run(args),
     }
 }
 

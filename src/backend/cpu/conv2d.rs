@@ -158,7 +158,8 @@ fn multiply<T: Real>(
             outputs: packed.outputs,
             bias,
         };
-        if class.taps.len() == 1 || width >= NARROW {
+        // One tap is read in place, and so is none: a class that no tap reaches still writes its zeros.
+        if class.taps.len() <= 1 || width >= NARROW {
             let mut starts = Vec::with_capacity(class.taps.len() * len);
             for &tap in &class.taps {
                 let tap = kernel(tap);
