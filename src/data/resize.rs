@@ -93,6 +93,7 @@ fn pass(
     let (height_out, width_out) = (dim(target_size.0)?, dim(target_size.1)?);
     let mut target = fir::images::TypedImage::<Rgb>::from_buffer(width_out, height_out, target)
         .map_err(|e| fail(&e))?;
+    let (height, width) = (inside(top, height, source_size.0), inside(left, width, source_size.1));
     let options = fir::ResizeOptions::new()
         .resize_alg(fir::ResizeAlg::Convolution(fir::FilterType::CatmullRom))
         .crop(left, top, width, height);
@@ -102,12 +103,15 @@ fn pass(
 /// First position and length in the source of `len` outputs from `start`, of `source` pixels resized to `full`.
 fn source_span(source: usize, full: usize, start: usize, len: usize) -> (f64, f64) {
     let scale = source as f64 / full as f64;
-    let (first, mut span) = (start as f64 * scale, len as f64 * scale);
-    // Rounding may leave the image by a last bit, which the resizer refuses.
-    while first + span > source as f64 {
+    (start as f64 * scale, len as f64 * scale)
+}
+
+/// `span` from `first` shortened to end inside `len`: rounding may leave it by a last bit, which the resizer refuses.
+fn inside(first: f64, mut span: f64, len: usize) -> f64 {
+    while first + span > len as f64 {
         span = span.next_down();
     }
-    (first, span)
+    span
 }
 
 /// `mask` resized to `size`: output i takes source pixel floor((i + 0.5) source / size), Pillow's `NEAREST`.
