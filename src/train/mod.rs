@@ -20,7 +20,7 @@ use crate::eval::Scores;
 use crate::model::DeepLab;
 use crate::model::io::write_atomically;
 use crate::ops::Backend;
-use crate::{Error, Result};
+use crate::Result;
 use run_dir::Metrics;
 use std::collections::BTreeMap;
 use std::io::Write;

@@ -13,7 +13,7 @@ use crate::eval::{self, Palette, Scores};
 use crate::method::schedule::poly_lr;
 use crate::method::{self, Algorithm, Batch, StepArgs, cut_mix};
 use crate::model::DeepLab;
-use crate::ops::{Backend, Shape, Size};
+use crate::ops::{Backend, Shape};
 use crate::rng::{Domain, Key};
 use crate::{Error, Result};
 use serde_json::{Value, json};

@@ -88,13 +88,18 @@ impl Project {
         self.command(args).output().unwrap()
     }
 
-    /// `train` on the project's lists into `out`, with more flags.
+    /// `train` on the project's lists into `out`, with more flags, which replace those of the same name.
     pub fn train_args<'a>(&self, out: &'a str, more: &[&'a str]) -> Vec<&'a str> {
         let base = [
-            "train", "--config", "run.toml", "--data", "data", "--labeled", "labeled.txt", "--unlabeled",
-            "unlabeled.txt", "--val", "val.txt", "--out", out,
+            ["--config", "run.toml"],
+            ["--data", "data"],
+            ["--labeled", "labeled.txt"],
+            ["--unlabeled", "unlabeled.txt"],
+            ["--val", "val.txt"],
+            ["--out", out],
         ];
-        base.iter().chain(more).copied().collect()
+        let base = base.into_iter().filter(|pair| !more.contains(&pair[0])).flatten();
+        ["train"].into_iter().chain(base).chain(more.iter().copied()).collect()
     }
 
     pub fn train(&self, out: &str, more: &[&str]) -> Output {
