@@ -44,12 +44,17 @@ fn a_run_leaves_its_folder_and_can_be_scored_and_used() {
 
     expect(&p.run(&["eval", "o", "--json", "s.json"]), 0, &["ensemble", "class 1", "mIoU", "pixel accuracy"]);
     let scores: Value = serde_json::from_slice(&read(&p.path("s.json"))).unwrap();
-    let best = r.iter().filter(|v| v["kind"] == "validation").map(|v| v["miou"]["ensemble"].as_f64().unwrap());
+    let best =
+        r.iter().filter(|v| v["kind"] == "validation").map(|v| v["miou"]["ensemble"].as_f64().unwrap());
     assert_eq!(scores["ensemble"]["miou"].as_f64(), best.reduce(f64::max));
     expect(&p.run(&["eval", "o", "--window", "20", "--network", "ensemble"]), 0, &["ensemble"]);
     let last = "o/checkpoints/last.safetensors";
     expect(&p.run(&["eval", last, "--data", "data", "--val", "val.txt"]), 0, &["student"]);
-    expect(&p.run(&["eval", last, "--data", "data", "--val", "val.txt", "--num-classes", "3"]), 5, &["2 classes"]);
+    expect(
+        &p.run(&["eval", last, "--data", "data", "--val", "val.txt", "--num-classes", "3"]),
+        5,
+        &["2 classes"],
+    );
 
     p.write("data/images/notes.txt", "no image");
     let out = p.run(&["predict", "data/images", "--checkpoint", "o", "--out", "masks"]);
@@ -137,11 +142,13 @@ fn baselines_and_variants_train() {
     for (name, networks) in [("supervised", 1), ("mean-teacher", 2), ("one-teacher", 2)] {
         let out = p.train(name, &["--algorithm", name, "--epochs", "2"]);
         expect(&out, 0, &["student"]);
-        let rows = text(&out).lines().filter(|l| l.starts_with("teacher") || l.starts_with("student")).count();
+        let rows =
+            text(&out).lines().filter(|l| l.starts_with("teacher") || l.starts_with("student")).count();
         assert_eq!(rows, networks, "{name}: {}", text(&out));
     }
     for tvat in ["finite-difference", "uniform", "student-vat", "none"] {
-        let flags = ["--tvat", tvat, "--epochs", "2", "--negative-threshold", "0.1", "--cut-mix", "cityscapes"];
+        let flags =
+            ["--tvat", tvat, "--epochs", "2", "--negative-threshold", "0.1", "--cut-mix", "cityscapes"];
         expect(&p.train(tvat, &flags), 0, &["ensemble"]);
     }
     expect(&p.train("ohem", &["--supervised-loss", "ohem", "--epochs", "2"]), 0, &["ensemble"]);

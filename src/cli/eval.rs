@@ -56,7 +56,9 @@ pub fn run(args: Args) -> Result<()> {
     // The run's own configuration says what it was validated on; flags win.
     let run_config = args.checkpoint.is_dir().then(|| args.checkpoint.join("config.toml"));
     if run_config.is_none() && args.data.is_empty() {
-        return Err(Error::Usage("a checkpoint file needs --data, --val and --num-classes, or a --preset".into()));
+        return Err(Error::Usage(
+            "a checkpoint file needs --data, --val and --num-classes, or a --preset".into(),
+        ));
     }
     if run_config.is_none() {
         over.set_default("data.num_classes", checkpoint.meta.model.num_classes as i64);
@@ -66,7 +68,10 @@ pub fn run(args: Args) -> Result<()> {
     if config.data.num_classes != classes {
         return Err(Error::checkpoint(
             &file,
-            format!("is of a model with {classes} classes, expected {} as in the data", config.data.num_classes),
+            format!(
+                "is of a model with {classes} classes, expected {} as in the data",
+                config.data.num_classes
+            ),
         ));
     }
     let source = val_source(&config.data)?;

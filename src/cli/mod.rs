@@ -28,7 +28,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Train; without arguments on built-in drawn scenes.
-    Train(train::Args),
+    Train(Box<train::Args>),
     /// Score a checkpoint on images with masks.
     Eval(eval::Args),
     /// Write masks and confidences for images.
@@ -93,7 +93,7 @@ fn run(cli: Cli) -> Result<()> {
             .map_err(|e| Error::Usage(format!("--threads {n}: {e}")))?;
     }
     match cli.command {
-        Command::Train(args) => train::run(args),
+        Command::Train(args) => train::run(*args),
         Command::Eval(args) => eval::run(args),
         Command::Predict(args) => predict::run(args),
         Command::Bench(args) => bench::run(args),

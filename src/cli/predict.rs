@@ -70,7 +70,10 @@ pub fn run(args: Args) -> Result<()> {
         done += 1;
     }
     if done == 0 {
-        return Err(Error::data(&args.images[0], "expected at least one readable JPEG, PNG or WebP image, got none"));
+        return Err(Error::data(
+            &args.images[0],
+            "expected at least one readable JPEG, PNG or WebP image, got none",
+        ));
     }
     println!("{done} of {} files predicted into {}", files.len(), args.out.display());
     Ok(())

@@ -141,7 +141,8 @@ pub struct Args {
 }
 
 fn parse_crop(text: &str) -> std::result::Result<[u32; 2], String> {
-    let side = |t: &str| t.trim().parse::<u32>().map_err(|_| format!("expected 256 or 256x512, got {text:?}"));
+    let side =
+        |t: &str| t.trim().parse::<u32>().map_err(|_| format!("expected 256 or 256x512, got {text:?}"));
     match text.split_once('x') {
         Some((h, w)) => Ok([side(h)?, side(w)?]),
         None => side(text).map(|s| [s, s]),
@@ -219,7 +220,8 @@ pub fn run(args: Args) -> Result<()> {
     if let Some(root) = &args.resume {
         if args.config.is_some() || args.out.is_some() || !args.overrides()?.is_empty() {
             return Err(Error::Usage(
-                "--resume continues a run as it was configured; it takes no --config, --out or other setting".into(),
+                "--resume continues a run as it was configured; it takes no --config, --out or other setting"
+                    .into(),
             ));
         }
         let dir = RunDir::open(root)?;
@@ -251,7 +253,8 @@ pub fn run(args: Args) -> Result<()> {
 
 /// The first of runs/NAME, runs/NAME-2, … that is not there.
 fn free_folder(config: &RunConfig) -> PathBuf {
-    let algorithm = config.method.algorithm.to_possible_value().map_or_else(String::new, |v| v.get_name().to_string());
+    let algorithm =
+        config.method.algorithm.to_possible_value().map_or_else(String::new, |v| v.get_name().to_string());
     let preset = config.data.preset.map_or_else(|| "custom".to_string(), |p| format!("{p:?}").to_lowercase());
     let base = format!("{preset}-{algorithm}-s{}", config.schedule.seed);
     let numbered = (2..).map(|n| format!("{base}-{n}"));

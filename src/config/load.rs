@@ -60,9 +60,9 @@ impl Overrides {
     /// # Errors
     /// No `=`.
     pub fn assign(&mut self, text: &str) -> Result<()> {
-        let (key, raw) = text
-            .split_once('=')
-            .ok_or_else(|| Error::Usage(format!("--set expects KEY=VALUE such as optim.lr=0.01, got {text:?}")))?;
+        let (key, raw) = text.split_once('=').ok_or_else(|| {
+            Error::Usage(format!("--set expects KEY=VALUE such as optim.lr=0.01, got {text:?}"))
+        })?;
         let (key, raw) = (key.trim(), raw.trim());
         let value = format!("v = {raw}")
             .parse::<Table>()
@@ -111,7 +111,8 @@ pub fn load(file: Option<&Path>, overrides: &Overrides, fallback: Option<Preset>
     if overrides.table.get("data").and_then(|d| d.get("preset")).is_some() {
         chosen = typed.data.preset;
     }
-    let mut table = Table::try_from(RunConfig::preset(chosen)).map_err(|e| Error::config("preset", e.to_string()))?;
+    let mut table =
+        Table::try_from(RunConfig::preset(chosen)).map_err(|e| Error::config("preset", e.to_string()))?;
     merge(&mut table, file_table);
     merge(&mut table, overrides.table.clone());
     let mut config = from_table(&table, "after all overrides")?;
@@ -171,7 +172,10 @@ mod tests {
     fn unknown_keys_name_file_line_and_key() {
         let (_dir, path) = write("[optim]\nlr = 0.1\n\nlearning_rate = 2\n");
         let text = load(Some(&path), &Overrides::default(), None).unwrap_err().to_string();
-        assert!(text.contains("run.toml:4") && text.contains("learning_rate") && text.contains("expected"), "{text}");
+        assert!(
+            text.contains("run.toml:4") && text.contains("learning_rate") && text.contains("expected"),
+            "{text}"
+        );
         let mut over = Overrides::default();
         over.set("optim.learning_rate", 1.0);
         let text = load(None, &over, None).unwrap_err().to_string();
@@ -180,7 +184,9 @@ mod tests {
 
     #[test]
     fn resolved_text_reads_back() {
-        for preset in [Some(Preset::Voc), Some(Preset::Cityscapes), Some(Preset::Camvid), Some(Preset::Demo), None] {
+        for preset in
+            [Some(Preset::Voc), Some(Preset::Cityscapes), Some(Preset::Camvid), Some(Preset::Demo), None]
+        {
             let c = load(None, &Overrides::default(), preset).unwrap();
             assert_eq!(parse("x", &c.to_toml().unwrap()).unwrap(), c);
         }

@@ -47,9 +47,12 @@ fn group_left() -> Option<u64> {
         let (Some(controllers), Some(path)) = (parts.next(), parts.next()) else { continue };
         let (base, limit, usage, cache) = match controllers {
             "" => ("/sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"),
-            c if c.split(',').any(|c| c == "memory") => {
-                ("/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
-            }
+            c if c.split(',').any(|c| c == "memory") => (
+                "/sys/fs/cgroup/memory",
+                "memory.limit_in_bytes",
+                "memory.usage_in_bytes",
+                "total_inactive_file",
+            ),
             _ => continue,
         };
         // Inside a container the group's own path may not be visible; its limit is then at the root.
@@ -58,10 +61,8 @@ fn group_left() -> Option<u64> {
             let number = |name: &str| read(name)?.trim().parse::<u64>().ok();
             let (Some(limit), Some(usage)) = (number(limit), number(usage)) else { continue };
             let stat = read("memory.stat").unwrap_or_default();
-            let droppable = stat
-                .lines()
-                .find_map(|l| l.strip_prefix(cache)?.trim().parse::<u64>().ok())
-                .unwrap_or(0);
+            let droppable =
+                stat.lines().find_map(|l| l.strip_prefix(cache)?.trim().parse::<u64>().ok()).unwrap_or(0);
             let free = limit.saturating_sub(usage.saturating_sub(droppable));
             left = Some(left.map_or(free, |l| l.min(free)));
         }

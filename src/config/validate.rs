@@ -7,13 +7,17 @@ use crate::{Error, Result};
 /// Checks every value that is not checked where it is used.
 ///
 /// # Errors
-/// [`Error::Config`] naming the key; [`Error::Usage`] never.
+/// [`Error::Config`] naming the key.
 pub fn validate(config: &RunConfig) -> Result<()> {
     let fail = |key: &str, expected: &str, got: String| {
         Err(Error::config("resolved", format!("{key}: expected {expected}, got {got}")))
     };
     if config.data.num_classes == 0 {
-        return fail("data.num_classes (--num-classes)", "2 to 254 classes, or a preset that says it", "none".into());
+        return fail(
+            "data.num_classes (--num-classes)",
+            "2 to 254 classes, or a preset that says it",
+            "none".into(),
+        );
     }
     if !(2..=254).contains(&config.data.num_classes) {
         return fail("data.num_classes", "2 to 254 classes", config.data.num_classes.to_string());

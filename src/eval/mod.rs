@@ -48,7 +48,10 @@ impl<B: Backend> Seen<'_, B> {
         let p = &self.predictions[at];
         let shape = B::labels_shape(&p.label);
         let part = self.place * shape.h * shape.w..(self.place + 1) * shape.h * shape.w;
-        (self.b.download_labels(&p.label)[part.clone()].to_vec(), self.b.download(&p.confidence)[part].to_vec())
+        (
+            self.b.download_labels(&p.label)[part.clone()].to_vec(),
+            self.b.download(&p.confidence)[part].to_vec(),
+        )
     }
 }
 
@@ -71,7 +74,8 @@ pub fn evaluate<B: Backend>(
     let batch_size = settings.batch_size.max(1);
     for start in (0..source.len()).step_by(batch_size) {
         let end = (start + batch_size).min(source.len());
-        let samples: Vec<Arc<Sample>> = (start..end).into_par_iter().map(|i| source.load(i)).collect::<Result<_>>()?;
+        let samples: Vec<Arc<Sample>> =
+            (start..end).into_par_iter().map(|i| source.load(i)).collect::<Result<_>>()?;
         for group in samples.chunk_by(|a, b| a.image.size == b.image.size) {
             let predictions = predict_group(b, arch, nets, which, group, settings)?;
             let targets = group.iter().map(mask_of).collect::<Result<Vec<_>>>()?;

@@ -17,9 +17,10 @@ impl Palette {
     /// Those of a known data set where it has that many classes, else distinct colours and numbers.
     pub fn new(preset: Option<Preset>, num_classes: usize) -> Palette {
         match preset.filter(|p| p.num_classes() == num_classes) {
-            Some(p) => {
-                Palette { colors: p.palette(), names: p.class_names().iter().map(|n| n.to_string()).collect() }
-            }
+            Some(p) => Palette {
+                colors: p.palette(),
+                names: p.class_names().iter().map(|n| n.to_string()).collect(),
+            },
             None => Palette { colors: distinct_palette(num_classes), names: class_names(num_classes) },
         }
     }

@@ -61,7 +61,13 @@ impl Metadata {
 ///
 /// # Errors
 /// [`Error::Io`]; an older checkpoint at a path stays as it was.
-pub fn save<B: Backend>(b: &B, arch: &DeepLab, state: &State<B>, meta: &Metadata, paths: &[PathBuf]) -> Result<()> {
+pub fn save<B: Backend>(
+    b: &B,
+    arch: &DeepLab,
+    state: &State<B>,
+    meta: &Metadata,
+    paths: &[PathBuf],
+) -> Result<()> {
     let mut tensors = Vec::new();
     let named = state.named(meta.algorithm);
     for (name, net) in &named {
@@ -94,9 +100,9 @@ impl Checkpoint {
     pub fn open(path: &Path) -> Result<Checkpoint> {
         let file = TensorFile::open(path)?;
         let fail = |message: String| Error::checkpoint(path, message);
-        let json = file
-            .metadata(METADATA_KEY)
-            .ok_or_else(|| fail(format!("expected a checkpoint of this program, got no {METADATA_KEY:?} metadata")))?;
+        let json = file.metadata(METADATA_KEY).ok_or_else(|| {
+            fail(format!("expected a checkpoint of this program, got no {METADATA_KEY:?} metadata"))
+        })?;
         let meta: Metadata =
             serde_json::from_str(json).map_err(|e| fail(format!("metadata cannot be read: {e}")))?;
         meta.model.validate().map_err(|e| fail(format!("metadata: {e}")))?;

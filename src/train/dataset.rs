@@ -3,9 +3,8 @@
 
 use crate::config::{DataConfig, RunConfig};
 use crate::data::{
-    FolderOptions, FolderSource, LabeledBatch, Layout, List, Loader, LoaderSpec, Masks, Source, UnlabeledBatch,
-    Preset, SceneSource, SceneSpec,
-    check_disjoint,
+    FolderOptions, FolderSource, LabeledBatch, Layout, List, Loader, LoaderSpec, Masks, Preset, SceneSource,
+    SceneSpec, Source, UnlabeledBatch, check_disjoint,
 };
 use crate::method::Algorithm;
 use crate::{Error, Result};
@@ -75,7 +74,13 @@ impl Datasets {
 
     /// Loaders from `step` on: `labeled` of labelled batches, each with its own order, and one of unlabelled batches where
     /// wanted.
-    pub(super) fn loaders(&self, config: &RunConfig, step: u64, labeled: usize, unlabeled: bool) -> Result<Loaders> {
+    pub(super) fn loaders(
+        &self,
+        config: &RunConfig,
+        step: u64,
+        labeled: usize,
+        unlabeled: bool,
+    ) -> Result<Loaders> {
         let spec = |stream: u16| LoaderSpec {
             seed: config.schedule.seed,
             stream,
@@ -115,7 +120,9 @@ impl Loaders {
     pub fn unlabeled(&mut self) -> Result<UnlabeledBatch> {
         match &mut self.unlabeled {
             Some(loader) => loader.next_unlabeled(),
-            None => Err(Error::Usage("this algorithm needs unlabelled images: give a list with --unlabeled".into())),
+            None => Err(Error::Usage(
+                "this algorithm needs unlabelled images: give a list with --unlabeled".into(),
+            )),
         }
     }
 }
@@ -137,7 +144,10 @@ pub fn val_source(d: &DataConfig) -> Result<Arc<dyn Source>> {
 
 fn read_list(d: &DataConfig, key: &str, path: Option<&Path>, masks: Masks) -> Result<List> {
     let missing = |key: &str| {
-        Error::config("data", format!("data.{key} (--{}) is not given; expected a path", key.replace("dir", "data")))
+        Error::config(
+            "data",
+            format!("data.{key} (--{}) is not given; expected a path", key.replace("dir", "data")),
+        )
     };
     let path = path.ok_or_else(|| missing(key))?;
     let dir = d.dir.as_deref().ok_or_else(|| missing("dir"))?;

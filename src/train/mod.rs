@@ -15,12 +15,12 @@ pub use dataset::{Datasets, val_source};
 pub use run_dir::RunDir;
 pub use state::{Progress, State};
 
+use crate::Result;
 use crate::config::{self, RunConfig};
 use crate::eval::Scores;
 use crate::model::DeepLab;
 use crate::model::io::write_atomically;
 use crate::ops::Backend;
-use crate::Result;
 use run_dir::Metrics;
 use std::collections::BTreeMap;
 use std::io::Write;

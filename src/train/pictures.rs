@@ -68,7 +68,8 @@ pub enum Pixels<'a> {
 /// [`Error::Io`].
 pub fn write_png(path: &Path, (h, w): Size, pixels: Pixels<'_>, data: &[u8]) -> Result<()> {
     let side = |v: usize| {
-        u32::try_from(v).map_err(|_| Error::shape("write_png", "sides below 2^32 pixels", format!("{h} x {w}")))
+        u32::try_from(v)
+            .map_err(|_| Error::shape("write_png", "sides below 2^32 pixels", format!("{h} x {w}")))
     };
     let (h, w) = (side(h)?, side(w)?);
     write_atomically(path, |file| {

@@ -92,14 +92,18 @@ impl Metrics {
     /// # Errors
     /// [`Error::Io`], or [`Error::Data`] where there are fewer lines.
     pub fn open(path: &Path, lines: u64) -> Result<Metrics> {
-        let file = File::options().create(true).append(true).read(true).open(path).map_err(Error::io(path))?;
+        let file =
+            File::options().create(true).append(true).read(true).open(path).map_err(Error::io(path))?;
         let mut reader = BufReader::new(&file);
         let (mut kept, mut bytes, mut line) = (0, 0, Vec::new());
         while kept < lines {
             line.clear();
             let n = reader.read_until(b'\n', &mut line).map_err(Error::io(path))?;
             if line.last() != Some(&b'\n') {
-                return Err(Error::data(path, format!("expected the checkpoint's {lines} records, got {kept}")));
+                return Err(Error::data(
+                    path,
+                    format!("expected the checkpoint's {lines} records, got {kept}"),
+                ));
             }
             bytes += n as u64;
             kept += 1;

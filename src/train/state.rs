@@ -113,7 +113,10 @@ impl<B: Backend> State<B> {
     /// The same for predictions.
     pub fn eval_nets(&self, algorithm: Algorithm) -> Nets<'_, B> {
         let teachers = [&self.nets.teacher1, &self.nets.teacher2];
-        Nets { student: &self.nets.student, teachers: teachers.into_iter().take(algorithm.num_teachers()).collect() }
+        Nets {
+            student: &self.nets.student,
+            teachers: teachers.into_iter().take(algorithm.num_teachers()).collect(),
+        }
     }
 
     /// Names the first stored value that is not finite.

@@ -115,9 +115,9 @@ impl<B: Backend> Trainer<'_, B> {
             };
             self.after_step(&losses, lr, &display, &mut clock)?;
             let progress = &mut self.state.progress;
-            progress.epoch_end_pending = progress.step % per_epoch == 0;
+            progress.epoch_end_pending = progress.step.is_multiple_of(per_epoch);
             let every = self.config.run.checkpoint_every;
-            if every > 0 && progress.step % every == 0 && !progress.epoch_end_pending {
+            if every > 0 && progress.step.is_multiple_of(every) && !progress.epoch_end_pending {
                 self.save(false)?;
             }
         }
@@ -129,7 +129,12 @@ impl<B: Backend> Trainer<'_, B> {
         if !warm && self.algorithm() == Algorithm::Supervised {
             return self.data.loaders(self.config, step, 1, false);
         }
-        self.data.loaders(self.config, step, if warm { 1 + self.algorithm().num_teachers() } else { 1 }, !warm)
+        self.data.loaders(
+            self.config,
+            step,
+            if warm { 1 + self.algorithm().num_teachers() } else { 1 },
+            !warm,
+        )
     }
 
     /// Settings of the step at hand.
@@ -168,7 +173,8 @@ impl<B: Backend> Trainer<'_, B> {
                 1 => ("teacher1", &mut nets.teacher1, &mut self.state.teacher_momenta[0]),
                 _ => ("teacher2", &mut nets.teacher2, &mut self.state.teacher_momenta[1]),
             };
-            let loss = method::supervised_step(self.b, self.arch, net, momentum, &mut nets.grads, &x, &y, &args)?;
+            let loss =
+                method::supervised_step(self.b, self.arch, net, momentum, &mut nets.grads, &x, &y, &args)?;
             let loss = self.b.read_scalar(&loss);
             if !loss.is_finite() {
                 return Err(self.non_finite(format!("supervised loss of {name} in the warm-up")));
@@ -245,7 +251,8 @@ impl<B: Backend> Trainer<'_, B> {
         let step = self.state.progress.step;
         let (epoch, warm_up) = (step / per_epoch + 1, step < self.warm_up_steps());
         clock.steps += 1;
-        let images_per_second = self.images_per_step(warm_up) * clock.steps as f64 / clock.since.elapsed().as_secs_f64();
+        let images_per_second =
+            self.images_per_step(warm_up) * clock.steps as f64 / clock.since.elapsed().as_secs_f64();
         let sums = &mut self.state.progress.sums;
         sums.add_losses(losses.sup, losses.unsup);
         if let Some((passed, pixels)) = losses.passed {
@@ -323,14 +330,16 @@ impl<B: Backend> Trainer<'_, B> {
         if sums.pixels > 0 {
             line += &format!(", {:.0} % of pixels pass", 100.0 * sums.pass_rate());
         }
-        line += &format!(", {images_per_second:.1} images/s, {:.0} % of the time waiting for data", 100.0 * wait);
+        line +=
+            &format!(", {images_per_second:.1} images/s, {:.0} % of the time waiting for data", 100.0 * wait);
 
         let mut improved = false;
         if let Some(scores) = validation {
             self.record(&validation_record(epoch, step, &scores, started.elapsed().as_secs_f64()))?;
             let best = self.state.eval_nets(self.algorithm()).best();
             let miou = scores.get(best.name()).map_or(0.0, |s| s.miou);
-            let before = self.state.progress.best.as_ref().map_or(f64::NEG_INFINITY, |b| f64::from_bits(b.miou));
+            let before =
+                self.state.progress.best.as_ref().map_or(f64::NEG_INFINITY, |b| f64::from_bits(b.miou));
             improved = miou > before;
             if improved {
                 self.state.progress.best = Some(Best { epoch, miou: miou.to_bits() });
@@ -434,7 +443,8 @@ fn epoch_record(
 }
 
 fn validation_record(epoch: u64, step: u64, scores: &BTreeMap<String, Scores>, seconds: f64) -> Value {
-    let pick = |f: &dyn Fn(&Scores) -> Value| -> Value { scores.iter().map(|(n, s)| (n.clone(), f(s))).collect() };
+    let pick =
+        |f: &dyn Fn(&Scores) -> Value| -> Value { scores.iter().map(|(n, s)| (n.clone(), f(s))).collect() };
     json!({
         "kind": "validation", "epoch": epoch, "step": step,
         "miou": pick(&|s| json!(s.miou)),

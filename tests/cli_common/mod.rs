@@ -58,7 +58,7 @@ impl Project {
 
     fn image(&self, i: u32) {
         let at = 2 + (i * 5) % 14;
-        let inside = |x: u32, y: u32| x >= at && x < at + 14 && y >= 6 && y < 22;
+        let inside = |x: u32, y: u32| (at..at + 14).contains(&x) && (6..22).contains(&y);
         let image = image::RgbImage::from_fn(SIDE, SIDE, |x, y| {
             let noise = ((x * 31 + y * 17 + i * 7) % 61) as u8;
             image::Rgb(if inside(x, y) { [200, 190, noise] } else { [noise, 60, 90] })
