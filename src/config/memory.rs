@@ -15,14 +15,17 @@ const MIB: u64 = 1 << 20;
 pub fn needed_mib(config: &RunConfig) -> Result<u64> {
     let arch = DeepLab::new(config.model_config()?)?;
     let ([h, w], n) = (config.augment.crop, config.optim.batch_size);
-    // Student's kept activations, and about as much again at the height of the backward pass: gradients of the largest
-    // layers, the convolutions' buffers, the teachers' passes of T-VAT.
+    // A pass's kept activations, and about half as much again at the height of the backward pass: gradients of the largest
+    // layers, the convolutions' buffers, T-VAT's passes of the teachers.
     let activations = arch.activation_bytes(Shape::new(n, h, w, 3)).saturating_mul(3) / 2;
-    // Three networks, momenta, gradients, and one copy on the way to a checkpoint.
-    let values = 8 * 4 * (arch.table.num_params + arch.table.num_stats) as u64;
+    let values = 4 * (arch.table.num_params + arch.table.num_stats) as u64;
+    // Between steps a checkpoint is made from copies of three networks and up to three momenta.
+    let passing = activations.max(6 * values);
+    // Three networks, three momenta in the warm-up, one gradient.
+    let kept = 7 * values;
     // Batches in use, ready and in the making: labelled, weak and strong images of f32.
     let batches = (8 * 3 * 3 * 4 * (n as u64)).saturating_mul(h as u64).saturating_mul(w as u64);
-    Ok(activations.saturating_add(values).saturating_add(batches).div_ceil(MIB))
+    Ok(passing.saturating_add(kept).saturating_add(batches).div_ceil(MIB))
 }
 
 /// Memory that this process can still get in MiB: what the system has left, less where its control group has a limit.

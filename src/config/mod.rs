@@ -214,6 +214,21 @@ pub struct MethodConfig {
     pub ema_decay: f64,
     /// Epochs in which all networks train on labelled images only.
     pub warm_up_epochs: u64,
+    /// Where the teachers stand when the warm-up ends.
+    pub teacher_start: TeacherStart,
+    /// Whether all networks begin with the same weights, as those with a pretrained backbone nearly do.
+    pub shared_init: bool,
+}
+
+/// Where the teachers stand when the warm-up ends. A moving average of weights is a good network only while student and
+/// teacher are near each other; networks that began from different random weights are not (see `docs/`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum TeacherStart {
+    /// Each teacher trained for itself on labelled images, as published.
+    WarmUp,
+    /// Both are copies of the student; only the student trains in the warm-up.
+    Student,
 }
 
 impl Default for MethodConfig {
@@ -235,6 +250,8 @@ impl Default for MethodConfig {
             ramp_up_epochs: 12.0,
             ema_decay: 0.996,
             warm_up_epochs: 5,
+            teacher_start: TeacherStart::WarmUp,
+            shared_init: false,
         }
     }
 }

@@ -70,7 +70,7 @@ fn run<B: Backend>(
 ) -> Result<Summary> {
     signal::install();
     let arch = DeepLab::new(config.model_config()?)?;
-    let mut state = State::new(b, &arch, config.schedule.seed, config.method.algorithm);
+    let mut state = State::new(b, &arch, config);
     if let Some(c) = &checkpoint {
         c.expect(&arch.config, config.method.algorithm)?;
         c.restore(b, &arch, &mut state)?;

@@ -1,6 +1,7 @@
 //! Everything that a run must remember: networks, momenta and counters. Knows the model and the method's networks; must
 //! not know files.
 
+use crate::config::{RunConfig, TeacherStart};
 use crate::eval::{Nets, Scores, Which};
 use crate::method::{Algorithm, Networks};
 use crate::model::{DeepLab, Network};
@@ -83,9 +84,11 @@ pub struct Best {
 
 impl<B: Backend> State<B> {
     /// Networks of a new run: each its own initialisation, momenta zero.
-    pub fn new(b: &B, arch: &DeepLab, seed: u64, algorithm: Algorithm) -> State<B> {
+    pub fn new(b: &B, arch: &DeepLab, config: &RunConfig) -> State<B> {
+        let algorithm = config.method.algorithm;
         let net = |number: u64| {
-            let (params, stats) = arch.init(seed, number);
+            let number = if config.method.shared_init { 0 } else { number };
+            let (params, stats) = arch.init(config.schedule.seed, number);
             Network::upload(b, &params, &stats)
         };
         let zeros = || b.zeros(arch.table.num_params);
@@ -95,9 +98,15 @@ impl<B: Backend> State<B> {
         let teacher2 = if algorithm.num_teachers() >= 2 { net(2) } else { student.clone() };
         State {
             nets: Networks { student, teacher1, teacher2, momentum: zeros(), grads: zeros() },
-            teacher_momenta: (0..algorithm.num_teachers()).map(|_| zeros()).collect(),
+            teacher_momenta: (1..warm_up_networks(config)).map(|_| zeros()).collect(),
             progress: Progress::default(),
         }
+    }
+
+    /// Makes the teachers copies of the student.
+    pub fn copy_to_teachers(&mut self) {
+        self.nets.teacher1 = self.nets.student.clone();
+        self.nets.teacher2 = self.nets.student.clone();
     }
 
     /// The networks that `algorithm` trains, by their names in checkpoints.
@@ -131,6 +140,14 @@ impl<B: Backend> State<B> {
         }
         let at = b.first_non_finite(&self.nets.momentum)?;
         Some(format!("momentum of student.{}", param_name(arch, at)))
+    }
+}
+
+/// How many networks train in the warm-up: the student, and the teachers unless they start as its copies.
+pub fn warm_up_networks(config: &RunConfig) -> usize {
+    match config.method.teacher_start {
+        TeacherStart::WarmUp => 1 + config.method.algorithm.num_teachers(),
+        TeacherStart::Student => 1,
     }
 }
 

@@ -5,9 +5,9 @@ use super::checkpoint::{self, Metadata};
 use super::dataset::{Datasets, Loaders};
 use super::progress::{Display, StepView};
 use super::run_dir::{Metrics, RunDir};
-use super::state::{Best, State, Sums, param_name};
+use super::state::{Best, State, Sums, param_name, warm_up_networks};
 use super::{pictures, signal};
-use crate::config::RunConfig;
+use crate::config::{RunConfig, TeacherStart};
 use crate::data::{HostImages, LabeledBatch};
 use crate::eval::{self, Palette, Scores};
 use crate::method::schedule::poly_lr;
@@ -132,7 +132,7 @@ impl<B: Backend> Trainer<'_, B> {
         self.data.loaders(
             self.config,
             step,
-            if warm { 1 + self.algorithm().num_teachers() } else { 1 },
+            if warm { warm_up_networks(self.config) } else { 1 },
             !warm,
         )
     }
@@ -164,7 +164,7 @@ impl<B: Backend> Trainer<'_, B> {
     fn warm_up_step(&mut self, loaders: &mut Loaders, clock: &mut Clock, lr: f64) -> Result<Losses> {
         let args = self.step_args(lr);
         let mut student_loss = 0.0;
-        for number in 0..=self.algorithm().num_teachers() {
+        for number in 0..warm_up_networks(self.config) {
             let batch = timed(clock, || loaders.labeled(number))?;
             let (x, y) = self.upload(&batch);
             let nets = &mut self.state.nets;
@@ -286,7 +286,7 @@ impl<B: Backend> Trainer<'_, B> {
 
     fn images_per_step(&self, warm_up: bool) -> f64 {
         let batches = match (warm_up, self.algorithm()) {
-            (true, a) => 1 + a.num_teachers(),
+            (true, _) => warm_up_networks(self.config),
             (false, Algorithm::Supervised) => 1,
             (false, _) => 2,
         };
@@ -309,6 +309,9 @@ impl<B: Backend> Trainer<'_, B> {
         let (epoch, epochs) = (step / per_epoch, self.config.schedule.epochs);
         let warm_up = step <= self.warm_up_steps();
         let seconds = clock.since.elapsed().as_secs_f64();
+        if warm_up && self.config.method.teacher_start == TeacherStart::Student {
+            self.state.copy_to_teachers();
+        }
         let validate = epoch == epochs || epoch.is_multiple_of(self.config.run.val_every.max(1));
         let started = Instant::now();
         let validation = if validate {
