@@ -81,6 +81,9 @@ pub struct Loader<T> {
     running: Option<Running<T>>,
 }
 
+/// How long a rayon worker that waits sleeps between looks for tasks.
+const IDLE: Duration = Duration::from_micros(200);
+
 struct Running<T> {
     batches: Receiver<Result<T>>,
     thread: JoinHandle<()>,
@@ -170,6 +173,14 @@ impl<T> Loader<T> {
         if let Some(Running { batches, thread }) = self.running.take() {
             // With the receiver gone its next send fails.
             drop(batches);
+            // As in `receive`: the batch that it is at may need this very worker.
+            while !thread.is_finished() {
+                match rayon::yield_now() {
+                    None => break,
+                    Some(rayon::Yield::Executed) => {}
+                    Some(rayon::Yield::Idle) => std::thread::sleep(IDLE),
+                }
+            }
             // A panic in there was already reported by the panic hook, and there is no batch to hand out.
             let _ = thread.join();
         }
@@ -204,7 +215,7 @@ fn receive<T>(batches: &Receiver<T>) -> Option<T> {
                 Err(std::sync::mpsc::TryRecvError::Empty) => {}
                 Err(std::sync::mpsc::TryRecvError::Disconnected) => return None,
             },
-            Some(rayon::Yield::Idle) => match batches.recv_timeout(Duration::from_micros(200)) {
+            Some(rayon::Yield::Idle) => match batches.recv_timeout(IDLE) {
                 Ok(batch) => return Some(batch),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return None,

@@ -91,8 +91,8 @@ fn pass(
         fir::images::TypedImageRef::<Rgb>::from_buffer(dim(source_size.1)?, dim(source_size.0)?, source)
             .map_err(|e| fail(&e))?;
     let (height_out, width_out) = (dim(target_size.0)?, dim(target_size.1)?);
-    let mut target = fir::images::TypedImage::<Rgb>::from_buffer(width_out, height_out, target)
-        .map_err(|e| fail(&e))?;
+    let mut target =
+        fir::images::TypedImage::<Rgb>::from_buffer(width_out, height_out, target).map_err(|e| fail(&e))?;
     let (height, width) = (inside(top, height, source_size.0), inside(left, width, source_size.1));
     let options = fir::ResizeOptions::new()
         .resize_alg(fir::ResizeAlg::Convolution(fir::FilterType::CatmullRom))

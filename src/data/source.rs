@@ -7,7 +7,7 @@ use super::decode::{
 use super::list::{Entry, List};
 use super::resize::{resize_bicubic, resize_nearest};
 use crate::ops::Size;
-use crate::{Error, Result};
+use crate::Result;
 use rayon::prelude::*;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -40,7 +40,7 @@ pub trait Source: Send + Sync {
     /// Sample `i`, below [`Source::len`].
     ///
     /// # Errors
-    /// [`Error::Data`] or [`Error::Io`] with the file at fault.
+    /// [`crate::Error::Data`] or [`crate::Error::Io`] with the file at fault.
     fn load(&self, i: usize) -> Result<Arc<Sample>>;
 
     /// Whether every sample has a mask.
