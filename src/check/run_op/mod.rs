@@ -10,7 +10,7 @@ use super::fixture::{Array, Fixture, Outputs, Values, swap_inner};
 use crate::ops::{Backend, IGNORE, Mix, Shape, Size};
 use crate::{Error, Result};
 pub(super) use losses::{ConfCeAttrs, EnsembleAttrs};
-pub(super) use networks::{TrainStepInputs, model};
+pub(super) use networks::TrainStepInputs;
 use serde::de::DeserializeOwned;
 
 /// No image, logits or label map of a fixture has more positions than this; a larger size in a file is an error and not

@@ -18,7 +18,7 @@ const SQUARE_WEIGHT: f64 = 0.5;
 const MAX_PARAMS: usize = 1 << 28;
 
 /// The network that the settings describe.
-pub(in crate::check) fn model(fixture: &Fixture, config: ModelConfig) -> Result<DeepLab> {
+fn model(fixture: &Fixture, config: ModelConfig) -> Result<DeepLab> {
     config.validate().map_err(|e| fixture.bad_attrs(e))?;
     let arch = DeepLab::new(config)?;
     let found = arch.table.num_params;
