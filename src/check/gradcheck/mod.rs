@@ -150,9 +150,11 @@ fn check(problem: &Problem, rng: &mut Stream) -> Result<Checked> {
         })?;
         single.extend(pair);
     }
-    let typical = (random.iter().map(|(claimed, _)| claimed * claimed).sum::<f64>() / random.len() as f64).sqrt();
+    let typical =
+        (random.iter().map(|(claimed, _)| claimed * claimed).sum::<f64>() / random.len() as f64).sqrt();
     let floor = 0.1 * typical;
-    let mut max_error = relative_error(&random, floor).max(relative_error(&single, floor / (n as f64).sqrt()));
+    let mut max_error =
+        relative_error(&random, floor).max(relative_error(&single, floor / (n as f64).sqrt()));
     let directions = random.len() + single.len();
     if random.len() < DIRECTIONS || 2 * single.len() < coordinates || typical.is_nan() {
         // Too many kinks to say anything: not a pass.
