@@ -2,8 +2,8 @@
 //! are not as they should be.
 
 use psmt_fast::backend::cpu::Cpu;
-use psmt_fast::ops::Backend;
 use psmt_fast::check::{Array, DEFAULT_TOLERANCE, Fixture, OPS, Outputs, Values, compare, run_op};
+use psmt_fast::ops::Backend;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -105,7 +105,9 @@ fn labels_and_counts_are_compared_exactly() {
 #[test]
 fn the_command_writes_what_it_checks() {
     let dir = tempfile::tempdir().unwrap();
-    for name in ["conv2d_1", "batch_norm_0", "conf_ce_2", "confusion_matrix_0", "resize_bicubic_1", "schedule_0"] {
+    for name in
+        ["conv2d_1", "batch_norm_0", "conf_ce_2", "confusion_matrix_0", "resize_bicubic_1", "schedule_0"]
+    {
         let source = folder().join(format!("{name}.safetensors"));
         let (bare, out) = (dir.path().join("bare.safetensors"), dir.path().join("out.safetensors"));
         write(&bare, &Fixture { outputs: Outputs::new(), ..Fixture::read(&source).unwrap() });
@@ -143,7 +145,8 @@ fn the_command_checks_and_says_so_with_its_exit_code() {
 fn write(path: &Path, fixture: &Fixture) {
     let inputs = fixture.inputs.iter().map(|(name, array)| (format!("in.{name}"), array));
     let outputs = fixture.outputs.iter().map(|(name, array)| (format!("out.{name}"), array));
-    let metadata = [("op".to_string(), fixture.op.clone()), ("attrs".to_string(), fixture.attrs.clone())].into();
+    let metadata =
+        [("op".to_string(), fixture.op.clone()), ("attrs".to_string(), fixture.attrs.clone())].into();
     let bytes = safetensors::serialize(inputs.chain(outputs), Some(metadata)).unwrap();
     std::fs::write(path, bytes).unwrap();
 }
@@ -206,7 +209,11 @@ fn missing_and_misshapen_tensors_are_named() {
     expect(spoiled("conv2d_0", remove("weight")), 5, &["in.weight", "missing"]);
     expect(spoiled("conf_ce_0", remove("boxes")), 5, &["in.boxes", "missing"]);
     expect(spoiled("network_0", remove("student.encoder.backbone.conv1.0.weight")), 5, &["conv1.0.weight"]);
-    expect(spoiled("tvat_0", remove("teacher2.decoder.upsample.classifier.bias")), 5, &["teacher2", "classifier.bias"]);
+    expect(
+        spoiled("tvat_0", remove("teacher2.decoder.upsample.classifier.bias")),
+        5,
+        &["teacher2", "classifier.bias"],
+    );
 
     let flat = |f: &mut Fixture| f.inputs.get_mut("x").unwrap().shape = vec![2 * 3 * 33 * 41];
     expect(spoiled("conv2d_0", flat), 5, &["in.x", "4 axes"]);
@@ -225,7 +232,15 @@ fn missing_and_misshapen_tensors_are_named() {
         expect(spoiled(name, other), 5, &["in.dy"]);
     }
     let empty = |f: &mut Fixture| drop(f.inputs.insert("x".into(), Array::f32([2, 0, 3, 3], vec![])));
-    for name in ["conv2d_0", "batch_norm_0", "max_pool2d_0", "leaky_relu_0", "interpolate_0", "cut_mix_0", "network_0"] {
+    for name in [
+        "conv2d_0",
+        "batch_norm_0",
+        "max_pool2d_0",
+        "leaky_relu_0",
+        "interpolate_0",
+        "cut_mix_0",
+        "network_0",
+    ] {
         let (code, message) = spoiled(name, empty);
         assert!(matches!(code, 5 | 6), "{name}: {code} {message}");
     }

@@ -110,8 +110,8 @@ impl Fixture {
     pub fn read(path: &Path) -> Result<Fixture> {
         let bytes = std::fs::read(path).map_err(Error::io(path))?;
         let bad = |message: String| Error::checkpoint(path, message);
-        let (_, header) =
-            SafeTensors::read_metadata(&bytes).map_err(|e| bad(format!("not a whole safetensors file: {e}")))?;
+        let (_, header) = SafeTensors::read_metadata(&bytes)
+            .map_err(|e| bad(format!("not a whole safetensors file: {e}")))?;
         let metadata = header.metadata().as_ref();
         let entry = |key: &str| {
             metadata
@@ -119,8 +119,8 @@ impl Fixture {
                 .ok_or_else(|| bad(format!("expected metadata '{key}', found none")))
         };
         let (op, attrs) = (entry("op")?, entry("attrs")?);
-        let tensors =
-            SafeTensors::deserialize(&bytes).map_err(|e| bad(format!("not a whole safetensors file: {e}")))?;
+        let tensors = SafeTensors::deserialize(&bytes)
+            .map_err(|e| bad(format!("not a whole safetensors file: {e}")))?;
         let (mut inputs, mut outputs) = (BTreeMap::new(), BTreeMap::new());
         for (name, view) in tensors.iter() {
             let (group, short) = match name.split_once('.') {

@@ -59,7 +59,12 @@ fn top_two(logits: &[f64]) -> (f64, f64) {
 /// than [`MARGIN`].
 pub(super) fn ambiguous_labels(fixture: &Fixture) -> Result<Vec<bool>> {
     let EnsembleAttrs { size: [h, w], topk, gamma } = fixture.attrs()?;
-    let top = TopTwo::new(&tensor(fixture, "core")?, &tensor(fixture, "assist")?, (h, w), &Ensemble { topk, gamma })?;
+    let top = TopTwo::new(
+        &tensor(fixture, "core")?,
+        &tensor(fixture, "assist")?,
+        (h, w),
+        &Ensemble { topk, gamma },
+    )?;
     Ok(top.pairs.iter().map(|(first, second)| first - second < MARGIN).collect())
 }
 

@@ -55,20 +55,40 @@ pub fn resize_bicubic_window(image: &RgbImage, full: Size, window: Window, out: 
     let (h, w) = window.size;
     let (top, height) = source_span(image.size.0, full.0, window.y, h);
     let (left, width) = source_span(image.size.1, full.1, window.x, w);
-    // Rows that the second pass reads: its filter reaches two pixels of the coarser grid past the window.
-    let reach = 2.0 * (image.size.0 as f64 / full.0 as f64).max(1.0) + 1.0;
-    let first = (top - reach).floor().max(0.0) as usize;
-    let rows = ((top + height + reach).ceil() as usize).min(image.size.0) - first;
     out.clear();
     out.resize(h * w * 3, 0);
     WORK.with_borrow_mut(|Work { resizer, between }| {
-        // Along rows, then along columns, rounded in between, as Pillow does. Left to itself the resizer goes the other
-        // way round, and where the filter overshoots 0 or 255 that gives other values.
+        // One axis after the other, rounded in between, in Pillow's order: where the filter overshoots 0 or 255 the
+        // other order gives other values, and so does the resizer left to itself.
         between.clear();
-        between.resize(rows * w * 3, 0);
-        pass(resizer, &image.data, image.size, between, (rows, w), [first as f64, left, rows as f64, width])?;
-        pass(resizer, between, (rows, w), out, (h, w), [top - first as f64, 0.0, height, w as f64])
+        if columns_first(image.size, full) {
+            let (first, columns) = reached(image.size.1, full.1, left, width);
+            between.resize(h * columns * 3, 0);
+            let all = [top, first as f64, height, columns as f64];
+            pass(resizer, &image.data, image.size, between, (h, columns), all)?;
+            pass(resizer, between, (h, columns), out, (h, w), [0.0, left - first as f64, h as f64, width])
+        } else {
+            let (first, rows) = reached(image.size.0, full.0, top, height);
+            between.resize(rows * w * 3, 0);
+            let all = [first as f64, left, rows as f64, width];
+            pass(resizer, &image.data, image.size, between, (rows, w), all)?;
+            pass(resizer, between, (rows, w), out, (h, w), [top - first as f64, 0.0, height, w as f64])
+        }
     })
+}
+
+/// Whether Pillow resizes along columns before rows: where the image gets lower, and by more than twice what it gets
+/// narrower. Observed of version 13 over sizes from 5 to 600.
+fn columns_first((h, w): Size, (full_h, full_w): Size) -> bool {
+    full_h < h && h - full_h > 2 * w.saturating_sub(full_w)
+}
+
+/// First position and number of those that the second pass reads for `len` from `start`: its filter reaches two pixels of
+/// the coarser grid past them.
+fn reached(source: usize, full: usize, start: f64, len: f64) -> (usize, usize) {
+    let reach = 2.0 * (source as f64 / full as f64).max(1.0) + 1.0;
+    let first = (start - reach).floor().max(0.0) as usize;
+    (first, ((start + len + reach).ceil() as usize).min(source) - first)
 }
 
 /// Resizes the box [top, left, height, width] of `source` to `target`.

@@ -120,8 +120,7 @@ pub(super) fn batch_norm_train(rng: &mut Stream) -> Result<Vec<Problem>> {
             value: Box::new(move |p| {
                 let (x, params, residual) = split(p);
                 let mut stats = stats.clone();
-                let (y, _) =
-                    ops::batch_norm_train(&b, &x, &params, &mut stats, &bn, act, residual.as_ref())?;
+                let (y, _) = ops::batch_norm_train(&b, &x, &params, &mut stats, &bn, act, residual.as_ref())?;
                 Ok(dot(y.data(), &dy))
             }),
             claim: Claim::Gradient(gradient),

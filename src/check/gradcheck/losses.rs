@@ -91,8 +91,7 @@ fn random_mix(rng: &mut Stream, rounds: usize, n: usize, (h, w): Size) -> Mix {
 
 /// Two teachers' logits, confident enough that thresholds divide the pixels.
 fn teachers(rng: &mut Stream, shape: Shape) -> (Tensor<f64>, Tensor<f64>) {
-    let mut draw =
-        || tensor(shape, &normals(rng, shape.len()).iter().map(|v| 3.0 * v).collect::<Vec<_>>());
+    let mut draw = || tensor(shape, &normals(rng, shape.len()).iter().map(|v| 3.0 * v).collect::<Vec<_>>());
     (draw(), draw())
 }
 
@@ -121,8 +120,7 @@ pub(super) fn conf_ce(rng: &mut Stream) -> Result<Vec<Problem>> {
                 if weighted { ", weighted" } else { "" }
             );
             problems.push(loss(rng, case, shape, move |x| {
-                let out =
-                    ops::conf_ce(&b, x, &pseudo, &core, &assist, &ensemble, &mix, &spec, GRAD_SCALE)?;
+                let out = ops::conf_ce(&b, x, &pseudo, &core, &assist, &ensemble, &mix, &spec, GRAD_SCALE)?;
                 let [positive, negative, square] =
                     [out.positive, out.negative, out.square].map(|s| b.read_scalar(&s));
                 Ok(LossGrad { loss: positive + negative + square_weight * square, dlogits: out.dstudent })

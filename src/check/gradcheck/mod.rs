@@ -127,7 +127,7 @@ struct Checked {
 }
 
 /// Compares the claim with central differences along random directions and coordinates. The error is relative to the
-/// derivative, or to a hundredth of what a random direction typically has where the derivative is smaller than that.
+/// derivative, or to a tenth of what a random direction typically has where the derivative is smaller than that.
 fn check(problem: &Problem, rng: &mut Stream) -> Result<Checked> {
     let n = problem.point.len();
     if let Claim::Gradient(g) = &problem.claim
@@ -150,9 +150,11 @@ fn check(problem: &Problem, rng: &mut Stream) -> Result<Checked> {
         })?;
         single.extend(pair);
     }
-    let typical = (random.iter().map(|(claimed, _)| claimed * claimed).sum::<f64>() / random.len() as f64).sqrt();
-    let floor = 0.01 * typical;
-    let mut max_error = relative_error(&random, floor).max(relative_error(&single, floor / (n as f64).sqrt()));
+    let typical =
+        (random.iter().map(|(claimed, _)| claimed * claimed).sum::<f64>() / random.len() as f64).sqrt();
+    let floor = 0.1 * typical;
+    let mut max_error =
+        relative_error(&random, floor).max(relative_error(&single, floor / (n as f64).sqrt()));
     let directions = random.len() + single.len();
     if random.len() < DIRECTIONS || 2 * single.len() < coordinates || typical.is_nan() {
         // Too many kinks to say anything: not a pass.

@@ -110,7 +110,8 @@ impl Frozen {
         let (arch, net, features, dy) = (self.arch.clone(), self.net.clone(), self.features, self.dy.clone());
         Box::new(move |p| {
             let norm = Norm::Frozen(&net.stats);
-            let (y, _) = arch.decoder_forward(&Device::new(), &net.params, norm, &tensor(features, p), false)?;
+            let (y, _) =
+                arch.decoder_forward(&Device::new(), &net.params, norm, &tensor(features, p), false)?;
             Ok(dot(y.data(), &dy))
         })
     }
@@ -231,8 +232,7 @@ fn step(rng: &mut Stream, args: StepArgs) -> Result<Problem> {
             b.read_scalar(&out.loss)
         } else {
             let pseudo = ops::ensemble_pseudo_label(&b, &core, &assist, size, ensemble)?;
-            let out =
-                ops::conf_ce(&b, &logits, &pseudo, &core, &assist, ensemble, mix, &args.conf_ce, 1.0)?;
+            let out = ops::conf_ce(&b, &logits, &pseudo, &core, &assist, ensemble, mix, &args.conf_ce, 1.0)?;
             b.read_scalar(&out.positive)
                 + b.read_scalar(&out.negative)
                 + args.conf_ce.square_weight * b.read_scalar(&out.square)

@@ -9,10 +9,7 @@ use crate::{Error, Result};
 use serde::Deserialize;
 
 /// Applies `f` to the float image `[3, h, w]`, interleaved for it.
-fn transform<B: Backend>(
-    run: &mut Run<'_, B>,
-    f: impl FnOnce(&mut [f32], Size) -> Result<()>,
-) -> Result<()> {
+fn transform<B: Backend>(run: &mut Run<'_, B>, f: impl FnOnce(&mut [f32], Size) -> Result<()>) -> Result<()> {
     let ([channels, h, w], values) = run.fixture.f32("image")?;
     if channels != 3 || h * w == 0 {
         let found = format!("[{channels}, {h}, {w}]");

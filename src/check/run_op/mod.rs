@@ -10,7 +10,7 @@ use super::fixture::{Array, Fixture, Outputs, Values, swap_inner};
 use crate::ops::{Backend, IGNORE, Mix, Shape, Size};
 use crate::{Error, Result};
 pub(super) use losses::{ConfCeAttrs, EnsembleAttrs};
-pub(super) use networks::{TrainStepInputs, model};
+pub(super) use networks::TrainStepInputs;
 use serde::de::DeserializeOwned;
 
 /// No image, logits or label map of a fixture has more positions than this; a larger size in a file is an error and not
@@ -68,7 +68,9 @@ pub fn run_op<B: Backend>(b: &B, fixture: &Fixture) -> Result<Outputs> {
         "tvat" => networks::tvat(&mut run),
         "train_step" => networks::train_step(&mut run),
         "schedule" => networks::schedule(&mut run),
-        "adjust_brightness" | "adjust_contrast" | "adjust_saturation" | "adjust_hue" => images::adjust(&mut run),
+        "adjust_brightness" | "adjust_contrast" | "adjust_saturation" | "adjust_hue" => {
+            images::adjust(&mut run)
+        }
         "grayscale" => images::grayscale(&mut run),
         "gaussian_blur" => images::gaussian_blur(&mut run),
         "resize_bicubic" => images::resize_bicubic(&mut run),
@@ -132,7 +134,9 @@ impl<B: Backend> Run<'_, B> {
     pub fn labels(&self, name: &str, num_classes: usize, ignore_index: Option<i64>) -> Result<B::Labels> {
         let ([n, h, w], values) = self.fixture.i32(name)?;
         if num_classes > usize::from(IGNORE) {
-            return Err(self.fixture.bad_input(name, format!("expected at most {IGNORE} classes, found {num_classes}")));
+            return Err(self
+                .fixture
+                .bad_input(name, format!("expected at most {IGNORE} classes, found {num_classes}")));
         }
         let mut bytes = Vec::with_capacity(values.len());
         for (i, &v) in values.iter().enumerate() {
@@ -184,7 +188,8 @@ pub(super) fn mix(fixture: &Fixture, n: usize, size: Size) -> Result<Mix> {
         return Err(fixture.bad_input("perm", format!("expected shape [{rounds}, {n}], found {shape:?}")));
     }
     let index = |name: &str, v: i32| {
-        usize::try_from(v).map_err(|_| fixture.bad_input(name, format!("expected no negative value, found {v}")))
+        usize::try_from(v)
+            .map_err(|_| fixture.bad_input(name, format!("expected no negative value, found {v}")))
     };
     let mut mix = Mix::default();
     for round in 0..rounds {

@@ -4,7 +4,8 @@ use super::{Run, Values, mix};
 use crate::check::fixture::{Array, Fixture};
 use crate::method::schedule::{RampUp, poly_lr};
 use crate::method::{
-    Algorithm, Batch, Networks, StepArgs, SupervisedLoss, Tvat, TvatArgs, train_step as method_step, tvat as method_tvat,
+    Algorithm, Batch, Networks, StepArgs, SupervisedLoss, Tvat, TvatArgs, train_step as method_step,
+    tvat as method_tvat,
 };
 use crate::model::{DeepLab, ModelConfig, Network, Norm};
 use crate::ops::{self, Backend, ConfCe, Ensemble, Shape};
@@ -18,12 +19,14 @@ const SQUARE_WEIGHT: f64 = 0.5;
 const MAX_PARAMS: usize = 1 << 28;
 
 /// The network that the settings describe.
-pub(in crate::check) fn model(fixture: &Fixture, config: ModelConfig) -> Result<DeepLab> {
+fn model(fixture: &Fixture, config: ModelConfig) -> Result<DeepLab> {
     config.validate().map_err(|e| fixture.bad_attrs(e))?;
     let arch = DeepLab::new(config)?;
     let found = arch.table.num_params;
     if found > MAX_PARAMS {
-        return Err(fixture.bad_attrs(format!("model: expected at most {MAX_PARAMS} parameters, found {found}")));
+        return Err(
+            fixture.bad_attrs(format!("model: expected at most {MAX_PARAMS} parameters, found {found}"))
+        );
     }
     Ok(arch)
 }
@@ -52,7 +55,8 @@ fn values<B: Backend>(
         match &array.values {
             Values::F32(v) => Some((array.shape.clone(), v.clone())),
             other => {
-                mistyped = Some(fixture.bad_input(&full, format!("expected float32, found {}", other.type_name())));
+                mistyped =
+                    Some(fixture.bad_input(&full, format!("expected float32, found {}", other.type_name())));
                 None
             }
         }
@@ -60,13 +64,19 @@ fn values<B: Backend>(
     if let Some(error) = mistyped {
         return Err(error);
     }
-    let (params, stats) =
-        found.map_err(|message| Error::checkpoint(&fixture.path, format!("network 'in.{prefix}': {message}")))?;
+    let (params, stats) = found
+        .map_err(|message| Error::checkpoint(&fixture.path, format!("network 'in.{prefix}': {message}")))?;
     Ok(Network { params: b.upload_vector(&params), stats: b.upload_vector(&stats) })
 }
 
 /// Adds a network's parameters (if `params`) and running statistics to the results, names after `prefix`.
-fn put_network<B: Backend>(run: &mut Run<'_, B>, arch: &DeepLab, prefix: &str, net: &Network<B>, params: bool) {
+fn put_network<B: Backend>(
+    run: &mut Run<'_, B>,
+    arch: &DeepLab,
+    prefix: &str,
+    net: &Network<B>,
+    params: bool,
+) {
     let (values, stats) = (run.b.download_vector(&net.params), run.b.download_vector(&net.stats));
     for tensor in arch.table.export(&values, &stats) {
         if params || arch.table.stats.iter().any(|e| e.name == tensor.name) {
@@ -101,7 +111,8 @@ pub(super) fn network<B: Backend>(run: &mut Run<'_, B>) -> Result<()> {
 
     let missing = || Error::shape("network", "activations kept for the backward pass", "none");
     let (features, encoder) = arch.encoder_forward(b, &net.params, Norm::Train(&mut net.stats), &x, true)?;
-    let (logits, decoder) = arch.decoder_forward(b, &net.params, Norm::Train(&mut net.stats), &features, true)?;
+    let (logits, decoder) =
+        arch.decoder_forward(b, &net.params, Norm::Train(&mut net.stats), &features, true)?;
     let (encoder, decoder) = (encoder.ok_or_else(missing)?, decoder.ok_or_else(missing)?);
     let low = B::shape(&logits);
     let dlow = ops::interpolate_bwd(b, &dlogits, (low.h, low.w))?;
@@ -186,7 +197,9 @@ impl<B: Backend> TrainStepInputs<B> {
         let run = Run { b, fixture, out: Default::default() };
         let TrainStepAttrs { model: config, step } = run.attrs()?;
         if !matches!(step.active_teacher, 1 | 2) {
-            return Err(fixture.bad_attrs(format!("active_teacher: expected 1 or 2, found {}", step.active_teacher)));
+            return Err(
+                fixture.bad_attrs(format!("active_teacher: expected 1 or 2, found {}", step.active_teacher))
+            );
         }
         let arch = model(fixture, config)?;
         let x_l = run.tensor("x_l")?;
@@ -252,7 +265,9 @@ pub(super) fn train_step<B: Backend>(run: &mut Run<'_, B>) -> Result<()> {
         run.put_tensor("r_u", &r_u);
     }
     put_grads(run, &arch, &nets.grads);
-    for (prefix, net) in [("student", &nets.student), ("teacher1", &nets.teacher1), ("teacher2", &nets.teacher2)] {
+    for (prefix, net) in
+        [("student", &nets.student), ("teacher1", &nets.teacher1), ("teacher2", &nets.teacher2)]
+    {
         put_network(run, &arch, prefix, net, true);
     }
     Ok(())
