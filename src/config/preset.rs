@@ -1,6 +1,6 @@
 //! Known data layouts with the settings that fit them. A preset only sets defaults: file and command line win.
 
-use super::{ModelSettings, RunConfig, SupervisedLossName};
+use super::{ModelSettings, RunConfig, SupervisedLossName, TeacherStart};
 use crate::data::Preset;
 use crate::method::cut_mix::CutMixForm;
 
@@ -40,14 +40,25 @@ impl RunConfig {
             Preset::Demo => {
                 c.augment.base_size = Some(96);
                 c.augment.crop = [80, 80];
-                c.model = ModelSettings { name: "tiny".into(), ..Default::default() };
-                c.optim.lr = 2e-2;
+                c.model = ModelSettings {
+                    name: "tiny".into(),
+                    stem_width: Some(16),
+                    planes: Some(8),
+                    aspp: Some(32),
+                    low_level: Some(16),
+                    ..Default::default()
+                };
+                c.optim.lr = 0.1;
                 c.optim.batch_size = 4;
                 c.eval.batch_size = 12;
-                c.method.warm_up_epochs = 3;
-                c.method.ramp_up_epochs = 3.0;
-                c.schedule.epochs = 12;
-                c.run.val_every = 2;
+                c.method.threshold = 0.8;
+                c.method.unsup_weight = 1.0;
+                c.method.warm_up_epochs = 12;
+                c.method.ramp_up_epochs = 8.0;
+                // Without pretraining the teachers' own warm-up ends too far from the student for an average of weights.
+                c.method.teacher_start = TeacherStart::Student;
+                c.schedule.epochs = 40;
+                c.run.val_every = 4;
                 c.run.checkpoint_every = 100;
             }
         }
