@@ -129,12 +129,7 @@ impl<B: Backend> Trainer<'_, B> {
         if !warm && self.algorithm() == Algorithm::Supervised {
             return self.data.loaders(self.config, step, 1, false);
         }
-        self.data.loaders(
-            self.config,
-            step,
-            if warm { warm_up_networks(self.config) } else { 1 },
-            !warm,
-        )
+        self.data.loaders(self.config, step, if warm { warm_up_networks(self.config) } else { 1 }, !warm)
     }
 
     /// Settings of the step at hand.
