@@ -1,23 +1,28 @@
-//! Convolutions forward and their data gradients: one indirect matrix product for all kernels, strides and dilations.
+//! Convolutions forward and their data gradients: one cut into matrix products for all kernels, strides and dilations.
 //! Knows no networks. Weight gradients are in `wgrad`.
 //!
-//! In NHWC the channels that a tap reads are one contiguous row, so the register tiles multiply rows of the input as
-//! they lie in memory with panels of the packed weight; no column matrix is built. Where the input has so few channels
-//! that rows are shorter than a tile is worth, the taps of a strip of positions are copied together first.
+//! In NHWC the channels that a tap reads are one contiguous row, so a convolution of one tap multiplies the input as it
+//! lies in memory. For several taps a task copies what a strip of positions reads, a few hundred values of each at a
+//! time, and multiplies that; there is no column matrix of the whole input.
 
 use super::gather::{Class, Gather};
-use super::gemm::{KC, MR, NR, Tile, accumulate, copy_short, pack_line, pack_transposed};
+use super::gemm::{Matrix, product, transpose};
 use super::memory::Buffer;
 use super::parallel::{Disjoint, tasks};
 use super::{Real, Tensor, wgrad, winograd};
 use crate::ops::*;
+use std::ops::Range;
 
-/// Output positions of a task at most: its rows of one inner block stay in the second-level cache.
-const ROWS: usize = 40 * MR;
+/// Values of a position that are gathered at once, at most.
+const DEPTH: usize = 512;
+/// Values of a gathered strip: it stays in the second-level cache.
+const STRIP: usize = 1 << 16;
+/// Positions of a strip at least, as long as there are so many: packing a weight costs as much as some of them.
+const ROWS: usize = 256;
 /// Multiply-adds that make a task worth its hand-over.
 const TASK: usize = 1 << 19;
-/// Inputs with fewer channels than this are gathered into strips.
-const NARROW: usize = 24;
+/// Multiply-adds that take as long as the start of a product.
+const START: usize = 1 << 14;
 
 /// y = x * weight + bias.
 pub fn fprop<T: Real>(x: &Tensor<T>, params: &[T], conv: &Conv2d) -> Tensor<T> {
@@ -26,18 +31,16 @@ pub fn fprop<T: Real>(x: &Tensor<T>, params: &[T], conv: &Conv2d) -> Tensor<T> {
     if winograd::suits::<T>(conv, x.shape()) {
         return winograd::fprop(x, weight, bias, conv);
     }
-    let inner = conv.kernel * conv.kernel * conv.in_channels;
-    let gather = Gather::fprop(conv, x.shape());
+    let (cin, cout) = (conv.in_channels, conv.out_channels);
+    let gather = Gather::fprop(conv, x.shape()).merge(cin * cout, START);
     let used = gather.used_taps();
-    let packed = Panels::new(conv.out_channels, inner, |j, panel| {
-        let n = NR.min(conv.out_channels - j * NR);
-        for part in used.chunk_by(|a, b| a + 1 == *b) {
-            let lines = part[0] * conv.in_channels..(part[0] + part.len()) * conv.in_channels;
-            pack_transposed(&mut panel[lines.clone()], n, |i| &weight[(j * NR + i) * inner..][lines.clone()]);
-        }
-    });
+    let used: Vec<_> =
+        used.chunk_by(|a, b| a + 1 == *b).map(|part| part[0] * cin..(part[0] + part.len()) * cin).collect();
+    let lines = transpose(weight, cout, conv.kernel * conv.kernel * cin, &used);
     let shape = conv.out_shape(x.shape());
-    Tensor::overwrite(shape, |y| multiply(y, x.data(), conv.in_channels, &packed, &gather, bias))
+    Tensor::overwrite(shape, |y| {
+        multiply(&Disjoint::new(y), cout, x.data(), cin, &lines, &gather, bias);
+    })
 }
 
 /// Gradient with respect to the input of shape `x_shape`.
@@ -47,18 +50,29 @@ pub fn dgrad<T: Real>(dy: &Tensor<T>, params: &[T], conv: &Conv2d, x_shape: Shap
         return winograd::dgrad(dy, weight, conv);
     }
     let (taps, cin, cout) = (conv.kernel * conv.kernel, conv.in_channels, conv.out_channels);
-    // Inner order (tap from the last, output channel): the weight turned, its first and last axes exchanged.
-    let gather = Gather::dgrad(conv, x_shape);
-    let used = gather.used_taps();
-    let packed = Panels::new(cin, taps * cout, |j, panel| {
-        for &t in &used {
-            let lines = &mut panel[t * cout..][..cout];
-            for (o, line) in lines.iter_mut().enumerate() {
-                pack_line(line, &weight[(o * taps + taps - 1 - t) * cin..][..cin], j * NR);
+    let gather = Gather::dgrad(conv, x_shape).merge(cin * cout, START);
+    let turned;
+    // Lines (tap from the last, output channel): the weight turned, its first and last axes exchanged.
+    let lines = if taps == 1 {
+        weight
+    } else {
+        let mut buffer = Buffer::stale(weight.len());
+        let used = gather.used_taps();
+        let shared = Disjoint::new(&mut buffer);
+        tasks(used.len(), weight.len(), |i| {
+            let at = used[i] * cout * cin;
+            // SAFETY: each tap's lines are one task's.
+            let lines = unsafe { shared.part(at..at + cout * cin) };
+            for (o, line) in lines.chunks_exact_mut(cin).enumerate() {
+                line.copy_from_slice(&weight[(o * taps + taps - 1 - used[i]) * cin..][..cin]);
             }
-        }
-    });
-    Tensor::overwrite(x_shape, |dx| multiply(dx, dy.data(), cout, &packed, &gather, None))
+        });
+        turned = buffer;
+        &turned
+    };
+    Tensor::overwrite(x_shape, |dx| {
+        multiply(&Disjoint::new(dx), cin, dy.data(), cout, lines, &gather, None);
+    })
 }
 
 /// Adds the gradients of weight and bias to `grads`.
@@ -74,248 +88,121 @@ pub fn wgrad<T: Real>(x: &Tensor<T>, dy: &Tensor<T>, grads: &mut [T], conv: &Con
     }
 }
 
-/// A packed right side: for each [`NR`] outputs, `inner` lines of them.
-struct Panels<T: Real> {
-    data: Buffer<T>,
-    inner: usize,
-    outputs: usize,
-}
-
-impl<T: Real> Panels<T> {
-    /// Packs with `pack(panel number, its lines)`.
-    fn new(outputs: usize, inner: usize, pack: impl Fn(usize, &mut [[T; NR]]) + Sync) -> Panels<T> {
-        let count = outputs.div_ceil(NR);
-        let mut data = Buffer::stale(count * inner * NR);
-        let shared = Disjoint::new(&mut data);
-        tasks(count, count * inner * NR, |j| {
-            // SAFETY: every panel is one task's.
-            let panel = unsafe { shared.part(j * inner * NR..(j + 1) * inner * NR) };
-            pack(j, panel.as_chunks_mut().0);
-        });
-        Panels { data, inner, outputs }
-    }
-
-    fn count(&self) -> usize {
-        self.outputs.div_ceil(NR)
-    }
-
-    /// Lines `from..from + len` of panel `j`.
-    fn lines(&self, j: usize, from: usize, len: usize) -> &[[T; NR]] {
-        self.data[(j * self.inner + from) * NR..][..len * NR].as_chunks().0
-    }
-}
-
-/// Some positions of a class by some panels.
+/// Some positions of a class by some output channels.
 struct Task<'a> {
     class: &'a Class,
     from: usize,
     len: usize,
-    panels: std::ops::Range<usize>,
+    columns: Range<usize>,
 }
 
 /// Cuts the product into tasks by its size alone.
-fn cut<'a>(gather: &'a Gather, panels: usize, width: usize) -> Vec<Task<'a>> {
-    let cost = |class: &Class, rows: usize| rows.max(MR) * class.taps.len() * width * NR;
-    let total: usize = gather.classes.iter().map(|c| cost(c, c.len) * panels).sum();
+fn cut<'a>(gather: &'a Gather, outputs: usize, width: usize) -> Vec<Task<'a>> {
+    let cost = |class: &Class, rows: usize| rows * class.taps.len() * width * outputs;
+    let total: usize = gather.classes.iter().map(|c| cost(c, c.len)).sum();
     let limit = (total / 16).max(TASK);
+    // Channels are cut where the crate's tiles end.
+    let unit = if outputs < 192 { 8 } else { 24 };
     let mut list = Vec::new();
     for class in &gather.classes {
-        let blocks = class.len.div_ceil(ROWS).max(1);
-        let step = class.len.div_ceil(blocks).next_multiple_of(MR);
-        for from in (0..class.len).step_by(step.max(1)) {
+        let rows = (STRIP / (class.taps.len() * width).clamp(1, DEPTH)).max(ROWS);
+        let blocks = class.len.div_ceil(rows).max((cost(class, class.len) / limit).min(class.len / 128));
+        let step = class.len.div_ceil(blocks.max(1)).max(1);
+        for from in (0..class.len).step_by(step) {
             let len = step.min(class.len - from);
-            let groups = (cost(class, len) * panels).div_ceil(limit).clamp(1, panels);
+            let groups = cost(class, len).div_ceil(limit).clamp(1, (outputs / 32).max(1));
+            let edge = |g: usize| if g == groups { outputs } else { outputs * g / groups / unit * unit };
             for g in 0..groups {
-                list.push(Task { class, from, len, panels: panels * g / groups..panels * (g + 1) / groups });
+                list.push(Task { class, from, len, columns: edge(g)..edge(g + 1) });
             }
         }
     }
     list
 }
 
-/// `out[position] = sum over taps of source[position's row at tap] * packed[tap] + bias`; rows of `source` are `width`
-/// long.
+/// `out[position] = sum over taps of source[position's row at tap] * lines[tap] + bias`; rows of `out` are `outputs`
+/// long, rows of `source` and the lines of a tap are `width`.
 fn multiply<T: Real>(
-    out: &mut [T],
+    out: &Disjoint<'_, T>,
+    outputs: usize,
     source: &[T],
     width: usize,
-    packed: &Panels<T>,
+    lines: &[T],
     gather: &Gather,
     bias: Option<&[T]>,
 ) {
-    let list = cut(gather, packed.count(), width);
-    let work = list.iter().map(|t| t.len * t.panels.len() * (t.class.taps.len() * width + 8)).sum();
-    let out = Disjoint::new(out);
+    let list = cut(gather, outputs, width);
+    let work = list.iter().map(|t| t.len * t.columns.len() * (t.class.taps.len() * width + 8)).sum();
     tasks(list.len(), work, |i| {
-        let Task { class, from, len, ref panels } = list[i];
-        let places = gather.places(class, from, len);
-        let kernel = |tap: usize| (tap / gather.kernel, tap % gather.kernel);
-        // Every member reads through every tap of its class.
-        let source_of = |place, tap| gather.source(place, tap).unwrap_or(0) * width;
-        let sink = Sink {
-            out: &out,
-            targets: places.iter().map(|p| gather.target(p)).collect(),
-            outputs: packed.outputs,
-            bias,
+        let Task { class, from, len, ref columns } = list[i];
+        let in_order = gather.targets_in_order(class, from, len);
+        let mut places = Vec::new();
+        // Sums of positions that lie apart come together first.
+        let mut sums = Buffer::stale(if in_order.is_some() { 0 } else { len * columns.len() });
+        let apart = Disjoint::new(&mut sums);
+        let (to, at, step) = match in_order {
+            Some(first) => (out, first * outputs + columns.start, outputs),
+            None => (&apart, 0, columns.len()),
         };
-        // One tap is read in place, and so is none: a class that no tap reaches still writes its zeros.
-        if class.taps.len() <= 1 || width >= NARROW {
-            let mut starts = Vec::with_capacity(class.taps.len() * len);
-            for &tap in &class.taps {
-                let tap = kernel(tap);
-                starts.extend(places.iter().map(|place| source_of(place, tap)));
-            }
-            let blocks = blocks(&class.taps, width);
-            let left = Left { source, starts, blocks };
-            product(&left, |j, line, n| packed.lines(j, line, n), panels.clone(), &sink);
-        } else {
-            // One row a position with all the taps that it reads, panels with only those taps.
-            let inner = class.taps.len() * width;
-            let runs = gather.runs(class, &places[0]);
-            let mut strip = Buffer::stale(len * inner);
-            for (place, row) in places.iter().zip(strip.chunks_exact_mut(inner)) {
-                for run in &runs {
-                    let part = &mut row[run.number * width..][..run.taps * width];
-                    copy_short(part, &source[source_of(place, run.tap)..]);
+        if class.taps.is_empty() || bias.is_some() {
+            for r in 0..len {
+                // SAFETY: these positions and channels are this task's, no other part of them is out.
+                let row = unsafe { to.part(at + r * step..at + r * step + columns.len()) };
+                match bias {
+                    Some(bias) => row.copy_from_slice(&bias[columns.clone()]),
+                    None => row.fill(T::ZERO),
                 }
             }
-            let left = Left {
-                source: &strip,
-                starts: (0..len).map(|i| i * inner).collect(),
-                blocks: blocks(&[0], inner),
-            };
-            if inner == packed.inner {
-                product(&left, |j, line, n| packed.lines(j, line, n), panels.clone(), &sink);
-            } else {
-                let line = |j, tap| packed.lines(j, tap * width, width).iter().copied();
-                let lines: Vec<[T; NR]> = panels
-                    .clone()
-                    .flat_map(|j| class.taps.iter().flat_map(move |&tap| line(j, tap)))
-                    .collect();
-                let first = panels.start;
-                product(&left, |j, line, n| &lines[(j - first) * inner + line..][..n], panels.clone(), &sink);
+        }
+        let mut add = bias.is_some();
+        let mut multiply = |left: Matrix<'_, T>, first: usize| {
+            let right = Matrix::new(
+                &lines[first * outputs + columns.start..],
+                left.columns(),
+                columns.len(),
+                outputs,
+            );
+            // SAFETY: as above.
+            unsafe { product(to, at, step, add, left, right) };
+            add = true;
+        };
+        let read_in_place = match class.taps[..] {
+            [tap] => gather.sources_in_order(class, from, len, tap).map(|first| (tap, first)),
+            _ => None,
+        };
+        if let Some((tap, first)) = read_in_place {
+            multiply(Matrix::new(&source[first * width..], len, width, width), tap * width);
+        } else if !class.taps.is_empty() {
+            places = gather.places(class, from, len);
+            let mut strip = Buffer::stale(len * DEPTH.min(class.taps.len() * width));
+            for (taps, part) in chunks(&class.taps, width) {
+                let inner = taps.len() * part.len();
+                gather.fill(&mut strip[..len * inner], class, &places, taps, source, width, part.clone());
+                let mut before = 0;
+                for run in taps.chunk_by(|a, b| a + 1 == *b) {
+                    let left = Matrix::new(&strip[before..len * inner], len, run.len() * part.len(), inner);
+                    multiply(left, run[0] * width + part.start);
+                    before += run.len() * part.len();
+                }
+            }
+        }
+        if in_order.is_none() {
+            if places.is_empty() {
+                places = gather.places(class, from, len);
+            }
+            for (place, row) in places.iter().zip(sums.chunks_exact(columns.len())) {
+                let at = gather.target(place) * outputs;
+                // SAFETY: as above.
+                unsafe { out.part(at + columns.start..at + columns.end) }.copy_from_slice(row);
             }
         }
     });
 }
 
-/// Values `from..from + len` of the rows of tap number `tap` (of the class), times lines from `line` on.
-struct Segment {
-    tap: usize,
-    from: usize,
-    line: usize,
-    len: usize,
-}
-
-/// Cuts the inner dimension: each block of segments has about [`KC`] lines.
-fn blocks(taps: &[usize], width: usize) -> Vec<Vec<Segment>> {
-    let step = width.div_ceil(width.div_ceil(KC).max(1)).max(1);
-    let mut blocks: Vec<Vec<Segment>> = Vec::new();
-    let mut filled = KC;
-    for (number, tap) in taps.iter().enumerate() {
-        for from in (0..width).step_by(step) {
-            let len = step.min(width - from);
-            if filled + len > KC {
-                blocks.push(Vec::new());
-                filled = 0;
-            }
-            filled += len;
-            if let Some(block) = blocks.last_mut() {
-                block.push(Segment { tap: number, from, line: tap * width + from, len });
-            }
-        }
-    }
-    blocks
-}
-
-/// Left side of one task's product.
-struct Left<'a, T> {
-    source: &'a [T],
-    /// Where each row begins, `[tap number][row]`.
-    starts: Vec<usize>,
-    blocks: Vec<Vec<Segment>>,
-}
-
-/// Where one task's product goes.
-struct Sink<'a, T> {
-    out: &'a Disjoint<'a, T>,
-    /// Output position of each row.
-    targets: Vec<usize>,
-    outputs: usize,
-    bias: Option<&'a [T]>,
-}
-
-/// The product of one task; `lines(panel, first, number)` is the right side.
-fn product<'b, T: Real>(
-    left: &Left<'_, T>,
-    lines: impl Fn(usize, usize, usize) -> &'b [[T; NR]],
-    panels: std::ops::Range<usize>,
-    sink: &Sink<'_, T>,
-) {
-    let rows = sink.targets.len();
-    if left.blocks.is_empty() {
-        for j in panels {
-            for r in 0..rows {
-                // SAFETY: each position and panel belongs to one task, which has no other part out.
-                unsafe { sink.values(r, j) }.copy_from_slice(&sink.initial(j)[..sink.columns(j).len()]);
-            }
-        }
-        return;
-    }
-    for (number, block) in left.blocks.iter().enumerate() {
-        for j in panels.clone() {
-            let columns = sink.columns(j).len();
-            for first in (0..rows).step_by(MR) {
-                let m = MR.min(rows - first);
-                let mut tile: Tile<T> = [sink.initial(j); MR];
-                if number > 0 {
-                    for (i, line) in tile[..m].iter_mut().enumerate() {
-                        // SAFETY: as above.
-                        line[..columns].copy_from_slice(unsafe { sink.values(first + i, j) });
-                    }
-                }
-                for segment in block {
-                    let starts = &left.starts[segment.tap * rows + first..][..m];
-                    let mut a: [&[T]; MR] = [&[]; MR];
-                    for (a, start) in a.iter_mut().zip(starts) {
-                        *a = &left.source[start + segment.from..][..segment.len];
-                    }
-                    accumulate(m, &mut tile, &a, lines(j, segment.line, segment.len));
-                }
-                for (i, line) in tile[..m].iter().enumerate() {
-                    // SAFETY: as above.
-                    unsafe { sink.values(first + i, j) }.copy_from_slice(&line[..columns]);
-                }
-            }
-        }
-    }
-}
-
-impl<T: Real> Sink<'_, T> {
-    /// Output channels of panel `j`.
-    fn columns(&self, j: usize) -> std::ops::Range<usize> {
-        j * NR..((j + 1) * NR).min(self.outputs)
-    }
-
-    /// What sums of panel `j` begin with.
-    fn initial(&self, j: usize) -> [T; NR] {
-        let mut line = [T::ZERO; NR];
-        if let Some(bias) = self.bias {
-            let part = &bias[self.columns(j)];
-            line[..part.len()].copy_from_slice(part);
-        }
-        line
-    }
-
-    /// Outputs of row `r` and panel `j`.
-    ///
-    /// # Safety
-    /// No other reference to them may be alive on any thread.
-    #[allow(clippy::mut_from_ref)]
-    #[inline(always)]
-    unsafe fn values(&self, r: usize, j: usize) -> &mut [T] {
-        let (at, columns) = (self.targets[r] * self.outputs, self.columns(j));
-        // SAFETY: promised by the caller.
-        unsafe { self.out.part(at + columns.start..at + columns.end) }
-    }
+/// Cuts the inner dimension into taps and values of each that are gathered at once: several whole taps or a part of one.
+fn chunks(taps: &[usize], width: usize) -> impl Iterator<Item = (&[usize], Range<usize>)> {
+    let together = (DEPTH / width).max(1);
+    let step = width.div_ceil(width.div_ceil(DEPTH));
+    taps.chunks(together)
+        .flat_map(move |taps| (0..width).step_by(step).map(move |from| (taps, from..width.min(from + step))))
 }

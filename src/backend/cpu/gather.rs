@@ -2,8 +2,11 @@
 //! for the data gradient. Knows geometry only, no values.
 //!
 //! Positions are grouped into classes that read through the same set of taps. So neither padding nor stride costs
-//! multiplications with zeros: a map of 8x8 under a dilation of 12 has one class with one tap.
+//! multiplications with zeros: a map of 8x8 under a dilation of 12 has one class with one tap. Where few positions touch
+//! the padding, one class of all positions with zeros for padding costs less than many small ones.
 
+use super::Real;
+use super::gemm::copy_short;
 use crate::ops::{Conv2d, Shape};
 
 /// One axis: what positions read through what taps.
@@ -12,6 +15,8 @@ struct Axis {
     source: Vec<Option<u32>>,
     /// Positions with the same taps, and those taps.
     groups: Vec<(Vec<u32>, Vec<u32>)>,
+    /// Whether a position reads through every tap.
+    full: Vec<bool>,
 }
 
 impl Axis {
@@ -25,14 +30,17 @@ impl Axis {
                 None => groups.push((vec![at as u32], taps)),
             }
         }
-        Axis { source, groups }
+        let full = source.chunks_exact(kernel).map(|row| row.iter().all(Option::is_some)).collect();
+        Axis { source, groups, full }
     }
 }
 
-/// Positions of all images that read through the same taps.
+/// Positions of all images that read through the same taps, or all positions.
 pub struct Class {
     ys: Vec<u32>,
     xs: Vec<u32>,
+    /// Whether every member reads through every tap.
+    exact: bool,
     /// Taps, row by row of the kernel.
     pub taps: Vec<usize>,
     /// Number of positions.
@@ -40,20 +48,21 @@ pub struct Class {
 }
 
 /// An output position.
+#[derive(Clone, Copy)]
 pub struct Place {
     n: usize,
     y: usize,
     x: usize,
 }
 
-/// Taps of a class that read neighbouring positions.
-pub struct Run {
-    /// Row and column in the kernel of the first tap.
-    pub tap: (usize, usize),
-    /// Its number among the class's taps.
-    pub number: usize,
+/// Taps that read neighbouring positions.
+struct Run {
+    /// The first.
+    tap: usize,
+    /// Its number among the taps asked for.
+    number: usize,
     /// How many.
-    pub taps: usize,
+    taps: usize,
 }
 
 /// The whole relation.
@@ -109,10 +118,33 @@ impl Gather {
                 let taps =
                     kys.iter().flat_map(|ky| kxs.iter().map(move |kx| *ky as usize * kernel + *kx as usize));
                 let len = out.n * ys.len() * xs.len();
-                classes.push(Class { ys: ys.clone(), xs: xs.clone(), taps: taps.collect(), len });
+                classes.push(Class {
+                    ys: ys.clone(),
+                    xs: xs.clone(),
+                    exact: true,
+                    taps: taps.collect(),
+                    len,
+                });
             }
         }
         Gather { y, x, kernel, out, src, classes }
+    }
+
+    /// All positions with all taps.
+    pub fn whole(&self) -> Class {
+        let (ys, xs) = ((0..self.out.h as u32).collect(), (0..self.out.w as u32).collect());
+        let exact = self.y.full.iter().chain(&self.x.full).all(|&full| full);
+        let taps = (0..self.kernel * self.kernel).collect();
+        Class { ys, xs, exact, taps, len: self.out.positions() }
+    }
+
+    /// Makes one class of all where that costs less: `tap` multiply-adds a tap and position, `class` a class.
+    pub fn merge(mut self, tap: usize, class: usize) -> Gather {
+        let exact: usize = self.classes.iter().map(|c| class + c.len * c.taps.len() * tap).sum();
+        if self.classes.len() > 1 && self.out.positions() * self.kernel * self.kernel * tap + class <= exact {
+            self.classes = vec![self.whole()];
+        }
+        self
     }
 
     /// Taps that any position reads through, in order.
@@ -121,7 +153,14 @@ impl Gather {
         (0..self.kernel * self.kernel).filter(used).collect()
     }
 
-    /// Output positions of members `from..from + len` of `class`.
+    /// Member `number` of `class`.
+    pub fn place(&self, class: &Class, number: usize) -> Place {
+        let (rows, columns) = (class.ys.len(), class.xs.len());
+        let (b, row) = (number % columns, number / columns);
+        Place { n: row / rows, y: class.ys[row % rows] as usize, x: class.xs[b] as usize }
+    }
+
+    /// Members `from..from + len` of `class`.
     pub fn places(&self, class: &Class, from: usize, len: usize) -> Vec<Place> {
         let (rows, columns) = (class.ys.len(), class.xs.len());
         let (mut b, row) = (from % columns, from / columns);
@@ -140,21 +179,66 @@ impl Gather {
         places
     }
 
-    /// Groups of the class's taps that read neighbouring positions: one copy serves them. `place` is any member.
-    pub fn runs(&self, class: &Class, place: &Place) -> Vec<Run> {
+    /// First output position of members `from..from + len` if these lie one after another.
+    pub fn targets_in_order(&self, class: &Class, from: usize, len: usize) -> Option<usize> {
+        let first = self.target(&self.place(class, from));
+        // Positions rise with the number of the member.
+        (self.target(&self.place(class, from + len - 1)) - first == len - 1).then_some(first)
+    }
+
+    /// First input position that members `from..from + len` read through `tap` if these lie one after another.
+    pub fn sources_in_order(&self, class: &Class, from: usize, len: usize, tap: usize) -> Option<usize> {
+        let first = self.source(&self.place(class, from), tap)?;
+        let last = self.source(&self.place(class, from + len - 1), tap)?;
+        (class.exact && last - first == len - 1).then_some(first)
+    }
+
+    /// Groups of taps that read neighbouring positions: one copy serves them. `place` reads through all of them.
+    fn runs(&self, taps: &[usize], place: &Place) -> Vec<Run> {
         let mut runs: Vec<Run> = Vec::new();
         let mut last = None;
-        for (number, &tap) in class.taps.iter().enumerate() {
-            let tap = (tap / self.kernel, tap % self.kernel);
+        for (number, &tap) in taps.iter().enumerate() {
             let source = self.source(place, tap);
             match runs.last_mut() {
                 // In one row of the image; across its end neighbours differ from member to member.
-                Some(run) if run.tap.0 == tap.0 && source == last => run.taps += 1,
+                Some(run) if run.tap / self.kernel == tap / self.kernel && source == last => run.taps += 1,
                 _ => runs.push(Run { tap, number, taps: 1 }),
             }
             last = source.map(|v| v + 1);
         }
         runs
+    }
+
+    /// For each of `places` a row of `strip`: what it reads through `taps`, one tap after the other, of each tap the
+    /// values `columns` of the `width` that a position of `source` has; zeros for padding.
+    pub fn fill<T: Real>(
+        &self,
+        strip: &mut [T],
+        class: &Class,
+        places: &[Place],
+        taps: &[usize],
+        source: &[T],
+        width: usize,
+        columns: std::ops::Range<usize>,
+    ) {
+        let len = columns.len();
+        let full = |p: &Place| class.exact || self.y.full[p.y] && self.x.full[p.x];
+        let mut runs: Option<Vec<Run>> = None;
+        for (place, row) in places.iter().zip(strip.chunks_exact_mut(taps.len() * len)) {
+            if len == width && full(place) {
+                for run in runs.get_or_insert_with(|| self.runs(taps, place)) {
+                    let q = self.source(place, run.tap).unwrap_or(0);
+                    copy_short(&mut row[run.number * width..][..run.taps * width], &source[q * width..]);
+                }
+                continue;
+            }
+            for (&tap, part) in taps.iter().zip(row.chunks_exact_mut(len)) {
+                match self.source(place, tap) {
+                    Some(q) => copy_short(part, &source[q * width + columns.start..]),
+                    None => part.fill(T::ZERO),
+                }
+            }
+        }
     }
 
     /// Number of an output position.
@@ -165,9 +249,9 @@ impl Gather {
 
     /// Input position that `place` reads through `tap`, if it is not padding.
     #[inline]
-    pub fn source(&self, place: &Place, tap: (usize, usize)) -> Option<usize> {
-        let sy = self.y.source[place.y * self.kernel + tap.0]?;
-        let sx = self.x.source[place.x * self.kernel + tap.1]?;
+    pub fn source(&self, place: &Place, tap: usize) -> Option<usize> {
+        let sy = self.y.source[place.y * self.kernel + tap / self.kernel]?;
+        let sx = self.x.source[place.x * self.kernel + tap % self.kernel]?;
         Some((place.n * self.src.h + sy as usize) * self.src.w + sx as usize)
     }
 

@@ -59,6 +59,17 @@ impl<'a, T> Disjoint<'a, T> {
         Disjoint { data: data.as_mut_ptr(), len: data.len(), borrow: PhantomData }
     }
 
+    /// Where the elements of `range` lie.
+    ///
+    /// # Panics
+    /// If they are not all within the slice.
+    #[inline(always)]
+    pub fn pointer(&self, range: Range<usize>) -> *mut T {
+        assert!(range.start <= range.end && range.end <= self.len);
+        // SAFETY: in bounds by the line above.
+        unsafe { self.data.add(range.start) }
+    }
+
     /// The elements of `range`.
     ///
     /// # Safety
@@ -66,8 +77,8 @@ impl<'a, T> Disjoint<'a, T> {
     #[allow(clippy::mut_from_ref)]
     #[inline(always)]
     pub unsafe fn part(&self, range: Range<usize>) -> &mut [T] {
-        assert!(range.start <= range.end && range.end <= self.len);
-        // SAFETY: in bounds by the line above, exclusive by the caller's promise, valid for the borrow's life.
-        unsafe { std::slice::from_raw_parts_mut(self.data.add(range.start), range.end - range.start) }
+        let len = range.end.wrapping_sub(range.start);
+        // SAFETY: in bounds by `pointer`, exclusive by the caller's promise, valid for the borrow's life.
+        unsafe { std::slice::from_raw_parts_mut(self.pointer(range), len) }
     }
 }

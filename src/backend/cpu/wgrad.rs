@@ -6,22 +6,24 @@
 //! copy all taps of a position together and leave partial sums, which are added in their order.
 
 use super::gather::Gather;
-use super::gemm::{MR, NR, Tile, accumulate_outer, copy_short, pack_line};
+use super::gemm::{Matrix, product, product_into};
 use super::memory::Buffer;
 use super::parallel::{Disjoint, tasks};
 use super::{Real, Tensor};
 use crate::ops::*;
 
-/// Positions between which tiles stay in registers.
-const DEPTH: usize = 256;
-/// Output channels of a task.
-const OUT_BLOCK: usize = 32 * MR;
-/// Input channels of a task.
-const IN_BLOCK: usize = 16 * NR;
+/// Positions that are gathered at once.
+const DEPTH: usize = 512;
+/// Channels of a task at most and at least, of either side.
+const BLOCK: (usize, usize) = (256, 64);
+/// Tasks to aim at where the layer is wide enough.
+const TASKS: usize = 8;
 /// Layers with at most so many weights are summed in parts.
 const PARTIAL: usize = 1 << 16;
 /// Inputs with fewer channels than this have their taps copied together.
 const NARROW: usize = 64;
+/// Multiply-adds that make a part worth its sums.
+const PART: usize = 1 << 20;
 
 /// Adds the sum of `dy` over positions.
 pub fn bias<T: Real>(dy: &Tensor<T>, dbias: &mut [T]) {
@@ -40,60 +42,12 @@ pub fn bias<T: Real>(dy: &Tensor<T>, dbias: &mut [T]) {
 /// Adds the gradient of the weight.
 pub fn weight<T: Real>(x: &Tensor<T>, dy: &Tensor<T>, dweight: &mut [T], conv: &Conv2d) {
     let gather = Gather::fprop(conv, x.shape());
-    if conv.in_channels < NARROW && dweight.len() <= PARTIAL {
+    let reached: usize = gather.classes.iter().map(|c| c.len * c.taps.len()).sum();
+    let all = dy.shape().positions() * conv.kernel * conv.kernel;
+    if conv.in_channels < NARROW && dweight.len() <= PARTIAL && reached * 2 >= all {
         by_position(x, dy, dweight, conv, &gather);
     } else {
         by_block(x, dy, dweight, conv, &gather);
-    }
-}
-
-/// Packed operands of one run over positions.
-pub struct Packed<T: Real> {
-    /// `[panel of outputs][position][MR]`.
-    left: Buffer<T>,
-    /// `[panel of inputs][position][NR]`.
-    right: Buffer<T>,
-    depth: usize,
-}
-
-impl<T: Real> Packed<T> {
-    /// Room for `depth` positions of `outputs` by `inputs` channels.
-    pub fn new(outputs: usize, inputs: usize, depth: usize) -> Packed<T> {
-        // One line more than is used: panels a power of two apart would compete for the same cache sets.
-        let depth = depth + 1;
-        let left = Buffer::stale(outputs.div_ceil(MR) * depth * MR);
-        Packed { left, right: Buffer::stale(inputs.div_ceil(NR) * depth * NR), depth }
-    }
-
-    /// Position number `k`: its output gradients and its inputs.
-    #[inline]
-    pub fn pack(&mut self, k: usize, dy: &[T], x: &[T]) {
-        let lines = self.left.as_chunks_mut::<MR>().0;
-        for j in 0..dy.len().div_ceil(MR) {
-            pack_line(&mut lines[j * self.depth + k], dy, j * MR);
-        }
-        let lines = self.right.as_chunks_mut::<NR>().0;
-        for j in 0..x.len().div_ceil(NR) {
-            pack_line(&mut lines[j * self.depth + k], x, j * NR);
-        }
-    }
-
-    /// Adds the product of the first `len` positions to `outputs` rows of `inputs` values; `row(o)` is where row `o`
-    /// lies.
-    pub fn add<'a>(&self, len: usize, outputs: usize, inputs: usize, row: impl Fn(usize) -> &'a mut [T]) {
-        let (left, right) = (self.left.as_chunks::<MR>().0, self.right.as_chunks::<NR>().0);
-        for i in 0..outputs.div_ceil(MR) {
-            // Along the inputs, so that the sums are read and written in order.
-            for j in 0..inputs.div_ceil(NR) {
-                let columns = j * NR..((j + 1) * NR).min(inputs);
-                let mut tile: Tile<T> = [[T::ZERO; NR]; MR];
-                accumulate_outer(&mut tile, &left[i * self.depth..][..len], &right[j * self.depth..][..len]);
-                for (o, line) in (i * MR..outputs.min((i + 1) * MR)).zip(&tile) {
-                    let sums = &mut row(o)[columns.clone()];
-                    sums.iter_mut().zip(line).for_each(|(s, &v)| *s += v);
-                }
-            }
-        }
     }
 }
 
@@ -101,8 +55,11 @@ impl<T: Real> Packed<T> {
 fn by_block<T: Real>(x: &Tensor<T>, dy: &Tensor<T>, dweight: &mut [T], conv: &Conv2d, gather: &Gather) {
     let (cin, cout, taps) = (conv.in_channels, conv.out_channels, conv.kernel * conv.kernel);
     let pairs: Vec<_> = (0..taps).map(|tap| gather.pairs(tap)).collect();
-    let even = |len: usize, most: usize, unit: usize| len.div_ceil(len.div_ceil(most)).next_multiple_of(unit);
-    let (ob, ib) = (even(cout, OUT_BLOCK, MR), even(cin, IN_BLOCK, NR));
+    let reached = pairs.iter().filter(|p| !p.is_empty()).count();
+    let (mut ob, mut ib) = (BLOCK.0, BLOCK.0);
+    while reached * cout.div_ceil(ob) * cin.div_ceil(ib) < TASKS && (ob > BLOCK.1 || ib > BLOCK.1) {
+        if ob >= ib { ob /= 2 } else { ib /= 2 }
+    }
     let (num_ob, num_ib) = (cout.div_ceil(ob), cin.div_ceil(ib));
     let shared = Disjoint::new(dweight);
     let work = dy.data().len() * cin * taps / 8;
@@ -110,61 +67,68 @@ fn by_block<T: Real>(x: &Tensor<T>, dy: &Tensor<T>, dweight: &mut [T], conv: &Co
         let (tap, block) = (task / (num_ob * num_ib), task % (num_ob * num_ib));
         let (o0, i0) = (block / num_ib * ob, block % num_ib * ib);
         let (outputs, inputs) = (ob.min(cout - o0), ib.min(cin - i0));
-        let depth = DEPTH.min(pairs[tap].len());
-        let mut packed = Packed::new(outputs, inputs, depth);
-        for part in pairs[tap].chunks(DEPTH) {
-            for (k, &(p, q)) in part.iter().enumerate() {
-                let dy = &dy.data()[p as usize * cout + o0..][..outputs];
-                packed.pack(k, dy, &x.data()[q as usize * cin + i0..][..inputs]);
+        let at = (o0 * taps + tap) * cin + i0;
+        let add = |left: Matrix<'_, T>, right: Matrix<'_, T>| {
+            // SAFETY: this tap's block of channels is this task's.
+            unsafe { product(&shared, at, taps * cin, true, left.turned(), right) };
+        };
+        let pairs = &pairs[tap];
+        let (Some(&(p0, q0)), Some(&(p1, q1))) = (pairs.first(), pairs.last()) else { return };
+        let (p0, q0) = (p0 as usize, q0 as usize);
+        // Both rise with the number of the pair.
+        if (p1 as usize - p0, q1 as usize - q0) == (pairs.len() - 1, pairs.len() - 1) {
+            let left = Matrix::new(&dy.data()[p0 * cout + o0..], pairs.len(), outputs, cout);
+            add(left, Matrix::new(&x.data()[q0 * cin + i0..], pairs.len(), inputs, cin));
+            return;
+        }
+        let depth = DEPTH.min(pairs.len());
+        let (mut left, mut right) = (Buffer::stale(depth * outputs), Buffer::stale(depth * inputs));
+        for part in pairs.chunks(depth) {
+            let rows = left.chunks_exact_mut(outputs).zip(right.chunks_exact_mut(inputs));
+            for (&(p, q), (left, right)) in part.iter().zip(rows) {
+                left.copy_from_slice(&dy.data()[p as usize * cout + o0..][..outputs]);
+                right.copy_from_slice(&x.data()[q as usize * cin + i0..][..inputs]);
             }
-            packed.add(part.len(), outputs, inputs, |o| {
-                let at = ((o0 + o) * taps + tap) * cin + i0;
-                // SAFETY: this tap's block of channels is this task's, and one row of it is out at a time.
-                unsafe { shared.part(at..at + inputs) }
-            });
+            let left = Matrix::new(&left, part.len(), outputs, outputs);
+            add(left, Matrix::new(&right, part.len(), inputs, inputs));
         }
     });
 }
 
 /// Tasks own positions and leave partial sums.
 fn by_position<T: Real>(x: &Tensor<T>, dy: &Tensor<T>, dweight: &mut [T], conv: &Conv2d, gather: &Gather) {
-    let (cin, cout, taps) = (conv.in_channels, conv.out_channels, conv.kernel * conv.kernel);
-    let inner = cin * taps;
-    let pieces: Vec<_> = gather
-        .classes
-        .iter()
-        .flat_map(|class| {
-            (0..class.len).step_by(DEPTH).map(move |from| (class, from, DEPTH.min(class.len - from)))
-        })
-        .collect();
-    let share = pieces.len().div_ceil(8).max(1);
-    let count = pieces.len().div_ceil(share);
+    let (cin, cout, len) = (conv.in_channels, conv.out_channels, dy.shape().positions());
+    let whole = gather.whole();
+    let inner = cin * whole.taps.len();
+    let count = (len * inner * cout / PART).clamp(1, TASKS);
     let mut parts = Buffer::stale(count * dweight.len());
     let shared = Disjoint::new(&mut parts);
     tasks(count, dy.data().len() * inner / 8, |task| {
-        let range = task * dweight.len()..(task + 1) * dweight.len();
+        let (first, end) = (len * task / count, len * (task + 1) / count);
         // SAFETY: each part is one task's.
-        unsafe { shared.part(range.clone()) }.fill(T::ZERO);
-        let mut packed = Packed::new(cout, inner, DEPTH);
-        let mut row = vec![T::ZERO; inner];
-        for &(class, from, len) in pieces.iter().skip(task * share).take(share) {
-            let places = gather.places(class, from, len);
-            let runs = gather.runs(class, &places[0]);
-            row.fill(T::ZERO);
-            for (k, place) in places.iter().enumerate() {
-                for run in &runs {
-                    if let Some(q) = gather.source(place, run.tap) {
-                        let at = (run.tap.0 * conv.kernel + run.tap.1) * cin;
-                        copy_short(&mut row[at..at + run.taps * cin], &x.data()[q * cin..]);
-                    }
-                }
-                packed.pack(k, &dy.data()[gather.target(place) * cout..][..cout], &row);
-            }
-            packed.add(len, cout, inner, |o| {
-                let at = range.start + o * inner;
-                // SAFETY: inside this task's part, one row at a time.
-                unsafe { shared.part(at..at + inner) }
-            });
+        let sums = unsafe { shared.part(task * dweight.len()..(task + 1) * dweight.len()) };
+        let left =
+            |from: usize, rows: usize| Matrix::new(&dy.data()[from * cout..], rows, cout, cout).turned();
+        if let [tap] = whole.taps[..]
+            && let Some(q) = gather.sources_in_order(&whole, first, end - first, tap)
+        {
+            let right = Matrix::new(&x.data()[q * cin..], end - first, cin, cin);
+            product_into(sums, inner, false, left(first, end - first), right);
+            return;
+        }
+        let depth = DEPTH.min(end - first);
+        let mut strip = Buffer::stale(depth * inner);
+        for from in (first..end).step_by(depth) {
+            let rows = depth.min(end - from);
+            let places = gather.places(&whole, from, rows);
+            gather.fill(&mut strip, &whole, &places, &whole.taps, x.data(), cin, 0..cin);
+            product_into(
+                sums,
+                inner,
+                from > first,
+                left(from, rows),
+                Matrix::new(&strip, rows, inner, inner),
+            );
         }
     });
     for part in parts.chunks_exact(dweight.len()) {

@@ -5,10 +5,9 @@
 //! their coefficients are exact in binary, and in f32 the result differs from the exact one by about 1.3e-6 (relative
 //! norm, 256 channels); the customary 0, ±1, ±2, ∞ by 2.7e-6, the direct sum by 3e-7. The f64 device does not use it.
 
-use super::gemm::{KC, MR, NR, Tile, accumulate, pack_line, pack_transposed};
+use super::gemm::{LINE, Matrix, product, product_into, turn_rows};
 use super::memory::Buffer;
 use super::parallel::{Disjoint, tasks};
-use super::wgrad::Packed;
 use super::{Real, Tensor};
 use crate::ops::*;
 
@@ -53,10 +52,9 @@ pub fn suits<T: Real>(conv: &Conv2d, x: Shape) -> bool {
 /// y = x * weight + bias.
 pub fn fprop<T: Real>(x: &Tensor<T>, weight: &[T], bias: Option<&[T]>, conv: &Conv2d) -> Tensor<T> {
     let (cin, cout) = (conv.in_channels, conv.out_channels);
-    let packed = transform_weight(cin, cout, |tap, first, j, lines| {
-        let n = NR.min(cout - j * NR);
+    let packed = transform_weight(cin, cout, |tap, first, j, n, lines| {
         let len = lines.len();
-        pack_transposed(lines, n, |i| &weight[((j * NR + i) * 9 + tap) * cin + first..][..len]);
+        turn_rows(lines, n, |i| &weight[((j + i) * 9 + tap) * cin + first..][..len]);
     });
     convolve(x, &packed, bias)
 }
@@ -64,9 +62,9 @@ pub fn fprop<T: Real>(x: &Tensor<T>, weight: &[T], bias: Option<&[T]>, conv: &Co
 /// Gradient with respect to the input: the same convolution with the kernel turned and its channels exchanged.
 pub fn dgrad<T: Real>(dy: &Tensor<T>, weight: &[T], conv: &Conv2d) -> Tensor<T> {
     let (cin, cout) = (conv.in_channels, conv.out_channels);
-    let packed = transform_weight(cout, cin, |tap, first, j, lines| {
+    let packed = transform_weight(cout, cin, |tap, first, j, n, lines| {
         for (k, line) in lines.iter_mut().enumerate() {
-            pack_line(line, &weight[((first + k) * 9 + 8 - tap) * cin..][..cin], j * NR);
+            line[..n].copy_from_slice(&weight[((first + k) * 9 + 8 - tap) * cin + j..][..n]);
         }
     });
     convolve(dy, &packed, None)
@@ -78,11 +76,6 @@ pub fn wgrad<T: Real>(x: &Tensor<T>, dy: &Tensor<T>, dweight: &mut [T], conv: &C
     let tiles = Tiles::new(x.shape());
     let stride = cout * cin + GAP;
     let mut sums = Buffer::stale(POINTS * stride);
-    tasks(POINTS, usize::MAX, {
-        let sums = Disjoint::new(&mut sums);
-        // SAFETY: each point's sums are one task's.
-        move |p| unsafe { sums.part(p * stride..(p + 1) * stride) }.fill(T::ZERO)
-    });
     let span = SPAN.min(tiles.count);
     let (l_stride, r_stride) = (span * cout + GAP, span * cin + GAP);
     let (mut left, mut right) = (Buffer::stale(POINTS * l_stride), Buffer::stale(POINTS * r_stride));
@@ -107,20 +100,14 @@ pub fn wgrad<T: Real>(x: &Tensor<T>, dy: &Tensor<T>, dweight: &mut [T], conv: &C
         });
         let shared = Disjoint::new(&mut sums);
         let blocks = cin.div_ceil(256);
-        let block = cin.div_ceil(blocks).next_multiple_of(NR);
+        let block = cin.div_ceil(blocks).next_multiple_of(LANES);
         tasks(POINTS * blocks, usize::MAX, |task| {
             let (p, from) = (task / blocks, task % blocks * block);
             let inputs = block.min(cin - from);
-            let mut packed = Packed::new(cout, inputs, len);
-            for t in 0..len {
-                let right = &right[p * r_stride + t * cin + from..][..inputs];
-                packed.pack(t, &left[p * l_stride + t * cout..][..cout], right);
-            }
-            packed.add(len, cout, inputs, |o| {
-                let at = p * stride + o * cin + from;
-                // SAFETY: this point's block of inputs is this task's, one row at a time.
-                unsafe { shared.part(at..at + inputs) }
-            });
+            let left = Matrix::new(&left[p * l_stride..], len, cout, cout).turned();
+            let right = Matrix::new(&right[p * r_stride + from..], len, inputs, cin);
+            // SAFETY: this point's block of inputs is this task's.
+            unsafe { product(&shared, p * stride + from, cin, first > 0, left, right) };
         });
     }
     let shared = Disjoint::new(dweight);
@@ -280,7 +267,7 @@ fn gather_1d<T: Real>(u: [T; 6]) -> [T; 3] {
 
 /// A transformed weight.
 struct Weight<T: Real> {
-    /// `[point][panel of outputs][input][NR]`, points [`Weight::stride`] apart.
+    /// `[point][input][output]`, points [`Weight::stride`] apart.
     data: Buffer<T>,
     inputs: usize,
     outputs: usize,
@@ -288,15 +275,15 @@ struct Weight<T: Real> {
 
 impl<T: Real> Weight<T> {
     fn stride(&self) -> usize {
-        self.outputs.div_ceil(NR) * self.inputs * NR + GAP
+        self.inputs * self.outputs + GAP
     }
 }
 
-/// Transforms a weight; `fetch(tap, first input, panel, lines)` reads it, a line an input.
+/// Transforms a weight; `fetch(tap, first input, first output, number of outputs, lines)` reads it, a line an input.
 fn transform_weight<T: Real>(
     inputs: usize,
     outputs: usize,
-    fetch: impl Fn(usize, usize, usize, &mut [[T; NR]]) + Sync,
+    fetch: impl Fn(usize, usize, usize, usize, &mut [[T; LINE]]) + Sync,
 ) -> Weight<T> {
     const STEP: usize = 16;
     let mut weight = Weight { data: Buffer::stale(0), inputs, outputs };
@@ -304,15 +291,15 @@ fn transform_weight<T: Real>(
     weight.data = Buffer::stale(POINTS * stride);
     let shared = Disjoint::new(&mut weight.data);
     let steps = inputs.div_ceil(STEP);
-    tasks(outputs.div_ceil(NR) * steps, usize::MAX, |task| {
-        let (j, first) = (task / steps, task % steps * STEP);
-        let len = STEP.min(inputs - first);
-        let mut kernels = [[[T::ZERO; NR]; STEP]; 9];
+    tasks(outputs.div_ceil(LINE) * steps, usize::MAX, |task| {
+        let (j, first) = (task / steps * LINE, task % steps * STEP);
+        let (n, len) = (LINE.min(outputs - j), STEP.min(inputs - first));
+        let mut kernels = [[[T::ZERO; LINE]; STEP]; 9];
         for (tap, lines) in kernels.iter_mut().enumerate() {
-            fetch(tap, first, j, &mut lines[..len]);
+            fetch(tap, first, j, n, &mut lines[..len]);
         }
         for (k, lines) in (0..len).map(|k| (k, kernels.each_ref().map(|lines| &lines[k]))) {
-            let mut wide = [[T::ZERO; NR]; POINTS];
+            let mut wide = [[T::ZERO; LINE]; POINTS];
             for half in [0, LANES] {
                 let kernel: [[Lanes<T>; 3]; 3] =
                     std::array::from_fn(|a| std::array::from_fn(|b| lanes(&lines[a * 3 + b][half..])));
@@ -320,9 +307,9 @@ fn transform_weight<T: Real>(
                 for_points(&part, |p, line| wide[p][half..half + LANES].copy_from_slice(line));
             }
             for (p, line) in wide.iter().enumerate() {
-                let at = p * stride + (j * inputs + first + k) * NR;
-                // SAFETY: each panel's and input's lines are one task's.
-                unsafe { shared.part(at..at + NR) }.copy_from_slice(line);
+                let at = p * stride + (first + k) * outputs + j;
+                // SAFETY: each input's and block's lines are one task's.
+                unsafe { shared.part(at..at + n) }.copy_from_slice(&line[..n]);
             }
         }
     });
@@ -352,12 +339,10 @@ fn convolve<T: Real>(x: &Tensor<T>, weight: &Weight<T>, bias: Option<&[T]>) -> T
                 }
             }
             let mut m = Buffer::stale(POINTS * m_stride);
-            let panels = outputs.div_ceil(NR);
             for p in 0..POINTS {
-                let right = weight.data[p * weight.stride()..][..panels * inputs * NR].as_chunks::<NR>().0;
-                let v = &v[p * v_stride..][..len * inputs];
-                let m = &mut m[p * m_stride..][..len * outputs];
-                multiply(m, v, right, len, inputs, outputs);
+                let left = Matrix::new(&v[p * v_stride..], len, inputs, inputs);
+                let right = Matrix::new(&weight.data[p * weight.stride()..], inputs, outputs, outputs);
+                product_into(&mut m[p * m_stride..], outputs, false, left, right);
             }
             for t in 0..len {
                 let (n, y0, x0) = tiles.place(first + t);
@@ -381,32 +366,4 @@ fn convolve<T: Real>(x: &Tensor<T>, weight: &Weight<T>, bias: Option<&[T]>) -> T
             }
         });
     })
-}
-
-/// `m[rows, outputs] = v[rows, inputs] * right`.
-fn multiply<T: Real>(m: &mut [T], v: &[T], right: &[[T; NR]], rows: usize, inputs: usize, outputs: usize) {
-    let step = inputs.div_ceil(inputs.div_ceil(KC + KC / 4));
-    for from in (0..inputs).step_by(step) {
-        let depth = step.min(inputs - from);
-        for j in 0..outputs.div_ceil(NR) {
-            let lines = &right[j * inputs + from..][..depth];
-            let columns = j * NR..((j + 1) * NR).min(outputs);
-            for first in (0..rows).step_by(MR) {
-                let count = MR.min(rows - first);
-                let mut tile: Tile<T> = [[T::ZERO; NR]; MR];
-                let mut a: [&[T]; MR] = [&[]; MR];
-                for i in 0..count {
-                    a[i] = &v[(first + i) * inputs + from..][..depth];
-                    if from > 0 {
-                        let line = &m[(first + i) * outputs..][columns.clone()];
-                        tile[i][..line.len()].copy_from_slice(line);
-                    }
-                }
-                accumulate(count, &mut tile, &a, lines);
-                for (i, line) in tile[..count].iter().enumerate() {
-                    m[(first + i) * outputs..][columns.clone()].copy_from_slice(&line[..columns.len()]);
-                }
-            }
-        }
-    }
 }
