@@ -4,6 +4,8 @@
 use psmt_fast::backend::cpu::Cpu;
 use psmt_fast::check::{Array, DEFAULT_TOLERANCE, Fixture, OPS, Outputs, Values, compare, run_op};
 use psmt_fast::ops::Backend;
+use psmt_fast::rng::{Domain, Key};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -66,13 +68,48 @@ fn fixtures_hold_in_double_precision() {
 
 #[test]
 fn fixtures_hold_in_single_precision() {
-    // Through a whole network the image-pooling branch, whose batch norm sees two nearly equal values a channel, amplifies
-    // rounding by a thousand, and units next to their kink switch: PyTorch in float32 is off by up to 2.3e-3 here.
-    let failures = failures(&Cpu::<f32>::new(), |op, tensor| match op {
-        "network" | "train_step" if tensor.starts_with("grad.") => 3e-3,
-        _ => DEFAULT_TOLERANCE,
-    });
+    let mut failures = failures(&Cpu::<f32>::new(), |_, _| DEFAULT_TOLERANCE);
+    failures.retain(|f| !NETWORKS.iter().any(|name| f.contains(name)));
     assert!(failures.is_empty(), "{} tensors differ:\n{}", failures.len(), failures.join("\n"));
+}
+
+/// Fixtures whose results go through whole networks.
+const NETWORKS: [&str; 3] = ["network_0", "train_step_0", "train_step_1"];
+
+/// Through a whole network rounding grows beyond 1e-4: the batch norm of the image-pooling branch sees two nearly equal
+/// values a channel, and a unit next to its kink switches (PyTorch in float32 is off by up to 2e-3 on these files, and
+/// on others like them). So the result must be as good as that for inputs which are known to 2e-6: within 1e-4, or
+/// within what such a change of the inputs does to the result in double precision.
+#[test]
+fn whole_networks_in_single_precision_are_off_by_no_more_than_rounding() {
+    for name in NETWORKS {
+        let fixture = fixture(name);
+        let mut spread: BTreeMap<String, f64> = BTreeMap::new();
+        for draw in 0..12 {
+            let got = run_op(&Cpu::<f64>::new(), &perturbed(&fixture, draw)).unwrap();
+            for row in compare(&fixture, &got, 1.0).unwrap() {
+                let largest = spread.entry(row.tensor).or_default();
+                *largest = largest.max(row.error);
+            }
+        }
+        let got = run_op(&Cpu::<f32>::new(), &fixture).unwrap();
+        for row in compare(&fixture, &got, 1.0).unwrap() {
+            let limit = DEFAULT_TOLERANCE.max(2.0 * spread[&row.tensor]);
+            assert!(row.error <= limit, "{name}: limit {limit:e}, {row:?}");
+        }
+    }
+}
+
+/// The fixture with every float input changed by a normal number times 2e-6 of itself.
+fn perturbed(fixture: &Fixture, draw: u64) -> Fixture {
+    let mut rng = Key::new(draw, Domain::Bench, 0).stream();
+    let mut fixture = fixture.clone();
+    for array in fixture.inputs.values_mut() {
+        if let Values::F32(values) = &mut array.values {
+            values.iter_mut().for_each(|v| *v *= 1.0 + 2e-6 * rng.normal());
+        }
+    }
+    fixture
 }
 
 #[test]
