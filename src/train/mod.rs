@@ -32,7 +32,7 @@ pub type Summary = BTreeMap<String, Scores>;
 /// Checks that `config` can train here, before anything is written: its values, the lists and their files, memory.
 ///
 /// # Errors
-/// Each kind of bad input, see [`Error`].
+/// Each kind of bad input, see [`crate::Error`].
 pub fn check(config: &RunConfig) -> Result<Datasets> {
     config::validate(config)?;
     let data = Datasets::open(config)?;
