@@ -188,7 +188,7 @@ impl Augment {
         if !(0.0..=0.5).contains(&self.hue) {
             return fail("hue", "a number in [0, 0.5]", self.hue.to_string());
         }
-        if self.blur_kernel < 3 || self.blur_kernel % 2 == 0 {
+        if self.blur_kernel < 3 || self.blur_kernel.is_multiple_of(2) {
             return fail("blur_kernel", "an odd number of at least 3", self.blur_kernel.to_string());
         }
         Ok(())

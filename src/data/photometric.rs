@@ -67,7 +67,7 @@ pub fn grayscale(image: &mut [f32], size: Size) -> Result<()> {
 /// [`Error::Shape`] when the length does not fit `size`, the kernel is even or sigma is not positive.
 pub fn gaussian_blur(image: &mut [f32], size: Size, kernel: usize, sigma: f32) -> Result<()> {
     check("gaussian_blur", image, size)?;
-    if kernel % 2 == 0 || sigma.is_nan() || sigma <= 0.0 {
+    if kernel.is_multiple_of(2) || sigma.is_nan() || sigma <= 0.0 {
         let got = format!("kernel {kernel}, sigma {sigma}");
         return Err(Error::shape("gaussian_blur", "an odd kernel and a positive sigma", got));
     }

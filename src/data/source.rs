@@ -6,8 +6,8 @@ use super::decode::{
 };
 use super::list::{Entry, List};
 use super::resize::{resize_bicubic, resize_nearest};
-use crate::ops::Size;
 use crate::Result;
+use crate::ops::Size;
 use rayon::prelude::*;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -20,7 +20,12 @@ pub fn train_step<B: Backend>(
         let Networks { student, momentum, grads, .. } = nets;
         let (loss_sup, logits) =
             supervised_pass(b, arch, student, momentum, grads, &batch.x_l, &batch.y_l, args)?;
-        return Ok(StepOut { loss_sup, unsup: None, noise: None, logits: vec![("student (labelled)", logits)] });
+        return Ok(StepOut {
+            loss_sup,
+            unsup: None,
+            noise: None,
+            logits: vec![("student (labelled)", logits)],
+        });
     }
     let targets = Targets::new(b, arch, nets, batch, args)?;
 
@@ -72,8 +77,7 @@ fn supervised_pass<B: Backend>(
     args: &StepArgs,
 ) -> Result<(B::Scalar, B::Tensor)> {
     b.clear(grads);
-    let (features, encoder) =
-        arch.encoder_forward(b, &net.params, Norm::Train(&mut net.stats), x, true)?;
+    let (features, encoder) = arch.encoder_forward(b, &net.params, Norm::Train(&mut net.stats), x, true)?;
     let (logits, decoder) =
         arch.decoder_forward(b, &net.params, Norm::Train(&mut net.stats), &features, true)?;
     let LossGrad { loss, dlogits } = supervised_loss(b, &logits, y, args)?;
@@ -171,8 +175,7 @@ impl<B: Backend> Targets<B> {
                 ops::mse_consistency(b, student, core, assist, self.size, &args.ensemble, mix, weight)?;
             return Ok((Unsup { terms: vec![(weight, loss)], confidence: None }, dlogits));
         };
-        let out =
-            ops::conf_ce(b, student, pseudo, core, assist, &args.ensemble, mix, &args.conf_ce, weight)?;
+        let out = ops::conf_ce(b, student, pseudo, core, assist, &args.ensemble, mix, &args.conf_ce, weight)?;
         let terms = vec![
             (weight, out.positive),
             (weight, out.negative),

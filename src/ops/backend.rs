@@ -195,12 +195,7 @@ pub trait Backend: Send + Sync + Sized + 'static {
 
     // ---- losses: low-resolution logits, interpolated to `size` inside
     /// Mean cross entropy over pixels that are not [`IGNORE`]; 0 with zero gradient where there is none.
-    fn cross_entropy(
-        &self,
-        logits: &Self::Tensor,
-        target: &Self::Labels,
-        grad_scale: f64,
-    ) -> LossGrad<Self>;
+    fn cross_entropy(&self, logits: &Self::Tensor, target: &Self::Labels, grad_scale: f64) -> LossGrad<Self>;
     /// Cross entropy over the hardest pixels.
     fn ohem_cross_entropy(
         &self,
@@ -245,7 +240,12 @@ pub trait Backend: Send + Sync + Sized + 'static {
     /// Images after CutMix.
     fn cut_mix(&self, x: &Self::Tensor, mix: &Mix) -> Self::Tensor;
     /// Counts `[num_classes, num_classes]`, row = target, column = prediction; ignored targets do not count.
-    fn confusion_matrix(&self, pred: &Self::Labels, target: &Self::Labels, num_classes: usize) -> Self::Counts;
+    fn confusion_matrix(
+        &self,
+        pred: &Self::Labels,
+        target: &Self::Labels,
+        num_classes: usize,
+    ) -> Self::Counts;
 
     // ---- T-VAT
     /// Uniform noise in [-0.5, 0.5): element i (NHWC) is `key.uniform(i) - 0.5`.
@@ -254,7 +254,12 @@ pub trait Backend: Send + Sync + Sized + 'static {
     fn normalize(&self, d: &Self::Tensor, scale: f64) -> Self::Tensor;
     /// Low-resolution cotangent of exact T-VAT, the same for each decoder: upᵀ(p t - p (p·t)) / k with
     /// p = softmax(mean of up(logits)), t = mean of up(tangents), k the number of decoders.
-    fn tvat_cotangent(&self, logits: &[&Self::Tensor], tangents: &[&Self::Tensor], size: Size) -> Self::Tensor;
+    fn tvat_cotangent(
+        &self,
+        logits: &[&Self::Tensor],
+        tangents: &[&Self::Tensor],
+        size: Size,
+    ) -> Self::Tensor;
     /// Low-resolution gradient of KL(softmax(clean) ‖ softmax(perturbed)) / n with respect to each decoder's perturbed
     /// logits: upᵀ(q - p) / (n k), p and q from the mean upsampled logits.
     fn kl_gradient(&self, clean: &[&Self::Tensor], perturbed: &[&Self::Tensor], size: Size) -> Self::Tensor;

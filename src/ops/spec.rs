@@ -163,7 +163,8 @@ pub struct MaxPool2d {
 impl MaxPool2d {
     /// Output shape for input shape `x`.
     pub fn out_shape(&self, x: Shape) -> Shape {
-        let len = |v: usize| (v + 2 * self.padding).checked_sub(self.kernel).map_or(0, |v| v / self.stride + 1);
+        let len =
+            |v: usize| (v + 2 * self.padding).checked_sub(self.kernel).map_or(0, |v| v / self.stride + 1);
         Shape::new(x.n, len(x.h), len(x.w), x.c)
     }
 }
@@ -193,7 +194,9 @@ impl Mix {
 
     /// Checks the boxes and permutations against `n` images of `size`.
     pub fn validate(&self, n: usize, size: Size) -> Result<()> {
-        let fail = |got: String| Err(Error::shape("cut_mix", format!("boxes and perm for {n} images of {size:?}"), got));
+        let fail = |got: String| {
+            Err(Error::shape("cut_mix", format!("boxes and perm for {n} images of {size:?}"), got))
+        };
         if self.boxes.len() != self.perm.len() {
             return fail(format!("{} rounds of boxes, {} of perm", self.boxes.len(), self.perm.len()));
         }
@@ -201,7 +204,9 @@ impl Mix {
             if boxes.len() != n || perm.len() != n {
                 return fail(format!("{} boxes, {} sources", boxes.len(), perm.len()));
             }
-            if let Some(b) = boxes.iter().find(|b| b[0] > b[2] || b[1] > b[3] || b[2] > size.0 || b[3] > size.1) {
+            if let Some(b) =
+                boxes.iter().find(|b| b[0] > b[2] || b[1] > b[3] || b[2] > size.0 || b[3] > size.1)
+            {
                 return fail(format!("box {b:?}"));
             }
             if let Some(p) = perm.iter().find(|&&p| p >= n) {

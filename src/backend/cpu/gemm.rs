@@ -176,7 +176,7 @@ mod tests {
             let b: Vec<f64> = (0..inner * columns).map(|i| (i % 5) as f64 - 1.0).collect();
             let (left, right) =
                 (Matrix::new(&a, rows, inner, inner), Matrix::new(&b, inner, columns, columns));
-            let b_turned = transpose(&b, inner, columns, &[0..columns]);
+            let b_turned = transpose(&b, inner, columns, std::slice::from_ref(&(0..columns)));
             let mut got = vec![f64::NAN; rows * columns];
             product_into(&mut got, columns, false, left, right);
             product_into(

@@ -15,32 +15,43 @@ const SERIAL: usize = 1 << 15;
 /// Calls `f(0..n)`, on all threads where `work` (elements touched) is worth it.
 pub fn tasks(n: usize, work: usize, f: impl Fn(usize) + Sync) {
     if n > 1 && work >= SERIAL {
-        (0..n).into_par_iter().with_max_len(1).for_each(&f);
+        spread(n, &f);
     } else {
         (0..n).for_each(f);
     }
 }
 
+/// The parallel loop, compiled once for all callers.
+fn spread(n: usize, f: &(dyn Fn(usize) + Sync)) {
+    (0..n).into_par_iter().with_max_len(1).for_each(f);
+}
+
 /// Calls `f(first row, rows)` for consecutive groups of rows of `width` elements that make up `y`.
 pub fn rows<T: Real>(y: &mut [T], width: usize, f: impl Fn(usize, &mut [T]) + Sync) {
-    let step = (CHUNK / width.max(1)).max(1);
-    if y.len() < SERIAL {
-        f(0, y);
-    } else {
-        y.par_chunks_mut(step * width).with_max_len(1).enumerate().for_each(|(i, y)| f(i * step, y));
-    }
+    let (step, size, count) = groups(y.len(), width);
+    let (len, y) = (y.len(), Disjoint::new(y));
+    tasks(count, len, |i| {
+        // SAFETY: every group is one task's.
+        f(i * step, unsafe { y.part(i * size..((i + 1) * size).min(len)) });
+    });
 }
 
 /// As [`rows`] with two outputs of the same size.
 pub fn rows2<T: Real>(y: &mut [T], z: &mut [T], width: usize, f: impl Fn(usize, &mut [T], &mut [T]) + Sync) {
+    let (step, size, count) = groups(y.len(), width);
+    let (len, y, z) = (y.len(), Disjoint::new(y), Disjoint::new(z));
+    tasks(count, len, |i| {
+        let part = i * size..((i + 1) * size).min(len);
+        // SAFETY: every group is one task's, in both outputs.
+        f(i * step, unsafe { y.part(part.clone()) }, unsafe { z.part(part) });
+    });
+}
+
+/// Rows of a group, its elements, and the number of groups that make up `len` elements in rows of `width`.
+fn groups(len: usize, width: usize) -> (usize, usize, usize) {
     let step = (CHUNK / width.max(1)).max(1);
-    if y.len() < SERIAL {
-        f(0, y, z);
-    } else {
-        let size = step * width;
-        let parts = y.par_chunks_mut(size).zip(z.par_chunks_mut(size));
-        parts.with_max_len(1).enumerate().for_each(|(i, (y, z))| f(i * step, y, z));
-    }
+    let size = step * width.max(1);
+    (step, size, len.div_ceil(size))
 }
 
 /// A slice that several tasks write at once, each its own elements.

@@ -1,6 +1,6 @@
 //! Gradient checks of layers. The function is always ⟨dy, y⟩ with a drawn dy.
 
-use super::{Claim, Device, Problem, dot, normals, take, tensor};
+use super::{Claim, Device, Function, Problem, dot, normals, take, tensor};
 use crate::Result;
 use crate::backend::cpu::Tensor;
 use crate::ops::{self, Activation, BatchNorm, Conv2d, MaxPool2d, RELU, Shape, Size, Span};
@@ -136,7 +136,7 @@ fn eval_value(
     stats: Vec<f64>,
     dy: Vec<f64>,
     params: Option<Vec<f64>>,
-) -> Box<dyn Fn(&[f64]) -> Result<f64>> {
+) -> Function {
     let bn = batch_norm(shape.c);
     Box::new(move |mut p| {
         let x = take(&mut p, shape);

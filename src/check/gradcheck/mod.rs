@@ -96,11 +96,14 @@ pub fn run(only: Option<&str>, seed: u64, mut each: impl FnMut(&Row)) -> Result<
     Ok(rows)
 }
 
+/// A function of a flat point.
+type Function = Box<dyn Fn(&[f64]) -> Result<f64>>;
+
 /// A function of a flat point and what a hand-written derivative claims about it.
 struct Problem {
     case: String,
     point: Vec<f64>,
-    value: Box<dyn Fn(&[f64]) -> Result<f64>>,
+    value: Function,
     claim: Claim,
 }
 
@@ -109,7 +112,7 @@ enum Claim {
     /// The gradient at the point.
     Gradient(Vec<f64>),
     /// The derivative along a direction.
-    Tangent(Box<dyn Fn(&[f64]) -> Result<f64>>),
+    Tangent(Function),
 }
 
 impl Claim {

@@ -1,7 +1,7 @@
 //! Gradient checks of whole passes: encoder, decoder, the decoder's tangent and pullback with frozen batch norm, and the
 //! student's gradient of one training step with the T-VAT noise held fixed.
 
-use super::{Claim, Device, Problem, dot, normals, take, tensor};
+use super::{Claim, Device, Function, Problem, dot, normals, take, tensor};
 use crate::backend::cpu::Tensor;
 use crate::method::{
     Algorithm, Batch, Networks, StepArgs, SupervisedLoss, Tvat, TvatArgs, cut_mix, train_step as method_step,
@@ -106,7 +106,7 @@ impl Frozen {
         Ok(Frozen { arch, net, features, logits, point, dy })
     }
 
-    fn value(&self) -> Box<dyn Fn(&[f64]) -> Result<f64>> {
+    fn value(&self) -> Function {
         let (arch, net, features, dy) = (self.arch.clone(), self.net.clone(), self.features, self.dy.clone());
         Box::new(move |p| {
             let norm = Norm::Frozen(&net.stats);
