@@ -53,11 +53,11 @@ impl RunConfig {
                 c.eval.batch_size = 12;
                 c.method.threshold = 0.8;
                 c.method.unsup_weight = 1.0;
-                c.method.warm_up_epochs = 12;
-                c.method.ramp_up_epochs = 8.0;
+                c.method.warm_up_epochs = 8;
+                c.method.ramp_up_epochs = 4.0;
                 // Without pretraining the teachers' own warm-up ends too far from the student for an average of weights.
                 c.method.teacher_start = TeacherStart::Student;
-                c.schedule.epochs = 40;
+                c.schedule.epochs = 20;
                 c.run.val_every = 4;
                 c.run.checkpoint_every = 100;
             }
