@@ -3,10 +3,11 @@
 //!
 //! In NHWC the channels that a tap reads are one contiguous row, so a convolution of one tap multiplies the input as it
 //! lies in memory. For several taps a task copies what a strip of positions reads, a few hundred values of each at a
-//! time, and multiplies that; there is no column matrix of the whole input.
+//! time, and multiplies that; there is no column matrix of the whole input. Small maps under wide kernels, whose
+//! classes are a few positions each, go tap by tap instead: the weight passes through the cache once.
 
 use super::gather::{Class, Gather};
-use super::gemm::{Matrix, product, transpose};
+use super::gemm::{Matrix, product, product_into};
 use super::memory::Buffer;
 use super::parallel::{Disjoint, tasks};
 use super::{Real, Tensor, wgrad, winograd};
@@ -23,6 +24,10 @@ const ROWS: usize = 256;
 const TASK: usize = 1 << 19;
 /// Multiply-adds that take as long as the start of a product.
 const START: usize = 1 << 14;
+/// Positions that take as long to multiply as the weight to pack.
+const PACK: usize = 32;
+/// Taps of fewer channels than this are multiplied together in a data gradient.
+const NARROW: usize = 64;
 
 /// y = x * weight + bias.
 pub fn fprop<T: Real>(x: &Tensor<T>, params: &[T], conv: &Conv2d) -> Tensor<T> {
@@ -31,16 +36,16 @@ pub fn fprop<T: Real>(x: &Tensor<T>, params: &[T], conv: &Conv2d) -> Tensor<T> {
     if winograd::suits::<T>(conv, x.shape()) {
         return winograd::fprop(x, weight, bias, conv);
     }
-    let (cin, cout) = (conv.in_channels, conv.out_channels);
-    let gather = Gather::fprop(conv, x.shape()).merge(cin * cout, START);
-    let used = gather.used_taps();
-    let used: Vec<_> =
-        used.chunk_by(|a, b| a + 1 == *b).map(|part| part[0] * cin..(part[0] + part.len()) * cin).collect();
-    let lines = transpose(weight, cout, conv.kernel * conv.kernel * cin, &used);
-    let shape = conv.out_shape(x.shape());
-    Tensor::overwrite(shape, |y| {
-        multiply(&Disjoint::new(y), cout, x.data(), cin, &lines, &gather, bias);
-    })
+    let (cin, taps) = (conv.in_channels, conv.kernel * conv.kernel);
+    let lines = Lines {
+        data: weight,
+        taps: (0..taps).map(|t| t * cin).collect(),
+        inner_step: 1,
+        column_step: taps * cin,
+        joined: true,
+    };
+    let gather = Gather::fprop(conv, x.shape());
+    convolve(conv.out_shape(x.shape()), x, &lines, gather, bias)
 }
 
 /// Gradient with respect to the input of shape `x_shape`.
@@ -50,29 +55,22 @@ pub fn dgrad<T: Real>(dy: &Tensor<T>, params: &[T], conv: &Conv2d, x_shape: Shap
         return winograd::dgrad(dy, weight, conv);
     }
     let (taps, cin, cout) = (conv.kernel * conv.kernel, conv.in_channels, conv.out_channels);
-    let gather = Gather::dgrad(conv, x_shape).merge(cin * cout, START);
-    let turned;
-    // Lines (tap from the last, output channel): the weight turned, its first and last axes exchanged.
-    let lines = if taps == 1 {
-        weight
+    let gather = Gather::dgrad(conv, x_shape);
+    if taps > 1 && cout < NARROW {
+        // The order of the data gradient's taps, which count from the last.
+        let mut data = Buffer::stale(weight.len());
+        for (i, line) in data.chunks_exact_mut(cin).enumerate() {
+            line.copy_from_slice(&weight[(i % cout * taps + taps - 1 - i / cout) * cin..][..cin]);
+        }
+        let taps = (0..taps).map(|t| t * cout * cin).collect();
+        let lines = Lines { data: &data, taps, inner_step: cin, column_step: 1, joined: true };
+        convolve(x_shape, dy, &lines, gather, None)
     } else {
-        let mut buffer = Buffer::stale(weight.len());
-        let used = gather.used_taps();
-        let shared = Disjoint::new(&mut buffer);
-        tasks(used.len(), weight.len(), |i| {
-            let at = used[i] * cout * cin;
-            // SAFETY: each tap's lines are one task's.
-            let lines = unsafe { shared.part(at..at + cout * cin) };
-            for (o, line) in lines.chunks_exact_mut(cin).enumerate() {
-                line.copy_from_slice(&weight[(o * taps + taps - 1 - used[i]) * cin..][..cin]);
-            }
-        });
-        turned = buffer;
-        &turned
-    };
-    Tensor::overwrite(x_shape, |dx| {
-        multiply(&Disjoint::new(dx), cin, dy.data(), cout, lines, &gather, None);
-    })
+        let starts = (0..taps).map(|t| (taps - 1 - t) * cin).collect();
+        let lines =
+            Lines { data: weight, taps: starts, inner_step: taps * cin, column_step: 1, joined: false };
+        convolve(x_shape, dy, &lines, gather, None)
+    }
 }
 
 /// Adds the gradients of weight and bias to `grads`.
@@ -88,6 +86,76 @@ pub fn wgrad<T: Real>(x: &Tensor<T>, dy: &Tensor<T>, grads: &mut [T], conv: &Con
     }
 }
 
+/// The right side of the products: for each tap a line an input channel, in it the output channels.
+struct Lines<'a, T> {
+    data: &'a [T],
+    /// Where each tap's lines begin.
+    taps: Vec<usize>,
+    /// Between lines.
+    inner_step: usize,
+    /// Between the values of a line.
+    column_step: usize,
+    /// Whether the lines of a tap follow those of the tap before.
+    joined: bool,
+}
+
+impl<'a, T> Lines<'a, T> {
+    /// `len` lines from number `from` of `tap`.
+    fn of(&self, tap: usize, from: usize, len: usize, columns: &Range<usize>) -> Matrix<'a, T> {
+        let at = self.taps[tap] + from * self.inner_step + columns.start * self.column_step;
+        Matrix::strided(&self.data[at..], (len, columns.len()), (self.inner_step, self.column_step))
+    }
+}
+
+/// What all tasks of a convolution share.
+struct Work<'a, T: Real> {
+    out: Disjoint<'a, T>,
+    outputs: usize,
+    source: &'a [T],
+    /// Channels of the source.
+    width: usize,
+    lines: &'a Lines<'a, T>,
+    gather: Gather,
+    bias: Option<&'a [T]>,
+}
+
+/// `out[position] = sum over taps of source[position's row at tap] * lines[tap] + bias`, by the cheapest of three ways.
+fn convolve<T: Real>(
+    shape: Shape,
+    source: &Tensor<T>,
+    lines: &Lines<'_, T>,
+    mut gather: Gather,
+    bias: Option<&[T]>,
+) -> Tensor<T> {
+    let (width, outputs) = (source.shape().c, shape.c);
+    // Costs in multiply-adds of one tap and position; every product packs its lines anew.
+    let start = PACK + START / (width * outputs).max(1);
+    let class = |c: &Class| (c.len + start * c.len.div_ceil(ROWS)) * c.taps.len();
+    let exact: usize = gather.classes.iter().map(class).sum();
+    let whole = gather.whole();
+    let merged = class(&whole);
+    let joins: usize = gather.classes.iter().map(|c| c.len * c.taps.len()).sum();
+    // Sums are added up in memory.
+    let single = joins + joins * 8 / width + start * shape.positions().div_ceil(ROWS) * gather.used_taps();
+    let several = gather.classes.len() > 1;
+    let tap_by_tap = several && single < merged.min(exact);
+    if several && merged <= exact {
+        gather.classes = vec![whole];
+    }
+    Tensor::overwrite(shape, |out| {
+        let (out, source) = (Disjoint::new(out), source.data());
+        let work = Work { out, outputs, source, width, lines, gather, bias };
+        if tap_by_tap { work.by_tap(shape.positions()) } else { work.by_class() }
+    })
+}
+
+/// Output channels of group `g` of `groups`, cut where the crate's tiles end.
+fn group(outputs: usize, g: usize, groups: usize) -> Range<usize> {
+    let unit = if outputs < 192 { 8 } else { 24 };
+    let edge = |g: usize| if g == groups { outputs } else { outputs * g / groups / unit * unit };
+    edge(g)..edge(g + 1)
+}
+
 /// Some positions of a class by some output channels.
 struct Task<'a> {
     class: &'a Class,
@@ -96,107 +164,159 @@ struct Task<'a> {
     columns: Range<usize>,
 }
 
-/// Cuts the product into tasks by its size alone.
-fn cut<'a>(gather: &'a Gather, outputs: usize, width: usize) -> Vec<Task<'a>> {
-    let cost = |class: &Class, rows: usize| rows * class.taps.len() * width * outputs;
-    let total: usize = gather.classes.iter().map(|c| cost(c, c.len)).sum();
-    let limit = (total / 16).max(TASK);
-    // Channels are cut where the crate's tiles end.
-    let unit = if outputs < 192 { 8 } else { 24 };
-    let mut list = Vec::new();
-    for class in &gather.classes {
-        let rows = (STRIP / (class.taps.len() * width).clamp(1, DEPTH)).max(ROWS);
-        let blocks = class.len.div_ceil(rows).max((cost(class, class.len) / limit).min(class.len / 128));
-        let step = class.len.div_ceil(blocks.max(1)).max(1);
-        for from in (0..class.len).step_by(step) {
-            let len = step.min(class.len - from);
-            let groups = cost(class, len).div_ceil(limit).clamp(1, (outputs / 32).max(1));
-            let edge = |g: usize| if g == groups { outputs } else { outputs * g / groups / unit * unit };
-            for g in 0..groups {
-                list.push(Task { class, from, len, columns: edge(g)..edge(g + 1) });
+impl<T: Real> Work<'_, T> {
+    /// Rows of a task's output begin with the bias or zero.
+    ///
+    /// # Safety
+    /// No other reference to these elements may be alive on any thread.
+    unsafe fn begin(
+        &self,
+        to: &Disjoint<'_, T>,
+        at: usize,
+        step: usize,
+        rows: usize,
+        columns: &Range<usize>,
+    ) {
+        for r in 0..rows {
+            // SAFETY: promised by the caller.
+            let row = unsafe { to.part(at + r * step..at + r * step + columns.len()) };
+            match self.bias {
+                Some(bias) => row.copy_from_slice(&bias[columns.clone()]),
+                None => row.fill(T::ZERO),
             }
         }
     }
-    list
-}
 
-/// `out[position] = sum over taps of source[position's row at tap] * lines[tap] + bias`; rows of `out` are `outputs`
-/// long, rows of `source` and the lines of a tap are `width`.
-fn multiply<T: Real>(
-    out: &Disjoint<'_, T>,
-    outputs: usize,
-    source: &[T],
-    width: usize,
-    lines: &[T],
-    gather: &Gather,
-    bias: Option<&[T]>,
-) {
-    let list = cut(gather, outputs, width);
-    let work = list.iter().map(|t| t.len * t.columns.len() * (t.class.taps.len() * width + 8)).sum();
-    tasks(list.len(), work, |i| {
-        let Task { class, from, len, ref columns } = list[i];
-        let in_order = gather.targets_in_order(class, from, len);
-        let mut places = Vec::new();
-        // Sums of positions that lie apart come together first.
-        let mut sums = Buffer::stale(if in_order.is_some() { 0 } else { len * columns.len() });
-        let apart = Disjoint::new(&mut sums);
-        let (to, at, step) = match in_order {
-            Some(first) => (out, first * outputs + columns.start, outputs),
-            None => (&apart, 0, columns.len()),
-        };
-        if class.taps.is_empty() || bias.is_some() {
-            for r in 0..len {
+    /// The product tap by tap: tasks own positions and output channels.
+    fn by_tap(&self, positions: usize) {
+        let &Work { ref out, outputs, source, width, lines, .. } = self;
+        let pairs: Vec<_> = (0..lines.taps.len()).map(|tap| self.gather.pairs(tap)).collect();
+        let work = pairs.iter().map(Vec::len).sum::<usize>() * width * outputs;
+        let blocks = positions.div_ceil(ROWS);
+        let groups = (work / TASK).min(16).div_ceil(blocks).clamp(1, (outputs / 48).max(1));
+        tasks(blocks * groups, work, |task| {
+            let (block, g) = (task / groups, task % groups);
+            let (first, end) = (positions * block / blocks, positions * (block + 1) / blocks);
+            let columns = group(outputs, g, groups);
+            // SAFETY: these positions and channels are this task's, no other part of them is out.
+            unsafe { self.begin(out, first * outputs + columns.start, outputs, end - first, &columns) };
+            let mut strip = Buffer::stale((end - first) * DEPTH.min(width));
+            let mut sums = Buffer::stale((end - first) * columns.len());
+            for (tap, pairs) in pairs.iter().enumerate() {
+                let number = |edge: usize| pairs.partition_point(|p| (p.0 as usize) < edge);
+                let part = &pairs[number(first)..number(end)];
+                let (Some(&(_, q0)), Some(&(_, q1))) = (part.first(), part.last()) else { continue };
+                let mut multiply = |left: Matrix<'_, T>, from: usize| {
+                    let right = lines.of(tap, from, left.columns(), &columns);
+                    product_into(&mut sums, columns.len(), from > 0, left, right);
+                };
+                if (q1 - q0) as usize == part.len() - 1 {
+                    multiply(Matrix::new(&source[q0 as usize * width..], part.len(), width, width), 0);
+                } else {
+                    let step = width.div_ceil(width.div_ceil(DEPTH));
+                    for from in (0..width).step_by(step) {
+                        let len = step.min(width - from);
+                        for (&(_, q), row) in part.iter().zip(strip.chunks_exact_mut(len)) {
+                            row.copy_from_slice(&source[q as usize * width + from..][..len]);
+                        }
+                        multiply(Matrix::new(&strip, part.len(), len, len), from);
+                    }
+                }
+                for (&(p, _), sums) in part.iter().zip(sums.chunks_exact(columns.len())) {
+                    let at = p as usize * outputs;
+                    // SAFETY: as above.
+                    let row = unsafe { out.part(at + columns.start..at + columns.end) };
+                    row.iter_mut().zip(sums).for_each(|(r, &s)| *r += s);
+                }
+            }
+        });
+    }
+
+    /// Cuts the product by class into tasks by its size alone.
+    fn cut(&self) -> Vec<Task<'_>> {
+        let &Work { outputs, width, ref gather, .. } = self;
+        let cost = |class: &Class, rows: usize| rows * class.taps.len() * width * outputs;
+        let total: usize = gather.classes.iter().map(|c| cost(c, c.len)).sum();
+        let limit = (total / 16).max(TASK);
+        let mut list = Vec::new();
+        for class in &gather.classes {
+            let rows = (STRIP / (class.taps.len() * width).clamp(1, DEPTH)).max(ROWS);
+            let blocks = class.len.div_ceil(rows).max((cost(class, class.len) / limit).min(class.len / 128));
+            let step = class.len.div_ceil(blocks.max(1)).max(1);
+            for from in (0..class.len).step_by(step) {
+                let len = step.min(class.len - from);
+                let groups = cost(class, len).div_ceil(limit).clamp(1, (outputs / 32).max(1));
+                list.extend((0..groups).map(|g| Task {
+                    class,
+                    from,
+                    len,
+                    columns: group(outputs, g, groups),
+                }));
+            }
+        }
+        list
+    }
+
+    /// The product class by class.
+    fn by_class(&self) {
+        let &Work { ref out, outputs, source, width, lines, ref gather, bias } = self;
+        let list = self.cut();
+        let work = list.iter().map(|t| t.len * t.columns.len() * (t.class.taps.len() * width + 8)).sum();
+        tasks(list.len(), work, |i| {
+            let Task { class, from, len, ref columns } = list[i];
+            let in_order = gather.targets_in_order(class, from, len);
+            let mut places = Vec::new();
+            // Sums of positions that lie apart come together first.
+            let mut sums = Buffer::stale(if in_order.is_some() { 0 } else { len * columns.len() });
+            let apart = Disjoint::new(&mut sums);
+            let (to, at, step) = match in_order {
+                Some(first) => (out, first * outputs + columns.start, outputs),
+                None => (&apart, 0, columns.len()),
+            };
+            let mut add = bias.is_some();
+            if class.taps.is_empty() || add {
                 // SAFETY: these positions and channels are this task's, no other part of them is out.
-                let row = unsafe { to.part(at + r * step..at + r * step + columns.len()) };
-                match bias {
-                    Some(bias) => row.copy_from_slice(&bias[columns.clone()]),
-                    None => row.fill(T::ZERO),
-                }
+                unsafe { self.begin(to, at, step, len, columns) };
             }
-        }
-        let mut add = bias.is_some();
-        let mut multiply = |left: Matrix<'_, T>, first: usize| {
-            let right = Matrix::new(
-                &lines[first * outputs + columns.start..],
-                left.columns(),
-                columns.len(),
-                outputs,
-            );
-            // SAFETY: as above.
-            unsafe { product(to, at, step, add, left, right) };
-            add = true;
-        };
-        let read_in_place = match class.taps[..] {
-            [tap] => gather.sources_in_order(class, from, len, tap).map(|first| (tap, first)),
-            _ => None,
-        };
-        if let Some((tap, first)) = read_in_place {
-            multiply(Matrix::new(&source[first * width..], len, width, width), tap * width);
-        } else if !class.taps.is_empty() {
-            places = gather.places(class, from, len);
-            let mut strip = Buffer::stale(len * DEPTH.min(class.taps.len() * width));
-            for (taps, part) in chunks(&class.taps, width) {
-                let inner = taps.len() * part.len();
-                gather.fill(&mut strip[..len * inner], class, &places, taps, source, width, part.clone());
-                let mut before = 0;
-                for run in taps.chunk_by(|a, b| a + 1 == *b) {
-                    let left = Matrix::new(&strip[before..len * inner], len, run.len() * part.len(), inner);
-                    multiply(left, run[0] * width + part.start);
-                    before += run.len() * part.len();
-                }
-            }
-        }
-        if in_order.is_none() {
-            if places.is_empty() {
-                places = gather.places(class, from, len);
-            }
-            for (place, row) in places.iter().zip(sums.chunks_exact(columns.len())) {
-                let at = gather.target(place) * outputs;
+            let mut multiply = |left: Matrix<'_, T>, tap: usize, from: usize| {
+                let right = lines.of(tap, from, left.columns(), columns);
                 // SAFETY: as above.
-                unsafe { out.part(at + columns.start..at + columns.end) }.copy_from_slice(row);
+                unsafe { product(to, at, step, add, left, right) };
+                add = true;
+            };
+            let read_in_place = match class.taps[..] {
+                [tap] => gather.sources_in_order(class, from, len, tap).map(|first| (tap, first)),
+                _ => None,
+            };
+            if let Some((tap, first)) = read_in_place {
+                multiply(Matrix::new(&source[first * width..], len, width, width), tap, 0);
+            } else if !class.taps.is_empty() {
+                places = gather.places(class, from, len);
+                let mut strip = Buffer::stale(len * DEPTH.min(class.taps.len() * width));
+                for (taps, part) in chunks(&class.taps, width) {
+                    let inner = taps.len() * part.len();
+                    let strip = &mut strip[..len * inner];
+                    gather.fill(strip, class, &places, taps, source, width, part.clone());
+                    let mut before = 0;
+                    for run in taps.chunk_by(|a, b| lines.joined && a + 1 == *b) {
+                        let depth = run.len() * part.len();
+                        multiply(Matrix::new(&strip[before..], len, depth, inner), run[0], part.start);
+                        before += depth;
+                    }
+                }
             }
-        }
-    });
+            if in_order.is_none() {
+                if places.is_empty() {
+                    places = gather.places(class, from, len);
+                }
+                for (place, row) in places.iter().zip(sums.chunks_exact(columns.len())) {
+                    let at = gather.target(place) * outputs;
+                    // SAFETY: as above.
+                    unsafe { out.part(at + columns.start..at + columns.end) }.copy_from_slice(row);
+                }
+            }
+        });
+    }
 }
 
 /// Cuts the inner dimension into taps and values of each that are gathered at once: several whole taps or a part of one.

@@ -138,19 +138,10 @@ impl Gather {
         Class { ys, xs, exact, taps, len: self.out.positions() }
     }
 
-    /// Makes one class of all where that costs less: `tap` multiply-adds a tap and position, `class` a class.
-    pub fn merge(mut self, tap: usize, class: usize) -> Gather {
-        let exact: usize = self.classes.iter().map(|c| class + c.len * c.taps.len() * tap).sum();
-        if self.classes.len() > 1 && self.out.positions() * self.kernel * self.kernel * tap + class <= exact {
-            self.classes = vec![self.whole()];
-        }
-        self
-    }
-
-    /// Taps that any position reads through, in order.
-    pub fn used_taps(&self) -> Vec<usize> {
+    /// Number of taps that any position reads through.
+    pub fn used_taps(&self) -> usize {
         let used = |tap: &usize| self.classes.iter().any(|c| c.taps.contains(tap));
-        (0..self.kernel * self.kernel).filter(used).collect()
+        (0..self.kernel * self.kernel).filter(used).count()
     }
 
     /// Member `number` of `class`.

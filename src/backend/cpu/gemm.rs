@@ -1,16 +1,11 @@
-//! Matrix products, all by the `gemm` crate, behind one checked call; and the copies that prepare operands. Knows
-//! matrices only.
+//! Matrix products, all by the `gemm` crate, behind one checked call. Knows matrices only.
 //!
 //! A product runs on the calling thread: callers cut their work into tasks by its size alone, so that results do not
 //! depend on the number of threads.
 
 use super::Real;
-use super::memory::Buffer;
-use super::parallel::{Disjoint, tasks};
+use super::parallel::Disjoint;
 use gemm::Parallelism;
-
-/// Side of the blocks in which matrices are turned over.
-pub const LINE: usize = 16;
 
 /// A view of `rows` by `columns` elements, element (i, j) at `i * row_step + j * column_step`.
 #[derive(Clone, Copy)]
@@ -28,10 +23,19 @@ impl<'a, T> Matrix<'a, T> {
     /// # Panics
     /// If `data` is too short.
     pub fn new(data: &'a [T], rows: usize, columns: usize, step: usize) -> Matrix<'a, T> {
-        if rows > 0 && columns > 0 {
-            assert!((rows - 1) * step + columns <= data.len(), "the matrix ends within its data");
+        Matrix::strided(data, (rows, columns), (step, 1))
+    }
+
+    /// `size` rows and columns, neighbours in a column and in a row `steps` apart.
+    ///
+    /// # Panics
+    /// If `data` is too short.
+    pub fn strided(data: &'a [T], size: (usize, usize), steps: (usize, usize)) -> Matrix<'a, T> {
+        if size.0 > 0 && size.1 > 0 {
+            let last = (size.0 - 1) * steps.0 + (size.1 - 1) * steps.1;
+            assert!(last < data.len(), "the matrix ends within its data");
         }
-        Matrix { data, rows, columns, row_step: step, column_step: 1 }
+        Matrix { data, rows: size.0, columns: size.1, row_step: steps.0, column_step: steps.1 }
     }
 
     /// Number of its columns.
@@ -123,69 +127,21 @@ pub fn copy_short<T: Real>(to: &mut [T], from: &[T]) {
     to_rest.iter_mut().zip(from_rest).for_each(|(t, f)| *t = *f);
 }
 
-/// Turns up to [`LINE`] rows over: `lines[k][j] = row(j)[k]` for `j` below `n`; the rest of each line is unspecified.
-pub fn turn_rows<'a, T: Real>(lines: &mut [[T; LINE]], n: usize, row: impl Fn(usize) -> &'a [T]) {
-    // One cache line of each row at a time: rows are often powers of two apart and would evict one another.
-    for (block, lines) in lines.chunks_mut(LINE).enumerate() {
-        for j in 0..n {
-            let part = &row(j)[block * LINE..][..lines.len()];
-            for (line, &v) in lines.iter_mut().zip(part) {
-                line[j] = v;
-            }
-        }
-    }
-}
-
-/// The transpose of `rows` by `inner` values: `[inner][rows]`. Only the lines of `used` are written.
-pub fn transpose<T: Real>(
-    from: &[T],
-    rows: usize,
-    inner: usize,
-    used: &[std::ops::Range<usize>],
-) -> Buffer<T> {
-    let mut to = Buffer::stale(rows * inner);
-    let blocks: Vec<_> =
-        used.iter().flat_map(|r| r.clone().step_by(LINE).map(|k| (k, LINE.min(r.end - k)))).collect();
-    let shared = Disjoint::new(&mut to);
-    let group = 8;
-    tasks(blocks.len().div_ceil(group), rows * inner, |task| {
-        for j in (0..rows).step_by(LINE) {
-            let n = LINE.min(rows - j);
-            for &(k, len) in blocks.iter().skip(task * group).take(group) {
-                let mut lines = [[T::ZERO; LINE]; LINE];
-                turn_rows(&mut lines[..len], n, |i| &from[(j + i) * inner + k..]);
-                for (i, line) in lines[..len].iter().enumerate() {
-                    let at = (k + i) * rows + j;
-                    // SAFETY: each line is one task's, one part of it is out at a time.
-                    unsafe { shared.part(at..at + n) }.copy_from_slice(&line[..n]);
-                }
-            }
-        }
-    });
-    to
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn products_and_transposes_agree_with_the_definition() {
+    fn products_agree_with_the_definition() {
         for (rows, inner, columns) in [(1, 1, 1), (5, 3, 7), (33, 20, 17), (4, 0, 3)] {
             let a: Vec<f64> = (0..rows * inner).map(|i| (i % 7) as f64).collect();
             let b: Vec<f64> = (0..inner * columns).map(|i| (i % 5) as f64 - 1.0).collect();
             let (left, right) =
                 (Matrix::new(&a, rows, inner, inner), Matrix::new(&b, inner, columns, columns));
-            let b_turned = transpose(&b, inner, columns, std::slice::from_ref(&(0..columns)));
+            let turned: Vec<f64> = (0..inner * columns).map(|i| b[i % inner * columns + i / inner]).collect();
             let mut got = vec![f64::NAN; rows * columns];
             product_into(&mut got, columns, false, left, right);
-            product_into(
-                &mut got,
-                columns,
-                true,
-                left,
-                Matrix::new(&b_turned, columns, inner, inner).turned(),
-            );
+            product_into(&mut got, columns, true, left, Matrix::new(&turned, columns, inner, inner).turned());
             for i in 0..rows {
                 for j in 0..columns {
                     let sum: f64 = (0..inner).map(|k| a[i * inner + k] * b[k * columns + j]).sum();

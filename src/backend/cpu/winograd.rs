@@ -5,7 +5,7 @@
 //! their coefficients are exact in binary, and in f32 the result differs from the exact one by about 1.3e-6 (relative
 //! norm, 256 channels); the customary 0, ±1, ±2, ∞ by 2.7e-6, the direct sum by 3e-7. The f64 device does not use it.
 
-use super::gemm::{LINE, Matrix, product, product_into, turn_rows};
+use super::gemm::{Matrix, product};
 use super::memory::Buffer;
 use super::parallel::{Disjoint, tasks};
 use super::{Real, Tensor};
@@ -26,10 +26,14 @@ const NB: f64 = 2.0 * B2 * (B2 - A2);
 const POINTS: usize = 36;
 /// Channels that a transform takes together.
 const LANES: usize = 8;
-/// Tiles of a task at most: its transformed input and output stay in cache.
-const GROUP: usize = 48;
-/// Tiles whose transforms exist at once in a weight gradient.
+/// Tiles whose transforms exist at once, at most.
 const SPAN: usize = 256;
+/// Values that the transforms of input and output have at once, at most: they stay in the last-level cache.
+const VALUES: usize = 1 << 22;
+/// Channels of a product at most, of the side that is cut into tasks.
+const BLOCK: usize = 128;
+/// Output channels of which a task transforms the weight.
+const LINE: usize = 16;
 /// Tiles below which transforming the weight costs more than it saves.
 const MIN_TILES: usize = 24;
 
@@ -54,7 +58,10 @@ pub fn fprop<T: Real>(x: &Tensor<T>, weight: &[T], bias: Option<&[T]>, conv: &Co
     let (cin, cout) = (conv.in_channels, conv.out_channels);
     let packed = transform_weight(cin, cout, |tap, first, j, n, lines| {
         let len = lines.len();
-        turn_rows(lines, n, |i| &weight[((j + i) * 9 + tap) * cin + first..][..len]);
+        for i in 0..n {
+            let row = &weight[((j + i) * 9 + tap) * cin + first..][..len];
+            lines.iter_mut().zip(row).for_each(|(line, &v)| line[i] = v);
+        }
     });
     convolve(x, &packed, bias)
 }
@@ -99,7 +106,7 @@ pub fn wgrad<T: Real>(x: &Tensor<T>, dy: &Tensor<T>, dweight: &mut [T], conv: &C
             }
         });
         let shared = Disjoint::new(&mut sums);
-        let blocks = cin.div_ceil(256);
+        let blocks = cin.div_ceil(BLOCK);
         let block = cin.div_ceil(blocks).next_multiple_of(LANES);
         tasks(POINTS * blocks, usize::MAX, |task| {
             let (p, from) = (task / blocks, task % blocks * block);
@@ -267,15 +274,19 @@ fn gather_1d<T: Real>(u: [T; 6]) -> [T; 3] {
 
 /// A transformed weight.
 struct Weight<T: Real> {
-    /// `[point][input][output]`, points [`Weight::stride`] apart.
+    /// `[point][input][output]`, points [`Weight::stride`] and lines of outputs [`Weight::line`] apart.
     data: Buffer<T>,
     inputs: usize,
     outputs: usize,
 }
 
 impl<T: Real> Weight<T> {
+    fn line(&self) -> usize {
+        self.outputs + GAP
+    }
+
     fn stride(&self) -> usize {
-        self.inputs * self.outputs + GAP
+        self.inputs * self.line()
     }
 }
 
@@ -287,7 +298,7 @@ fn transform_weight<T: Real>(
 ) -> Weight<T> {
     const STEP: usize = 16;
     let mut weight = Weight { data: Buffer::stale(0), inputs, outputs };
-    let stride = weight.stride();
+    let (stride, line_step) = (weight.stride(), weight.line());
     weight.data = Buffer::stale(POINTS * stride);
     let shared = Disjoint::new(&mut weight.data);
     let steps = inputs.div_ceil(STEP);
@@ -307,7 +318,7 @@ fn transform_weight<T: Real>(
                 for_points(&part, |p, line| wide[p][half..half + LANES].copy_from_slice(line));
             }
             for (p, line) in wide.iter().enumerate() {
-                let at = p * stride + (first + k) * outputs + j;
+                let at = p * stride + (first + k) * line_step + j;
                 // SAFETY: each input's and block's lines are one task's.
                 unsafe { shared.part(at..at + n) }.copy_from_slice(&line[..n]);
             }
@@ -321,49 +332,69 @@ fn convolve<T: Real>(x: &Tensor<T>, weight: &Weight<T>, bias: Option<&[T]>) -> T
     let (inputs, outputs) = (weight.inputs, weight.outputs);
     let shape = x.shape().with_channels(outputs);
     let tiles = Tiles::new(x.shape());
-    let groups = tiles.count.div_ceil(GROUP).max(4.min(tiles.count / 12)).next_power_of_two();
+    let most = (VALUES / (POINTS * (inputs + outputs))).clamp(MIN_TILES, SPAN);
+    let span = tiles.count.div_ceil(tiles.count.div_ceil(most));
+    let (v_stride, m_stride) = (span * inputs + GAP, span * outputs + GAP);
+    let (mut v, mut m) = (Buffer::stale(POINTS * v_stride), Buffer::stale(POINTS * m_stride));
+    let blocks = outputs.div_ceil(BLOCK);
+    let block = outputs.div_ceil(blocks).next_multiple_of(LANES);
     Tensor::overwrite(shape, |y| {
         let y = Disjoint::new(y);
-        tasks(groups, usize::MAX, |g| {
-            let (first, end) = (tiles.count * g / groups, tiles.count * (g + 1) / groups);
-            let len = end - first;
-            let (v_stride, m_stride) = (len * inputs + GAP, len * outputs + GAP);
-            let mut v = Buffer::stale(POINTS * v_stride);
-            for t in 0..len {
+        for first in (0..tiles.count).step_by(span) {
+            let len = span.min(tiles.count - first);
+            let shared = Disjoint::new(&mut v);
+            tasks(len, usize::MAX, |t| {
                 for c in (0..inputs).step_by(LANES) {
                     let patch = tiles.patch::<T, 6>(x.data(), first + t, inputs, c, 1);
                     let wide = transform(&transform(&patch, input_1d), input_1d);
                     for_points(&wide, |p, line| {
-                        v[p * v_stride + t * inputs + c..][..LANES].copy_from_slice(line);
+                        let at = p * v_stride + t * inputs + c;
+                        // SAFETY: each tile's rows are one task's.
+                        unsafe { shared.part(at..at + LANES) }.copy_from_slice(line);
                     });
                 }
-            }
-            let mut m = Buffer::stale(POINTS * m_stride);
-            for p in 0..POINTS {
+            });
+            let shared = Disjoint::new(&mut m);
+            tasks(POINTS * blocks, usize::MAX, |task| {
+                let (p, from) = (task / blocks, task % blocks * block);
+                let right = &weight.data[p * weight.stride() + from..];
+                let right = Matrix::new(right, inputs, block.min(outputs - from), weight.line());
                 let left = Matrix::new(&v[p * v_stride..], len, inputs, inputs);
-                let right = Matrix::new(&weight.data[p * weight.stride()..], inputs, outputs, outputs);
-                product_into(&mut m[p * m_stride..], outputs, false, left, right);
-            }
-            for t in 0..len {
-                let (n, y0, x0) = tiles.place(first + t);
+                // SAFETY: this point's block of outputs is this task's.
+                unsafe { product(&shared, p * m_stride + from, outputs, false, left, right) };
+            });
+            tasks(len, usize::MAX, |t| {
                 for c in (0..outputs).step_by(LANES) {
                     let wide: [[Lanes<T>; 6]; 6] = std::array::from_fn(|i| {
                         std::array::from_fn(|j| lanes(&m[(i * 6 + j) * m_stride + t * outputs + c..]))
                     });
-                    let out = transform(&transform(&wide, output_1d), output_1d);
                     let bias = bias.map_or([T::ZERO; LANES], |b| lanes(&b[c..]));
-                    for (i, line) in out.iter().enumerate().take(shape.h - y0) {
-                        for (j, line) in line.iter().enumerate().take(shape.w - x0) {
-                            let at = ((n * shape.h + y0 + i) * shape.w + x0 + j) * outputs + c;
-                            // SAFETY: each tile's outputs are one task's.
-                            let y = unsafe { y.part(at..at + LANES) };
-                            for l in 0..LANES {
-                                y[l] = line[l] + bias[l];
-                            }
-                        }
-                    }
+                    write(&y, shape, tiles.place(first + t), c, &wide, &bias);
                 }
-            }
-        });
+            });
+        }
     })
+}
+
+/// Transforms [`LANES`] channels of one tile back and writes them, `bias` added, where they lie within the map.
+#[inline(always)]
+fn write<T: Real>(
+    y: &Disjoint<'_, T>,
+    shape: Shape,
+    (n, y0, x0): (usize, usize, usize),
+    c: usize,
+    wide: &[[Lanes<T>; 6]; 6],
+    bias: &Lanes<T>,
+) {
+    let out = transform(&transform(wide, output_1d), output_1d);
+    for (i, line) in out.iter().enumerate().take(shape.h - y0) {
+        for (j, line) in line.iter().enumerate().take(shape.w - x0) {
+            let at = ((n * shape.h + y0 + i) * shape.w + x0 + j) * shape.c + c;
+            // SAFETY: each tile's outputs are one task's.
+            let y = unsafe { y.part(at..at + LANES) };
+            for l in 0..LANES {
+                y[l] = line[l] + bias[l];
+            }
+        }
+    }
 }
