@@ -69,3 +69,39 @@ fn an_exploding_loss_stops_and_keeps_the_last_good_checkpoint() {
     expect(&out, 8, &["not finite", "step", "o/checkpoints/last.safetensors"]);
     expect(&p.run(&["eval", "o", "--network", "student"]), 0, &["mIoU"]);
 }
+
+/// A file system of its own, gone with the value.
+struct SmallDisk(std::path::PathBuf);
+
+impl SmallDisk {
+    /// `None` where this user may not mount one.
+    fn mount(at: std::path::PathBuf, bytes: u64) -> Option<SmallDisk> {
+        std::fs::create_dir(&at).unwrap();
+        let size = format!("size={bytes}");
+        let mount =
+            std::process::Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(&at).output();
+        mount.is_ok_and(|out| out.status.success()).then_some(SmallDisk(at))
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount").arg(&self.0).status();
+    }
+}
+
+#[test]
+fn a_full_disk_keeps_the_last_checkpoint() {
+    let p = Project::new();
+    assert!(p.train("plenty", &["--epochs", "2"]).status.success());
+    let checkpoint = std::fs::metadata(p.path("plenty/checkpoints/last.safetensors")).unwrap().len();
+    // A checkpoint is written beside the one that it replaces: there is room for one, not for two.
+    let Some(_disk) = SmallDisk::mount(p.path("small"), checkpoint * 7 / 4) else {
+        eprintln!("skipped: mounting a small disk needs more rights than this user has");
+        return;
+    };
+    let out = p.train("small/run", &["--set", "run.pictures=0"]);
+    expect(&out, 9, &["small/run", "No space left"]);
+    let scored = p.run(&["eval", "small/run"]);
+    assert!(scored.status.success(), "{}", String::from_utf8_lossy(&scored.stderr));
+}

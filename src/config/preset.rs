@@ -24,30 +24,22 @@ impl RunConfig {
             }
             Preset::Camvid => {
                 c.augment.base_size = Some(240);
-                c.augment.crop = [160, 160];
-                c.model = ModelSettings {
-                    name: "tiny".into(),
-                    stem_width: Some(16),
-                    planes: Some(16),
-                    aspp: Some(48),
-                    low_level: Some(16),
-                    ..Default::default()
-                };
-                c.optim.lr = 2e-2;
+                c.augment.crop = [128, 128];
+                c.model = small_model(16, 64);
+                c.optim.lr = 0.1;
                 c.eval.long_side = 240;
                 c.eval.batch_size = 8;
+                c.method.warm_up_epochs = 20;
+                c.method.ramp_up_epochs = 6.0;
+                from_scratch(&mut c);
+                c.schedule.epochs = 60;
+                c.schedule.steps_per_epoch = 50;
+                c.run.val_every = 10;
             }
             Preset::Demo => {
                 c.augment.base_size = Some(96);
                 c.augment.crop = [80, 80];
-                c.model = ModelSettings {
-                    name: "tiny".into(),
-                    stem_width: Some(16),
-                    planes: Some(8),
-                    aspp: Some(32),
-                    low_level: Some(16),
-                    ..Default::default()
-                };
+                c.model = small_model(8, 32);
                 c.optim.lr = 0.1;
                 c.optim.batch_size = 4;
                 c.eval.batch_size = 12;
@@ -55,8 +47,7 @@ impl RunConfig {
                 c.method.unsup_weight = 1.0;
                 c.method.warm_up_epochs = 8;
                 c.method.ramp_up_epochs = 4.0;
-                // Without pretraining the teachers' own warm-up ends too far from the student for an average of weights.
-                c.method.teacher_start = TeacherStart::Student;
+                from_scratch(&mut c);
                 c.schedule.epochs = 20;
                 c.run.val_every = 4;
                 c.run.checkpoint_every = 100;
@@ -64,4 +55,23 @@ impl RunConfig {
         }
         c
     }
+}
+
+/// A tiny network with stem and reduced features 16 wide, for images of about a hundred pixels and no pretraining.
+fn small_model(planes: usize, aspp: usize) -> ModelSettings {
+    ModelSettings {
+        name: "tiny".into(),
+        stem_width: Some(16),
+        planes: Some(planes),
+        aspp: Some(aspp),
+        low_level: Some(16),
+        ..Default::default()
+    }
+}
+
+/// Settings for short runs without pretraining: the teachers' own warm-up would end too far from the student for an
+/// average of weights, and the published decay would average over more steps than there are.
+fn from_scratch(c: &mut RunConfig) {
+    c.method.teacher_start = TeacherStart::Student;
+    c.method.ema_decay = 0.99;
 }

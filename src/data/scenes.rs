@@ -280,7 +280,7 @@ struct Paint {
     salt: u32,
 }
 
-/// Middle of each class's hues, turns; objects spread 0.16 to either side, so that neighbours overlap.
+/// Middle of each class's hues, turns; objects spread 0.08 to either side, so that neighbours touch.
 const HUES: [f32; 6] = [0.3, 0.02, 0.58, 0.14, 0.8, 0.42];
 
 impl Paint {
@@ -296,12 +296,12 @@ impl Paint {
         ];
         let own = rng.chance(0.67);
         let any = usual[rng.below(usual.len())];
-        let spread = rng.range(-0.16, 0.16);
-        let (saturation, value) = (rng.range(0.2, 0.85), rng.range(0.35, 0.95));
+        let spread = rng.range(-0.08, 0.08);
+        let (saturation, value) = (rng.range(0.35, 0.9), rng.range(0.35, 0.95));
         Paint::new(if own { usual[class] } else { any }, HUES[class] + spread, saturation, value, rng, side)
     }
 
-    /// For the ground and clutter: anything, a little duller.
+    /// For the ground and clutter: anything, duller.
     fn any(rng: &mut Stream, side: f32) -> Paint {
         let all = [
             Texture::Clouds,
@@ -312,7 +312,7 @@ impl Paint {
             Texture::Dots,
         ];
         let texture = all[rng.below(all.len())];
-        let (hue, saturation, value) = (rng.uniform(), rng.range(0.05, 0.6), rng.range(0.25, 0.9));
+        let (hue, saturation, value) = (rng.uniform(), rng.range(0.0, 0.4), rng.range(0.25, 0.9));
         Paint::new(texture, hue, saturation, value, rng, side)
     }
 

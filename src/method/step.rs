@@ -18,14 +18,7 @@ pub fn train_step<B: Backend>(
 ) -> Result<StepOut<B>> {
     if args.algorithm == Algorithm::Supervised {
         let Networks { student, momentum, grads, .. } = nets;
-        let (loss_sup, logits) =
-            supervised_pass(b, arch, student, momentum, grads, &batch.x_l, &batch.y_l, args)?;
-        return Ok(StepOut {
-            loss_sup,
-            unsup: None,
-            noise: None,
-            logits: vec![("student (labelled)", logits)],
-        });
+        return supervised_step(b, arch, student, momentum, grads, &batch.x_l, &batch.y_l, args);
     }
     let targets = Targets::new(b, arch, nets, batch, args)?;
 
@@ -46,13 +39,13 @@ pub fn train_step<B: Backend>(
     ops::ema(b, &mut teacher.params, &nets.student.params, args.ema_decay)?;
     ops::ema(b, &mut teacher.stats, &nets.student.stats, args.ema_decay)?;
 
-    let mut logits = vec![("core teacher", targets.core)];
-    logits.extend(targets.assist.map(|t| ("assisting teacher", t)));
-    logits.extend([("student (labelled)", logits_l), ("student (unlabelled)", logits_u)]);
+    let mut logits = vec![("core teacher's", targets.core)];
+    logits.extend(targets.assist.map(|t| ("assisting teacher's", t)));
+    logits.extend([("student's labelled", logits_l), ("student's unlabelled", logits_u)]);
     Ok(StepOut { loss_sup, unsup: Some(unsup), noise: r_l.zip(r_u), logits })
 }
 
-/// One supervised iteration of any network: warm-up of all three, and the supervised baseline. Returns the loss.
+/// One supervised iteration of any network: warm-up of all three, and the supervised baseline.
 pub fn supervised_step<B: Backend>(
     b: &B,
     arch: &DeepLab,
@@ -62,20 +55,7 @@ pub fn supervised_step<B: Backend>(
     x: &B::Tensor,
     y: &B::Labels,
     args: &StepArgs,
-) -> Result<B::Scalar> {
-    Ok(supervised_pass(b, arch, net, momentum, grads, x, y, args)?.0)
-}
-
-fn supervised_pass<B: Backend>(
-    b: &B,
-    arch: &DeepLab,
-    net: &mut Network<B>,
-    momentum: &mut B::Vector,
-    grads: &mut B::Vector,
-    x: &B::Tensor,
-    y: &B::Labels,
-    args: &StepArgs,
-) -> Result<(B::Scalar, B::Tensor)> {
+) -> Result<StepOut<B>> {
     b.clear(grads);
     let (features, encoder) = arch.encoder_forward(b, &net.params, Norm::Train(&mut net.stats), x, true)?;
     let (logits, decoder) =
@@ -85,7 +65,7 @@ fn supervised_pass<B: Backend>(
     let dfeatures = arch.decoder_backward(b, &net.params, grads, decoder, &dlogits)?;
     arch.encoder_backward(b, &net.params, grads, encoder, &dfeatures)?;
     sgd(b, arch, net, momentum, grads, args)?;
-    Ok((loss, logits))
+    Ok(StepOut { loss_sup: loss, unsup: None, noise: None, logits: vec![("labelled", logits)] })
 }
 
 fn supervised_loss<B: Backend>(

@@ -2,10 +2,10 @@
 //! the 1x1 reduction (in-place ABN's DeepLab head; Rota Bulò et al., 2018). Knows layers only.
 
 use super::ModelConfig;
-use super::layers::{Cost, Norm};
+use super::layers::{Backward, BnSaved, Cost, Forward};
 use super::table::{Builder, NormArgs};
 use crate::Result;
-use crate::ops::{self, Activation, Backend, BatchNorm, BatchNormSaved, Conv2d, Shape};
+use crate::ops::{self, Activation, Backend, BatchNorm, Conv2d, Shape};
 
 const LEAKY: Activation = Activation::LeakyRelu(0.01);
 /// PyTorch's defaults, which this head keeps whatever the backbone uses.
@@ -25,13 +25,6 @@ pub(super) struct Aspp {
     channels: usize,
 }
 
-/// A batch norm's input, output and moments in training.
-struct BnSaved<B: Backend> {
-    x: B::Tensor,
-    y: B::Tensor,
-    moments: BatchNormSaved<B>,
-}
-
 /// What the head keeps of a training pass.
 pub struct AsppSaved<B: Backend> {
     x: B::Tensor,
@@ -41,36 +34,6 @@ pub struct AsppSaved<B: Backend> {
     pool: B::Tensor,
     global: BnSaved<B>,
     reduced: BnSaved<B>,
-}
-
-/// Batch norm with leaky ReLU that saves in training mode.
-fn norm_forward<B: Backend>(
-    b: &B,
-    params: &B::Vector,
-    norm: &mut Norm<'_, B>,
-    bn: &BatchNorm,
-    x: B::Tensor,
-    save: bool,
-) -> Result<(B::Tensor, Option<BnSaved<B>>)> {
-    match norm {
-        Norm::Train(stats) => {
-            let (y, moments) = ops::batch_norm_train(b, &x, params, stats, bn, LEAKY, None)?;
-            Ok((y.clone(), save.then_some(BnSaved { x, y, moments })))
-        }
-        Norm::Frozen(stats) => Ok((ops::batch_norm_eval(b, &x, params, stats, bn, LEAKY, None)?, None)),
-    }
-}
-
-fn norm_backward<B: Backend>(
-    b: &B,
-    params: &B::Vector,
-    grads: &mut B::Vector,
-    bn: &BatchNorm,
-    saved: BnSaved<B>,
-    dy: &B::Tensor,
-) -> Result<B::Tensor> {
-    let BnSaved { x, y, moments } = saved;
-    Ok(ops::batch_norm_train_bwd(b, dy, &x, &y, &moments, params, grads, bn, LEAKY, false)?.0)
 }
 
 impl Aspp {
@@ -113,29 +76,24 @@ impl Aspp {
     /// `[n, h, w, 32 planes]` to `[n, h, w, aspp]`.
     pub fn forward<B: Backend>(
         &self,
-        b: &B,
-        params: &B::Vector,
-        norm: &mut Norm<'_, B>,
+        pass: &mut Forward<'_, B>,
         x: B::Tensor,
-        save: bool,
     ) -> Result<(B::Tensor, Option<AsppSaved<B>>)> {
+        let b = pass.b;
         let pool = ops::adaptive_avg_pool2d(b, &x, (1, 1))?;
-        let branches: Vec<B::Tensor> = self
-            .map_convs
-            .iter()
-            .map(|conv| ops::conv2d_fprop(b, &x, params, conv))
-            .collect::<Result<_>>()?;
-        let x = save.then_some(x);
+        let branches: Vec<B::Tensor> =
+            self.map_convs.iter().map(|conv| pass.conv(conv, &x)).collect::<Result<_>>()?;
+        let x = pass.save.then_some(x);
         let map = ops::concat(b, &branches.iter().collect::<Vec<_>>())?;
         drop(branches);
-        let (map, map_saved) = norm_forward(b, params, norm, &self.map_bn, map, save)?;
-        let out = ops::conv2d_fprop(b, &map, params, &self.red_conv)?;
+        let (map, map_saved) = pass.batch_norm(&self.map_bn, LEAKY, map, None)?;
+        let out = pass.conv(&self.red_conv, &map)?;
         drop(map);
-        let global = ops::conv2d_fprop(b, &pool, params, &self.global_pooling_conv)?;
-        let (global, global_saved) = norm_forward(b, params, norm, &self.global_pooling_bn, global, save)?;
-        let global = ops::conv2d_fprop(b, &global, params, &self.pool_red_conv)?;
+        let global = pass.conv(&self.global_pooling_conv, &pool)?;
+        let (global, global_saved) = pass.batch_norm(&self.global_pooling_bn, LEAKY, global, None)?;
+        let global = pass.conv(&self.pool_red_conv, &global)?;
         let out = ops::add(b, &out, &global, 1.0)?;
-        let (y, reduced) = norm_forward(b, params, norm, &self.red_bn, out, save)?;
+        let (y, reduced) = pass.batch_norm(&self.red_bn, LEAKY, out, None)?;
         let saved = match (x, map_saved, global_saved, reduced) {
             (Some(x), Some(map), Some(global), Some(reduced)) => {
                 Some(AsppSaved { x, map, pool, global, reduced })
@@ -145,36 +103,30 @@ impl Aspp {
         Ok((y, saved))
     }
 
-    /// Returns dx; adds the parameters' gradients to `grads`.
+    /// dx.
     pub fn backward<B: Backend>(
         &self,
-        b: &B,
-        params: &B::Vector,
-        grads: &mut B::Vector,
+        pass: &mut Backward<'_, B>,
         saved: AsppSaved<B>,
         dy: B::Tensor,
     ) -> Result<B::Tensor> {
+        let b = pass.b;
         let AsppSaved { x, map, pool, global, reduced } = saved;
         let x_shape = B::shape(&x);
-        let dout = norm_backward(b, params, grads, &self.red_bn, reduced, &dy)?;
+        let (dout, _) = pass.batch_norm(&self.red_bn, LEAKY, reduced, &dy, false)?;
         drop(dy);
 
-        let dglobal = ops::sum_positions(b, &dout)?;
-        ops::conv2d_wgrad(b, &global.y, &dglobal, grads, &self.pool_red_conv)?;
-        let dglobal = ops::conv2d_dgrad(b, &dglobal, params, &self.pool_red_conv, B::shape(&global.y))?;
-        let dglobal = norm_backward(b, params, grads, &self.global_pooling_bn, global, &dglobal)?;
-        ops::conv2d_wgrad(b, &pool, &dglobal, grads, &self.global_pooling_conv)?;
-        let dpool = ops::conv2d_dgrad(b, &dglobal, params, &self.global_pooling_conv, B::shape(&pool))?;
+        let dglobal = pass.conv(&self.pool_red_conv, &global.y, &ops::sum_positions(b, &dout)?)?;
+        let (dglobal, _) = pass.batch_norm(&self.global_pooling_bn, LEAKY, global, &dglobal, false)?;
+        let dpool = pass.conv(&self.global_pooling_conv, &pool, &dglobal)?;
 
-        ops::conv2d_wgrad(b, &map.y, &dout, grads, &self.red_conv)?;
-        let dmap = ops::conv2d_dgrad(b, &dout, params, &self.red_conv, B::shape(&map.y))?;
+        let dmap = pass.conv(&self.red_conv, &map.y, &dout)?;
         drop(dout);
-        let dmap = norm_backward(b, params, grads, &self.map_bn, map, &dmap)?;
+        let (dmap, _) = pass.batch_norm(&self.map_bn, LEAKY, map, &dmap, false)?;
         let mut dx: Option<B::Tensor> = None;
         for (i, conv) in self.map_convs.iter().enumerate() {
             let dbranch = ops::slice_channels(b, &dmap, i * self.channels, self.channels)?;
-            ops::conv2d_wgrad(b, &x, &dbranch, grads, conv)?;
-            let part = ops::conv2d_dgrad(b, &dbranch, params, conv, x_shape)?;
+            let part = pass.conv(conv, &x, &dbranch)?;
             dx = Some(match dx {
                 Some(dx) => ops::add(b, &dx, &part, 1.0)?,
                 // The mean's backward spreads dpool / (h w) over the positions: the broadcast form of add.

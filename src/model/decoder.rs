@@ -3,7 +3,7 @@
 
 use super::ModelConfig;
 use super::deeplab::Network;
-use super::layers::{ConvBn, ConvBnSaved, Cost, Norm};
+use super::layers::{Backward, ConvBn, ConvBnSaved, Cost, Forward, Norm};
 use super::table::{Builder, NormArgs};
 use crate::ops::{self, Backend, Conv2d, RELU, Shape};
 use crate::{Error, Result};
@@ -71,17 +71,13 @@ impl Decoder {
 
     pub fn forward<B: Backend>(
         &self,
-        b: &B,
-        params: &B::Vector,
-        norm: &mut Norm<'_, B>,
+        pass: &mut Forward<'_, B>,
         x: B::Tensor,
-        save: bool,
     ) -> Result<(B::Tensor, Option<DecoderSaved<B>>)> {
-        let (y1, conv1) = self.conv1.forward(b, params, norm, x, None, save)?;
-        let frozen = matches!(norm, Norm::Frozen(_));
-        let mask1 = (save && frozen).then(|| y1.clone());
-        let (y2, conv2) = self.conv2.forward(b, params, norm, y1, None, save)?;
-        let logits = ops::conv2d_fprop(b, &y2, params, &self.classifier)?;
+        let (y1, conv1) = self.conv1.forward(pass, x, None)?;
+        let mask1 = (pass.save && matches!(pass.norm, Norm::Frozen(_))).then(|| y1.clone());
+        let (y2, conv2) = self.conv2.forward(pass, y1, None)?;
+        let logits = pass.conv(&self.classifier, &y2)?;
         let saved = match (conv1, conv2, mask1) {
             (Some(conv1), Some(conv2), _) => Some(DecoderSaved::Train { conv1, conv2, y: y2 }),
             (_, _, Some(y1)) => Some(DecoderSaved::Frozen { y1, y2 }),
@@ -92,9 +88,7 @@ impl Decoder {
 
     pub fn backward<B: Backend>(
         &self,
-        b: &B,
-        params: &B::Vector,
-        grads: &mut B::Vector,
+        pass: &mut Backward<'_, B>,
         saved: DecoderSaved<B>,
         dlogits: &B::Tensor,
     ) -> Result<B::Tensor> {
@@ -102,11 +96,10 @@ impl Decoder {
             let expected = "what a training pass saved";
             return Err(Error::shape("decoder_backward", expected, "that of a pass with frozen batch norm"));
         };
-        ops::conv2d_wgrad(b, &y, dlogits, grads, &self.classifier)?;
-        let d = ops::conv2d_dgrad(b, dlogits, params, &self.classifier, B::shape(&y))?;
+        let d = pass.conv(&self.classifier, &y, dlogits)?;
         drop(y);
-        let (d, _) = self.conv2.backward(b, params, grads, conv2, d, false)?;
-        Ok(self.conv1.backward(b, params, grads, conv1, d, false)?.0)
+        let d = self.conv2.backward(pass, conv2, d)?;
+        self.conv1.backward(pass, conv1, d)
     }
 
     pub fn tangent<B: Backend>(

@@ -3,7 +3,7 @@
 
 use super::aspp::{Aspp, AsppSaved};
 use super::decoder::{Decoder, DecoderSaved};
-use super::layers::{ConvBn, ConvBnSaved, Cost, Norm};
+use super::layers::{Backward, ConvBn, ConvBnSaved, Cost, Forward, Norm};
 use super::resnet::{Backbone, BackboneOut, BackboneSaved};
 use super::table::{Builder, NormArgs, ParamTable};
 use super::{ModelConfig, init};
@@ -132,7 +132,7 @@ impl DeepLab {
         &self,
         b: &B,
         params: &B::Vector,
-        mut norm: Norm<'_, B>,
+        norm: Norm<'_, B>,
         x: &B::Tensor,
         save: bool,
     ) -> Result<(B::Tensor, Option<EncoderSaved<B>>)> {
@@ -144,13 +144,12 @@ impl DeepLab {
                 shape.to_string(),
             ));
         }
-        let norm = &mut norm;
-        let BackboneOut { low, high, saved: backbone } =
-            self.backbone.forward(b, params, norm, x.clone(), save)?;
-        let (high, aspp) = self.aspp.forward(b, params, norm, high, save)?;
+        let mut pass = Forward { b, params, norm, save };
+        let BackboneOut { low, high, saved: backbone } = self.backbone.forward(&mut pass, x.clone())?;
+        let (high, aspp) = self.aspp.forward(&mut pass, high)?;
         let (size, high_shape) = (B::shape(&low), B::shape(&high));
         let high = ops::interpolate(b, &high, (size.h, size.w))?;
-        let (low, reduce) = self.reduce.forward(b, params, norm, low, None, save)?;
+        let (low, reduce) = self.reduce.forward(&mut pass, low, None)?;
         let features = ops::concat(b, &[&high, &low])?;
         let saved = match (backbone, aspp, reduce) {
             (Some(backbone), Some(aspp), Some(reduce)) => {
@@ -174,12 +173,13 @@ impl DeepLab {
         dfeatures: &B::Tensor,
     ) -> Result<()> {
         let EncoderSaved { backbone, aspp, reduce, aspp_size } = saved;
+        let mut pass = Backward { b, params, grads };
         let dlow = ops::slice_channels(b, dfeatures, self.config.aspp, self.config.low_level)?;
-        let (dlow, _) = self.reduce.backward(b, params, grads, reduce, dlow, false)?;
+        let dlow = self.reduce.backward(&mut pass, reduce, dlow)?;
         let dhigh = ops::slice_channels(b, dfeatures, 0, self.config.aspp)?;
         let dhigh = ops::interpolate_bwd(b, &dhigh, aspp_size)?;
-        let dhigh = self.aspp.backward(b, params, grads, aspp, dhigh)?;
-        self.backbone.backward(b, params, grads, backbone, dlow, dhigh)
+        let dhigh = self.aspp.backward(&mut pass, aspp, dhigh)?;
+        self.backbone.backward(&mut pass, backbone, dlow, dhigh)
     }
 
     /// Logits `[n, h, w, num_classes]` of features at their own size (stride 4 of the image). With `save`, also what the
@@ -191,11 +191,11 @@ impl DeepLab {
         &self,
         b: &B,
         params: &B::Vector,
-        mut norm: Norm<'_, B>,
+        norm: Norm<'_, B>,
         features: &B::Tensor,
         save: bool,
     ) -> Result<(B::Tensor, Option<DecoderSaved<B>>)> {
-        self.decoder.forward(b, params, &mut norm, features.clone(), save)
+        self.decoder.forward(&mut Forward { b, params, norm, save }, features.clone())
     }
 
     /// Backward of the decoder in training mode: returns dfeatures, adds the parameters' gradients to `grads`.
@@ -210,7 +210,7 @@ impl DeepLab {
         saved: DecoderSaved<B>,
         dlogits: &B::Tensor,
     ) -> Result<B::Tensor> {
-        self.decoder.backward(b, params, grads, saved, dlogits)
+        self.decoder.backward(&mut Backward { b, params, grads }, saved, dlogits)
     }
 
     /// J t: the decoder's Jacobian at the saved pass, batch norm frozen, applied to a tangent `t` of the features.

@@ -1,5 +1,5 @@
 //! The layer that networks are made of: convolution, batch norm, residual and activation, with forward, backward,
-//! tangent and pullback. Knows ops, not how layers are connected.
+//! tangent and pullback, and the passes that layers run in. Knows ops, not how layers are connected.
 
 use super::deeplab::Network;
 use super::table::{Builder, NormArgs};
@@ -12,6 +12,78 @@ pub enum Norm<'a, B: Backend> {
     Train(&'a mut B::Vector),
     /// The running statistics, which stay as they are.
     Frozen(&'a B::Vector),
+}
+
+/// A forward pass over a network's layers.
+pub(super) struct Forward<'a, B: Backend> {
+    pub b: &'a B,
+    pub params: &'a B::Vector,
+    pub norm: Norm<'a, B>,
+    /// Whether layers keep what the backward pass needs; they do so in training mode only.
+    pub save: bool,
+}
+
+impl<B: Backend> Forward<'_, B> {
+    pub fn conv(&self, conv: &Conv2d, x: &B::Tensor) -> Result<B::Tensor> {
+        ops::conv2d_fprop(self.b, x, self.params, conv)
+    }
+
+    /// y = act(batch_norm(x) + residual).
+    pub fn batch_norm(
+        &mut self,
+        bn: &BatchNorm,
+        act: Activation,
+        x: B::Tensor,
+        residual: Option<&B::Tensor>,
+    ) -> Result<(B::Tensor, Option<BnSaved<B>>)> {
+        match &mut self.norm {
+            Norm::Train(stats) => {
+                let (y, moments) = ops::batch_norm_train(self.b, &x, self.params, stats, bn, act, residual)?;
+                let mask = if act == Activation::Identity { x.clone() } else { y.clone() };
+                Ok((y, self.save.then_some(BnSaved { x, y: mask, moments })))
+            }
+            Norm::Frozen(stats) => {
+                Ok((ops::batch_norm_eval(self.b, &x, self.params, stats, bn, act, residual)?, None))
+            }
+        }
+    }
+}
+
+/// A backward pass over a network's layers; the parameters' gradients are added to `grads`.
+pub(super) struct Backward<'a, B: Backend> {
+    pub b: &'a B,
+    pub params: &'a B::Vector,
+    pub grads: &'a mut B::Vector,
+}
+
+impl<B: Backend> Backward<'_, B> {
+    /// dx of a convolution over `x`.
+    pub fn conv(&mut self, conv: &Conv2d, x: &B::Tensor, dy: &B::Tensor) -> Result<B::Tensor> {
+        ops::conv2d_wgrad(self.b, x, dy, self.grads, conv)?;
+        ops::conv2d_dgrad(self.b, dy, self.params, conv, B::shape(x))
+    }
+
+    /// dx and, where there was a residual, its gradient. Frees what was saved.
+    pub fn batch_norm(
+        &mut self,
+        bn: &BatchNorm,
+        act: Activation,
+        saved: BnSaved<B>,
+        dy: &B::Tensor,
+        residual: bool,
+    ) -> Result<(B::Tensor, Option<B::Tensor>)> {
+        let BnSaved { x, y, moments } = saved;
+        ops::batch_norm_train_bwd(self.b, dy, &x, &y, &moments, self.params, self.grads, bn, act, residual)
+    }
+}
+
+/// What a batch norm keeps of a training pass.
+pub struct BnSaved<B: Backend> {
+    /// Its input.
+    pub(super) x: B::Tensor,
+    /// Its output, for the activation's mask; without an activation nothing reads it and it is the input.
+    pub(super) y: B::Tensor,
+    moments: BatchNormSaved<B>,
 }
 
 /// What a pass over a network costs, summed while walking its layers.
@@ -48,12 +120,7 @@ pub(super) struct ConvBn {
 pub struct ConvBnSaved<B: Backend> {
     /// Input of the convolution.
     x: B::Tensor,
-    /// Output of the convolution.
-    z: B::Tensor,
-    /// Output of the layer, for the activation's mask; none where the activation is the identity.
-    y: Option<B::Tensor>,
-    /// Moments of z.
-    moments: BatchNormSaved<B>,
+    bn: BnSaved<B>,
 }
 
 impl ConvBn {
@@ -77,76 +144,51 @@ impl ConvBn {
         y
     }
 
-    /// Forward. Something is saved only if `save` is set and the batch norm is in training mode.
     pub fn forward<B: Backend>(
         &self,
-        b: &B,
-        params: &B::Vector,
-        norm: &mut Norm<'_, B>,
+        pass: &mut Forward<'_, B>,
         x: B::Tensor,
         residual: Option<B::Tensor>,
-        save: bool,
     ) -> Result<(B::Tensor, Option<ConvBnSaved<B>>)> {
-        let z = ops::conv2d_fprop(b, &x, params, &self.conv)?;
-        let x = save.then_some(x);
-        match norm {
-            Norm::Train(stats) => {
-                let (y, moments) =
-                    ops::batch_norm_train(b, &z, params, stats, &self.bn, self.act, residual.as_ref())?;
-                let mask = (self.act != Activation::Identity).then(|| y.clone());
-                Ok((y, x.map(|x| ConvBnSaved { x, z, y: mask, moments })))
-            }
-            Norm::Frozen(stats) => {
-                let y = ops::batch_norm_eval(b, &z, params, stats, &self.bn, self.act, residual.as_ref())?;
-                Ok((y, None))
-            }
-        }
+        let z = pass.conv(&self.conv, &x)?;
+        let x = pass.save.then_some(x);
+        let (y, bn) = pass.batch_norm(&self.bn, self.act, z, residual.as_ref())?;
+        Ok((y, x.zip(bn).map(|(x, bn)| ConvBnSaved { x, bn })))
     }
 
-    /// Backward. Returns dx and, where there was a residual, its gradient; adds the parameters' to `grads`.
+    /// dx of a layer without residual.
     pub fn backward<B: Backend>(
         &self,
-        b: &B,
-        params: &B::Vector,
-        grads: &mut B::Vector,
+        pass: &mut Backward<'_, B>,
         saved: ConvBnSaved<B>,
         dy: B::Tensor,
-        residual: bool,
-    ) -> Result<(B::Tensor, Option<B::Tensor>)> {
-        let (x_shape, dz, dresidual) = self.backward_to_conv(b, params, grads, saved, dy, residual)?;
-        Ok((ops::conv2d_dgrad(b, &dz, params, &self.conv, x_shape)?, dresidual))
+    ) -> Result<B::Tensor> {
+        let (dz, _) = pass.batch_norm(&self.bn, self.act, saved.bn, &dy, false)?;
+        drop(dy);
+        pass.conv(&self.conv, &saved.x, &dz)
     }
 
-    /// Backward without the input's gradient, for the first layer; without residual.
+    /// dx and the residual's gradient.
+    pub fn backward_residual<B: Backend>(
+        &self,
+        pass: &mut Backward<'_, B>,
+        saved: ConvBnSaved<B>,
+        dy: B::Tensor,
+    ) -> Result<(B::Tensor, Option<B::Tensor>)> {
+        let (dz, dresidual) = pass.batch_norm(&self.bn, self.act, saved.bn, &dy, true)?;
+        drop(dy);
+        Ok((pass.conv(&self.conv, &saved.x, &dz)?, dresidual))
+    }
+
+    /// Backward without the input's gradient, for the first layer.
     pub fn backward_params<B: Backend>(
         &self,
-        b: &B,
-        params: &B::Vector,
-        grads: &mut B::Vector,
+        pass: &mut Backward<'_, B>,
         saved: ConvBnSaved<B>,
         dy: B::Tensor,
     ) -> Result<()> {
-        self.backward_to_conv(b, params, grads, saved, dy, false).map(|_| ())
-    }
-
-    /// All but the convolution's data gradient: (shape of x, dz, dresidual). Frees everything saved.
-    fn backward_to_conv<B: Backend>(
-        &self,
-        b: &B,
-        params: &B::Vector,
-        grads: &mut B::Vector,
-        saved: ConvBnSaved<B>,
-        dy: B::Tensor,
-        residual: bool,
-    ) -> Result<(Shape, B::Tensor, Option<B::Tensor>)> {
-        let ConvBnSaved { x, z, y, moments } = saved;
-        let mask = y.as_ref().unwrap_or(&z); // not read without an activation
-        let (dz, dresidual) = ops::batch_norm_train_bwd(
-            b, &dy, &z, mask, &moments, params, grads, &self.bn, self.act, residual,
-        )?;
-        drop((dy, y, z));
-        ops::conv2d_wgrad(b, &x, &dz, grads, &self.conv)?;
-        Ok((B::shape(&x), dz, dresidual))
+        let (dz, _) = pass.batch_norm(&self.bn, self.act, saved.bn, &dy, false)?;
+        ops::conv2d_wgrad(pass.b, &saved.x, &dz, pass.grads, &self.conv)
     }
 
     /// Jacobian times `t` with frozen batch norm, without residual; `y` is the clean pass's output.

@@ -2,7 +2,7 @@
 //! stride 16: the last stage keeps its size and dilates by 2, 4, 8. Knows layers, not what is built on its features.
 
 use super::ModelConfig;
-use super::layers::{ConvBn, ConvBnSaved, Cost, Norm};
+use super::layers::{Backward, ConvBn, ConvBnSaved, Cost, Forward};
 use super::table::{Builder, NormArgs};
 use crate::Result;
 use crate::ops::{self, Activation, Backend, MaxPool2d, RELU, Shape};
@@ -61,19 +61,16 @@ impl Bottleneck {
 
     fn forward<B: Backend>(
         &self,
-        b: &B,
-        params: &B::Vector,
-        norm: &mut Norm<'_, B>,
+        pass: &mut Forward<'_, B>,
         x: B::Tensor,
-        save: bool,
     ) -> Result<(B::Tensor, Option<BottleneckSaved<B>>)> {
         let (shortcut, downsample) = match &self.downsample {
-            Some(d) => d.forward(b, params, norm, x.clone(), None, save)?,
+            Some(d) => d.forward(pass, x.clone(), None)?,
             None => (x.clone(), None),
         };
-        let (y, conv1) = self.conv1.forward(b, params, norm, x, None, save)?;
-        let (y, conv2) = self.conv2.forward(b, params, norm, y, None, save)?;
-        let (y, conv3) = self.conv3.forward(b, params, norm, y, Some(shortcut), save)?;
+        let (y, conv1) = self.conv1.forward(pass, x, None)?;
+        let (y, conv2) = self.conv2.forward(pass, y, None)?;
+        let (y, conv3) = self.conv3.forward(pass, y, Some(shortcut))?;
         let saved = match (conv1, conv2, conv3) {
             (Some(conv1), Some(conv2), Some(conv3)) => {
                 Some(BottleneckSaved { conv1, conv2, conv3, downsample })
@@ -85,23 +82,19 @@ impl Bottleneck {
 
     fn backward<B: Backend>(
         &self,
-        b: &B,
-        params: &B::Vector,
-        grads: &mut B::Vector,
+        pass: &mut Backward<'_, B>,
         saved: BottleneckSaved<B>,
         dy: B::Tensor,
     ) -> Result<B::Tensor> {
-        let (d, shortcut) = self.conv3.backward(b, params, grads, saved.conv3, dy, true)?;
-        let (d, _) = self.conv2.backward(b, params, grads, saved.conv2, d, false)?;
-        let (d, _) = self.conv1.backward(b, params, grads, saved.conv1, d, false)?;
+        let (d, shortcut) = self.conv3.backward_residual(pass, saved.conv3, dy)?;
+        let d = self.conv2.backward(pass, saved.conv2, d)?;
+        let d = self.conv1.backward(pass, saved.conv1, d)?;
         let shortcut = match (&self.downsample, saved.downsample, shortcut) {
-            (Some(layer), Some(saved), Some(ds)) => {
-                Some(layer.backward(b, params, grads, saved, ds, false)?.0)
-            }
+            (Some(layer), Some(saved), Some(ds)) => Some(layer.backward(pass, saved, ds)?),
             (_, _, shortcut) => shortcut,
         };
         match shortcut {
-            Some(shortcut) => ops::add(b, &d, &shortcut, 1.0),
+            Some(shortcut) => ops::add(pass.b, &d, &shortcut, 1.0),
             None => Ok(d),
         }
     }
@@ -178,28 +171,21 @@ impl Backbone {
     }
 
     /// Stride-4 and stride-16 features of images `[n, h, w, 3]`.
-    pub fn forward<B: Backend>(
-        &self,
-        b: &B,
-        params: &B::Vector,
-        norm: &mut Norm<'_, B>,
-        x: B::Tensor,
-        save: bool,
-    ) -> Result<BackboneOut<B>> {
+    pub fn forward<B: Backend>(&self, pass: &mut Forward<'_, B>, x: B::Tensor) -> Result<BackboneOut<B>> {
         let mut y = x;
         let mut stem = Vec::with_capacity(self.stem.len());
         for layer in &self.stem {
-            let (next, saved) = layer.forward(b, params, norm, y, None, save)?;
+            let (next, saved) = layer.forward(pass, y, None)?;
             y = next;
             stem.extend(saved);
         }
         let pooled = y;
-        y = ops::max_pool2d(b, &pooled, &POOL)?;
+        y = ops::max_pool2d(pass.b, &pooled, &POOL)?;
         let pooled = (stem.len() == self.stem.len()).then_some(pooled);
         let mut low = None;
         let mut blocks = Vec::with_capacity(self.blocks.len());
         for (i, block) in self.blocks.iter().enumerate() {
-            let (next, saved) = block.forward(b, params, norm, y, save)?;
+            let (next, saved) = block.forward(pass, y)?;
             y = next;
             blocks.extend(saved);
             if i + 1 == self.low_blocks {
@@ -214,9 +200,7 @@ impl Backbone {
     /// Adds the parameters' gradients to `grads`; the image's is not computed.
     pub fn backward<B: Backend>(
         &self,
-        b: &B,
-        params: &B::Vector,
-        grads: &mut B::Vector,
+        pass: &mut Backward<'_, B>,
         saved: BackboneSaved<B>,
         dlow: B::Tensor,
         dhigh: B::Tensor,
@@ -228,21 +212,21 @@ impl Backbone {
             if i + 1 == self.low_blocks
                 && let Some(dlow) = dlow.take()
             {
-                d = ops::add(b, &d, &dlow, 1.0)?;
+                d = ops::add(pass.b, &d, &dlow, 1.0)?;
             }
             if let Some(saved) = blocks.pop() {
-                d = block.backward(b, params, grads, saved, d)?;
+                d = block.backward(pass, saved, d)?;
             }
         }
-        d = ops::max_pool2d_bwd(b, &d, &pooled, &POOL)?;
+        d = ops::max_pool2d_bwd(pass.b, &d, &pooled, &POOL)?;
         drop(pooled);
         for layer in self.stem[1..].iter().rev() {
             if let Some(saved) = stem.pop() {
-                d = layer.backward(b, params, grads, saved, d, false)?.0;
+                d = layer.backward(pass, saved, d)?;
             }
         }
         match stem.pop() {
-            Some(saved) => self.stem[0].backward_params(b, params, grads, saved, d),
+            Some(saved) => self.stem[0].backward_params(pass, saved, d),
             None => Ok(()),
         }
     }

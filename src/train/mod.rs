@@ -5,6 +5,7 @@ pub mod checkpoint;
 mod dataset;
 pub mod pictures;
 mod progress;
+mod records;
 mod run_dir;
 mod signal;
 mod state;

@@ -4,21 +4,22 @@
 use super::checkpoint::{self, Metadata};
 use super::dataset::{Datasets, Loaders};
 use super::progress::{Display, StepView};
+use super::records::{Clock, Losses, epoch_record, validation_record};
 use super::run_dir::{Metrics, RunDir};
-use super::state::{Best, State, Sums, param_name, warm_up_networks};
+use super::state::{Best, State, param_name, warm_up_networks};
 use super::{pictures, signal};
 use crate::config::{RunConfig, TeacherStart};
 use crate::data::{HostImages, LabeledBatch};
 use crate::eval::{self, Palette, Scores};
 use crate::method::schedule::poly_lr;
-use crate::method::{self, Algorithm, Batch, StepArgs, cut_mix};
+use crate::method::{self, Algorithm, Batch, StepArgs, StepOut, cut_mix};
 use crate::model::DeepLab;
 use crate::ops::{Backend, Shape};
 use crate::rng::{Domain, Key};
 use crate::{Error, Result};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// One run on one device.
 pub struct Trainer<'a, B: Backend> {
@@ -38,27 +39,6 @@ pub struct Trainer<'a, B: Backend> {
     pub meta: Metadata,
     /// Records.
     pub metrics: Metrics,
-}
-
-/// Time of an epoch's parts. Never part of a checkpoint.
-struct Clock {
-    since: Instant,
-    waited: Duration,
-    steps: u64,
-}
-
-impl Clock {
-    fn new() -> Clock {
-        Clock { since: Instant::now(), waited: Duration::ZERO, steps: 0 }
-    }
-}
-
-/// Losses of a step on the host.
-struct Losses {
-    sup: f64,
-    unsup: f64,
-    /// Pixels that passed, and pixels.
-    passed: Option<(u64, u64)>,
 }
 
 impl<B: Backend> Trainer<'_, B> {
@@ -160,7 +140,7 @@ impl<B: Backend> Trainer<'_, B> {
         let args = self.step_args(lr);
         let mut student_loss = 0.0;
         for number in 0..warm_up_networks(self.config) {
-            let batch = timed(clock, || loaders.labeled(number))?;
+            let batch = clock.waiting(|| loaders.labeled(number))?;
             let (x, y) = self.upload(&batch);
             let nets = &mut self.state.nets;
             let (name, net, momentum) = match number {
@@ -168,17 +148,13 @@ impl<B: Backend> Trainer<'_, B> {
                 1 => ("teacher1", &mut nets.teacher1, &mut self.state.teacher_momenta[0]),
                 _ => ("teacher2", &mut nets.teacher2, &mut self.state.teacher_momenta[1]),
             };
-            let loss =
+            let out =
                 method::supervised_step(self.b, self.arch, net, momentum, &mut nets.grads, &x, &y, &args)?;
-            let loss = self.b.read_scalar(&loss);
-            if !loss.is_finite() {
-                return Err(self.non_finite(format!("supervised loss of {name} in the warm-up")));
-            }
-            if let Some(i) = self.b.first_non_finite(&nets.grads) {
-                return Err(self.non_finite(format!("gradient of {name}.{}", param_name(self.arch, i))));
+            if let Some(tensor) = self.non_finite_of(&out, name) {
+                return Err(self.non_finite(format!("{tensor} ({name}, warm-up)")));
             }
             if number == 0 {
-                student_loss = loss;
+                student_loss = self.b.read_scalar(&out.loss_sup);
             }
         }
         Ok(Losses { sup: student_loss, unsup: 0.0, passed: None })
@@ -187,7 +163,7 @@ impl<B: Backend> Trainer<'_, B> {
     fn method_step(&mut self, loaders: &mut Loaders, clock: &mut Clock, lr: f64) -> Result<Losses> {
         let args = self.step_args(lr);
         let (step, seed) = (self.state.progress.step, self.config.schedule.seed);
-        let labeled = timed(clock, || loaders.labeled(0))?;
+        let labeled = clock.waiting(|| loaders.labeled(0))?;
         let (x_l, y_l) = self.upload(&labeled);
         let noise = |x: &B::Tensor, domain| {
             self.b.uniform_noise(self.arch.feature_shape(B::shape(x)), Key::new(seed, domain, step))
@@ -198,7 +174,7 @@ impl<B: Backend> Trainer<'_, B> {
             let (x_u_weak, x_u_strong) = (x_l.clone(), x_l.clone());
             Batch { x_l, y_l, x_u_weak, x_u_strong, mix: Default::default(), d_l: d.clone(), d_u: d }
         } else {
-            let images = timed(clock, || loaders.unlabeled())?;
+            let images = clock.waiting(|| loaders.unlabeled())?;
             let Shape { n, h, w, .. } = images.weak.shape;
             let key = Key::new(seed, Domain::CutMix, step);
             let (x_u_weak, x_u_strong) = (self.image(&images.weak), self.image(&images.strong));
@@ -214,8 +190,7 @@ impl<B: Backend> Trainer<'_, B> {
         };
         let out = method::train_step(self.b, self.arch, &mut self.state.nets, &batch, &args)?;
         let (sup, unsup) = (self.b.read_scalar(&out.loss_sup), out.loss_unsup(self.b));
-        let name = |i: usize| format!("student.{}", param_name(self.arch, i));
-        if let Some(tensor) = out.first_non_finite(self.b, &self.state.nets.grads, name) {
+        if let Some(tensor) = self.non_finite_of(&out, "student") {
             return Err(self.non_finite(tensor));
         }
         let mut losses = Losses { sup, unsup, passed: None };
@@ -403,51 +378,15 @@ impl<B: Backend> Trainer<'_, B> {
         Err(Error::Interrupted { resume: format!("psmt-fast train --resume {}", self.dir.root().display()) })
     }
 
+    /// The first thing of a step of network `net` that is not finite.
+    fn non_finite_of(&self, out: &StepOut<B>, net: &str) -> Option<String> {
+        let name = |i: usize| format!("{net}.{}", param_name(self.arch, i));
+        out.first_non_finite(self.b, &self.state.nets.grads, name)
+    }
+
     fn non_finite(&self, tensor: String) -> Error {
         let last = self.dir.last();
         let checkpoint = if last.exists() { last.display().to_string() } else { "not written yet".into() };
         Error::NonFinite { tensor, step: self.state.progress.step, checkpoint }
     }
-}
-
-fn timed<T>(clock: &mut Clock, get: impl FnOnce() -> Result<T>) -> Result<T> {
-    let start = Instant::now();
-    let value = get();
-    clock.waited += start.elapsed();
-    value
-}
-
-fn epoch_record(
-    epoch: u64,
-    step: u64,
-    warm_up: bool,
-    sums: &Sums,
-    images_per_second: f64,
-    data_wait: f64,
-    seconds: f64,
-) -> Value {
-    let (sup, unsup) = sums.means();
-    let mut record = json!({
-        "kind": "epoch", "epoch": epoch, "step": step, "warm_up": warm_up, "loss_sup": sup, "loss_unsup": unsup,
-    });
-    if sums.pixels > 0 {
-        record["pass_rate"] = json!(sums.pass_rate());
-        record["confidence_histogram"] = json!(sums.histogram);
-    }
-    record["images_per_second"] = json!(images_per_second);
-    record["data_wait"] = json!(data_wait);
-    record["seconds"] = json!(seconds);
-    record
-}
-
-fn validation_record(epoch: u64, step: u64, scores: &BTreeMap<String, Scores>, seconds: f64) -> Value {
-    let pick =
-        |f: &dyn Fn(&Scores) -> Value| -> Value { scores.iter().map(|(n, s)| (n.clone(), f(s))).collect() };
-    json!({
-        "kind": "validation", "epoch": epoch, "step": step,
-        "miou": pick(&|s| json!(s.miou)),
-        "pixel_accuracy": pick(&|s| json!(s.pixel_accuracy)),
-        "iou": pick(&|s| json!(s.iou)),
-        "seconds": seconds,
-    })
 }

@@ -263,7 +263,12 @@ const SIZES: [(Shape, Size); 6] = [
     (Shape::new(1, 5, 3, 2), (2, 6)),
 ];
 
-pub(super) fn adaptive_avg_pool2d(rng: &mut Stream) -> Result<Vec<Problem>> {
+/// Problems of an op that resamples to a size, over [`SIZES`].
+fn resampling(
+    rng: &mut Stream,
+    forward: fn(&Device, &Tensor<f64>, Size) -> Result<Tensor<f64>>,
+    backward: fn(&Device, &Tensor<f64>, Size) -> Result<Tensor<f64>>,
+) -> Result<Vec<Problem>> {
     let b = Device::new();
     SIZES
         .into_iter()
@@ -272,27 +277,19 @@ pub(super) fn adaptive_avg_pool2d(rng: &mut Stream) -> Result<Vec<Problem>> {
                 rng,
                 format!("to {} by {}", size.0, size.1),
                 shape,
-                move |x| ops::adaptive_avg_pool2d(&b, x, size),
-                |dy, x| ops::adaptive_avg_pool2d_bwd(&b, dy, (x.shape().h, x.shape().w)),
+                move |x| forward(&b, x, size),
+                move |dy, x| backward(&b, dy, (x.shape().h, x.shape().w)),
             )
         })
         .collect()
 }
 
+pub(super) fn adaptive_avg_pool2d(rng: &mut Stream) -> Result<Vec<Problem>> {
+    resampling(rng, ops::adaptive_avg_pool2d, ops::adaptive_avg_pool2d_bwd)
+}
+
 pub(super) fn interpolate(rng: &mut Stream) -> Result<Vec<Problem>> {
-    let b = Device::new();
-    SIZES
-        .into_iter()
-        .map(|(shape, size)| {
-            unary(
-                rng,
-                format!("to {} by {}", size.0, size.1),
-                shape,
-                move |x| ops::interpolate(&b, x, size),
-                |dy, x| ops::interpolate_bwd(&b, dy, (x.shape().h, x.shape().w)),
-            )
-        })
-        .collect()
+    resampling(rng, ops::interpolate, ops::interpolate_bwd)
 }
 
 /// Addition with its broadcast; `sum_positions` is the broadcast's backward.

@@ -1,0 +1,80 @@
+//! What the training loop counts between two records, and how records of epochs and validations look. Knows no devices.
+
+use super::state::Sums;
+use crate::Result;
+use crate::eval::Scores;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+/// Time of an epoch's parts. Never part of a checkpoint.
+pub struct Clock {
+    /// Its start.
+    pub since: Instant,
+    /// Spent waiting for data.
+    pub waited: Duration,
+    /// Steps taken.
+    pub steps: u64,
+}
+
+impl Clock {
+    /// Starts now.
+    pub fn new() -> Clock {
+        Clock { since: Instant::now(), waited: Duration::ZERO, steps: 0 }
+    }
+
+    /// Counts the time of `get` as waiting for data.
+    pub fn waiting<T>(&mut self, get: impl FnOnce() -> Result<T>) -> Result<T> {
+        let start = Instant::now();
+        let value = get();
+        self.waited += start.elapsed();
+        value
+    }
+}
+
+/// Losses of a step on the host.
+pub struct Losses {
+    /// Supervised.
+    pub sup: f64,
+    /// Unsupervised, not weighted.
+    pub unsup: f64,
+    /// Pixels that passed, and pixels.
+    pub passed: Option<(u64, u64)>,
+}
+
+/// The record of an epoch.
+pub fn epoch_record(
+    epoch: u64,
+    step: u64,
+    warm_up: bool,
+    sums: &Sums,
+    images_per_second: f64,
+    data_wait: f64,
+    seconds: f64,
+) -> Value {
+    let (sup, unsup) = sums.means();
+    let mut record = json!({
+        "kind": "epoch", "epoch": epoch, "step": step, "warm_up": warm_up, "loss_sup": sup, "loss_unsup": unsup,
+    });
+    if sums.pixels > 0 {
+        record["pass_rate"] = json!(sums.pass_rate());
+        record["confidence_histogram"] = json!(sums.histogram);
+    }
+    record["images_per_second"] = json!(images_per_second);
+    record["data_wait"] = json!(data_wait);
+    record["seconds"] = json!(seconds);
+    record
+}
+
+/// The record of a validation.
+pub fn validation_record(epoch: u64, step: u64, scores: &BTreeMap<String, Scores>, seconds: f64) -> Value {
+    let pick =
+        |f: &dyn Fn(&Scores) -> Value| -> Value { scores.iter().map(|(n, s)| (n.clone(), f(s))).collect() };
+    json!({
+        "kind": "validation", "epoch": epoch, "step": step,
+        "miou": pick(&|s| json!(s.miou)),
+        "pixel_accuracy": pick(&|s| json!(s.pixel_accuracy)),
+        "iou": pick(&|s| json!(s.iou)),
+        "seconds": seconds,
+    })
+}
