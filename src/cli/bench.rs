@@ -93,6 +93,7 @@ fn step<B: Backend>(b: &B, f: &StepFlags) -> Result<()> {
         }
         // A step that computes nonsense is not worth timing.
         let loss = b.read_scalar(&out.loss_sup) + out.loss_unsup(b);
+        b.check()?;
         if !loss.is_finite() {
             let checkpoint = "none, this is a benchmark".into();
             return Err(Error::NonFinite { tensor: "loss".into(), step: i.into(), checkpoint });

@@ -96,6 +96,7 @@ fn write<B: Backend>(
         let label = b.download_labels(&p.label);
         let confidence: Vec<u8> =
             b.download(&p.confidence).iter().map(|c| (255.0 * c).round().clamp(0.0, 255.0) as u8).collect();
+        b.check()?;
         let file = |kind: &str| out.join(format!("{name}_{kind}.png"));
         write_png(&file("color"), size, Pixels::Classes(palette), &label)?;
         write_png(&file("index"), size, Pixels::Gray, &label)?;

@@ -94,10 +94,13 @@ pub trait Backend: Send + Sync + Sized + 'static {
     fn first_non_finite(&self, v: &Self::Vector) -> Option<usize>;
     /// Waits for all work.
     fn synchronize(&self);
-    /// The first fault of the device since the last call. Ops return no errors, as devices report faults late; after
-    /// one, results are meaningless until it is taken.
-    fn take_fault(&self) -> Option<crate::Error> {
-        None
+    /// The first fault of the device since the last call. Ops return no errors, as devices report faults late, at the
+    /// latest when results are read; what was computed or read after a fault is meaningless.
+    ///
+    /// # Errors
+    /// The fault.
+    fn check(&self) -> crate::Result<()> {
+        Ok(())
     }
 
     // ---- layers

@@ -207,8 +207,8 @@ impl Backend for Cuda {
             self.note(self.driver.synchronize());
         }
     }
-    fn take_fault(&self) -> Option<Error> {
-        self.fault.lock().unwrap_or_else(PoisonError::into_inner).take()
+    fn check(&self) -> Result<()> {
+        self.fault.lock().unwrap_or_else(PoisonError::into_inner).take().map_or(Ok(()), Err)
     }
 
     fn conv2d_fprop(&self, x: &Tensor, params: &Vector, conv: &Conv2d) -> Tensor {

@@ -79,6 +79,7 @@ pub fn run_op<B: Backend>(b: &B, fixture: &Fixture) -> Result<Outputs> {
             Err(Error::checkpoint(&fixture.path, message))
         }
     }?;
+    b.check()?;
     Ok(run.out)
 }
 
