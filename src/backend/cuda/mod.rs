@@ -189,6 +189,10 @@ impl Backend for Cuda {
     }
     fn clear(&self, v: &mut Vector) {
         self.clear_buffer(&v.buffer);
+        // Zero is zero bits in both types.
+        if let Some(half) = v.half() {
+            self.clear_buffer(&half);
+        }
     }
     fn read_scalar(&self, s: &Scalar) -> f64 {
         self.download_buffer(&s.0, 1)[0]
