@@ -13,7 +13,7 @@ template <class T> constexpr int ROW_SCRATCH = ROW_BLOCK * VECTOR<T>;
 
 /// Sums `v` over the rows of the block, the same bits in every row. All threads of the block must call, and may use
 /// `scratch` again at once.
-template <int width> DEVICE void sum_rows(float (&v)[width], float* scratch, u32 lanes) {
+template <int width, class V> DEVICE void sum_rows(V (&v)[width], V* scratch, u32 lanes) {
     u32 t = threadIdx.x;
 #pragma unroll
     for (int k = 0; k < width; ++k) scratch[k * ROW_BLOCK + t] = v[k];
@@ -28,4 +28,22 @@ template <int width> DEVICE void sum_rows(float (&v)[width], float* scratch, u32
 #pragma unroll
     for (int k = 0; k < width; ++k) v[k] = scratch[k * ROW_BLOCK + t % lanes];
     block_sync();
+}
+
+/// What a thread works on where block x of the grid is a slab of lanes * width channels and block y a part of the
+/// positions: channels from `channel`, positions `from`, `from + step`, ... below `to`. The block's part is `begin` to
+/// `to`. Some channels, positions and whole parts may lie past the end.
+struct Share {
+    u32 channel, begin, from, to, step;
+};
+
+/// Positions of a part, the last ones may be shorter or empty.
+DEVICE u32 part_len(u32 positions, u32 parts) { return (positions + parts - 1) / parts; }
+
+/// The share of this thread.
+template <int width> DEVICE Share thread_share(u32 positions, u32 lanes) {
+    u32 part = part_len(positions, gridDim.y), begin = blockIdx.y * part;
+    u32 to = positions < begin + part ? positions : begin + part;
+    u32 channel = (blockIdx.x * lanes + threadIdx.x % lanes) * width;
+    return Share{channel, begin, begin + threadIdx.x / lanes, to, ROW_BLOCK / lanes};
 }

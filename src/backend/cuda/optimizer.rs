@@ -10,8 +10,14 @@ const WIDTH: usize = 4;
 /// v = momentum v + g, p -= lr v; g is the gradient, plus weight_decay p for the first `num_decayed` parameters.
 pub fn sgd(d: &Cuda, params: &mut Vector, grads: &Vector, momentum: &mut Vector, spec: &Sgd) {
     let len = params.len;
-    let mut args =
-        args![params.buffer, momentum.buffer, params.half(), grads.buffer, len as u64, spec.num_decayed as u64];
+    let mut args = args![
+        params.buffer,
+        momentum.buffer,
+        params.half(),
+        grads.buffer,
+        len as u64,
+        spec.num_decayed as u64
+    ];
     args.push([-spec.lr, spec.momentum, spec.weight_decay].map(|v| v as f32));
     d.launch(FILE, "sgd", Launch::linear(len / WIDTH), args);
 }
