@@ -29,6 +29,13 @@ impl Dtype {
             Dtype::Bf16 => "bf16",
         }
     }
+
+    /// Values that kernels load as one where runs of `len` values begin at multiples of `len`: 16 bytes of them, or one
+    /// (`VECTOR` in kernels/common/vector.cuh).
+    pub fn vector_width(self, len: usize) -> usize {
+        let width = 16 / self.size();
+        if len.is_multiple_of(width) { width } else { 1 }
+    }
 }
 
 /// Device memory that is given back when dropped.
@@ -107,6 +114,11 @@ pub struct Vector {
 impl Vector {
     pub(super) fn new(len: usize, buffer: Buffer) -> Vector {
         Vector { len, buffer, half: Mutex::new(None) }
+    }
+
+    /// The address of element `offset`.
+    pub fn at(&self, offset: usize) -> DevicePtr {
+        DevicePtr(self.buffer.ptr.0 + 4 * offset as u64)
     }
 
     /// The bf16 copy, if one was made.

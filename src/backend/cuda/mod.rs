@@ -5,6 +5,7 @@
 //! only ties them to [`Backend`]. Knows no networks.
 
 mod batch_norm;
+mod channels;
 mod conf_ce;
 mod confusion_matrix;
 mod conv2d;
@@ -190,6 +191,10 @@ impl Backend for Cuda {
     }
     fn clear(&self, v: &mut Vector) {
         self.clear_buffer(&v.buffer);
+        // Zero is zero bits in both types.
+        if let Some(half) = v.half() {
+            self.clear_buffer(&half);
+        }
     }
     fn read_scalar(&self, s: &Scalar) -> f64 {
         self.download_buffer(&s.0, 1)[0]
