@@ -14,6 +14,7 @@ pub mod driver;
 mod elementwise;
 mod ensemble_pseudo_label;
 mod interpolate;
+mod loss;
 mod memory;
 mod mse_consistency;
 mod optimizer;
