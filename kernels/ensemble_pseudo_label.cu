@@ -21,8 +21,8 @@ DEVICE void ensemble_pseudo_label(u8* label, float* confidence, const T* core, c
         i32 y0 = ys.first(row), y1 = ys.first(row + 1);
         if (y0 == y1) continue;
         block_sync();
-        stage_cells(core_cells, Field<T>{core, LOG2_E}, nullptr, u, tile, tile.image, row);
-        stage_cells(assist_cells, Field<T>{assist, LOG2_E}, nullptr, u, tile, tile.image, row);
+        stage_cells(core_cells, Field<T>{core, 1.0f}, nullptr, u, tile, tile.image, row);
+        stage_cells(assist_cells, Field<T>{assist, 1.0f}, nullptr, u, tile, tile.image, row);
         block_sync();
         for (i32 y = y0; y < y1; y += ROWS) {
             Strip<ROWS> strip(u, tile, y, y1);

@@ -47,8 +47,8 @@ template <class T> struct MixedTeachers {
 
     DEVICE MixedTeachers(const LossShared& shared, const Upsample& u, const T* student_logits, const T* core_logits,
                          const T* assist_logits, const Ensemble& combination, const Mix& boxes)
-        : student(Field<T>{student_logits, LOG2_E}, shared, u, 0), core(Field<T>{core_logits, LOG2_E}, shared, u, 1),
-          assist(Field<T>{assist_logits, LOG2_E}, shared, u, 2), ensemble(combination), mix(boxes) {}
+        : student(Field<T>{student_logits, LOG2_E}, shared, u, 0), core(Field<T>{core_logits, 1.0f}, shared, u, 1),
+          assist(Field<T>{assist_logits, 1.0f}, shared, u, 2), ensemble(combination), mix(boxes) {}
 
     /// Stages the student at source 0, which always comes first, and the teachers of each source.
     DEVICE bool stage(const Upsample& u, const Tile& tile, i32 row, i32 source) {

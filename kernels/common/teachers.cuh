@@ -1,5 +1,6 @@
 // The dual-teacher target (PS-MT, section 3.1) at a strip's pixels: logits gamma core + (1 - gamma) a, where a is the
-// assistant's logit at its topk largest classes and the core's elsewhere. Of equal logits the lower class counts first.
+// assistant's logit at its topk largest classes and the core's elsewhere. Of equal logits the lower class counts first; cells
+// hold the teachers' logits as they are, not scaled, so that rounding does not part equal ones.
 #pragma once
 
 #include "softmax.cuh"
@@ -137,7 +138,7 @@ template <int R> struct Target {
                 last[r] = tied ? c : last[r];
                 z = blend(z, a, r, c, ensemble);
                 // One power a class: the sum is rescaled where a larger logit comes.
-                float power = exp2_approx(-fabsf(z - largest[r]));
+                float power = exp2_approx(-LOG2_E * fabsf(z - largest[r]));
                 bool above = z > largest[r];
                 sum[r] = above ? fmaf(sum[r], power, 1.0f) : sum[r] + power;
                 label[r] = above ? c : label[r];
@@ -164,7 +165,7 @@ template <int R> struct Target {
 #pragma unroll
         for (int r = 0; r < R; r++) {
             float z = fmaf(strip.fy[r], slope, base), a = fmaf(strip.fy[r], assist_slope, assist_base);
-            q[r] = exp2_approx((blend(z, a, r, c, ensemble) - largest[r]) - level[r]);
+            q[r] = exp2_approx(fmaf(LOG2_E, blend(z, a, r, c, ensemble) - largest[r], -level[r]));
         }
     }
 };

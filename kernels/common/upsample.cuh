@@ -11,7 +11,7 @@
 #include "bilinear.cuh"
 #include "device.cuh"
 
-/// Logits are staged times log2(e), so that their softmax takes powers of two.
+/// Logits of a softmax are mostly staged times log2(e), so that it takes powers of two.
 constexpr float LOG2_E = 1.44269504088896341f;
 constexpr float LN_2 = 0.693147180559945309f;
 
