@@ -2,6 +2,7 @@
 #pragma once
 
 #define KERNEL(threads) extern "C" __global__ void __launch_bounds__(threads)
+#define KERNEL_RESIDENT(threads, blocks) extern "C" __global__ void __launch_bounds__(threads, blocks)
 #define REGISTER_KERNEL(name)
 #define DEVICE __device__ __forceinline__
 
@@ -26,6 +27,12 @@ DEVICE void atomic_max(u32* p, u32 v) { atomicMax(p, v); }
 
 DEVICE u32 float_to_bits(float v) { return __float_as_uint(v); }
 DEVICE float bits_to_float(u32 v) { return __uint_as_float(v); }
+
+DEVICE float exp2_approx(float v) {
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(v));
+    return y;
+}
 
 /// The 32-bit address that shared-memory instructions take.
 DEVICE u32 shared_address(const void* p) { return u32(__cvta_generic_to_shared(p)); }

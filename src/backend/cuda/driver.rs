@@ -8,6 +8,13 @@ use crate::Result;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, bytemuck::Pod, bytemuck::Zeroable)]
 pub struct DevicePtr(pub u64);
 
+impl DevicePtr {
+    /// The address `bytes` further on; no memory stays none.
+    pub fn add(self, bytes: usize) -> DevicePtr {
+        DevicePtr(if self.0 == 0 { 0 } else { self.0 + bytes as u64 })
+    }
+}
+
 /// Number of blocks and of threads a block, and bytes of dynamic shared memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Launch {

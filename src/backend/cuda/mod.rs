@@ -16,6 +16,7 @@ mod elementwise;
 pub mod emulator;
 mod ensemble_pseudo_label;
 mod interpolate;
+mod loss;
 mod memory;
 mod mse_consistency;
 mod optimizer;
