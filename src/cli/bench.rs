@@ -1,6 +1,6 @@
 //! `bench`: times a training step on random data, beside `bench_torch.py` with the same sizes.
 
-use super::Device;
+use super::{Device, Precision, on_device};
 use crate::config::{OptimConfig, RunConfig};
 use crate::method::{self, Algorithm, Batch, Networks, StepArgs, Tvat, TvatArgs};
 use crate::model::io::write_atomically;
@@ -59,8 +59,7 @@ struct StepFlags {
 /// Runs `bench`.
 pub fn run(args: Args) -> Result<()> {
     let What::Step(flags) = args.what;
-    let b = flags.device.open()?;
-    step(&b, &flags)
+    on_device!(flags.device, Precision::F32, b => step(b, &flags))
 }
 
 fn step<B: Backend>(b: &B, f: &StepFlags) -> Result<()> {

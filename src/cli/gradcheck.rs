@@ -1,6 +1,6 @@
 //! `psmt-fast gradcheck`: compares every backward with finite differences.
 
-use super::Device;
+use super::{Device, Precision};
 use crate::check::gradcheck;
 use crate::{Error, Result};
 use clap::Args as ClapArgs;
@@ -26,7 +26,7 @@ pub struct Args {
 /// that this build lacks.
 pub fn run(args: Args) -> Result<()> {
     // Double precision is the processor's alone; this only refuses devices that the build lacks.
-    args.device.open()?;
+    args.device.open(Precision::F32)?;
     println!("{:<20} {:>5} {:>10}  result  case", "op", "dirs", "max error");
     let rows = gradcheck::run(args.op.as_deref(), args.seed, |row| {
         let result = if row.ok { "ok" } else { "FAILED" };

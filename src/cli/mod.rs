@@ -2,15 +2,16 @@
 //! anything is computed.
 
 mod bench;
+mod device;
 mod eval;
 mod gradcheck;
 mod op;
 mod predict;
 mod train;
 
-use crate::backend::cpu::Cpu;
 use crate::{Error, Result};
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{Parser, Subcommand};
+use device::{Device, Precision, on_device};
 use std::io::IsTerminal;
 use std::process::ExitCode;
 
@@ -39,29 +40,6 @@ enum Command {
     Op(op::Args),
     /// Check every backward pass against finite differences.
     Gradcheck(gradcheck::Args),
-}
-
-/// Where to compute.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-enum Device {
-    /// The processor.
-    #[default]
-    Cpu,
-    /// An NVIDIA GPU.
-    Cuda,
-}
-
-impl Device {
-    /// The device, where this build has it.
-    fn open(self) -> Result<Cpu<f32>> {
-        match self {
-            Device::Cpu => Ok(Cpu::new()),
-            Device::Cuda => Err(Error::Device {
-                name: "cuda".into(),
-                message: "this version computes on the CPU only; use --device cpu".into(),
-            }),
-        }
-    }
 }
 
 /// Runs the program.

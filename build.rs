@@ -1,0 +1,8 @@
+//! Compiles the kernels in `kernels/`.
+
+#[path = "build/emulator.rs"]
+mod emulator;
+
+fn main() {
+    emulator::build();
+}
