@@ -98,7 +98,7 @@ DEVICE void accumulate(Product& product, A& a, B& b, u32 steps, u8* shared) {
         reading = reading == (STAGES - 1) * STAGE_BYTES ? 0 : reading + STAGE_BYTES;
         writing = writing == (STAGES - 1) * STAGE_BYTES ? 0 : writing + STAGE_BYTES;
     }
-    copy_async_wait<0>();
+    // Only empty groups are left. Every thread is done with the tiles, whose place the results take.
     block_sync();
 }
 
