@@ -13,6 +13,7 @@ mod cut_mix;
 pub mod driver;
 mod elementwise;
 mod ensemble_pseudo_label;
+pub mod gpu;
 mod interpolate;
 mod memory;
 mod mse_consistency;

@@ -1,0 +1,17 @@
+//! Compiles the kernels for GPUs.
+
+#[path = "build/nvcc.rs"]
+mod nvcc;
+
+use std::path::Path;
+
+fn main() {
+    println!("cargo:rerun-if-changed=build.rs");
+    println!("cargo:rerun-if-changed=build");
+    let root = std::env::var("CARGO_MANIFEST_DIR").expect("set by cargo");
+    let out = std::env::var("OUT_DIR").expect("set by cargo");
+    if let Err(message) = nvcc::build(Path::new(&root), Path::new(&out)) {
+        eprintln!("{message}");
+        std::process::exit(1);
+    }
+}
