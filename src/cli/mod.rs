@@ -2,6 +2,7 @@
 //! anything is computed.
 
 mod bench;
+mod doctor;
 mod eval;
 mod gradcheck;
 mod op;
@@ -39,6 +40,8 @@ enum Command {
     Op(op::Args),
     /// Check every backward pass against finite differences.
     Gradcheck(gradcheck::Args),
+    /// Print what this machine and this build offer.
+    Doctor(doctor::Args),
 }
 
 /// Where to compute.
@@ -99,6 +102,7 @@ fn run(cli: Cli) -> Result<()> {
         Command::Bench(args) => bench::run(args),
         Command::Op(args) => op::run(args),
         Command::Gradcheck(args) => gradcheck::run(args),
+        Command::Doctor(args) => doctor::run(args),
     }
 }
 
