@@ -4,7 +4,7 @@
 //! A pair of file and target is compiled again only when its text, a header that it includes, nvcc or this file changed.
 //! What ptxas says of registers and spills goes into `$OUT_DIR/resources.tsv`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
@@ -174,19 +174,23 @@ fn compile_changed(nvcc: &Nvcc, units: &[Unit]) -> Result<(), String> {
         .collect();
     let jobs = std::env::var("NUM_JOBS").ok().and_then(|v| v.parse().ok()).unwrap_or(1);
     let next = AtomicUsize::new(0);
-    let failures = Mutex::new(Vec::new());
+    // One message a file: its other targets would say the same.
+    let failures: Mutex<BTreeMap<&Path, String>> = Mutex::default();
     std::thread::scope(|scope| {
         for _ in 0..stale.len().min(jobs) {
             scope.spawn(|| {
                 while let Some(unit) = stale.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    if failures.lock().unwrap().contains_key(unit.source.as_path()) {
+                        continue;
+                    }
                     if let Err(message) = compile_unit(nvcc, unit) {
-                        failures.lock().unwrap().push(message);
+                        failures.lock().unwrap().entry(&unit.source).or_insert(message);
                     }
                 }
             });
         }
     });
-    let failures = failures.into_inner().unwrap();
+    let failures: Vec<String> = failures.into_inner().unwrap().into_values().collect();
     if failures.is_empty() { Ok(()) } else { Err(failures.join("\n")) }
 }
 
