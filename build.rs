@@ -1,13 +1,14 @@
-//! Compiles the kernels for GPUs.
+//! Compiles the kernels in `kernels/`: for GPUs and for the emulator.
 
+#[path = "build/emulator.rs"]
+mod emulator;
 #[path = "build/nvcc.rs"]
 mod nvcc;
 
 use std::path::Path;
 
 fn main() {
-    println!("cargo:rerun-if-changed=build.rs");
-    println!("cargo:rerun-if-changed=build");
+    emulator::build();
     let root = std::env::var("CARGO_MANIFEST_DIR").expect("set by cargo");
     let out = std::env::var("OUT_DIR").expect("set by cargo");
     if let Err(message) = nvcc::build(Path::new(&root), Path::new(&out)) {

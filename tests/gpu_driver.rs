@@ -264,6 +264,34 @@ fn unusable_cards_are_refused() {
 }
 
 #[test]
+fn the_command_line_takes_devices_by_name() {
+    let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/confusion_matrix_0.safetensors");
+    let run = |device: &str, settings: &[(&str, &str)]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_psmt-fast"));
+        command.args(["op", "--check", "--device", device]).arg(&fixture);
+        let output = with_fake(command, settings)?.output().unwrap();
+        let text = [output.stdout, output.stderr].map(|t| String::from_utf8_lossy(&t).into_owned()).concat();
+        Some((output.status.code(), text))
+    };
+    // A driver without cards: `auto` falls back, and names say why they cannot be had.
+    let none = [("FAKE_CUDA_DEVICES", "0")];
+    let Some((code, text)) = run("auto", &none) else { return };
+    assert_eq!(code, Some(0), "{text}");
+    expect(&text, &["device cpu", "finds no GPU"]);
+    let refused = |device: &str, settings: &[(&str, &str)], code: i32, parts: &[&str]| {
+        let (got, text) = run(device, settings).unwrap();
+        assert_eq!(got, Some(code), "{text}");
+        expect(&text, parts);
+    };
+    refused("cuda", &none, 10, &["device cuda:0", "finds no GPU"]);
+    refused("cuda:2", &[], 10, &["device cuda:2", "there is one"]);
+    refused("cuda", &[("FAKE_CUDA_VERSION", "12090")], 10, &["driver supports CUDA 12.9", "update"]);
+    refused("cuda:first", &[], 2, &["cuda:first", "expected cpu, cuda, cuda:INDEX"]);
+    // The stand-in does not know this kernel, so only the choice counts.
+    expect(&run("auto", &[("FAKE_CUDA_DEVICES", "2")]).unwrap().1, &["device cuda:0"]);
+}
+
+#[test]
 fn doctor_reports_without_a_driver() {
     let empty = tempfile::tempdir().unwrap();
     let run = |args: &[&str]| {
@@ -273,7 +301,7 @@ fn doctor_reports_without_a_driver() {
         String::from_utf8(output.stdout).unwrap()
     };
     let text = run(&["doctor"]);
-    expect(&text, &["processor", "memory", "kernels", "driver", "auto"]);
+    expect(&text, &["processor", "memory", "emulator", "kernels", "driver", "auto"]);
     let report: serde_json::Value = serde_json::from_str(&run(&["doctor", "--json"])).unwrap();
     if report["cuda"]["driver"].is_null() {
         expect(&text, &["no CUDA driver was found", "install NVIDIA's driver"]);

@@ -1,5 +1,6 @@
 //! `psmt-fast doctor`: what this machine and this build offer, and which device `auto` takes.
 
+use crate::backend::cuda::emulator::{self, EmulatorOptions};
 use crate::backend::cuda::gpu::{self, Gpu, Platform};
 use crate::config::available_mib;
 use crate::{Error, Result};
@@ -23,6 +24,8 @@ struct Report {
     processor: Processor,
     /// Memory that this process can still get.
     memory_mib: Option<u64>,
+    /// Whether `--device emulated` works.
+    emulator: Emulator,
     kernels: Kernels,
     cuda: Cuda,
     /// What `--device auto` takes.
@@ -37,6 +40,13 @@ struct Processor {
     features: Vec<&'static str>,
     /// Threads that this program computes with.
     threads: usize,
+}
+
+#[derive(Serialize)]
+struct Emulator {
+    available: bool,
+    /// Why there is none.
+    missing: Option<String>,
 }
 
 /// The kernels for GPUs in this program.
@@ -97,6 +107,7 @@ pub fn run(args: Args) -> Result<()> {
 fn report() -> Report {
     let platform = gpu::probe();
     let auto = gpu::first_usable();
+    let emulator = emulator::open(EmulatorOptions::default()).err().map(reason);
     let version = |(major, minor): (u32, u32)| format!("{major}.{minor}");
     Report {
         processor: Processor {
@@ -105,6 +116,7 @@ fn report() -> Report {
             threads: rayon::current_num_threads(),
         },
         memory_mib: available_mib(),
+        emulator: Emulator { available: emulator.is_none(), missing: emulator },
         kernels: Kernels {
             toolkit: gpu::toolkit().map(version),
             targets: gpu::targets(),
@@ -157,6 +169,8 @@ fn print(r: &Report) {
     let p = &r.processor;
     row("processor", format!("{}, {} threads; {}", p.name, p.threads, p.features.join(" ")));
     row("memory", r.memory_mib.map_or("unknown".into(), |mib| format!("{mib} MiB available")));
+    let emulator = r.emulator.missing.as_ref().map_or("available".into(), |why| format!("none: {why}"));
+    row("emulator", emulator);
     row(
         "kernels",
         match (&r.kernels.missing, &r.kernels.toolkit) {

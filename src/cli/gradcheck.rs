@@ -1,6 +1,6 @@
 //! `psmt-fast gradcheck`: compares every backward with finite differences.
 
-use super::Device;
+use super::{Device, Precision};
 use crate::check::gradcheck;
 use crate::{Error, Result};
 use clap::Args as ClapArgs;
@@ -14,8 +14,8 @@ pub struct Args {
     /// Seed of the drawn inputs
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Where to compute
-    #[arg(long, value_enum, default_value_t)]
+    /// Where to compute: cpu, cuda, cuda:INDEX, emulated, emulated-check, or auto (a GPU where there is one)
+    #[arg(long, default_value = "cpu")]
     device: Device,
 }
 
@@ -26,7 +26,7 @@ pub struct Args {
 /// that this build lacks.
 pub fn run(args: Args) -> Result<()> {
     // Double precision is the processor's alone; this only refuses devices that the build lacks.
-    args.device.open()?;
+    args.device.open(Precision::F32)?;
     println!("{:<20} {:>5} {:>10}  result  case", "op", "dirs", "max error");
     let rows = gradcheck::run(args.op.as_deref(), args.seed, |row| {
         let result = if row.ok { "ok" } else { "FAILED" };

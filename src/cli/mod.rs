@@ -2,6 +2,7 @@
 //! anything is computed.
 
 mod bench;
+mod device;
 mod doctor;
 mod eval;
 mod gradcheck;
@@ -9,9 +10,9 @@ mod op;
 mod predict;
 mod train;
 
-use crate::backend::cpu::Cpu;
 use crate::{Error, Result};
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{Parser, Subcommand};
+use device::{Device, Precision, on_device};
 use std::io::IsTerminal;
 use std::process::ExitCode;
 
@@ -42,29 +43,6 @@ enum Command {
     Gradcheck(gradcheck::Args),
     /// Print what this machine and this build offer.
     Doctor(doctor::Args),
-}
-
-/// Where to compute.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-enum Device {
-    /// The processor.
-    #[default]
-    Cpu,
-    /// An NVIDIA GPU.
-    Cuda,
-}
-
-impl Device {
-    /// The device, where this build has it.
-    fn open(self) -> Result<Cpu<f32>> {
-        match self {
-            Device::Cpu => Ok(Cpu::new()),
-            Device::Cuda => Err(Error::Device {
-                name: "cuda".into(),
-                message: "this version computes on the CPU only; use --device cpu".into(),
-            }),
-        }
-    }
 }
 
 /// Runs the program.

@@ -1,11 +1,10 @@
 //! `psmt-fast op`: runs the op of a fixture file, or checks files against the results they hold.
 
-use super::Device;
-use crate::backend::cpu::Cpu;
+use super::{Device, Precision, on_device};
 use crate::check::{DEFAULT_TOLERANCE, Fixture, compare, run_op};
 use crate::ops::Backend;
 use crate::{Error, Result};
-use clap::{Args as ClapArgs, ValueEnum};
+use clap::Args as ClapArgs;
 use std::path::{Path, PathBuf};
 
 /// Run one op on the tensors of a safetensors file, or check files against the results they hold.
@@ -23,20 +22,13 @@ pub struct Args {
     /// Largest relative error that passes [default: 1e-4]
     #[arg(long, requires = "check", value_parser = tolerance)]
     tolerance: Option<f64>,
-    /// Where to compute
-    #[arg(long, value_enum, default_value_t)]
+    /// Where to compute: cpu, cuda, cuda:INDEX, emulated, emulated-check, or auto (a GPU where there is one)
+    #[arg(long, default_value = "cpu")]
     device: Device,
-    /// Type that the device computes in: f64 judges the algorithm, f32 is what training uses on a CPU. Whole networks
-    /// amplify the rounding of f32 beyond 1e-4 where a unit lies next to its kink
-    #[arg(long, value_enum, default_value_t = Precision::F64)]
-    precision: Precision,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Precision {
-    F64,
-    F32,
-    Bf16,
+    /// Type that the device computes in [default: f64 on the CPU, else f32]: f64 judges the algorithm, f32 is what
+    /// training uses on a CPU. Whole networks amplify the rounding of f32 beyond 1e-4 where a unit lies next to its kink
+    #[arg(long, value_enum)]
+    precision: Option<Precision>,
 }
 
 fn tolerance(text: &str) -> std::result::Result<f64, String> {
@@ -50,15 +42,9 @@ fn tolerance(text: &str) -> std::result::Result<f64, String> {
 /// [`Error::CheckFailed`] where results differ, [`Error::Device`] for a device or precision that this build lacks, and those
 /// of reading, running and writing.
 pub fn run(args: Args) -> Result<()> {
-    let b = args.device.open()?;
-    match args.precision {
-        Precision::F64 => run_on(&Cpu::<f64>::new(), args),
-        Precision::F32 => run_on(&b, args),
-        Precision::Bf16 => {
-            let message = "computes in f64 and f32, not in bf16".into();
-            Err(Error::Device { name: b.name(), message })
-        }
-    }
+    let device = args.device.resolve();
+    let default = if device == Device::Cpu { Precision::F64 } else { Precision::F32 };
+    on_device!(device, args.precision.unwrap_or(default), b => run_on(b, args))
 }
 
 fn run_on<B: Backend>(b: &B, args: Args) -> Result<()> {

@@ -12,6 +12,7 @@ mod cross_entropy;
 mod cut_mix;
 pub mod driver;
 mod elementwise;
+pub mod emulator;
 mod ensemble_pseudo_label;
 pub mod gpu;
 mod interpolate;
