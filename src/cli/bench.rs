@@ -27,8 +27,8 @@ enum What {
 
 #[derive(clap::Args)]
 struct StepFlags {
-    /// Where to compute.
-    #[arg(long, value_enum, default_value_t)]
+    /// Where to compute: cpu, cuda, cuda:INDEX, emulated, emulated-check, or auto (a GPU where there is one).
+    #[arg(long, default_value = "cpu")]
     device: Device,
     /// Network.
     #[arg(long, default_value = "tiny", value_parser = ["tiny", "r50", "r101", "resnet50", "resnet101"])]

@@ -29,8 +29,8 @@ pub struct Args {
     /// Write the scores to this file too.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Where to compute.
-    #[arg(long, value_enum, default_value_t)]
+    /// Where to compute: cpu, cuda, cuda:INDEX, emulated, emulated-check, or auto (a GPU where there is one).
+    #[arg(long, default_value = "cpu")]
     device: Device,
     #[command(flatten)]
     data: DataArgs,

@@ -14,8 +14,8 @@ pub struct Args {
     /// Seed of the drawn inputs
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Where to compute
-    #[arg(long, value_enum, default_value_t)]
+    /// Where to compute: cpu, cuda, cuda:INDEX, emulated, emulated-check, or auto (a GPU where there is one)
+    #[arg(long, default_value = "cpu")]
     device: Device,
 }
 

@@ -3,6 +3,7 @@
 
 mod bench;
 mod device;
+mod doctor;
 mod eval;
 mod gradcheck;
 mod op;
@@ -40,6 +41,8 @@ enum Command {
     Op(op::Args),
     /// Check every backward pass against finite differences.
     Gradcheck(gradcheck::Args),
+    /// Print what this machine and this build offer.
+    Doctor(doctor::Args),
 }
 
 /// Runs the program.
@@ -77,6 +80,7 @@ fn run(cli: Cli) -> Result<()> {
         Command::Bench(args) => bench::run(args),
         Command::Op(args) => op::run(args),
         Command::Gradcheck(args) => gradcheck::run(args),
+        Command::Doctor(args) => doctor::run(args),
     }
 }
 

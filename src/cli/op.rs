@@ -22,8 +22,8 @@ pub struct Args {
     /// Largest relative error that passes [default: 1e-4]
     #[arg(long, requires = "check", value_parser = tolerance)]
     tolerance: Option<f64>,
-    /// Where to compute
-    #[arg(long, value_enum, default_value_t)]
+    /// Where to compute: cpu, cuda, cuda:INDEX, emulated, emulated-check, or auto (a GPU where there is one)
+    #[arg(long, default_value = "cpu")]
     device: Device,
     /// Type that the device computes in [default: f64 on the CPU, else f32]: f64 judges the algorithm, f32 is what
     /// training uses on a CPU. Whole networks amplify the rounding of f32 beyond 1e-4 where a unit lies next to its kink
@@ -42,8 +42,9 @@ fn tolerance(text: &str) -> std::result::Result<f64, String> {
 /// [`Error::CheckFailed`] where results differ, [`Error::Device`] for a device or precision that this build lacks, and those
 /// of reading, running and writing.
 pub fn run(args: Args) -> Result<()> {
-    let default = if args.device == Device::Cpu { Precision::F64 } else { Precision::F32 };
-    on_device!(args.device, args.precision.unwrap_or(default), b => run_on(b, args))
+    let device = args.device.resolve();
+    let default = if device == Device::Cpu { Precision::F64 } else { Precision::F32 };
+    on_device!(device, args.precision.unwrap_or(default), b => run_on(b, args))
 }
 
 fn run_on<B: Backend>(b: &B, args: Args) -> Result<()> {

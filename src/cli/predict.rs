@@ -34,8 +34,8 @@ pub struct Args {
     /// Long side at which images are predicted (0: their own; default: as in the run's validation).
     #[arg(long, value_name = "PIXELS")]
     eval_size: Option<usize>,
-    /// Where to compute.
-    #[arg(long, value_enum, default_value_t)]
+    /// Where to compute: cpu, cuda, cuda:INDEX, emulated, emulated-check, or auto (a GPU where there is one).
+    #[arg(long, default_value = "cpu")]
     device: Device,
 }
 

@@ -59,8 +59,8 @@ pub struct Args {
     /// Folder of results; a new one (default: runs/PRESET-ALGORITHM-sSEED, numbered where that exists).
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// Where to compute.
-    #[arg(long, value_enum, default_value_t)]
+    /// Where to compute: cpu, cuda, cuda:INDEX, emulated, emulated-check, or auto (a GPU where there is one).
+    #[arg(long, default_value = "cpu")]
     device: Device,
     /// Any key of the configuration, such as method.gamma=0.5; can be repeated.
     #[arg(long, value_name = "KEY=VALUE")]

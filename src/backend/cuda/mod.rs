@@ -15,6 +15,7 @@ pub mod driver;
 mod elementwise;
 pub mod emulator;
 mod ensemble_pseudo_label;
+pub mod gpu;
 mod interpolate;
 mod loss;
 mod memory;
