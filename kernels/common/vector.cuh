@@ -42,16 +42,22 @@ DEVICE u64 grid_thread() { return blockIdx.x * u64(blockDim.x) + threadIdx.x; }
 /// The number of threads of the grid, along x.
 DEVICE u64 grid_threads() { return u64(gridDim.x) * blockDim.x; }
 
-/// Divides `i` by `len` and returns the remainder: takes the fastest index off a flat one. A 64-bit division costs many
-/// times a 32-bit one and is hardly ever needed.
+/// Divides `i` by `len` and returns the remainder: takes the fastest index off a flat one. Nearly all indices fit in 32
+/// bits. Others are divided bit by bit: the compiler's 64-bit division is a call, which costs registers even where it is
+/// never made.
 DEVICE u32 split(u64& i, u32 len) {
     if (i >> 32) {
-        u64 rest = i / len;
-        u32 index = u32(i - rest * len);
-        i = rest;
-        return index;
+        u64 rest = 0;
+#pragma unroll 1
+        for (int step = 0; step < 64; ++step) {
+            rest = rest << 1 | i >> 63;
+            bool fits = rest >= len;
+            rest -= fits ? len : 0;
+            i = i << 1 | u64(fits);
+        }
+        return u32(rest);
     }
-    u32 flat = u32(i), rest = flat / len;
-    i = rest;
-    return flat - rest * len;
+    u32 flat = u32(i), quotient = flat / len;
+    i = quotient;
+    return flat - quotient * len;
 }

@@ -5,6 +5,7 @@
 //! only ties them to [`Backend`]. Knows no networks.
 
 mod batch_norm;
+mod channels;
 mod conf_ce;
 mod confusion_matrix;
 mod conv2d;
