@@ -198,7 +198,7 @@ template <class T> struct ConfCeNegative {
         for (int r = 0; r < ROWS; r++) {
             if (!state.own[r]) continue;
             sums[NEGATIVE] -= logf(product[r]);
-            sums[SQUARE] += state.square[r];
+            sums[SQUARE] += square_on ? state.square[r] : 0.0f;
         }
     }
     DEVICE void gradient(float (&g)[ROWS], const State& state, const Tile& tile, const Strip<ROWS>& strip, int group,

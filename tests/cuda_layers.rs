@@ -244,16 +244,14 @@ fn batch_norm_train<B: Backend>(b: &B, run: &mut Run) {
         let (params, mut stats) = batch_norm_vectors(b, run, &bn);
         let x = run.tensor(b, shape);
         let r = run.tensor(b, shape);
-        let (y, saved) =
-            b.batch_norm_train(&x, &params, &mut stats, &bn, act, residual.then_some(&r));
+        let (y, saved) = b.batch_norm_train(&x, &params, &mut stats, &bn, act, residual.then_some(&r));
         run.put(b, "batch_norm_train", &y);
         run.put_vector(b, "moments", &saved.moments);
         run.put_vector(b, "running statistics", &stats);
         // An output of its own: the signs of a computed one could differ where it is almost 0.
         let (dy, y) = (run.tensor(b, shape), run.tensor(b, shape));
         let mut grads = run.vector(b, 3 * shape.c + 4);
-        let (dx, dres) =
-            b.batch_norm_train_bwd(&dy, &x, &y, &saved, &params, &mut grads, &bn, act, residual);
+        let (dx, dres) = b.batch_norm_train_bwd(&dy, &x, &y, &saved, &params, &mut grads, &bn, act, residual);
         run.put(b, "batch_norm_train_bwd", &dx);
         run.put_vector(b, "gradients", &grads);
         assert_eq!(dres.is_some(), residual);
@@ -354,8 +352,7 @@ fn cut_mix_agrees() {
 
 fn optimizer<B: Backend>(b: &B, run: &mut Run) {
     for (len, num_decayed) in [(1, 0), (3, 3), (1003, 517)] {
-        let (mut params, grads, mut momentum) =
-            (run.vector(b, len), run.vector(b, len), run.vector(b, len));
+        let (mut params, grads, mut momentum) = (run.vector(b, len), run.vector(b, len), run.vector(b, len));
         let spec = Sgd { lr: 0.01, momentum: 0.9, weight_decay: 0.1, num_decayed };
         b.sgd(&mut params, &grads, &mut momentum, &spec);
         let mut teacher = run.vector(b, len);

@@ -133,7 +133,9 @@ fn ohem_matches_the_cpu() {
         let (x64, x) = pair(b, shape, 2.0, 5);
         let (t64, t) = labels(b, full(shape, size), targets(shape, size, 0.3, 6));
         let pixels = shape.n * size.0 * size.1;
-        for (threshold, min_kept) in [(0.0, 1), (0.0, pixels / 3 + 1), (0.3, 2), (0.0, pixels), (0.1, pixels + 9)] {
+        for (threshold, min_kept) in
+            [(0.0, 1), (0.0, pixels / 3 + 1), (0.3, 2), (0.0, pixels), (0.1, pixels + 9)]
+        {
             let ohem = Ohem { threshold, min_kept };
             let want = ops::ohem_cross_entropy(&Cpu64::new(), &x64, &t64, &ohem, 1.0).expect("valid input");
             let got = ops::ohem_cross_entropy(b, &x, &t, &ohem, 1.0).expect("valid input");
@@ -177,7 +179,10 @@ fn pseudo_labels_match_plain_loops() {
                 let largest = p.iter().copied().fold(0.0, f64::max);
                 let (label, confidence) = (usize::from(label[i]), f64::from(confidence[i]));
                 // Logits of about 8 are off by some 2^-21, probabilities by that part of themselves.
-                assert!((confidence - largest).abs() < 3e-6, "{what} {e:?} pixel {i}: {confidence}, {largest}");
+                assert!(
+                    (confidence - largest).abs() < 3e-6,
+                    "{what} {e:?} pixel {i}: {confidence}, {largest}"
+                );
                 assert!(largest - p[label] < 3e-6, "{what} {e:?} pixel {i}: label {label} of {p:?}");
             }
         }
@@ -264,8 +269,8 @@ fn mse_consistency_matches_the_cpu() {
             let want =
                 ops::mse_consistency(&Cpu64::new(), &student64, &core64, &assist64, size, &e, &mix, 0.9)
                     .expect("valid input");
-            let got = ops::mse_consistency(b, &student, &core, &assist, size, &e, &mix, 0.9)
-                .expect("valid input");
+            let got =
+                ops::mse_consistency(b, &student, &core, &assist, size, &e, &mix, 0.9).expect("valid input");
             let what = format!("{what}, {rounds} rounds, {e:?}");
             close(b.read_scalar(&got.loss), want.loss, &what);
             all_close(&to_cpu(b, &got.dlogits), &want.dlogits, dtype, &what);
@@ -322,8 +327,7 @@ fn schedules_agree_bit_by_bit() {
             let [student, core, assist] = [50, 51, 52].map(|seed| pair(&b, shape, 2.0, seed).1);
             let e = Ensemble { topk: 3, gamma: 0.5 };
             let mix = mix(2, size, 2, 53);
-            let spec =
-                ConfCe { threshold: 0.3, negative_threshold: 0.1, square_weight: 0.5, weighted: true };
+            let spec = ConfCe { threshold: 0.3, negative_threshold: 0.1, square_weight: 0.5, weighted: true };
             let pseudo = ops::ensemble_pseudo_label(&b, &core, &assist, size, &e).expect("valid input");
             bits.extend(b.download(&pseudo.confidence).iter().map(|v| v.to_bits()));
             for negative_threshold in [0.1, 0.0] {
@@ -337,15 +341,17 @@ fn schedules_agree_bit_by_bit() {
             let ohem = Ohem { threshold: 0.2, min_kept: 40 };
             let out = ops::ohem_cross_entropy(&b, &student, &target, &ohem, 1.0).expect("valid input");
             bits.extend(b.download(&out.dlogits).iter().map(|v| v.to_bits()));
-            let out = ops::mse_consistency(&b, &student, &core, &assist, size, &e, &mix, 1.0)
-                .expect("valid input");
+            let out =
+                ops::mse_consistency(&b, &student, &core, &assist, size, &e, &mix, 1.0).expect("valid input");
             bits.extend(b.download(&out.dlogits).iter().map(|v| v.to_bits()));
             let out =
                 ops::tvat_cotangent(&b, &[&core, &assist], &[&student, &core], size).expect("valid input");
             bits.extend(b.download(&out).iter().map(|v| v.to_bits()));
             let out = ops::kl_gradient(&b, &[&core], &[&student], size).expect("valid input");
             bits.extend(b.download(&out).iter().map(|v| v.to_bits()));
-            bits.extend(b.download(&ops::normalize(&b, &core, 2.0).expect("valid input")).iter().map(|v| v.to_bits()));
+            bits.extend(
+                b.download(&ops::normalize(&b, &core, 2.0).expect("valid input")).iter().map(|v| v.to_bits()),
+            );
             no_fault(&b, &format!("{options:?}"));
         }
         bits

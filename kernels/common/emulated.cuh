@@ -7,6 +7,7 @@
 #include <string.h>
 
 #define KERNEL(threads) static void
+#define KERNEL_RESIDENT(threads, blocks) static void
 #define DEVICE [[maybe_unused, gnu::always_inline]] inline
 
 #define EMU_PLACE const char *file = __builtin_FILE(), u32 line = __builtin_LINE()
@@ -185,6 +186,12 @@ DEVICE float bits_to_float(u32 bits) {
     float v;
     memcpy(&v, &bits, 4);
     return v;
+}
+
+/// Exact where the instruction is within 2 ulp; results below the smallest normal number become 0 as there.
+DEVICE float exp2_approx(float v) {
+    float y = exp2f(v);
+    return y < 0x1p-126f ? 0.0f : y;
 }
 
 /// Shared memory begins at 0.

@@ -162,7 +162,8 @@ impl Plan {
     /// Tiles for logits of shape `low` at `size`, of kernels that keep `fields` fields in shared memory. Of the column
     /// counts that fit the least wasteful is taken, of equal ones the largest.
     pub fn new(low: Shape, size: Size, fields: usize) -> Plan {
-        let candidates = [4, 8, 16, 32, 64, 96, COLUMNS].map(|columns| Plan::with(low, size, fields, columns));
+        let candidates =
+            [4, 8, 16, 32, 64, 96, COLUMNS].map(|columns| Plan::with(low, size, fields, columns));
         let waste = |p: &Plan| p.upsample.tiles_x as usize * p.threads();
         let fitting = candidates.iter().filter(|p| p.fold_shared() <= MAX_SHARED);
         *fitting.rev().min_by_key(|p| waste(p)).unwrap_or(&candidates[0])
@@ -282,7 +283,10 @@ mod tests {
             for (w, full) in [(128, 512), (1, 513), (512, 512), (513, 40), (2048, 7), (193, 769)] {
                 for c in [1, 2, 21, 150, 255] {
                     let p = plan(3, w, c, (9, full), fields);
-                    assert!(p.fold_shared() <= MAX_SHARED, "{fields} fields, {w} to {full}, {c} classes: {p:?}");
+                    assert!(
+                        p.fold_shared() <= MAX_SHARED,
+                        "{fields} fields, {w} to {full}, {c} classes: {p:?}"
+                    );
                     assert!(p.upsample.chunk as usize * c.div_ceil(p.upsample.chunk as usize) >= c);
                 }
             }
