@@ -139,19 +139,25 @@ fn wrapper(name: &str, file: &Path, text: &str) -> String {
     )
 }
 
-/// Kernels with the expression in `KERNEL(threads) name(`. Those that a macro makes are not seen and have no bound.
+/// Kernels with the bound in `KERNEL(threads) name(` or `KERNEL_RESIDENT(threads, blocks) name(`. Those that a macro makes
+/// are not seen and have no bound.
 fn launch_bounds(text: &str) -> Vec<(&str, &str)> {
     let lines = text.lines().filter(|l| !l.ends_with('\\'));
-    let heads = lines.filter_map(|line| line.trim_start().strip_prefix("KERNEL("));
+    let heads = lines.filter_map(|line| line.trim_start().strip_prefix("KERNEL")?.split_once('('));
     heads
-        .filter_map(|head| {
-            // The bound may have parentheses of its own; the name is what stands between the last `)` and the next `(`.
+        .filter_map(|(kind, head)| {
+            if !["", "_RESIDENT"].contains(&kind) {
+                return None;
+            }
+            // The bound may have parentheses of its own.
             let mut depth = 1;
             let end = head.find(|c| {
                 depth += i32::from(c == '(') - i32::from(c == ')');
                 depth == 0
             })?;
-            let (threads, rest) = (&head[..end], head[end + 1..].trim_start());
+            let bound = &head[..end];
+            let threads = if kind.is_empty() { bound } else { bound.rsplit_once(',')?.0 };
+            let rest = head[end + 1..].trim_start();
             let name = &rest[..rest.find('(')?];
             name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_').then_some((name, threads))
         })

@@ -26,6 +26,7 @@ fn error_of(options: EmulatorOptions, kernel: &str) -> Option<String> {
 
 #[track_caller]
 fn expect(text: &str, words: &[&str]) {
+    println!("{text}");
     words.iter().for_each(|w| assert!(text.contains(w), "{w:?} is not in: {text}"));
 }
 

@@ -78,6 +78,8 @@ pub struct Block {
     pub threads: Vec<Thread>,
     pub warps: Vec<Warp>,
     pub copies: Vec<Copies>,
+    /// Whether any thread began a copy.
+    pub copied: bool,
     pub at_barrier: usize,
     pub barrier: Place,
     pub done: usize,
@@ -132,6 +134,7 @@ impl Block {
             threads: Vec::new(),
             warps: Vec::new(),
             copies: Vec::new(),
+            copied: false,
             at_barrier: 0,
             barrier: Place::NONE,
             done: 0,
@@ -178,8 +181,12 @@ impl Block {
             let members = u32::MAX >> (WARP - WARP.min(num - w * WARP));
             Warp { members, ready: members, arrived: 0, op: None, place: Place::NONE, synced: 0 }
         }));
-        block.copies.resize_with(num, Copies::default);
-        block.copies.iter_mut().for_each(Copies::clear);
+        if std::mem::take(&mut block.copied) {
+            block.copies.iter_mut().for_each(Copies::clear);
+        }
+        if block.copies.len() < num {
+            block.copies.resize_with(num, Copies::default);
+        }
         (block.at_barrier, block.done, block.static_bytes) = (0, 0, 0);
         block.statics.clear();
         block.shared_used = shared as usize;

@@ -243,6 +243,7 @@ impl Thread {
         unsafe {
             let number = (*this).number;
             let block = &mut *(*this).block;
+            block.copied = true;
             &mut block.copies[number]
         }
     }
