@@ -42,6 +42,7 @@ pub fn build() {
     for path in ["build", "build.rs", "kernels", "tests/kernels"] {
         println!("cargo:rerun-if-changed={path}");
     }
+    println!("cargo:rerun-if-env-changed=CXX");
     let os = env::var("CARGO_CFG_TARGET_OS").unwrap_or_default();
     let arch = env::var("CARGO_CFG_TARGET_ARCH").unwrap_or_default();
     // Faults are caught by a signal handler that knows these processors' registers.
@@ -61,7 +62,8 @@ pub fn build() {
     for file in sorted(&root.join("kernels/common")) {
         headers += &read(&file);
     }
-    let mut table = String::from("/// Kernel files with their plain and their checked kernels.\n");
+    let mut table =
+        String::from("/// Kernel files with their plain kernels, their checked ones, and their bounds.\n");
     let mut externs = String::new();
     let mut units = vec![Unit {
         object: out.join("emulated.o"),
@@ -70,7 +72,7 @@ pub fn build() {
         // The arithmetic of matrix instructions is worth the vector units.
         flags: vec!["-O3".into()],
     }];
-    table += "pub static FILES: &[(&str, ListFn, ListFn)] = &[\n";
+    table += "pub static FILES: &[(&str, ListFn, ListFn, BoundsFn)] = &[\n";
     for folder in FOLDERS {
         for file in sorted(&root.join(folder)) {
             if file.extension().is_none_or(|e| e != "cu") {
@@ -80,14 +82,18 @@ pub fn build() {
             let text = read(&file);
             for (variant, flags) in [("plain", &PLAIN_FLAGS[..]), ("checked", &CHECKED_FLAGS[..])] {
                 let source = out.join(format!("{variant}_{name}.cpp"));
-                let wrapper = wrapper(&format!("{variant}_{name}"), &file);
+                let wrapper = wrapper(&format!("{variant}_{name}"), &file, &text);
                 write_if_changed(&source, &wrapper);
                 let flags: Vec<String> = flags.iter().map(|f| f.to_string()).collect();
                 let key = format!("{headers}{text}{wrapper}{flags:?}{FLAGS:?}");
                 units.push(Unit { object: out.join(format!("{variant}_{name}.o")), source, key, flags });
                 let _ = writeln!(externs, "    fn emu_list_{variant}_{name}() -> *const KernelRecord;");
             }
-            let _ = writeln!(table, "    (\"{name}\", emu_list_plain_{name}, emu_list_checked_{name}),");
+            let _ = writeln!(externs, "    fn emu_bounds_plain_{name}() -> *const Bound;");
+            let _ = writeln!(
+                table,
+                "    (\"{name}\", emu_list_plain_{name}, emu_list_checked_{name}, emu_bounds_plain_{name}),"
+            );
         }
     }
     table += "];\n";
@@ -117,13 +123,45 @@ fn compiler() -> Option<cc::Tool> {
     (runs && !tool.is_like_msvc()).then_some(tool)
 }
 
-/// A translation unit that has the kernel file in a namespace and gives its list of kernels away.
-fn wrapper(name: &str, file: &Path) -> String {
+/// A translation unit that has the kernel file in a namespace and gives its list of kernels and their bounds away.
+fn wrapper(name: &str, file: &Path, text: &str) -> String {
+    let mut bounds = String::new();
+    for (kernel, threads) in launch_bounds(text) {
+        let _ = writeln!(bounds, "    {{\"{kernel}\", {threads}}},");
+    }
     format!(
-        "#include <math.h>\n#include <string.h>\nnamespace emu_{name} {{\n#include \"{}\"\n}}\n\
-         extern \"C\" const void* emu_list_{name}() {{ return emu_{name}::emu_kernels; }}\n",
+        "#include <math.h>\n#include <string.h>\nnamespace emu_{name} {{\n#include \"{}\"\n\
+         struct EmuBound {{ const char* name; u32 threads; }};\n\
+         static const EmuBound emu_bounds[] = {{\n{bounds}    {{nullptr, 0}},\n}};\n}}\n\
+         extern \"C\" const void* emu_list_{name}() {{ return emu_{name}::emu_kernels; }}\n\
+         extern \"C\" const void* emu_bounds_{name}() {{ return emu_{name}::emu_bounds; }}\n",
         file.display()
     )
+}
+
+/// Kernels with the bound in `KERNEL(threads) name(` or `KERNEL_RESIDENT(threads, blocks) name(`. Those that a macro makes
+/// are not seen and have no bound.
+fn launch_bounds(text: &str) -> Vec<(&str, &str)> {
+    let lines = text.lines().filter(|l| !l.ends_with('\\'));
+    let heads = lines.filter_map(|line| line.trim_start().strip_prefix("KERNEL")?.split_once('('));
+    heads
+        .filter_map(|(kind, head)| {
+            if !["", "_RESIDENT"].contains(&kind) {
+                return None;
+            }
+            // The bound may have parentheses of its own.
+            let mut depth = 1;
+            let end = head.find(|c| {
+                depth += i32::from(c == '(') - i32::from(c == ')');
+                depth == 0
+            })?;
+            let bound = &head[..end];
+            let threads = if kind.is_empty() { bound } else { bound.rsplit_once(',')?.0 };
+            let rest = head[end + 1..].trim_start();
+            let name = &rest[..rest.find('(')?];
+            name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_').then_some((name, threads))
+        })
+        .collect()
 }
 
 /// Compiles the units whose key changed, several at a time.

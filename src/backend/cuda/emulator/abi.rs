@@ -1,9 +1,9 @@
 //! What kernels call: the functions that kernels/common/emulated.cuh declares. Each runs on the coroutine of the thread
 //! that calls it, and owns nothing when it suspends that thread.
 
-use super::block::{Place, Thread, WarpOp};
 use super::copies::{AsyncCopy, COPY_BYTES};
 use super::shadow::Access;
+use super::thread::{Place, Thread, WarpOp};
 use std::ffi::{c_char, c_void};
 
 #[unsafe(no_mangle)]

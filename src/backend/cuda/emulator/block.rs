@@ -3,113 +3,56 @@
 
 use super::check;
 use super::copies::Copies;
-use super::fault::{self, Fault};
+use super::fault;
 use super::heap::{self, Heap, POISON};
 use super::registry::Invoke;
-use super::shadow::{Access, Actor, Shadow, Wrong};
+use super::report::{Failure, triple};
+use super::shadow::{Access, Actor, Shadow};
 use super::stack::Slot;
-use super::{CopyTime, EmulatorOptions, Schedule};
+use super::thread::{Place, Thread, Wait, WarpOp};
+use super::{EmulatorOptions, Schedule};
 use crate::backend::cuda::driver::Launch;
-use corosensei::{CoroutineResult, Yielder};
-use std::backtrace::Backtrace;
+use corosensei::CoroutineResult;
 use std::cell::Cell;
-use std::ffi::{CStr, c_char, c_void};
+use std::ffi::c_void;
 use std::ptr;
 
 /// Threads of a warp.
 pub const WARP: usize = 32;
 /// Shared memory that a block of compute capability 8.0 to 9.0 can have in the largest case, and the static part of it.
-const SHARED_BYTES: usize = 227 << 10;
-const STATIC_BYTES: usize = 48 << 10;
+pub const SHARED_BYTES: usize = 227 << 10;
+pub const STATIC_BYTES: usize = 48 << 10;
 /// Bytes of the arena, a multiple of pages.
-const ARENA_BYTES: usize = SHARED_BYTES.next_multiple_of(4096);
+pub const ARENA_BYTES: usize = SHARED_BYTES.next_multiple_of(4096);
 /// What lies between two static arrays in the check build.
-const RED_ZONE: usize = 16;
-
-/// A line of a kernel.
-#[derive(Clone, Copy)]
-pub struct Place {
-    pub file: *const c_char,
-    pub line: u32,
-}
-
-impl Place {
-    const NONE: Place = Place { file: ptr::null(), line: 0 };
-
-    fn file(&self) -> &CStr {
-        // SAFETY: a constant of the kernel's text, from `__builtin_FILE`.
-        if self.file.is_null() { c"" } else { unsafe { CStr::from_ptr(self.file) } }
-    }
-}
-
-impl PartialEq for Place {
-    fn eq(&self, other: &Place) -> bool {
-        self.line == other.line && (self.file == other.file || self.file() == other.file())
-    }
-}
-
-impl std::fmt::Display for Place {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let file = self.file().to_string_lossy();
-        write!(f, "{}:{}", file.find("kernels/").map_or(&*file, |at| &file[at..]), self.line)
-    }
-}
+pub const RED_ZONE: usize = 16;
 
 /// `EmuBlock` of kernels/common/emulated.cuh.
 #[repr(C)]
-struct BlockView {
-    index: [u32; 3],
-    dim: [u32; 3],
-    grid: [u32; 3],
-    shared: *mut u8,
+pub struct BlockView {
+    pub index: [u32; 3],
+    pub dim: [u32; 3],
+    pub grid: [u32; 3],
+    pub shared: *mut u8,
 }
 
-/// Where a thread is.
-#[derive(Clone, Copy, PartialEq)]
-pub enum Wait {
-    /// Runs, or can.
-    Ready,
-    /// In `block_sync`.
-    Block(Place),
-    /// In an operation of its warp.
-    Warp(Place),
-    /// Has returned.
-    Done,
-}
-
-/// A CUDA thread. Begins as `EmuThread` of kernels/common/emulated.cuh.
-#[repr(C)]
-pub struct Thread {
-    index: [u32; 3],
-    view: *const BlockView,
-    pub block: *mut Block,
-    /// Position in the block.
-    pub number: usize,
-    yielder: *const Yielder<*mut Thread, ()>,
-    slot: Option<Box<Slot>>,
-    deposit: *mut c_void,
-    wait: Wait,
-}
-
-/// Does a warp operation for all lanes from what each has deposited.
-pub type WarpOp = unsafe extern "C" fn(lanes: *const [*mut c_void; WARP]);
-
-struct Warp {
+/// A warp.
+pub struct Warp {
     /// A bit for each lane that exists, that is ready, that has arrived at the operation.
-    members: u32,
-    ready: u32,
-    arrived: u32,
+    pub members: u32,
+    pub ready: u32,
+    pub arrived: u32,
     /// The operation that the first lane came with.
-    op: Option<WarpOp>,
-    place: Place,
+    pub op: Option<WarpOp>,
+    pub place: Place,
     /// Number of barriers when its lanes last synchronised.
-    synced: u64,
+    pub synced: u64,
 }
 
 /// A static shared array.
-struct Static {
-    key: *const c_void,
-    offset: usize,
+pub struct Static {
+    pub key: *const c_void,
+    pub offset: usize,
 }
 
 /// What all blocks of a launch have in common.
@@ -128,50 +71,31 @@ pub struct Plan<'a> {
 // SAFETY: kernels read their arguments through the pointers, and nothing writes them during the launch.
 unsafe impl Sync for Plan<'_> {}
 
-/// Why a block ended early, and in the check build from where that came.
-struct Failure {
-    message: String,
-    trace: Option<Backtrace>,
-}
-
-impl Failure {
-    /// The message with the kernel's line, where the program has line numbers.
-    fn text(self) -> String {
-        let trace = self.trace.map(|t| t.to_string()).unwrap_or_default();
-        let lines = trace.lines().filter_map(|l| l.trim().strip_prefix("at "));
-        let mut own = lines.filter(|l| l.contains("kernels/") && !l.contains("common/emulated.cuh"));
-        match own.next() {
-            Some(line) => {
-                format!("{}, at {}", self.message, line.find("kernels/").map_or(line, |at| &line[at..]))
-            }
-            None => self.message,
-        }
-    }
-}
-
 /// A block, and what it takes to run it; used for one block after another.
 pub struct Block {
-    view: BlockView,
-    plan: *const Plan<'static>,
-    threads: Vec<Thread>,
-    warps: Vec<Warp>,
-    copies: Vec<Copies>,
-    at_barrier: usize,
-    barrier: Place,
-    done: usize,
-    statics: Vec<Static>,
-    shared_used: usize,
-    static_bytes: usize,
-    random: u64,
-    failure: Option<Failure>,
+    pub view: BlockView,
+    pub plan: *const Plan<'static>,
+    pub threads: Vec<Thread>,
+    pub warps: Vec<Warp>,
+    pub copies: Vec<Copies>,
+    /// Whether any thread began a copy.
+    pub copied: bool,
+    pub at_barrier: usize,
+    pub barrier: Place,
+    pub done: usize,
+    pub statics: Vec<Static>,
+    pub shared_used: usize,
+    pub static_bytes: usize,
+    pub random: u64,
+    pub failure: Option<Failure>,
     /// Barriers of the block and of its warps so far, how many there had been at the block's last one, and who runs.
-    actor: Actor,
-    arena_shadow: Option<Shadow>,
-    pool: Vec<Box<Slot>>,
-    num_slots: usize,
-    shared: usize,
+    pub actor: Actor,
+    pub arena_shadow: Option<Shadow>,
+    pub pool: Vec<Box<Slot>>,
+    pub num_slots: usize,
+    pub shared: usize,
     /// Where the kernels look for the running thread.
-    current: *mut *mut c_void,
+    pub current: *mut *mut c_void,
 }
 
 unsafe extern "C" {
@@ -199,204 +123,6 @@ pub fn run(plan: &Plan<'_>, index: [u32; 3]) -> Result<(), String> {
     result.map_err(|message| format!("block {}: {message}", triple(index)))
 }
 
-/// An index in words.
-pub fn triple([x, y, z]: [u32; 3]) -> String {
-    format!("({x}, {y}, {z})")
-}
-
-impl Thread {
-    /// Runs the kernel as this thread.
-    ///
-    /// # Safety
-    /// Called on a coroutine with that coroutine's yielder, for a thread of a block that is being run.
-    pub unsafe fn main(this: *mut Thread, yielder: *const Yielder<*mut Thread, ()>) {
-        // SAFETY: as promised by the caller.
-        unsafe {
-            (*this).yielder = yielder;
-            let plan = (*(*this).block).plan;
-            ((*plan).invoke)((*plan).args.as_ptr());
-            (*this).wait = Wait::Done;
-            let block = &mut *(*this).block;
-            block.done += 1;
-            block.warps[(*this).number / WARP].ready &= !(*this).lane_bit();
-        }
-    }
-
-    fn lane_bit(&self) -> u32 {
-        1 << (self.number % WARP)
-    }
-
-    /// Lets others run until this thread is ready again.
-    unsafe fn suspend(this: *mut Thread, wait: Wait) {
-        // SAFETY: called on this thread's coroutine; no reference to the block is alive.
-        unsafe {
-            (*this).wait = wait;
-            let bit = (*this).lane_bit();
-            let warp = (*this).number / WARP;
-            (&mut (*(*this).block).warps)[warp].ready &= !bit;
-            (*(*this).yielder).suspend(());
-            (*this).wait = Wait::Ready;
-        }
-    }
-
-    /// Ends the block with a message about this thread; the thread is never resumed.
-    ///
-    /// # Safety
-    /// Called on this thread's coroutine by a function that owns nothing else.
-    pub unsafe fn fail(this: *mut Thread, message: String) -> ! {
-        // SAFETY: as promised by the caller; no reference to the block is alive.
-        unsafe {
-            let block = &mut *(*this).block;
-            let trace = block.arena_shadow.is_some().then(Backtrace::force_capture);
-            let message = format!("thread {}: {message}", triple((*this).index));
-            block.failure = Some(Failure { message, trace });
-            loop {
-                (*(*this).yielder).suspend(());
-            }
-        }
-    }
-
-    /// `block_sync`.
-    ///
-    /// # Safety
-    /// Called on this thread's coroutine.
-    pub unsafe fn block_sync(this: *mut Thread, place: Place) {
-        // SAFETY: the references to the block end before the thread is suspended.
-        unsafe {
-            let block = &mut *(*this).block;
-            if block.at_barrier == 0 {
-                block.barrier = place;
-            } else if block.barrier != place {
-                let first = block.barrier;
-                Thread::fail(
-                    this,
-                    format!("comes to block_sync at {place} while others wait in that at {first}"),
-                );
-            }
-            block.at_barrier += 1;
-            if block.at_barrier < block.threads.len() {
-                return Thread::suspend(this, Wait::Block(place));
-            }
-            block.at_barrier = 0;
-            block.actor.events += 1;
-            block.actor.block_synced = block.actor.events;
-            block.warps.iter_mut().for_each(|w| w.ready = w.members);
-        }
-    }
-
-    /// An operation of the warp; the last lane does it for all.
-    ///
-    /// # Safety
-    /// Called on this thread's coroutine; `deposit` is what `op` expects.
-    pub unsafe fn warp_op(this: *mut Thread, op: WarpOp, deposit: *mut c_void, orders: bool, place: Place) {
-        // SAFETY: the references to the block end before the thread is suspended; deposits lie on stacks that stay.
-        unsafe {
-            (*this).deposit = deposit;
-            let block = &mut *(*this).block;
-            let number = (*this).number / WARP;
-            let warp = &mut block.warps[number];
-            if warp.members != u32::MAX {
-                let lanes = warp.members.count_ones();
-                Thread::fail(
-                    this,
-                    format!("is in a warp of {lanes} threads at {place}; warp operations need {WARP}"),
-                );
-            }
-            if warp.arrived == 0 {
-                (warp.op, warp.place) = (Some(op), place);
-            } else if warp.place != place || !warp.op.is_some_and(|first| ptr::fn_addr_eq(first, op)) {
-                let first = warp.place;
-                let text = format!(
-                    "comes to a warp operation at {place} while lanes of its warp wait in that at {first}"
-                );
-                Thread::fail(this, text);
-            }
-            warp.arrived |= (*this).lane_bit();
-            if warp.arrived != warp.members {
-                return Thread::suspend(this, Wait::Warp(place));
-            }
-            let first = number * WARP;
-            let lanes: [*mut c_void; WARP] = std::array::from_fn(|i| block.threads[first + i].deposit);
-            op(&lanes);
-            warp.arrived = 0;
-            warp.ready = warp.members;
-            if orders {
-                block.actor.events += 1;
-                block.actor.warp_synced = block.actor.events;
-                warp.synced = block.actor.events;
-            }
-        }
-    }
-
-    /// The address of a static array.
-    ///
-    /// # Safety
-    /// Called on this thread's coroutine.
-    pub unsafe fn shared(
-        this: *mut Thread,
-        key: *const c_void,
-        bytes: usize,
-        align: usize,
-        place: Place,
-    ) -> *mut u8 {
-        // SAFETY: no other reference to the block is alive.
-        unsafe {
-            let block = &mut *(*this).block;
-            if let Some(found) = block.statics.iter().find(|s| s.key == key) {
-                return block.view.shared.add(found.offset);
-            }
-            let offset = block.shared_used.next_multiple_of(align.max(16));
-            block.static_bytes += bytes;
-            if offset + bytes > SHARED_BYTES || block.static_bytes > STATIC_BYTES {
-                let text = format!(
-                    "{bytes} more bytes of shared memory at {place} exceed {STATIC_BYTES} static or {SHARED_BYTES} in all"
-                );
-                Thread::fail(this, text);
-            }
-            block.statics.push(Static { key, offset });
-            block.shared_used = offset + bytes;
-            let at = block.view.shared.add(offset);
-            at.write_bytes(POISON, bytes);
-            if let Some(shadow) = block.shadow() {
-                shadow.create(at as usize, bytes);
-                if offset + bytes + RED_ZONE <= SHARED_BYTES {
-                    block.shared_used += RED_ZONE;
-                }
-            }
-            at
-        }
-    }
-
-    /// The copies that this thread has begun.
-    ///
-    /// # Safety
-    /// Called on this thread's coroutine; the reference ends before the thread is suspended.
-    pub unsafe fn copies<'a>(this: *mut Thread) -> &'a mut Copies {
-        // SAFETY: as promised by the caller.
-        unsafe {
-            let number = (*this).number;
-            let block = &mut *(*this).block;
-            &mut block.copies[number]
-        }
-    }
-
-    /// Whether a copy that begins now lands at once.
-    ///
-    /// # Safety
-    /// Called on this thread's coroutine.
-    pub unsafe fn copy_lands_at_once(this: *mut Thread) -> bool {
-        // SAFETY: no other reference to the block is alive.
-        unsafe {
-            let block = &mut *(*this).block;
-            match (*block.plan).options.copies {
-                CopyTime::Late => false,
-                CopyTime::Early => true,
-                CopyTime::Seeded(seed) => (block.draw() ^ seed) & 1 == 0,
-            }
-        }
-    }
-}
-
 impl Block {
     fn new() -> Result<Block, String> {
         let shared = heap::reserve(ARENA_BYTES + 4096)?;
@@ -408,6 +134,7 @@ impl Block {
             threads: Vec::new(),
             warps: Vec::new(),
             copies: Vec::new(),
+            copied: false,
             at_barrier: 0,
             barrier: Place::NONE,
             done: 0,
@@ -454,8 +181,12 @@ impl Block {
             let members = u32::MAX >> (WARP - WARP.min(num - w * WARP));
             Warp { members, ready: members, arrived: 0, op: None, place: Place::NONE, synced: 0 }
         }));
-        block.copies.resize_with(num, Copies::default);
-        block.copies.iter_mut().for_each(Copies::clear);
+        if std::mem::take(&mut block.copied) {
+            block.copies.iter_mut().for_each(Copies::clear);
+        }
+        if block.copies.len() < num {
+            block.copies.resize_with(num, Copies::default);
+        }
         (block.at_barrier, block.done, block.static_bytes) = (0, 0, 0);
         block.statics.clear();
         block.shared_used = shared as usize;
@@ -483,7 +214,7 @@ impl Block {
     }
 
     /// The shadow of shared memory, in the check build.
-    fn shadow(&self) -> Option<&Shadow> {
+    pub fn shadow(&self) -> Option<&Shadow> {
         // SAFETY: the plan outlives the run.
         unsafe { (*self.plan).shadow.and(self.arena_shadow.as_ref()) }
     }
@@ -503,35 +234,6 @@ impl Block {
                 Thread::fail(thread, block.forbidden(at, bytes, access, wrong));
             }
         }
-    }
-
-    /// A forbidden access in words.
-    fn forbidden(&self, at: usize, bytes: usize, access: Access, wrong: Wrong) -> String {
-        let verb = match access {
-            Access::Read => "reads",
-            Access::Write => "writes",
-            Access::Atomic => "updates",
-            Access::BeginCopy => "begins a copy to",
-            Access::LandCopy => "ends a copy to",
-        };
-        let target = self.describe_address(at);
-        let copy = match wrong {
-            Wrong::Pending(thread) => {
-                self.copies[thread].find(at).map(|c| format!(" (begun at {})", c.place))
-            }
-            _ => None,
-        };
-        let name = |number: usize| self.threads.get(number).map_or_else(String::new, |t| triple(t.index));
-        check::describe(verb, bytes, &target, wrong, name) + &copy.unwrap_or_default()
-    }
-
-    /// An address in words.
-    fn describe_address(&self, address: usize) -> String {
-        if address.wrapping_sub(self.shared) >= ARENA_BYTES + 4096 {
-            // SAFETY: the plan outlives the run.
-            return unsafe { (*self.plan).heap.describe(address) };
-        }
-        format!("byte {} of shared memory", address - self.shared)
     }
 
     /// Runs all threads until they are done or one fails.
@@ -576,7 +278,7 @@ impl Block {
     }
 
     /// A random number (SplitMix64).
-    fn draw(&mut self) -> u64 {
+    pub fn draw(&mut self) -> u64 {
         self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let z = (self.random ^ (self.random >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -638,51 +340,14 @@ impl Block {
             }
         }
     }
-
-    fn describe(&self, fault: Fault) -> String {
-        if fault.overflow {
-            return "uses up its stack".into();
-        }
-        match fault.signal {
-            libc::SIGFPE => "divides an integer by zero".into(),
-            libc::SIGILL => "came to a place that the compiler took to be out of reach".into(),
-            _ if fault.address == 0 => {
-                "reads or writes through a null pointer, or 16 bytes at an address that is no multiple of 16"
-                    .into()
-            }
-            _ => format!("reads or writes {}", self.describe_address(fault.address)),
-        }
-    }
-
-    /// Threads by what they wait for.
-    fn who_waits(&self) -> String {
-        let mut groups: Vec<(Wait, u32, [u32; 3])> = Vec::new();
-        for thread in &self.threads {
-            match groups.iter_mut().find(|g| g.0 == thread.wait) {
-                Some(group) => group.1 += 1,
-                None => groups.push((thread.wait, 1, thread.index)),
-            }
-        }
-        let words = groups.iter().map(|&(wait, count, first)| {
-            let first = triple(first);
-            let who = if count == 1 {
-                format!("thread {first}")
-            } else {
-                format!("{count} threads from {first} on")
-            };
-            match wait {
-                Wait::Ready => format!("{who} can run"),
-                Wait::Block(place) => format!("{who} wait in block_sync at {place}"),
-                Wait::Warp(place) => format!("{who} wait in a warp operation at {place}"),
-                Wait::Done => format!("{who} have returned"),
-            }
-        });
-        format!("threads diverge: {}", words.collect::<Vec<_>>().join("; "))
-    }
 }
 
 impl Drop for Block {
     fn drop(&mut self) {
+        // A coroutine that waits for its next thread would be unwound; a renewed one has nothing to unwind.
+        for slot in self.pool.drain(..) {
+            slot.renew();
+        }
         heap::release(self.shared, ARENA_BYTES + 4096);
     }
 }

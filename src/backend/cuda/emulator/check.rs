@@ -1,8 +1,9 @@
 //! The check build's accesses to memory: the functions that `-fsanitize=thread` makes the compiler call before each, over
 //! the [`shadow`](super::shadow) memory. No sanitizer's runtime is linked.
 
-use super::block::{Block, Thread};
-use super::shadow::{Access, Wrong};
+use super::block::Block;
+use super::shadow::Access;
+use super::thread::Thread;
 use std::cell::Cell;
 use std::ffi::c_void;
 use std::ptr;
@@ -33,32 +34,6 @@ impl Thread {
     /// Called on this thread's coroutine by a function that owns nothing else.
     pub unsafe fn touch(address: *const u8, bytes: usize, kind: Access) {
         access(address.cast(), bytes, kind);
-    }
-}
-
-/// A forbidden access in words.
-pub fn describe(
-    verb: &str,
-    bytes: usize,
-    target: &str,
-    wrong: Wrong,
-    name: impl Fn(usize) -> String,
-) -> String {
-    match wrong {
-        Wrong::Outside => format!("{verb} {bytes} bytes, {target} among them"),
-        Wrong::Unwritten => format!("{verb} {target}, which nothing has written"),
-        Wrong::Pending(thread) => format!(
-            "{verb} {target}, where an asynchronous copy of thread {} has not landed: a wait is missing",
-            name(thread)
-        ),
-        Wrong::Race { other, thread, same_block, several } => {
-            let who = match (same_block, several) {
-                (true, false) => format!("thread {}", name(thread)),
-                (true, true) => format!("thread {} among others", name(thread)),
-                (false, _) => format!("thread {} of another block", name(thread)),
-            };
-            format!("{verb} {target}, which {who} has {other} with no barrier in between")
-        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! Asynchronous copies that a thread has begun: groups land in order, each when it is waited for at the latest.
 
-use super::block::Place;
+use super::thread::Place;
 use std::collections::VecDeque;
 
 /// Bytes of a copy.

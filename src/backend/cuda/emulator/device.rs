@@ -13,7 +13,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// Largest grid and block, as on a GPU.
 const MAX_GRID: [u32; 3] = [i32::MAX as u32, 65535, 65535];
 const MAX_BLOCK: [u32; 3] = [1024, 1024, 64];
-const MAX_THREADS: u64 = 1024;
 /// Largest dynamic shared memory of a block.
 const MAX_SHARED: u32 = 227 << 10;
 
@@ -119,7 +118,7 @@ impl Driver for Emulator {
     fn launch(&self, kernel: &Kernel, launch: Launch, args: &Args) -> Result<()> {
         let entry = registry::find(kernel, self.options.check).map_err(|e| self.error(e))?;
         let fault = |message: String| self.error(format!("kernel {kernel}, {launch:?}: {message}"));
-        check_launch(launch).map_err(fault)?;
+        check_launch(launch, entry.max_threads).map_err(fault)?;
         let sizes: Vec<u32> = args.iter().map(|a| a.len() as u32).collect();
         if sizes != entry.sizes {
             let expected = &entry.sizes;
@@ -159,15 +158,16 @@ impl Driver for Emulator {
     }
 }
 
-/// Whether a GPU could do this launch.
-fn check_launch(launch: Launch) -> std::result::Result<(), String> {
+/// Whether a GPU could do this launch of a kernel for blocks of at most `max_threads`.
+fn check_launch(launch: Launch, max_threads: u32) -> std::result::Result<(), String> {
     let Launch { grid, block, shared } = launch;
     let inside = |v: [u32; 3], max: [u32; 3]| v.iter().zip(max).all(|(&v, max)| (1..=max).contains(&v));
     if !inside(grid, MAX_GRID) {
         return Err(format!("expected a grid of 1 to {MAX_GRID:?} blocks"));
     }
-    if !inside(block, MAX_BLOCK) || block.iter().map(|&v| u64::from(v)).product::<u64>() > MAX_THREADS {
-        return Err(format!("expected blocks of 1 to {MAX_BLOCK:?} threads, {MAX_THREADS} in all"));
+    let threads = block.iter().map(|&v| u64::from(v)).product::<u64>();
+    if !inside(block, MAX_BLOCK) || threads > u64::from(max_threads) {
+        return Err(format!("expected blocks of 1 to {MAX_BLOCK:?} threads, {max_threads} in all"));
     }
     if shared > MAX_SHARED {
         return Err(format!("expected at most {MAX_SHARED} bytes of shared memory"));

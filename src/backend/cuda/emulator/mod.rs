@@ -22,9 +22,13 @@ mod heap;
 #[cfg(emulator)]
 mod registry;
 #[cfg(emulator)]
+mod report;
+#[cfg(emulator)]
 mod shadow;
 #[cfg(emulator)]
 mod stack;
+#[cfg(emulator)]
+mod thread;
 
 use super::driver::Driver;
 use crate::Result;

@@ -19,6 +19,14 @@ pub struct KernelRecord {
 pub type Invoke = unsafe extern "C" fn(args: *const *mut c_void);
 type ListFn = unsafe extern "C" fn() -> *const KernelRecord;
 
+/// What `KERNEL(threads) name(...)` says; a null name ends the list.
+#[repr(C)]
+pub struct Bound {
+    name: *const c_char,
+    threads: u32,
+}
+type BoundsFn = unsafe extern "C" fn() -> *const Bound;
+
 include!(concat!(env!("OUT_DIR"), "/emulator/table.rs"));
 
 /// One kernel in one of the two builds.
@@ -27,7 +35,12 @@ pub struct Entry {
     pub invoke: Invoke,
     /// Bytes of each argument.
     pub sizes: Vec<u32>,
+    /// Most threads of a block.
+    pub max_threads: u32,
 }
+
+/// Of any block.
+const MAX_THREADS: u32 = 1024;
 
 /// The kernels of a file, by name.
 type Names = HashMap<&'static str, Entry>;
@@ -38,7 +51,14 @@ static KERNELS: OnceLock<HashMap<(bool, &'static str), Names>> = OnceLock::new()
 fn kernels() -> &'static HashMap<(bool, &'static str), Names> {
     KERNELS.get_or_init(|| {
         let mut all = HashMap::new();
-        for &(file, plain, checked) in FILES {
+        for &(file, plain, checked, bounds) in FILES {
+            let mut threads: HashMap<&CStr, u32> = HashMap::new();
+            // SAFETY: a constant array that ends with a null name.
+            let mut bound = unsafe { bounds() };
+            while let Some(b) = unsafe { bound.as_ref() }.filter(|b| !b.name.is_null()) {
+                threads.insert(unsafe { CStr::from_ptr(b.name) }, b.threads);
+                bound = unsafe { bound.add(1) };
+            }
             for (check, list) in [(false, plain), (true, checked)] {
                 let names: &mut Names = all.entry((check, file)).or_default();
                 // SAFETY: the lists are built before `main` and never change; names and sizes are constants.
@@ -47,8 +67,9 @@ fn kernels() -> &'static HashMap<(bool, &'static str), Names> {
                     let (name, sizes) = unsafe {
                         (CStr::from_ptr(r.name), std::slice::from_raw_parts(r.sizes, r.num_args as usize))
                     };
+                    let max_threads = threads.get(name).copied().unwrap_or(MAX_THREADS);
                     let name = name.to_str().expect("identifiers are ASCII");
-                    names.insert(name, Entry { invoke: r.invoke, sizes: sizes.to_vec() });
+                    names.insert(name, Entry { invoke: r.invoke, sizes: sizes.to_vec(), max_threads });
                     record = r.next;
                 }
             }

@@ -1,7 +1,7 @@
 //! Coroutines that run CUDA threads, kept for reuse.
 
-use super::block::Thread;
 use super::fault::Fault;
+use super::thread::Thread;
 use corosensei::stack::{DefaultStack, Stack, StackPointer};
 use corosensei::{Coroutine, Yielder};
 

@@ -52,7 +52,6 @@ pub fn download<T: Pod>(d: &dyn Driver, from: DevicePtr, len: usize) -> Vec<T> {
 }
 
 /// Arguments from numbers and pointers.
-#[macro_export]
 macro_rules! args {
     ($($v:expr),* $(,)?) => {{
         #[allow(unused_mut)]
