@@ -88,7 +88,7 @@ mod tests {
         for bytes in [1, 255, 257, 5000, 65_537, 1_000_003, 3 << 30] {
             let size = Pool::block_size(bytes);
             assert!(
-                size >= bytes && size % 256 == 0 && size - bytes <= (bytes / 16).max(255),
+                size >= bytes && size.is_multiple_of(256) && size - bytes <= (bytes / 16).max(255),
                 "{bytes}: {size}"
             );
         }
