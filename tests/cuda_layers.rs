@@ -55,7 +55,7 @@ impl Run {
     /// A result that is rounded once to the activation type.
     fn put<B: Backend>(&mut self, b: &B, what: impl Into<String>, y: &B::Tensor) {
         // Half the distance of neighbours at 1.
-        let rounding = if self.dtype == Dtype::Bf16 { (-9f64).exp2() } else { (-24f64).exp2() };
+        let rounding = if self.dtype == Dtype::Bf16 { (-8f64).exp2() } else { (-24f64).exp2() };
         self.results.push((format!("{} {}", what.into(), B::shape(y)), rounding, b.download(y)));
     }
 
