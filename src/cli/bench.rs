@@ -1,6 +1,6 @@
 //! `bench`: times a training step on random data, beside `bench_torch.py` with the same sizes.
 
-use super::{Device, Precision, on_device};
+use super::{DeviceArgs, on_device};
 use crate::config::{OptimConfig, RunConfig};
 use crate::method::{self, Algorithm, Batch, Networks, StepArgs, Tvat, TvatArgs};
 use crate::model::io::write_atomically;
@@ -27,9 +27,8 @@ enum What {
 
 #[derive(clap::Args)]
 struct StepFlags {
-    /// Where to compute: cpu, cuda, cuda:INDEX, emulated, emulated-check, or auto (a GPU where there is one).
-    #[arg(long, default_value = "cpu")]
-    device: Device,
+    #[command(flatten)]
+    device: DeviceArgs,
     /// Network.
     #[arg(long, default_value = "tiny", value_parser = ["tiny", "r50", "r101", "resnet50", "resnet101"])]
     model: String,
@@ -59,7 +58,7 @@ struct StepFlags {
 /// Runs `bench`.
 pub fn run(args: Args) -> Result<()> {
     let What::Step(flags) = args.what;
-    on_device!(flags.device, Precision::F32, b => step(b, &flags))
+    on_device!(flags.device.open()?, b => step(b, &flags))
 }
 
 fn step<B: Backend>(b: &B, f: &StepFlags) -> Result<()> {

@@ -43,7 +43,19 @@ impl FromStr for Device {
     }
 }
 
-/// Type of activations.
+impl std::fmt::Display for Device {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Device::Cpu => write!(f, "cpu"),
+            Device::Cuda(index) => write!(f, "cuda:{index}"),
+            Device::Emulated => write!(f, "emulated"),
+            Device::EmulatedCheck => write!(f, "emulated-check"),
+            Device::Auto => write!(f, "auto"),
+        }
+    }
+}
+
+/// Type that a device computes in; on a GPU that of activations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(super) enum Precision {
     F64,
@@ -51,10 +63,29 @@ pub(super) enum Precision {
     Bf16,
 }
 
+/// Flags of commands that run networks.
+#[derive(clap::Args, Clone, Copy, Debug)]
+pub(super) struct DeviceArgs {
+    /// Where to compute: cpu, cuda, cuda:INDEX, emulated, emulated-check, or auto (a GPU where there is one)
+    #[arg(long, default_value = "cpu")]
+    device: Device,
+    /// Type of activations: f32, or bf16 on a GPU or the emulator [default: bf16 on a GPU, else f32]
+    #[arg(long, value_enum)]
+    precision: Option<Precision>,
+}
+
+impl DeviceArgs {
+    /// The device, where this build and this machine have it.
+    pub fn open(self) -> Result<Opened> {
+        let device = self.device.resolve();
+        let usual = if matches!(device, Device::Cuda(_)) { Precision::Bf16 } else { Precision::F32 };
+        device.open(self.precision.unwrap_or(usual))
+    }
+}
+
 /// A device that is ready.
 pub(super) enum Opened {
     Cpu(Cpu<f32>),
-    CpuDouble(Cpu<f64>),
     Cuda(Cuda),
 }
 
@@ -78,45 +109,40 @@ impl Device {
 
     /// The device, where this build and this machine have it.
     pub fn open(self, precision: Precision) -> Result<Opened> {
-        let unavailable = |name: String, message: &str| Err(Error::Device { name, message: message.into() });
+        let device = self.resolve();
+        let unavailable =
+            |message: &str| Err(Error::Device { name: device.to_string(), message: message.into() });
         let dtype = match precision {
-            Precision::F64 => None,
-            Precision::F32 => Some(Dtype::F32),
-            Precision::Bf16 => Some(Dtype::Bf16),
+            Precision::F64 if device == Device::Cpu => {
+                return unavailable("computes in f64 in `op` and `gradcheck` only; expected f32");
+            }
+            Precision::F64 => return unavailable("computes in f32 and bf16, not in f64"),
+            Precision::Bf16 if device == Device::Cpu => {
+                return unavailable("computes in f64 and f32, not in bf16");
+            }
+            Precision::F32 => Dtype::F32,
+            Precision::Bf16 => Dtype::Bf16,
         };
-        match (self.resolve(), dtype) {
-            (Device::Cpu, None) => Ok(Opened::CpuDouble(Cpu::new())),
-            (Device::Cpu, Some(Dtype::F32)) => Ok(Opened::Cpu(Cpu::new())),
-            (Device::Cpu, Some(Dtype::Bf16)) => {
-                unavailable("cpu".into(), "computes in f64 and f32, not in bf16")
-            }
-            (Device::Cuda(index), None) => {
-                unavailable(format!("cuda:{index}"), "computes in f32 and bf16, not in f64")
-            }
-            (Device::Cuda(index), Some(dtype)) => {
-                Ok(Opened::Cuda(Cuda::new(Arc::new(Gpu::open(index)?), dtype)))
-            }
-            (Device::Emulated | Device::EmulatedCheck, None) => {
-                unavailable("emulated".into(), "computes in f32 and bf16, not in f64")
-            }
-            (Device::Emulated | Device::EmulatedCheck, Some(dtype)) => {
-                let options =
-                    EmulatorOptions { check: self == Device::EmulatedCheck, ..EmulatorOptions::default() };
+        match device {
+            Device::Cpu => Ok(Opened::Cpu(Cpu::new())),
+            Device::Cuda(index) => Ok(Opened::Cuda(Cuda::new(Arc::new(Gpu::open(index)?), dtype))),
+            Device::Emulated | Device::EmulatedCheck => {
+                let check = device == Device::EmulatedCheck;
+                let options = EmulatorOptions { check, ..EmulatorOptions::default() };
                 Ok(Opened::Cuda(Cuda::new(emulator::open(options)?, dtype)))
             }
-            (Device::Auto, _) => unreachable!("resolved above"),
+            Device::Auto => unreachable!("resolved above"),
         }
     }
 }
 
-/// `on_device!(device, precision, b => body)`: opens the device and evaluates `body`, a `Result`, with `b` a reference to
-/// it. A fault of the device that `body` did not see is the result.
+/// `on_device!(opened, b => body)`: evaluates `body`, a `Result`, with `b` a reference to the opened device. A fault of the
+/// device that `body` did not see is the result.
 macro_rules! on_device {
-    ($device:expr, $precision:expr, $b:ident => $body:expr) => {{
+    ($opened:expr, $b:ident => $body:expr) => {{
         use $crate::cli::device::Opened;
-        match $device.open($precision)? {
+        match $opened {
             Opened::Cpu($b) => $crate::cli::device::finish(&$b, (|$b| $body)(&$b)),
-            Opened::CpuDouble($b) => $crate::cli::device::finish(&$b, (|$b| $body)(&$b)),
             Opened::Cuda($b) => $crate::cli::device::finish(&$b, (|$b| $body)(&$b)),
         }
     }};

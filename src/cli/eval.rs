@@ -1,7 +1,7 @@
 //! `eval`: scores of a checkpoint on images with masks.
 
 use super::train::DataArgs;
-use super::{Device, Precision, on_device};
+use super::{DeviceArgs, on_device};
 use crate::config::{self, Overrides};
 use crate::eval::{self, Palette, Scores, Which};
 use crate::model::DeepLab;
@@ -29,9 +29,8 @@ pub struct Args {
     /// Write the scores to this file too.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Where to compute: cpu, cuda, cuda:INDEX, emulated, emulated-check, or auto (a GPU where there is one).
-    #[arg(long, default_value = "cpu")]
-    device: Device,
+    #[command(flatten)]
+    device: DeviceArgs,
     #[command(flatten)]
     data: DataArgs,
 }
@@ -49,7 +48,7 @@ pub(super) fn checkpoint_file(path: &std::path::Path) -> Result<PathBuf> {
 
 /// Runs `eval`.
 pub fn run(args: Args) -> Result<()> {
-    on_device!(args.device, Precision::F32, b => run_on(b, args))
+    on_device!(args.device.open()?, b => run_on(b, args))
 }
 
 fn run_on<B: Backend>(b: &B, args: Args) -> Result<()> {

@@ -12,7 +12,7 @@ mod train;
 
 use crate::{Error, Result};
 use clap::{Parser, Subcommand};
-use device::{Device, Precision, on_device};
+use device::{Device, DeviceArgs, Precision, on_device};
 use std::io::IsTerminal;
 use std::process::ExitCode;
 

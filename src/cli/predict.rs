@@ -1,7 +1,7 @@
 //! `predict`: masks and confidences of a checkpoint for any images.
 
 use super::eval::checkpoint_file;
-use super::{Device, Precision, on_device};
+use super::{DeviceArgs, on_device};
 use crate::data::{Sample, decode_image};
 use crate::eval::{self, Palette, Settings, Which};
 use crate::model::DeepLab;
@@ -34,14 +34,13 @@ pub struct Args {
     /// Long side at which images are predicted (0: their own; default: as in the run's validation).
     #[arg(long, value_name = "PIXELS")]
     eval_size: Option<usize>,
-    /// Where to compute: cpu, cuda, cuda:INDEX, emulated, emulated-check, or auto (a GPU where there is one).
-    #[arg(long, default_value = "cpu")]
-    device: Device,
+    #[command(flatten)]
+    device: DeviceArgs,
 }
 
 /// Runs `predict`. Files that are no images are skipped with a line each; only if nothing is left is that an error.
 pub fn run(args: Args) -> Result<()> {
-    on_device!(args.device, Precision::F32, b => run_on(b, args))
+    on_device!(args.device.open()?, b => run_on(b, args))
 }
 
 fn run_on<B: Backend>(b: &B, args: Args) -> Result<()> {

@@ -1,6 +1,6 @@
 //! `train`: a new run from flags and files, or an interrupted one continued.
 
-use super::{Device, Precision, on_device};
+use super::{DeviceArgs, on_device};
 use crate::config::{self, Overrides, RunConfig};
 use crate::data::Preset;
 use crate::method::cut_mix::CutMixForm;
@@ -59,9 +59,8 @@ pub struct Args {
     /// Folder of results; a new one (default: runs/PRESET-ALGORITHM-sSEED, numbered where that exists).
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// Where to compute: cpu, cuda, cuda:INDEX, emulated, emulated-check, or auto (a GPU where there is one).
-    #[arg(long, default_value = "cpu")]
-    device: Device,
+    #[command(flatten)]
+    device: DeviceArgs,
     /// Any key of the configuration, such as method.gamma=0.5; can be repeated.
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
@@ -217,7 +216,7 @@ impl DataArgs {
 
 /// Runs `train`.
 pub fn run(args: Args) -> Result<()> {
-    on_device!(args.device, Precision::F32, b => run_on(b, args))
+    on_device!(args.device.open()?, b => run_on(b, args))
 }
 
 fn run_on<B: Backend>(b: &B, args: Args) -> Result<()> {

@@ -62,6 +62,6 @@ mod tests {
         assert_ne!(d.download_vector(&teacher), vec![0.0; 21]);
         d.clear(&mut teacher);
         follows(&teacher_half, &teacher);
-        assert!(d.take_fault().is_none());
+        d.check().unwrap();
     }
 }
