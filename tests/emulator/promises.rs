@@ -64,7 +64,7 @@ fn warp_operations() {
         selftest(d, "warp_ops", Launch::new(1, 32), args![po, px]);
         let out = download::<u64>(d, po, 6 * 32);
         let wide = |i: usize| u64::from(x[i]) << 32 | i as u64;
-        let votes = (0..32).fold(0u64, |v, i| v | u64::from(x[i] % 3 == 0) << i);
+        let votes = (0..32).fold(0u64, |v, i| v | u64::from(x[i].is_multiple_of(3)) << i);
         for i in 0..32 {
             assert_eq!(out[i], u64::from(x[5]));
             assert_eq!(out[32 + i], wide(i ^ 3));
@@ -116,12 +116,12 @@ fn asynchronous_copies() {
             let plan = Launch::new(1, 256).with_shared(3 * THREADS * 16);
             selftest(d, "copy_pipeline", plan, args![py, px, stages as u32, tail]);
             let y = download::<u8>(d, py, x.len());
-            for i in 0..x.len() {
+            for (i, &got) in y.iter().enumerate() {
                 let (stage, piece, byte) = (i / (16 * THREADS), i / 16 % THREADS, i % 16);
                 let from = THREADS - 1 - piece;
                 let cut = from == THREADS - 1 && byte >= tail as usize;
                 let expected = if cut { 0 } else { x[(stage * THREADS + from) * 16 + byte] };
-                assert_eq!(y[i], expected, "{stages} stages, tail {tail}, byte {i}");
+                assert_eq!(got, expected, "{stages} stages, tail {tail}, byte {i}");
             }
         }
     });
@@ -181,7 +181,7 @@ fn indices_of_threads_and_blocks() {
         for (i, &got) in out.iter().enumerate() {
             let (b, t) = (i as u32 / 30, i as u32 % 30);
             let block = (b / 6) << 20 | (b / 3 % 2) << 16 | (b % 3) << 12;
-            assert_eq!(got, block | (t / 15) << 8 | (t / 5 % 3) << 4 | t % 5, "thread {i}");
+            assert_eq!(got, block | ((t / 15) << 8) | ((t / 5 % 3) << 4) | (t % 5), "thread {i}");
         }
     });
 }

@@ -54,7 +54,7 @@ unsafe extern "C" fn emu_copy_async16(
         let Some(bytes) = size else {
             Thread::fail(thread, format!("copies {bytes} bytes at {place}, expected 0 to {COPY_BYTES}"));
         };
-        if (to as usize | from as usize) % COPY_BYTES != 0 {
+        if !(to as usize | from as usize).is_multiple_of(COPY_BYTES) {
             let text =
                 format!("copies from {from:p} to {to:p} at {place}, expected multiples of {COPY_BYTES}");
             Thread::fail(thread, text);

@@ -91,6 +91,8 @@ pub struct Block {
     /// Barriers of the block and of its warps so far, how many there had been at the block's last one, and who runs.
     pub actor: Actor,
     pub arena_shadow: Option<Shadow>,
+    /// In boxes, as a coroutine stays where it is while it runs.
+    #[expect(clippy::vec_box)]
     pub pool: Vec<Box<Slot>>,
     pub num_slots: usize,
     pub shared: usize,
@@ -230,8 +232,10 @@ impl Block {
             let shadows = [(*block.plan).shadow, block.arena_shadow.as_ref()];
             let Some(shadow) = shadows.into_iter().flatten().find(|s| s.covers(address)) else { return };
             if let Err((at, wrong)) = shadow.touch(&block.actor, address, bytes, access) {
-                let thread = (&mut (*this).threads).as_mut_ptr().add(block.actor.thread as usize);
-                Thread::fail(thread, block.forbidden(at, bytes, access, wrong));
+                let (text, number) = (block.forbidden(at, bytes, access, wrong), block.actor.thread as usize);
+                let threads = &mut (*this).threads;
+                let thread = threads.as_mut_ptr().add(number);
+                Thread::fail(thread, text);
             }
         }
     }
@@ -289,7 +293,8 @@ impl Block {
     unsafe fn resume(this: *mut Block, number: usize) -> Result<(), String> {
         // SAFETY: no reference to the block is held while the thread runs; its coroutine lies in a box that stays.
         unsafe {
-            let thread: *mut Thread = (&mut (*this).threads).as_mut_ptr().add(number);
+            let threads = &mut (*this).threads;
+            let thread: *mut Thread = threads.as_mut_ptr().add(number);
             if (*thread).slot.is_none() {
                 (*thread).slot = Some((*this).take_slot()?);
             }
@@ -307,7 +312,8 @@ impl Block {
             match result {
                 CoroutineResult::Yield(()) => {
                     if (*thread).wait == Wait::Done {
-                        (&mut (*this).pool).extend((*thread).slot.take());
+                        let pool = &mut (*this).pool;
+                        pool.extend((*thread).slot.take());
                     }
                     Ok(())
                 }
