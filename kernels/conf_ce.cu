@@ -5,8 +5,8 @@
 //     square   = mean over (pixel, class) of p²
 // with p = softmax(up(student)) and the target of teachers.cuh; gradients of each with respect to the student.
 //
-// student, core, assist [n, h, w, classes]; label bytes, float confidence [n, H, W]; histogram of ten confidence bins. The plain
-// kernel has the first term only, the other one all three as groups with denominators of their own. Both give unscaled
+// student, core, assist [n, h, w, classes]; label bytes, float confidence [n, H, W]; histogram of ten confidence bins. The
+// plain kernel has the first term only, the other one all three as groups with denominators of their own. Both give unscaled
 // sums (fold.cuh); loss.cu finishes them.
 #include "common/device.cuh"
 #include "common/mixed_teachers.cuh"

@@ -1,5 +1,5 @@
-// The mean teacher's consistency (Tarvainen and Valpola, 2017): mean over (pixel, class) of (p - q)², p = softmax(up(student)),
-// q = softmax of the two teachers' ensemble (teachers.cuh) read through CutMix, and its gradient
+// The mean teacher's consistency (Tarvainen and Valpola, 2017): mean over (pixel, class) of (p - q)²,
+// p = softmax(up(student)), q = softmax of the two teachers' ensemble (teachers.cuh) read through CutMix, and its gradient
 //     dstudent = 2 upᵀ(p (d - p·d)) / (n H W classes),   d = p - q.
 //
 // student, core, assist [n, h, w, classes]. Gives unscaled sums (fold.cuh); loss.cu finishes them.

@@ -7,18 +7,26 @@
 #include "common/device.cuh"
 #include "common/fold.cuh"
 #include "common/philox.cuh"
+#include "common/vector.cuh"
 
 constexpr int THREADS = 256;
 /// Added to the norm (virtual adversarial training, as published for PS-MT).
 constexpr double NORM_EPS = 1e-8;
 
 template <class T> DEVICE void uniform_noise(T* y, const PhiloxKey& key, u64 len) {
-    for (u64 block = blockIdx.x * u64(THREADS) + threadIdx.x; 4 * block < len; block += u64(gridDim.x) * THREADS) {
+    for (u64 block = grid_thread(); 4 * block < len; block += grid_threads()) {
         u32 words[4];
+        float v[4];
         philox_block(words, key, block);
 #pragma unroll
-        for (int i = 0; i < 4; i++) {
-            if (4 * block + i < len) y[4 * block + i] = from_float<T>(philox_unit(words[i]) - 0.5f);
+        for (int i = 0; i < 4; i++) v[i] = philox_unit(words[i]) - 0.5f;
+        if (4 * block + 4 <= len) {
+            store<4>(y + 4 * block, v);
+        } else {
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                if (4 * block + i < len) y[4 * block + i] = from_float<T>(v[i]);
+            }
         }
     }
 }
@@ -28,15 +36,35 @@ KERNEL(256) uniform_noise_bf16(bf16* y, const PhiloxKey key, u64 len) { uniform_
 REGISTER_KERNEL(uniform_noise_f32)
 REGISTER_KERNEL(uniform_noise_bf16)
 
-/// Sums of squares of each image: block (b, image) adds up its stride of the image into squares[image][b].
+/// This thread's sum of squares of its share of an image, `width` values at a time.
+template <int width, class T> DEVICE double sum_squares(const T* x, u64 len) {
+    double sum = 0.0;
+    for (u64 i = grid_thread() * width; i < len; i += grid_threads() * width) {
+        float v[width], square = 0.0f;
+        load(v, x + i);
+#pragma unroll
+        for (int k = 0; k < width; k++) square = fmaf(v[k], v[k], square);
+        sum += square;
+    }
+    return sum;
+}
+
+/// Multiplies this thread's share of an image by `factor`.
+template <int width, class T> DEVICE void scale_values(T* y, const T* x, float factor, u64 len) {
+    for (u64 i = grid_thread() * width; i < len; i += grid_threads() * width) {
+        float v[width];
+        load(v, x + i);
+#pragma unroll
+        for (int k = 0; k < width; k++) v[k] *= factor;
+        store(y + i, v);
+    }
+}
+
+/// Sums of squares of each image: block (b, image) adds up its share of the image into squares[image][b].
 template <class T> DEVICE void normalize_squares(double* squares, const T* d, u64 image_len) {
     SHARED(double, warps, THREADS / 32);
     const T* x = d + blockIdx.y * image_len;
-    double sum = 0.0;
-    for (u64 i = blockIdx.x * u64(THREADS) + threadIdx.x; i < image_len; i += u64(gridDim.x) * THREADS) {
-        float v = to_float(x[i]);
-        sum += double(v) * v;
-    }
+    double sum = image_len % VECTOR<T> == 0 ? sum_squares<VECTOR<T>>(x, image_len) : sum_squares<1>(x, image_len);
     sum = block_sum<THREADS>(sum, warps);
     if (threadIdx.x == 0) squares[blockIdx.y * gridDim.x + blockIdx.x] = sum;
 }
@@ -50,8 +78,10 @@ DEVICE void normalize(T* y, const T* d, const double* squares, i32 num_squares, 
     sum = block_sum<THREADS>(sum, warps);
     float factor = float(scale / (sqrt(sum) + NORM_EPS));
     u64 start = blockIdx.y * image_len;
-    for (u64 i = blockIdx.x * u64(THREADS) + threadIdx.x; i < image_len; i += u64(gridDim.x) * THREADS) {
-        y[start + i] = from_float<T>(factor * to_float(d[start + i]));
+    if (image_len % VECTOR<T> == 0) {
+        scale_values<VECTOR<T>>(y + start, d + start, factor, image_len);
+    } else {
+        scale_values<1>(y + start, d + start, factor, image_len);
     }
 }
 

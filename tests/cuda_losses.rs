@@ -281,8 +281,9 @@ fn mse_consistency_matches_the_cpu() {
 #[test]
 fn tvat_cotangents_match_the_cpu() {
     each_case("tvat", |b, dtype, shape, size, what| {
-        let inputs: Vec<_> = (0..4).map(|i| pair(b, shape, 1.5, 40 + i)).collect();
-        for k in [1, 2] {
+        let inputs: Vec<_> = (0..5).map(|i| pair(b, shape, 1.5, 40 + i)).collect();
+        // Of three, two are added on the device, which in bf16 rounds the sum.
+        for k in 1..=if dtype == Dtype::F32 { 3 } else { 2 } {
             let on_cpu = |first: usize| inputs[first..first + k].iter().map(|p| &p.0).collect::<Vec<_>>();
             let on_device = |first: usize| inputs[first..first + k].iter().map(|p| &p.1).collect::<Vec<_>>();
             let cpu = Cpu64::new();

@@ -1,5 +1,5 @@
-// The skeleton of every fused loss: for each row of cells of a block's tile, stage the logits, compute at each pixel what the
-// loss needs, and fold the full-resolution gradient back to the low resolution, the transpose of the interpolation.
+// The skeleton of every fused loss: for each row of cells of a block's tile, stage the logits, compute at each pixel what
+// the loss needs, and fold the full-resolution gradient back to the low resolution, the transpose of the interpolation.
 //
 // A thread sums its column's pixels between two low rows to one value a class for the row above (`here`) and one for the row
 // below (`next`); these meet in shared memory, where other threads sum each low position's columns in order. A block owns
@@ -116,8 +116,8 @@ DEVICE void fold_columns(float* part, const LossShared& shared, const Upsample& 
     }
 }
 
-/// Runs `loss` over the block's tile. Writes the block's `parts`, its sums to sums[block][Loss::SUMS], and adds its counts to
-/// counts[Loss::COUNTS]. A Loss has
+/// Runs `loss` over the block's tile. Writes the block's `parts`, its sums to sums[block][Loss::SUMS], and adds its counts
+/// to counts[Loss::COUNTS]. A Loss has
 ///   ROWS, GROUPS, SUMS, COUNTS   pixels of a strip, gradients with denominators of their own, sums, counts
 ///   State                        what it keeps of a strip
 ///   sums, counts                 this thread's
@@ -178,7 +178,8 @@ DEVICE void fold_loss(Loss& loss, float* parts, double* sums, u64* counts, const
                         }
                         if (busy) loss.pick(here, next, state, strip, group, first, end);
                         block_sync();
-                        fold_columns(parts + group * part_len, shared, u, tile, row - tile.row0, first, (end - first + 3) / 4);
+                        fold_columns(parts + group * part_len, shared, u, tile, row - tile.row0, first,
+                                     (end - first + 3) / 4);
                         block_sync();
                     }
                 }

@@ -1,6 +1,6 @@
 // The dual-teacher target (PS-MT, section 3.1) at a strip's pixels: logits gamma core + (1 - gamma) a, where a is the
-// assistant's logit at its topk largest classes and the core's elsewhere. Of equal logits the lower class counts first; cells
-// hold the teachers' logits as they are, not scaled, so that rounding does not part equal ones.
+// assistant's logit at its topk largest classes and the core's elsewhere. Of equal logits the lower class counts first;
+// cells hold the teachers' logits as they are, not scaled, so that rounding does not part equal ones.
 #pragma once
 
 #include "softmax.cuh"
