@@ -193,7 +193,7 @@ fn ops_run_on_it() {
     let x: Vec<f32> = (0..shape.len()).map(|i| i as f32 - 100.0).collect();
     let d = Cuda::new(driver, Dtype::F32);
     let y = d.download(&d.leaky_relu(&d.upload(shape, &x), 0.25));
-    assert!(d.take_fault().is_none());
+    d.check().unwrap();
     let expected: Vec<f32> = x.iter().map(|&v| if v > 0.0 { v } else { 0.25 * v }).collect();
     assert_eq!(y, expected);
 }

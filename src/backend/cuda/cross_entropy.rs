@@ -45,7 +45,7 @@ pub fn ohem_cross_entropy(
         let args = args![selection, histogram, labelled, level, min_kept, ohem.threshold as f32];
         d.launch(FILE, "ohem_select", Launch::new(1, 256), args);
     }
-    mean(d, logits, target, grad_scale, Some((&probability, selection.ptr().add(BOUND))))
+    mean(d, logits, target, grad_scale, Some((&probability, selection.ptr().offset(BOUND))))
 }
 
 /// Mean over labelled pixels, of those with probabilities only up to the bound.

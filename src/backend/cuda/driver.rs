@@ -10,7 +10,7 @@ pub struct DevicePtr(pub u64);
 
 impl DevicePtr {
     /// The address `bytes` further on; no memory stays none.
-    pub fn add(self, bytes: usize) -> DevicePtr {
+    pub fn offset(self, bytes: usize) -> DevicePtr {
         DevicePtr(if self.0 == 0 { 0 } else { self.0 + bytes as u64 })
     }
 }

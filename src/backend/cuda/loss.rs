@@ -139,7 +139,7 @@ impl Boxes {
 impl Term {
     /// A term that is divided by count number `idx` of `counts`, if there are any, and whose value goes to `value`.
     pub fn new(count: Option<(&Counts, usize)>, value: Option<&Scalar>, scale: f64, grad: f64) -> Term {
-        let count = count.map_or(DevicePtr(0), |(c, idx)| c.buffer.ptr().add(8 * idx));
+        let count = count.map_or(DevicePtr(0), |(c, idx)| c.buffer.ptr().offset(8 * idx));
         Term { count, value: value.map_or(DevicePtr(0), |v| v.0.ptr()), scale, grad }
     }
 }
