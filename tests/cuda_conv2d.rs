@@ -67,7 +67,7 @@ impl Inputs {
         let dx = conv2d_dgrad(b, &dy, &params, conv, shape).unwrap();
         conv2d_wgrad(b, &x, &dy, &mut grads, conv).unwrap();
         let out = [b.download(&y), b.download(&dx), b.download_vector(&grads)];
-        if let Some(fault) = b.take_fault() {
+        if let Err(fault) = b.check() {
             panic!("{conv:?} of {shape}: {fault}");
         }
         out
@@ -247,5 +247,5 @@ fn half_precision_parameters() {
         let (c, o) = (i / 35, i % 35);
         assert_eq!(*v, half::bf16::from_f32(weights[o * 32 + c]).to_f32(), "output {o}, input {c}");
     }
-    assert!(d.take_fault().is_none());
+    d.check().unwrap();
 }

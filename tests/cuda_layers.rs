@@ -67,7 +67,7 @@ impl Run {
 fn run<B: Backend>(b: &B, dtype: Dtype, body: fn(&B, &mut Run)) -> Vec<(String, f64, Vec<f32>)> {
     let mut run = Run { dtype, draws: 0, results: Vec::new() };
     body(b, &mut run);
-    if let Some(fault) = b.take_fault() {
+    if let Err(fault) = b.check() {
         panic!("{fault}");
     }
     run.results

@@ -95,7 +95,7 @@ fn close(got: f64, want: f64, what: &str) {
 }
 
 fn no_fault(b: &Cuda, what: &str) {
-    if let Some(fault) = b.take_fault() {
+    if let Err(fault) = b.check() {
         panic!("{what}: {fault}");
     }
 }
