@@ -26,6 +26,19 @@ verify:
     cargo run --release -- op --check tests/fixtures/*.safetensors
     cargo run --release -- gradcheck
 
+# Install nvcc into .nvcc, so that the program gets kernels for GPUs.
+nvcc:
+    tools/install_nvcc.sh
+
+# Registers, shared memory and spills of every kernel; rewrites kernels/RESOURCES.tsv.
+resources:
+    cargo build --release --locked
+    tools/resources.sh
+
+# On a machine with a GPU: everything that the built program can prove there.
+gpu-suite out="gpu-results" device="cuda":
+    tools/gpu_suite.sh target/release/psmt-fast {{out}} {{device}}
+
 # Everything that must pass before a change is merged.
 ci:
     .ci/run

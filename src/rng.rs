@@ -55,6 +55,11 @@ impl Key {
         Key { key: [seed as u32, (seed >> 32) as u32], domain: domain as u32, step }
     }
 
+    /// Key, domain and step as words, for devices that draw the same numbers.
+    pub fn words(&self) -> [u32; 5] {
+        [self.key[0], self.key[1], self.domain, self.step as u32, (self.step >> 32) as u32]
+    }
+
     /// Four 32-bit words number `block` of the family. The counter is (block, domain and the block's high bits, step).
     /// `block` must be below 2^56.
     pub fn block(&self, block: u64) -> [u32; 4] {

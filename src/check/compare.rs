@@ -8,6 +8,9 @@ use crate::Result;
 /// Largest relative error of a float32 result on a device that computes in float32.
 pub const DEFAULT_TOLERANCE: f64 = 1e-4;
 
+/// Largest relative error on a device that keeps activations in bf16 (8 bits of mantissa).
+pub const BF16_TOLERANCE: f64 = 2e-2;
+
 /// 8-bit images may differ by this: Pillow's rounding of its fixed-point weights is its own.
 const IMAGE_STEP: f64 = 1.0;
 

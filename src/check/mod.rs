@@ -8,6 +8,25 @@ pub mod gradcheck;
 mod margin;
 mod run_op;
 
-pub use compare::{DEFAULT_TOLERANCE, Row, compare};
+pub use compare::{BF16_TOLERANCE, DEFAULT_TOLERANCE, Row, compare};
 pub use fixture::{Array, Fixture, Outputs, Values};
 pub use run_op::{OPS, run_op};
+
+use crate::Result;
+use crate::backend::cpu::Cpu;
+
+/// What a device with 16-bit activations is judged by: `fixture` with its float32 inputs rounded to bf16, and as results
+/// what the CPU computes from those in double precision. What remains is the device's own error.
+///
+/// # Errors
+/// As [`run_op`].
+pub fn with_bf16_inputs(fixture: &Fixture) -> Result<Fixture> {
+    let mut rounded = fixture.clone();
+    for array in rounded.inputs.values_mut() {
+        if let Values::F32(values) = &mut array.values {
+            values.iter_mut().for_each(|v| *v = half::bf16::from_f32(*v).to_f32());
+        }
+    }
+    rounded.outputs = run_op(&Cpu::<f64>::new(), &rounded)?;
+    Ok(rounded)
+}

@@ -1,6 +1,6 @@
 //! `bench`: times a training step on random data, beside `bench_torch.py` with the same sizes.
 
-use super::Device;
+use super::{DeviceArgs, on_device};
 use crate::config::{OptimConfig, RunConfig};
 use crate::method::{self, Algorithm, Batch, Networks, StepArgs, Tvat, TvatArgs};
 use crate::model::io::write_atomically;
@@ -27,9 +27,8 @@ enum What {
 
 #[derive(clap::Args)]
 struct StepFlags {
-    /// Where to compute.
-    #[arg(long, value_enum, default_value_t)]
-    device: Device,
+    #[command(flatten)]
+    device: DeviceArgs,
     /// Network.
     #[arg(long, default_value = "tiny", value_parser = ["tiny", "r50", "r101", "resnet50", "resnet101"])]
     model: String,
@@ -59,8 +58,7 @@ struct StepFlags {
 /// Runs `bench`.
 pub fn run(args: Args) -> Result<()> {
     let What::Step(flags) = args.what;
-    let b = flags.device.open()?;
-    step(&b, &flags)
+    on_device!(flags.device.open()?, b => step(b, &flags))
 }
 
 fn step<B: Backend>(b: &B, f: &StepFlags) -> Result<()> {
@@ -93,6 +91,7 @@ fn step<B: Backend>(b: &B, f: &StepFlags) -> Result<()> {
         }
         // A step that computes nonsense is not worth timing.
         let loss = b.read_scalar(&out.loss_sup) + out.loss_unsup(b);
+        b.check()?;
         if !loss.is_finite() {
             let checkpoint = "none, this is a benchmark".into();
             return Err(Error::NonFinite { tensor: "loss".into(), step: i.into(), checkpoint });

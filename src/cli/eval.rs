@@ -1,10 +1,11 @@
 //! `eval`: scores of a checkpoint on images with masks.
 
-use super::Device;
 use super::train::DataArgs;
+use super::{DeviceArgs, on_device};
 use crate::config::{self, Overrides};
 use crate::eval::{self, Palette, Scores, Which};
 use crate::model::DeepLab;
+use crate::ops::Backend;
 use crate::train::{Checkpoint, RunDir, val_source};
 use crate::{Error, Result};
 use serde_json::json;
@@ -28,9 +29,8 @@ pub struct Args {
     /// Write the scores to this file too.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Where to compute.
-    #[arg(long, value_enum, default_value_t)]
-    device: Device,
+    #[command(flatten)]
+    device: DeviceArgs,
     #[command(flatten)]
     data: DataArgs,
 }
@@ -48,7 +48,10 @@ pub(super) fn checkpoint_file(path: &std::path::Path) -> Result<PathBuf> {
 
 /// Runs `eval`.
 pub fn run(args: Args) -> Result<()> {
-    let b = args.device.open()?;
+    on_device!(args.device.open()?, b => run_on(b, args))
+}
+
+fn run_on<B: Backend>(b: &B, args: Args) -> Result<()> {
     let file = checkpoint_file(&args.checkpoint)?;
     let checkpoint = Checkpoint::open(&file)?;
     let mut over = Overrides::default();
@@ -80,10 +83,10 @@ pub fn run(args: Args) -> Result<()> {
     settings.long_side = args.eval_size.unwrap_or(settings.long_side);
 
     let arch = DeepLab::new(checkpoint.meta.model.clone())?;
-    let owned = checkpoint.networks(&b, &arch)?;
+    let owned = checkpoint.networks(b, &arch)?;
     let nets = owned.nets();
     let which = if args.network.is_empty() { nets.available() } else { args.network.clone() };
-    let scores = eval::evaluate(&b, &arch, &nets, &which, &*source, &settings, |_| true)?.unwrap_or_default();
+    let scores = eval::evaluate(b, &arch, &nets, &which, &*source, &settings, |_| true)?.unwrap_or_default();
     print(&scores, &Palette::new(config.data.preset, classes).names);
     if let Some(path) = &args.json {
         let all: serde_json::Map<_, _> =

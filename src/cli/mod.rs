@@ -2,15 +2,17 @@
 //! anything is computed.
 
 mod bench;
+mod device;
+mod doctor;
 mod eval;
 mod gradcheck;
 mod op;
 mod predict;
 mod train;
 
-use crate::backend::cpu::Cpu;
 use crate::{Error, Result};
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{Parser, Subcommand};
+use device::{Device, DeviceArgs, Precision, on_device};
 use std::io::IsTerminal;
 use std::process::ExitCode;
 
@@ -39,29 +41,8 @@ enum Command {
     Op(op::Args),
     /// Check every backward pass against finite differences.
     Gradcheck(gradcheck::Args),
-}
-
-/// Where to compute.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-enum Device {
-    /// The processor.
-    #[default]
-    Cpu,
-    /// An NVIDIA GPU.
-    Cuda,
-}
-
-impl Device {
-    /// The device, where this build has it.
-    fn open(self) -> Result<Cpu<f32>> {
-        match self {
-            Device::Cpu => Ok(Cpu::new()),
-            Device::Cuda => Err(Error::Device {
-                name: "cuda".into(),
-                message: "this version computes on the CPU only; use --device cpu".into(),
-            }),
-        }
-    }
+    /// Print what this machine and this build offer.
+    Doctor(doctor::Args),
 }
 
 /// Runs the program.
@@ -99,6 +80,7 @@ fn run(cli: Cli) -> Result<()> {
         Command::Bench(args) => bench::run(args),
         Command::Op(args) => op::run(args),
         Command::Gradcheck(args) => gradcheck::run(args),
+        Command::Doctor(args) => doctor::run(args),
     }
 }
 

@@ -1,11 +1,11 @@
 //! `psmt-fast op`: runs the op of a fixture file, or checks files against the results they hold.
 
-use super::Device;
+use super::{Device, Precision, on_device};
 use crate::backend::cpu::Cpu;
-use crate::check::{DEFAULT_TOLERANCE, Fixture, compare, run_op};
+use crate::check::{BF16_TOLERANCE, DEFAULT_TOLERANCE, Fixture, compare, run_op, with_bf16_inputs};
 use crate::ops::Backend;
 use crate::{Error, Result};
-use clap::{Args as ClapArgs, ValueEnum};
+use clap::Args as ClapArgs;
 use std::path::{Path, PathBuf};
 
 /// Run one op on the tensors of a safetensors file, or check files against the results they hold.
@@ -20,23 +20,17 @@ pub struct Args {
     /// Compare with the results in the files instead of writing
     #[arg(long)]
     check: bool,
-    /// Largest relative error that passes [default: 1e-4]
+    /// Largest relative error that passes [default: 1e-4; in bf16 2e-2]
     #[arg(long, requires = "check", value_parser = tolerance)]
     tolerance: Option<f64>,
-    /// Where to compute
-    #[arg(long, value_enum, default_value_t)]
+    /// Where to compute: cpu, cuda, cuda:INDEX, emulated, emulated-check, or auto (a GPU where there is one)
+    #[arg(long, default_value = "cpu")]
     device: Device,
-    /// Type that the device computes in: f64 judges the algorithm, f32 is what training uses on a CPU. Whole networks
-    /// amplify the rounding of f32 beyond 1e-4 where a unit lies next to its kink
-    #[arg(long, value_enum, default_value_t = Precision::F64)]
-    precision: Precision,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Precision {
-    F64,
-    F32,
-    Bf16,
+    /// Type that the device computes in [default: f64 on the CPU, else f32]: f64 judges the algorithm, f32 is what
+    /// training uses on a CPU. Whole networks amplify the rounding of f32 beyond 1e-4 where a unit lies next to its kink.
+    /// In bf16 the files' inputs are rounded to it, and compared with is what the CPU makes of them in f64
+    #[arg(long, value_enum)]
+    precision: Option<Precision>,
 }
 
 fn tolerance(text: &str) -> std::result::Result<f64, String> {
@@ -50,20 +44,18 @@ fn tolerance(text: &str) -> std::result::Result<f64, String> {
 /// [`Error::CheckFailed`] where results differ, [`Error::Device`] for a device or precision that this build lacks, and those
 /// of reading, running and writing.
 pub fn run(args: Args) -> Result<()> {
-    let b = args.device.open()?;
-    match args.precision {
-        Precision::F64 => run_on(&Cpu::<f64>::new(), args),
-        Precision::F32 => run_on(&b, args),
-        Precision::Bf16 => {
-            let message = "computes in f64 and f32, not in bf16".into();
-            Err(Error::Device { name: b.name(), message })
-        }
+    let device = args.device.resolve();
+    let default = if device == Device::Cpu { Precision::F64 } else { Precision::F32 };
+    let precision = args.precision.unwrap_or(default);
+    if device == Device::Cpu && precision == Precision::F64 {
+        return run_on(&Cpu::<f64>::new(), args, precision);
     }
+    on_device!(device.open(precision)?, b => run_on(b, args, precision))
 }
 
-fn run_on<B: Backend>(b: &B, args: Args) -> Result<()> {
+fn run_on<B: Backend>(b: &B, args: Args, precision: Precision) -> Result<()> {
     if args.check {
-        return check(b, &args.files, args.tolerance.unwrap_or(DEFAULT_TOLERANCE));
+        return check(b, &args.files, args.tolerance, precision == Precision::Bf16);
     }
     let [input, output] = args.files.as_slice() else {
         let found = args.files.len();
@@ -75,11 +67,12 @@ fn run_on<B: Backend>(b: &B, args: Args) -> Result<()> {
 
 /// Prints a row a tensor. A file that cannot be run does not keep the others from being checked; its error is printed in
 /// its place and returned in the end.
-fn check<B: Backend>(b: &B, files: &[PathBuf], tolerance: f64) -> Result<()> {
+fn check<B: Backend>(b: &B, files: &[PathBuf], tolerance: Option<f64>, bf16: bool) -> Result<()> {
+    let tolerance = tolerance.unwrap_or(if bf16 { BF16_TOLERANCE } else { DEFAULT_TOLERANCE });
     println!("{:<28} {:<58} {:>10}  result", "file", "tensor", "error");
     let (mut rows, mut failed, mut error) = (0, 0, None);
     for path in files {
-        match check_file(b, path, tolerance) {
+        match check_file(b, path, tolerance, bf16) {
             Ok((all, bad)) => {
                 rows += all;
                 failed += bad;
@@ -99,10 +92,13 @@ fn check<B: Backend>(b: &B, files: &[PathBuf], tolerance: f64) -> Result<()> {
 }
 
 /// Number of rows and of failed ones.
-fn check_file<B: Backend>(b: &B, path: &Path, tolerance: f64) -> Result<(usize, usize)> {
-    let fixture = Fixture::read(path)?;
+fn check_file<B: Backend>(b: &B, path: &Path, tolerance: f64, bf16: bool) -> Result<(usize, usize)> {
+    let mut fixture = Fixture::read(path)?;
     if fixture.outputs.is_empty() {
         return Err(Error::checkpoint(path, "expected tensors 'out.*' to check against, found none"));
+    }
+    if bf16 {
+        fixture = with_bf16_inputs(&fixture)?;
     }
     let got = run_op(b, &fixture)?;
     let rows = compare(&fixture, &got, tolerance)?;

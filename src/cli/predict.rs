@@ -1,7 +1,7 @@
 //! `predict`: masks and confidences of a checkpoint for any images.
 
-use super::Device;
 use super::eval::checkpoint_file;
+use super::{DeviceArgs, on_device};
 use crate::data::{Sample, decode_image};
 use crate::eval::{self, Palette, Settings, Which};
 use crate::model::DeepLab;
@@ -34,17 +34,19 @@ pub struct Args {
     /// Long side at which images are predicted (0: their own; default: as in the run's validation).
     #[arg(long, value_name = "PIXELS")]
     eval_size: Option<usize>,
-    /// Where to compute.
-    #[arg(long, value_enum, default_value_t)]
-    device: Device,
+    #[command(flatten)]
+    device: DeviceArgs,
 }
 
 /// Runs `predict`. Files that are no images are skipped with a line each; only if nothing is left is that an error.
 pub fn run(args: Args) -> Result<()> {
-    let b = args.device.open()?;
+    on_device!(args.device.open()?, b => run_on(b, args))
+}
+
+fn run_on<B: Backend>(b: &B, args: Args) -> Result<()> {
     let checkpoint = Checkpoint::open(&checkpoint_file(&args.checkpoint)?)?;
     let arch = DeepLab::new(checkpoint.meta.model.clone())?;
-    let owned = checkpoint.networks(&b, &arch)?;
+    let owned = checkpoint.networks(b, &arch)?;
     let nets = owned.nets();
     let which = args.network.unwrap_or(nets.best());
     let palette = Palette::new(checkpoint.meta.preset, arch.config.num_classes);
@@ -66,7 +68,7 @@ pub fn run(args: Args) -> Result<()> {
         };
         let sample = Arc::new(Sample { image, mask: None, name: file.display().to_string() });
         let name = free_name(file, &mut taken);
-        write(&b, &arch, &nets, which, &sample, &settings, &palette, &args.out, &name)?;
+        write(b, &arch, &nets, which, &sample, &settings, &palette, &args.out, &name)?;
         done += 1;
     }
     if done == 0 {
@@ -96,6 +98,7 @@ fn write<B: Backend>(
         let label = b.download_labels(&p.label);
         let confidence: Vec<u8> =
             b.download(&p.confidence).iter().map(|c| (255.0 * c).round().clamp(0.0, 255.0) as u8).collect();
+        b.check()?;
         let file = |kind: &str| out.join(format!("{name}_{kind}.png"));
         write_png(&file("color"), size, Pixels::Classes(palette), &label)?;
         write_png(&file("index"), size, Pixels::Gray, &label)?;

@@ -1,11 +1,12 @@
 //! `train`: a new run from flags and files, or an interrupted one continued.
 
-use super::Device;
+use super::{DeviceArgs, on_device};
 use crate::config::{self, Overrides, RunConfig};
 use crate::data::Preset;
 use crate::method::cut_mix::CutMixForm;
 use crate::method::schedule::RampUp;
 use crate::method::{Algorithm, Tvat};
+use crate::ops::Backend;
 use crate::train::{self, RunDir, Summary};
 use crate::{Error, Result};
 use clap::ValueEnum;
@@ -58,9 +59,8 @@ pub struct Args {
     /// Folder of results; a new one (default: runs/PRESET-ALGORITHM-sSEED, numbered where that exists).
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// Where to compute.
-    #[arg(long, value_enum, default_value_t)]
-    device: Device,
+    #[command(flatten)]
+    device: DeviceArgs,
     /// Any key of the configuration, such as method.gamma=0.5; can be repeated.
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
@@ -216,7 +216,10 @@ impl DataArgs {
 
 /// Runs `train`.
 pub fn run(args: Args) -> Result<()> {
-    let device = args.device.open()?;
+    on_device!(args.device.open()?, b => run_on(b, args))
+}
+
+fn run_on<B: Backend>(b: &B, args: Args) -> Result<()> {
     if let Some(root) = &args.resume {
         if args.config.is_some() || args.out.is_some() || !args.overrides()?.is_empty() {
             return Err(Error::Usage(
@@ -229,7 +232,7 @@ pub fn run(args: Args) -> Result<()> {
         let text = std::fs::read_to_string(&path).map_err(Error::io(&path))?;
         let config = config::parse(&path.display().to_string(), &text)?;
         let data = train::check(&config)?;
-        let summary = train::resume(&device, &config, &data, &dir)?;
+        let summary = train::resume(b, &config, &data, &dir)?;
         report(&summary, dir.root());
         return Ok(());
     }
@@ -246,7 +249,7 @@ pub fn run(args: Args) -> Result<()> {
         data.steps_per_epoch(&config),
         dir.root().display()
     );
-    let summary = train::start(&device, &config, &data, &dir)?;
+    let summary = train::start(b, &config, &data, &dir)?;
     report(&summary, dir.root());
     Ok(())
 }

@@ -85,6 +85,7 @@ pub fn evaluate<B: Backend>(
             for (sum, p) in sums.iter_mut().zip(&predictions) {
                 sum.add(&b.read_counts(&ops::confusion_matrix(b, &p.label, &target, classes)?));
             }
+            b.check()?;
             for (place, sample) in group.iter().enumerate() {
                 if !each(Seen { sample, b, which, predictions: &predictions, place }) {
                     return Ok(None);

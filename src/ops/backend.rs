@@ -94,6 +94,14 @@ pub trait Backend: Send + Sync + Sized + 'static {
     fn first_non_finite(&self, v: &Self::Vector) -> Option<usize>;
     /// Waits for all work.
     fn synchronize(&self);
+    /// The first fault of the device since the last call. Ops return no errors, as devices report faults late, at the
+    /// latest when results are read; what was computed or read after a fault is meaningless.
+    ///
+    /// # Errors
+    /// The fault.
+    fn check(&self) -> crate::Result<()> {
+        Ok(())
+    }
 
     // ---- layers
     /// y = x * weight + bias.

@@ -79,6 +79,7 @@ pub fn save<B: Backend>(
         let values = arch.table.export(&b.download_vector(momentum), &[]);
         tensors.extend(prefixed(&format!("{MOMENTUM}.{name}"), values));
     }
+    b.check()?; // a fault leaves the files as they were
     let json = serde_json::to_string(meta)
         .map_err(|e| Error::checkpoint(&paths[0], format!("metadata cannot be written: {e}")))?;
     let info = BTreeMap::from([(METADATA_KEY.to_string(), json)]);

@@ -93,6 +93,7 @@ impl<B: Backend> Trainer<'_, B> {
             } else {
                 self.method_step(&mut loaders, &mut clock, lr)?
             };
+            self.b.check()?;
             self.after_step(&losses, lr, &display, &mut clock)?;
             let progress = &mut self.state.progress;
             progress.epoch_end_pending = progress.step.is_multiple_of(per_epoch);

@@ -48,7 +48,7 @@ pub const OPS: [&str; 23] = [
 ///
 /// # Errors
 /// [`Error::Checkpoint`] for an unknown op or a missing, mistyped or misshapen input, [`Error::Config`] for settings that
-/// the op does not know or lacks, [`Error::Shape`] where sizes do not fit each other.
+/// the op does not know or lacks, [`Error::Shape`] where sizes do not fit each other, the device's fault.
 pub fn run_op<B: Backend>(b: &B, fixture: &Fixture) -> Result<Outputs> {
     let mut run = Run { b, fixture, out: Outputs::new() };
     match fixture.op.as_str() {
@@ -79,6 +79,7 @@ pub fn run_op<B: Backend>(b: &B, fixture: &Fixture) -> Result<Outputs> {
             Err(Error::checkpoint(&fixture.path, message))
         }
     }?;
+    b.check()?;
     Ok(run.out)
 }
 

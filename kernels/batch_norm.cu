@@ -1,0 +1,415 @@
+// Batch normalisation with residual and activation, NHWC as [positions, c] (Ioffe and Szegedy, 2015).
+//
+//   y = act(weight (x - mean) inv + bias + residual) with inv = 1 / sqrt(var + eps) and act(v) = v > 0 ? v : slope v.
+//   With g = dy act'(y) and xhat = (x - mean) inv: dbias = sum g, dweight = sum g xhat, dresidual = g,
+//   dx = weight inv g for frozen statistics, weight inv (g - sum g / n - xhat sum(g xhat) / n) for the batch's.
+//
+// Statistics take two stages: blocks over parts of the positions, then the parts joined in double, in a fixed order. The
+// number of positions is below 2^32.
+#include "common/channels.cuh"
+
+/// Channels and rows of partial results of a block that joins parts.
+constexpr u32 JOIN_CHANNELS = 8;
+constexpr u32 JOIN_ROWS = ROW_BLOCK / JOIN_CHANNELS;
+
+/// A layer's parameters and statistics, a value a channel each.
+struct Norm {
+    const float *weight, *bias, *mean;
+    /// The running variance where `frozen`, else 1 / sqrt(var + eps).
+    const float* spread;
+    float eps;
+    u32 frozen;
+};
+
+DEVICE float inverse(const Norm& norm, u32 channel) {
+    float spread = norm.spread[channel];
+    return norm.frozen ? 1.0f / sqrtf(spread + norm.eps) : spread;
+}
+
+/// Multiplies g by the activation's derivative where its output is y; the identity (slope 1) needs no y.
+template <int width, class T> DEVICE void mask(float (&g)[width], const T* y, float slope) {
+    if (slope == 1.0f) return;
+    float v[width];
+    load(v, y);
+#pragma unroll
+    for (int k = 0; k < width; ++k) g[k] = v[k] > 0.0f ? g[k] : slope * g[k];
+}
+
+/// Mean and sum of squared deviations of each channel over the block's part: partial [parts, 2, c].
+///
+/// A thread sums differences from its first value, which leaves nothing large to cancel however far the mean is from
+/// zero. The threads' results are joined as by Chan et al. (1979), as differences from the part's first value.
+template <int width, class T>
+DEVICE void partial_moments(double* partial, const T* x, float* scratch, u32 lanes, u32 positions, u32 c) {
+    Share share = thread_share<width>(positions, lanes);
+    bool any = share.channel < c && share.begin < share.to;
+    float first[width] = {}, sum[width] = {}, square[width] = {}, count = 0.0f;
+    if (any && share.from < share.to) {
+        load(first, x + u64(share.from) * c + share.channel);
+#pragma unroll 2
+        for (u32 p = share.from; p < share.to; p += share.step) {
+            float v[width];
+            load(v, x + u64(p) * c + share.channel);
+            count += 1.0f;
+#pragma unroll
+            for (int k = 0; k < width; ++k) {
+                float d = v[k] - first[k];
+                sum[k] += d;
+                square[k] += d * d;
+            }
+        }
+    }
+    // A thread without positions counts for nothing.
+    float origin[width] = {}, one = count > 0.0f ? 1.0f / count : 0.0f, mean[width];
+    if (any) load(origin, x + u64(share.begin) * c + share.channel);
+#pragma unroll
+    for (int k = 0; k < width; ++k) {
+        float offset = sum[k] * one;
+        square[k] -= sum[k] * offset;
+        first[k] = count > 0.0f ? first[k] - origin[k] + offset : 0.0f;
+        mean[k] = count * first[k];
+    }
+    sum_rows(mean, scratch, lanes);
+    float rest = any ? 1.0f / float(share.to - share.begin) : 0.0f;
+#pragma unroll
+    for (int k = 0; k < width; ++k) {
+        mean[k] *= rest;
+        float d = first[k] - mean[k];
+        square[k] += count * d * d;
+    }
+    sum_rows(square, scratch, lanes);
+    if (threadIdx.x < lanes && share.channel < c) {
+        double* out = partial + u64(blockIdx.y) * 2 * c + share.channel;
+#pragma unroll
+        for (int k = 0; k < width; ++k) {
+            out[k] = double(origin[k]) + double(mean[k]);
+            out[c + k] = double(square[k]);
+        }
+    }
+}
+
+template <class T>
+DEVICE void batch_norm_moments_parts(double* partial, const T* x, float* scratch, u32 lanes, u32 positions, u32 c) {
+    if (c % VECTOR<T> == 0) {
+        partial_moments<VECTOR<T>>(partial, x, scratch, lanes, positions, c);
+    } else {
+        partial_moments<1>(partial, x, scratch, lanes, positions, c);
+    }
+}
+
+/// act of the normalised x.
+template <int width, class T>
+DEVICE void normalise(T* y, const T* x, const T* residual, const Norm& norm, float slope, u32 lanes, u32 positions,
+                      u32 c) {
+    Share share = thread_share<width>(positions, lanes);
+    if (share.channel >= c) return;
+    float scale[width], mean[width], shift[width];
+#pragma unroll
+    for (int k = 0; k < width; ++k) {
+        u32 channel = share.channel + k;
+        scale[k] = norm.weight[channel] * inverse(norm, channel);
+        mean[k] = norm.mean[channel];
+        shift[k] = norm.bias[channel];
+    }
+    for (u32 p = share.from; p < share.to; p += share.step) {
+        u64 at = u64(p) * c + share.channel;
+        float v[width], r[width] = {};
+        load(v, x + at);
+        if (residual) load(r, residual + at);
+#pragma unroll
+        for (int k = 0; k < width; ++k) {
+            float out = scale[k] * (v[k] - mean[k]) + shift[k] + r[k];
+            v[k] = out > 0.0f ? out : slope * out;
+        }
+        store(y + at, v);
+    }
+}
+
+template <class T>
+DEVICE void batch_norm_fwd(T* y, const T* x, const T* residual, const Norm& norm, float slope, u32 lanes,
+                           u32 positions, u32 c) {
+    if (c % VECTOR<T> == 0) {
+        normalise<VECTOR<T>>(y, x, residual, norm, slope, lanes, positions, c);
+    } else {
+        normalise<1>(y, x, residual, norm, slope, lanes, positions, c);
+    }
+}
+
+/// Sums of g and of g (x - mean) over the block's part: partial [parts, 2, c]. Writes dx of frozen statistics too where
+/// it is asked for.
+template <int width, class T>
+DEVICE void partial_sums(float* partial, T* dx, const T* dy, const T* x, const T* y, float* scratch, const Norm& norm,
+                         float slope, u32 lanes, u32 positions, u32 c) {
+    Share share = thread_share<width>(positions, lanes);
+    float sum[width] = {}, dot[width] = {};
+    if (share.channel < c) {
+        float mean[width], scale[width];
+#pragma unroll
+        for (int k = 0; k < width; ++k) {
+            u32 channel = share.channel + k;
+            mean[k] = norm.mean[channel];
+            scale[k] = dx ? norm.weight[channel] * inverse(norm, channel) : 0.0f;
+        }
+        for (u32 p = share.from; p < share.to; p += share.step) {
+            u64 at = u64(p) * c + share.channel;
+            float g[width], v[width];
+            load(g, dy + at);
+            load(v, x + at);
+            mask(g, y + at, slope);
+#pragma unroll
+            for (int k = 0; k < width; ++k) {
+                sum[k] += g[k];
+                dot[k] += g[k] * (v[k] - mean[k]);
+                g[k] *= scale[k];
+            }
+            if (dx) store(dx + at, g);
+        }
+    }
+    sum_rows(sum, scratch, lanes);
+    sum_rows(dot, scratch, lanes);
+    if (threadIdx.x < lanes && share.channel < c) {
+        float* out = partial + u64(blockIdx.y) * 2 * c + share.channel;
+        store(out, sum);
+        store(out + c, dot);
+    }
+}
+
+template <class T>
+DEVICE void batch_norm_sums(float* partial, T* dx, const T* dy, const T* x, const T* y, float* scratch,
+                            const Norm& norm, float slope, u32 lanes, u32 positions, u32 c) {
+    if (c % VECTOR<T> == 0) {
+        partial_sums<VECTOR<T>>(partial, dx, dy, x, y, scratch, norm, slope, lanes, positions, c);
+    } else {
+        partial_sums<1>(partial, dx, dy, x, y, scratch, norm, slope, lanes, positions, c);
+    }
+}
+
+/// dx = weight inv g + lines[0] (x - mean) + lines[1], dresidual = g; lines [2, c].
+template <int width, class T>
+DEVICE void input_gradient(T* dx, T* dresidual, const T* dy, const T* x, const T* y, const float* lines,
+                           const Norm& norm, float slope, u32 lanes, u32 positions, u32 c) {
+    Share share = thread_share<width>(positions, lanes);
+    if (share.channel >= c) return;
+    float scale[width], mean[width], a[width], b[width];
+    load(a, lines + share.channel);
+    load(b, lines + c + share.channel);
+#pragma unroll
+    for (int k = 0; k < width; ++k) {
+        u32 channel = share.channel + k;
+        scale[k] = norm.weight[channel] * inverse(norm, channel);
+        mean[k] = norm.mean[channel];
+    }
+    for (u32 p = share.from; p < share.to; p += share.step) {
+        u64 at = u64(p) * c + share.channel;
+        float g[width], v[width];
+        load(g, dy + at);
+        load(v, x + at);
+        mask(g, y + at, slope);
+        if (dresidual) store(dresidual + at, g);
+#pragma unroll
+        for (int k = 0; k < width; ++k) v[k] = scale[k] * g[k] + (a[k] * (v[k] - mean[k]) + b[k]);
+        store(dx + at, v);
+    }
+}
+
+template <class T>
+DEVICE void batch_norm_bwd(T* dx, T* dresidual, const T* dy, const T* x, const T* y, const float* lines,
+                           const Norm& norm, float slope, u32 lanes, u32 positions, u32 c) {
+    if (c % VECTOR<T> == 0) {
+        input_gradient<VECTOR<T>>(dx, dresidual, dy, x, y, lines, norm, slope, lanes, positions, c);
+    } else {
+        input_gradient<1>(dx, dresidual, dy, x, y, lines, norm, slope, lanes, positions, c);
+    }
+}
+
+/// The whole backward pass of a channel in double, a thread a channel: with a few positions dx is what is left of terms
+/// many times larger, so the moments are taken again from x.
+template <class T>
+DEVICE void batch_norm_bwd_few(T* dx, T* dresidual, float* dweight, float* dbias, const T* dy, const T* x, const T* y,
+                               const float* weight, float slope, double eps, u32 positions, u32 c) {
+    u32 channel = u32(grid_thread());
+    if (channel >= c) return;
+    double n = positions, mean = 0.0, square = 0.0, sum = 0.0, dot = 0.0;
+    for (u32 p = 0; p < positions; ++p) mean += to_float(x[u64(p) * c + channel]);
+    mean /= n;
+    for (u32 p = 0; p < positions; ++p) {
+        u64 at = u64(p) * c + channel;
+        float g[1] = {to_float(dy[at])};
+        mask(g, y + at, slope);
+        double d = to_float(x[at]) - mean;
+        square += d * d;
+        sum += g[0];
+        dot += g[0] * d;
+    }
+    double var = square / n + eps, inv = 1.0 / sqrt(var);
+    for (u32 p = 0; p < positions; ++p) {
+        u64 at = u64(p) * c + channel;
+        float g[1] = {to_float(dy[at])};
+        mask(g, y + at, slope);
+        if (dresidual) dresidual[at] = from_float<T>(g[0]);
+        double rest = g[0] - sum / n - (to_float(x[at]) - mean) * dot / (var * n);
+        dx[at] = from_float<T>(float(weight[channel] * inv * rest));
+    }
+    dweight[channel] += float(dot * inv);
+    dbias[channel] += float(sum);
+}
+
+/// t act'(y) weight inv.
+template <int width, class T>
+DEVICE void scaled_mask(T* out, const T* t, const T* y, const Norm& norm, float slope, u32 lanes, u32 positions,
+                        u32 c) {
+    Share share = thread_share<width>(positions, lanes);
+    if (share.channel >= c) return;
+    float scale[width];
+#pragma unroll
+    for (int k = 0; k < width; ++k) scale[k] = norm.weight[share.channel + k] * inverse(norm, share.channel + k);
+    for (u32 p = share.from; p < share.to; p += share.step) {
+        u64 at = u64(p) * c + share.channel;
+        float g[width];
+        load(g, t + at);
+        mask(g, y + at, slope);
+#pragma unroll
+        for (int k = 0; k < width; ++k) g[k] *= scale[k];
+        store(out + at, g);
+    }
+}
+
+template <class T>
+DEVICE void batch_norm_tangent(T* out, const T* t, const T* y, const Norm& norm, float slope, u32 lanes, u32 positions,
+                               u32 c) {
+    if (c % VECTOR<T> == 0) {
+        scaled_mask<VECTOR<T>>(out, t, y, norm, slope, lanes, positions, c);
+    } else {
+        scaled_mask<1>(out, t, y, norm, slope, lanes, positions, c);
+    }
+}
+
+/// Joins partial moments: writes mean and 1 / sqrt(var + eps) to `moments` [2, c] and moves the running statistics, the
+/// variance by the unbiased one.
+KERNEL(256)
+batch_norm_moments(float* moments, float* running_mean, float* running_var, const double* partial, u32 parts,
+                   u32 positions, u32 c, double momentum, double eps) {
+    SHARED(double, scratch, ROW_BLOCK);
+    u32 channel = blockIdx.x * JOIN_CHANNELS + threadIdx.x % JOIN_CHANNELS, row = threadIdx.x / JOIN_CHANNELS;
+    u32 len = part_len(positions, parts), filled = channel < c ? (positions + len - 1) / len : 0;
+    double mean[1] = {}, square[1] = {};
+    for (u32 k = row; k < filled; k += JOIN_ROWS) {
+        u32 count = positions - k * len < len ? positions - k * len : len;
+        mean[0] += partial[u64(k) * 2 * c + channel] * count;
+    }
+    sum_rows(mean, scratch, JOIN_CHANNELS);
+    mean[0] /= positions;
+    for (u32 k = row; k < filled; k += JOIN_ROWS) {
+        u32 count = positions - k * len < len ? positions - k * len : len;
+        const double* part = partial + u64(k) * 2 * c + channel;
+        double d = part[0] - mean[0];
+        square[0] += part[c] + d * d * count;
+    }
+    sum_rows(square, scratch, JOIN_CHANNELS);
+    if (row > 0 || channel >= c) return;
+    double var = square[0] / positions;
+    moments[channel] = float(mean[0]);
+    moments[c + channel] = float(1.0 / sqrt(var + eps));
+    running_mean[channel] = float(running_mean[channel] * (1.0 - momentum) + momentum * mean[0]);
+    double unbiased = square[0] / (positions - 1);
+    running_var[channel] = float(running_var[channel] * (1.0 - momentum) + momentum * unbiased);
+}
+
+/// Joins partial sums: adds to dweight and dbias, and writes what `batch_norm_bwd` multiplies by, where asked for.
+KERNEL(256)
+batch_norm_gradients(float* dweight, float* dbias, float* lines, const float* partial, Norm norm, u32 parts,
+                     u32 positions, u32 c) {
+    SHARED(double, scratch, 2 * ROW_BLOCK);
+    u32 channel = blockIdx.x * JOIN_CHANNELS + threadIdx.x % JOIN_CHANNELS, row = threadIdx.x / JOIN_CHANNELS;
+    double sums[2] = {};
+    for (u32 k = row; k < parts && channel < c; k += JOIN_ROWS) {
+        const float* part = partial + u64(k) * 2 * c + channel;
+        sums[0] += part[0];
+        sums[1] += part[c];
+    }
+    sum_rows(sums, scratch, JOIN_CHANNELS);
+    if (row > 0 || channel >= c) return;
+    double inv = inverse(norm, channel), dot = sums[1] * inv;
+    dweight[channel] += float(dot);
+    dbias[channel] += float(sums[0]);
+    if (lines) {
+        double factor = -norm.weight[channel] * inv / positions;
+        lines[channel] = float(factor * dot * inv);
+        lines[c + channel] = float(factor * sums[0]);
+    }
+}
+
+KERNEL(256) batch_norm_moments_parts_f32(double* partial, const float* x, u32 lanes, u32 positions, u32 c) {
+    SHARED(float, scratch, ROW_SCRATCH<float>);
+    batch_norm_moments_parts(partial, x, scratch, lanes, positions, c);
+}
+KERNEL(256) batch_norm_moments_parts_bf16(double* partial, const bf16* x, u32 lanes, u32 positions, u32 c) {
+    SHARED(float, scratch, ROW_SCRATCH<bf16>);
+    batch_norm_moments_parts(partial, x, scratch, lanes, positions, c);
+}
+KERNEL(256)
+batch_norm_fwd_f32(float* y, const float* x, const float* residual, Norm norm, float slope, u32 lanes, u32 positions,
+                   u32 c) {
+    batch_norm_fwd(y, x, residual, norm, slope, lanes, positions, c);
+}
+KERNEL(256)
+batch_norm_fwd_bf16(bf16* y, const bf16* x, const bf16* residual, Norm norm, float slope, u32 lanes, u32 positions,
+                    u32 c) {
+    batch_norm_fwd(y, x, residual, norm, slope, lanes, positions, c);
+}
+KERNEL(256)
+batch_norm_sums_f32(float* partial, float* dx, const float* dy, const float* x, const float* y, Norm norm, float slope,
+                    u32 lanes, u32 positions, u32 c) {
+    SHARED(float, scratch, ROW_SCRATCH<float>);
+    batch_norm_sums(partial, dx, dy, x, y, scratch, norm, slope, lanes, positions, c);
+}
+KERNEL(256)
+batch_norm_sums_bf16(float* partial, bf16* dx, const bf16* dy, const bf16* x, const bf16* y, Norm norm, float slope,
+                     u32 lanes, u32 positions, u32 c) {
+    SHARED(float, scratch, ROW_SCRATCH<bf16>);
+    batch_norm_sums(partial, dx, dy, x, y, scratch, norm, slope, lanes, positions, c);
+}
+KERNEL(256)
+batch_norm_bwd_f32(float* dx, float* dresidual, const float* dy, const float* x, const float* y, const float* lines,
+                   Norm norm, float slope, u32 lanes, u32 positions, u32 c) {
+    batch_norm_bwd(dx, dresidual, dy, x, y, lines, norm, slope, lanes, positions, c);
+}
+KERNEL(256)
+batch_norm_bwd_bf16(bf16* dx, bf16* dresidual, const bf16* dy, const bf16* x, const bf16* y, const float* lines,
+                    Norm norm, float slope, u32 lanes, u32 positions, u32 c) {
+    batch_norm_bwd(dx, dresidual, dy, x, y, lines, norm, slope, lanes, positions, c);
+}
+KERNEL(256)
+batch_norm_bwd_few_f32(float* dx, float* dresidual, float* dweight, float* dbias, const float* dy, const float* x,
+                       const float* y, const float* weight, float slope, double eps, u32 positions, u32 c) {
+    batch_norm_bwd_few(dx, dresidual, dweight, dbias, dy, x, y, weight, slope, eps, positions, c);
+}
+KERNEL(256)
+batch_norm_bwd_few_bf16(bf16* dx, bf16* dresidual, float* dweight, float* dbias, const bf16* dy, const bf16* x,
+                        const bf16* y, const float* weight, float slope, double eps, u32 positions, u32 c) {
+    batch_norm_bwd_few(dx, dresidual, dweight, dbias, dy, x, y, weight, slope, eps, positions, c);
+}
+KERNEL(256)
+batch_norm_tangent_f32(float* out, const float* t, const float* y, Norm norm, float slope, u32 lanes, u32 positions,
+                       u32 c) {
+    batch_norm_tangent(out, t, y, norm, slope, lanes, positions, c);
+}
+KERNEL(256)
+batch_norm_tangent_bf16(bf16* out, const bf16* t, const bf16* y, Norm norm, float slope, u32 lanes, u32 positions,
+                        u32 c) {
+    batch_norm_tangent(out, t, y, norm, slope, lanes, positions, c);
+}
+REGISTER_KERNEL(batch_norm_moments)
+REGISTER_KERNEL(batch_norm_gradients)
+REGISTER_KERNEL(batch_norm_moments_parts_f32)
+REGISTER_KERNEL(batch_norm_moments_parts_bf16)
+REGISTER_KERNEL(batch_norm_fwd_f32)
+REGISTER_KERNEL(batch_norm_fwd_bf16)
+REGISTER_KERNEL(batch_norm_sums_f32)
+REGISTER_KERNEL(batch_norm_sums_bf16)
+REGISTER_KERNEL(batch_norm_bwd_f32)
+REGISTER_KERNEL(batch_norm_bwd_bf16)
+REGISTER_KERNEL(batch_norm_bwd_few_f32)
+REGISTER_KERNEL(batch_norm_bwd_few_bf16)
+REGISTER_KERNEL(batch_norm_tangent_f32)
+REGISTER_KERNEL(batch_norm_tangent_bf16)

@@ -1,0 +1,48 @@
+// Sums and maxima over a warp and over a block, in an order that depends on the number of threads alone.
+#pragma once
+
+#include "device.cuh"
+
+/// Sum over the warp, the same bits in every lane: each step adds the same two values in both lanes of a pair.
+template <class T> DEVICE T warp_sum(T v) {
+#pragma unroll
+    for (int mask = 16; mask > 0; mask >>= 1) v += shfl_xor(v, mask);
+    return v;
+}
+
+/// Maximum over the warp, in every lane. A NaN may get lost.
+template <class T> DEVICE T warp_max(T v) {
+#pragma unroll
+    for (int mask = 16; mask > 0; mask >>= 1) {
+        T other = shfl_xor(v, mask);
+        v = other > v ? other : v;
+    }
+    return v;
+}
+
+/// Sum over a block of `threads` threads (a multiple of 32, along x), the same bits in every thread. `scratch` holds
+/// threads / 32 values in shared memory; all threads of the block must call, and may use `scratch` again at once.
+template <int threads, class T> DEVICE T block_sum(T v, T* scratch) {
+    static_assert(threads % 32 == 0 && threads <= 1024, "full warps");
+    v = warp_sum(v);
+    if (threadIdx.x % 32 == 0) scratch[threadIdx.x / 32] = v;
+    block_sync();
+    T sum = scratch[0];
+#pragma unroll
+    for (int i = 1; i < threads / 32; ++i) sum += scratch[i];
+    block_sync();
+    return sum;
+}
+
+/// Maximum over a block, as [`block_sum`].
+template <int threads, class T> DEVICE T block_max(T v, T* scratch) {
+    static_assert(threads % 32 == 0 && threads <= 1024, "full warps");
+    v = warp_max(v);
+    if (threadIdx.x % 32 == 0) scratch[threadIdx.x / 32] = v;
+    block_sync();
+    T max = scratch[0];
+#pragma unroll
+    for (int i = 1; i < threads / 32; ++i) max = scratch[i] > max ? scratch[i] : max;
+    block_sync();
+    return max;
+}

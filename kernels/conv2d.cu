@@ -1,0 +1,114 @@
+// 2-D convolution and its data gradient as implicit matrix products, NHWC activations, weight [out, kernel, kernel, in].
+//
+//   fprop  y[n, i, j, o] = bias[o] + sum over (r, s, c) of x[n, i stride - padding + r dilation, j ..., c] w[o, r, s, c]
+//          m = positions of y, n = o, k = (r, s, c)
+//   dgrad  dx[n, i, j, c] = sum over (r, s, o) of dy[n, (i + padding - r dilation) / stride, (j ...) ..., o] w[o, r, s, c]
+//          over the taps for which the divisions have no remainder; m = positions of x, n = c, k = (r, s, o). Positions of
+//          the same remainders by the stride form a class; a tile holds positions of one class, so no tap is in vain.
+//
+// Blocks are numbered tiles of n first, so that neighbours share the activation's rows, then tiles of m, then classes.
+// Positions, and taps times channels, are below 2^31; the plan sees to it.
+#include "common/conv2d_operands.cuh"
+#include "common/conv2d_product.cuh"
+#include "common/conv2d_tiles.cuh"
+
+template <class T, class Tile, bool any>
+DEVICE void fprop(T* y, const T* x, const T* weight, const float* bias, const Conv2dSizes& s) {
+    DYNAMIC_SHARED(u8, shared);
+    const u32 n_begin = blockIdx.x % s.n_tiles * Tile::n, m_begin = blockIdx.x / s.n_tiles * Tile::m;
+    const u32 depth = s.kernel * s.kernel * s.in_channels;
+    const Axis rows = fprop_axis(s, s.h, s.out_h), cols = fprop_axis(s, s.w, s.out_w);
+
+    PositionRows<T, Tile, any> a(x, rows, cols, s.n, s.in_channels, m_begin, s.aligned_a != 0);
+    MatrixRows<T, Tile, any> b(weight, n_begin, s.out_channels, depth, s.aligned_b != 0);
+    Product<T, Tile, true, true> product;
+    accumulate<T, Tile>(product, a, b, num_steps(depth, DEPTH<T>), shared);
+
+    product.template stage<T>(shared, bias ? bias + n_begin : nullptr, s.out_channels - n_begin);
+    block_sync();
+    const u32 positions = s.n * s.out_h * s.out_w;
+    write_tile<Tile>(y, shared, n_begin, s.out_channels, [&](u32 row) {
+        u32 m = m_begin + row;
+        return m < positions ? i64(m) * s.out_channels + n_begin : i64(-1);
+    });
+}
+
+template <class T, class Tile, bool any> DEVICE void dgrad(T* dx, const T* dy, const T* weight, const Conv2dSizes& s) {
+    DYNAMIC_SHARED(u8, shared);
+    const u32 n_begin = blockIdx.x % s.n_tiles * Tile::n, tile = blockIdx.x / s.n_tiles;
+    const u32 m_begin = tile % s.m_tiles * Tile::m, phase = tile / s.m_tiles;
+    const u32 phases_x = s.stride < s.w ? s.stride : s.w, phase_y = phase / phases_x, phase_x = phase % phases_x;
+    const Axis rows = dgrad_axis(s, s.h, s.out_h, phase_y), cols = dgrad_axis(s, s.w, s.out_w, phase_x);
+    // The tiles are counted for the largest class; the whole block is one too many for this one.
+    if (m_begin >= s.n * rows.results * cols.results) return;
+
+    PositionRows<T, Tile, any> a(dy, rows, cols, s.n, s.out_channels, m_begin, s.aligned_a != 0);
+    TapRows<T, Tile, any> b(weight, rows, cols, s, n_begin);
+    Product<T, Tile, true, false> product;
+    accumulate<T, Tile>(product, a, b, num_steps(rows.taps * cols.taps * s.out_channels, DEPTH<T>), shared);
+
+    product.template stage<T>(shared, nullptr, 0);
+    block_sync();
+    write_tile<Tile>(dx, shared, n_begin, s.in_channels, [&](u32 row) {
+        Digits at = to_digits(m_begin + row, rows.results, cols.results);
+        u32 i = at.mid * s.stride + phase_y, j = at.low * s.stride + phase_x;
+        return at.high < s.n ? i64((at.high * s.h + i) * s.w + j) * s.in_channels + n_begin : i64(-1);
+    });
+}
+
+KERNEL(256)
+conv2d_fprop_large_f32(float* y, const float* x, const float* weight, const float* bias, const Conv2dSizes s) {
+    fprop<float, Tiles<float>::Large, false>(y, x, weight, bias, s);
+}
+KERNEL(128)
+conv2d_fprop_small_f32(float* y, const float* x, const float* weight, const float* bias, const Conv2dSizes s) {
+    fprop<float, Tiles<float>::Small, false>(y, x, weight, bias, s);
+}
+KERNEL(128)
+conv2d_fprop_any_f32(float* y, const float* x, const float* weight, const float* bias, const Conv2dSizes s) {
+    fprop<float, Tiles<float>::Small, true>(y, x, weight, bias, s);
+}
+KERNEL(256)
+conv2d_fprop_large_bf16(bf16* y, const bf16* x, const bf16* weight, const float* bias, const Conv2dSizes s) {
+    fprop<bf16, Tiles<bf16>::Large, false>(y, x, weight, bias, s);
+}
+KERNEL(128)
+conv2d_fprop_small_bf16(bf16* y, const bf16* x, const bf16* weight, const float* bias, const Conv2dSizes s) {
+    fprop<bf16, Tiles<bf16>::Small, false>(y, x, weight, bias, s);
+}
+KERNEL(128)
+conv2d_fprop_any_bf16(bf16* y, const bf16* x, const bf16* weight, const float* bias, const Conv2dSizes s) {
+    fprop<bf16, Tiles<bf16>::Small, true>(y, x, weight, bias, s);
+}
+
+KERNEL(256) conv2d_dgrad_large_f32(float* dx, const float* dy, const float* weight, const Conv2dSizes s) {
+    dgrad<float, Tiles<float>::Large, false>(dx, dy, weight, s);
+}
+KERNEL(128) conv2d_dgrad_small_f32(float* dx, const float* dy, const float* weight, const Conv2dSizes s) {
+    dgrad<float, Tiles<float>::Small, false>(dx, dy, weight, s);
+}
+KERNEL(128) conv2d_dgrad_any_f32(float* dx, const float* dy, const float* weight, const Conv2dSizes s) {
+    dgrad<float, Tiles<float>::Small, true>(dx, dy, weight, s);
+}
+KERNEL(256) conv2d_dgrad_large_bf16(bf16* dx, const bf16* dy, const bf16* weight, const Conv2dSizes s) {
+    dgrad<bf16, Tiles<bf16>::Large, false>(dx, dy, weight, s);
+}
+KERNEL(128) conv2d_dgrad_small_bf16(bf16* dx, const bf16* dy, const bf16* weight, const Conv2dSizes s) {
+    dgrad<bf16, Tiles<bf16>::Small, false>(dx, dy, weight, s);
+}
+KERNEL(128) conv2d_dgrad_any_bf16(bf16* dx, const bf16* dy, const bf16* weight, const Conv2dSizes s) {
+    dgrad<bf16, Tiles<bf16>::Small, true>(dx, dy, weight, s);
+}
+
+REGISTER_KERNEL(conv2d_fprop_large_f32)
+REGISTER_KERNEL(conv2d_fprop_small_f32)
+REGISTER_KERNEL(conv2d_fprop_any_f32)
+REGISTER_KERNEL(conv2d_fprop_large_bf16)
+REGISTER_KERNEL(conv2d_fprop_small_bf16)
+REGISTER_KERNEL(conv2d_fprop_any_bf16)
+REGISTER_KERNEL(conv2d_dgrad_large_f32)
+REGISTER_KERNEL(conv2d_dgrad_small_f32)
+REGISTER_KERNEL(conv2d_dgrad_any_f32)
+REGISTER_KERNEL(conv2d_dgrad_large_bf16)
+REGISTER_KERNEL(conv2d_dgrad_small_bf16)
+REGISTER_KERNEL(conv2d_dgrad_any_bf16)

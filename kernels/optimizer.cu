@@ -1,0 +1,63 @@
+// Updates of flat vectors, each one pass over memory. Where a bf16 copy of the parameters exists (`half`), the same pass
+// writes it.
+//
+//   sgd   v = momentum v + g, p += step v with step = -lr; g is the gradient, plus decay p for the first num_decayed
+//   ema   teacher = keep teacher + rest student
+#include "common/vector.cuh"
+
+/// Floats that a thread takes at a time.
+constexpr int WIDTH = VECTOR<float>;
+
+struct Sgd {
+    float step, momentum, decay;
+};
+
+template <int width>
+DEVICE void sgd_run(float* params, float* velocity, bf16* half, const float* grads, u64 num_decayed, Sgd sgd, u64 i) {
+    float p[width], v[width], g[width];
+    load(p, params + i);
+    load(v, velocity + i);
+    load(g, grads + i);
+#pragma unroll
+    for (int k = 0; k < width; ++k) {
+        if (i + k < num_decayed) g[k] += sgd.decay * p[k];
+        v[k] = sgd.momentum * v[k] + g[k];
+        p[k] += sgd.step * v[k];
+    }
+    store(params + i, p);
+    store(velocity + i, v);
+    if (half) store(half + i, p);
+}
+
+template <int width>
+DEVICE void ema_run(float* teacher, bf16* half, const float* student, float keep, float rest, u64 i) {
+    float t[width], s[width];
+    load(t, teacher + i);
+    load(s, student + i);
+#pragma unroll
+    for (int k = 0; k < width; ++k) t[k] = keep * t[k] + rest * s[k];
+    store(teacher + i, t);
+    if (half) store(half + i, t);
+}
+
+KERNEL(256) sgd(float* params, float* velocity, bf16* half, const float* grads, u64 len, u64 num_decayed, Sgd sgd) {
+    u64 runs = len / WIDTH;
+    for (u64 i = grid_thread(); i < runs; i += grid_threads()) {
+        sgd_run<WIDTH>(params, velocity, half, grads, num_decayed, sgd, i * WIDTH);
+    }
+    for (u64 i = runs * WIDTH + grid_thread(); i < len; i += grid_threads()) {
+        sgd_run<1>(params, velocity, half, grads, num_decayed, sgd, i);
+    }
+}
+
+KERNEL(256) ema(float* teacher, bf16* half, const float* student, float keep, float rest, u64 len) {
+    u64 runs = len / WIDTH;
+    for (u64 i = grid_thread(); i < runs; i += grid_threads()) {
+        ema_run<WIDTH>(teacher, half, student, keep, rest, i * WIDTH);
+    }
+    for (u64 i = runs * WIDTH + grid_thread(); i < len; i += grid_threads()) {
+        ema_run<1>(teacher, half, student, keep, rest, i);
+    }
+}
+REGISTER_KERNEL(sgd)
+REGISTER_KERNEL(ema)

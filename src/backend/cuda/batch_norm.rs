@@ -1,0 +1,242 @@
+//! Launch plans of kernels/batch_norm.cu.
+
+use super::channels::{Rows, THREADS};
+use super::driver::DevicePtr;
+use super::*;
+
+const FILE: &str = "batch_norm";
+
+/// Channels of a block that joins parts, `JOIN_CHANNELS` there.
+const JOIN_CHANNELS: usize = 8;
+/// Up to this many values a channel, the backward pass is computed in double from the input: with two, its result is
+/// what is left of terms 1e5 times larger.
+const FEW: usize = 32;
+
+/// A layer's parameters and statistics, `Norm` in the kernels.
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+struct Norm {
+    weight: DevicePtr,
+    bias: DevicePtr,
+    mean: DevicePtr,
+    spread: DevicePtr,
+    eps: f32,
+    frozen: u32,
+}
+
+impl Norm {
+    /// With the moments of a batch: means, then 1 / sqrt(var + eps).
+    fn batch(moments: &Vector, params: &Vector, bn: &BatchNorm) -> Norm {
+        Norm {
+            weight: params.at(bn.weight.offset),
+            bias: params.at(bn.bias.offset),
+            mean: moments.at(0),
+            spread: moments.at(bn.channels),
+            eps: bn.eps as f32,
+            frozen: 0,
+        }
+    }
+
+    /// With the running statistics.
+    fn frozen(stats: &Vector, params: &Vector, bn: &BatchNorm) -> Norm {
+        Norm {
+            weight: params.at(bn.weight.offset),
+            bias: params.at(bn.bias.offset),
+            mean: stats.at(bn.running_mean.offset),
+            spread: stats.at(bn.running_var.offset),
+            eps: bn.eps as f32,
+            frozen: 1,
+        }
+    }
+}
+
+impl memory::Arg for Norm {
+    fn push_to(&self, args: &mut Args) {
+        args.push(*self);
+    }
+}
+
+/// Geometry of a pass over an activation: blocks for each slab of channels and part of the positions.
+struct Pass {
+    rows: Rows,
+    parts: usize,
+    positions: u32,
+    c: u32,
+}
+
+impl Pass {
+    fn new(x: &Tensor) -> Pass {
+        let rows = Rows::new(x.dtype, x.shape.c);
+        let positions = x.shape.positions();
+        Pass { rows, parts: rows.parts(positions, 1), positions: positions as u32, c: x.shape.c as u32 }
+    }
+
+    fn launch(&self) -> Launch {
+        Launch::grid3([self.rows.slabs, self.parts, 1], THREADS)
+    }
+
+    /// Of the kernels that join the parts of a channel.
+    fn join(&self) -> Launch {
+        Launch::new((self.c as usize).div_ceil(JOIN_CHANNELS), THREADS)
+    }
+}
+
+/// Slope below zero of an activation; 1 for the identity.
+fn slope(act: Activation) -> f32 {
+    match act {
+        Activation::Identity => 1.0,
+        Activation::LeakyRelu(slope) => slope as f32,
+    }
+}
+
+/// act of the normalised `x`, in one pass.
+fn normalise(d: &Cuda, x: &Tensor, norm: Norm, act: Activation, residual: Option<&Tensor>) -> Tensor {
+    let y = d.tensor_of(x.dtype, x.shape);
+    let pass = Pass::new(x);
+    let args = args![y, x, residual, norm, slope(act), pass.rows.lanes, pass.positions, pass.c];
+    d.launch_typed(FILE, "batch_norm_fwd", x.dtype, pass.launch(), args);
+    y
+}
+
+/// With the batch's moments: y, and the mean then 1 / sqrt(var + eps) of each channel; moves the running statistics.
+pub fn train(
+    d: &Cuda,
+    x: &Tensor,
+    params: &Vector,
+    stats: &mut Vector,
+    bn: &BatchNorm,
+    act: Activation,
+    residual: Option<&Tensor>,
+) -> (Tensor, Vector) {
+    let moments = d.vector(2 * bn.channels);
+    let pass = Pass::new(x);
+    let partial = d.buffer(8 * pass.parts * 2 * bn.channels);
+    let args = args![partial, x, pass.rows.lanes, pass.positions, pass.c];
+    d.launch_typed(FILE, "batch_norm_moments_parts", x.dtype, pass.launch(), args);
+    let running = [bn.running_mean, bn.running_var].map(|span| stats.at(span.offset));
+    let args = args![
+        moments,
+        running[0],
+        running[1],
+        partial,
+        pass.parts as u32,
+        pass.positions,
+        pass.c,
+        bn.momentum,
+        bn.eps
+    ];
+    d.launch(FILE, "batch_norm_moments", pass.join(), args);
+    (normalise(d, x, Norm::batch(&moments, params, bn), act, residual), moments)
+}
+
+/// With the running statistics.
+pub fn eval(
+    d: &Cuda,
+    x: &Tensor,
+    params: &Vector,
+    stats: &Vector,
+    bn: &BatchNorm,
+    act: Activation,
+    residual: Option<&Tensor>,
+) -> Tensor {
+    normalise(d, x, Norm::frozen(stats, params, bn), act, residual)
+}
+
+/// Adds the gradients of weight and bias to `grads`. Writes dx of frozen statistics where `dx` is given, and returns what
+/// the data gradient of a batch's statistics needs where `lines` is.
+fn gradients(
+    d: &Cuda,
+    [dy, x, y]: [&Tensor; 3],
+    norm: Norm,
+    grads: &mut Vector,
+    bn: &BatchNorm,
+    act: Activation,
+    (dx, lines): (Option<&Tensor>, Option<&Buffer>),
+) {
+    let pass = Pass::new(x);
+    let partial = d.buffer(4 * pass.parts * 2 * bn.channels);
+    let args = args![partial, dx, dy, x, y, norm, slope(act), pass.rows.lanes, pass.positions, pass.c];
+    d.launch_typed(FILE, "batch_norm_sums", x.dtype, pass.launch(), args);
+    let (dweight, dbias) = (grads.at(bn.weight.offset), grads.at(bn.bias.offset));
+    let args = args![dweight, dbias, lines, partial, norm, pass.parts as u32, pass.positions, pass.c];
+    d.launch(FILE, "batch_norm_gradients", pass.join(), args);
+}
+
+/// Backward of [`train`]: dx and the residual's gradient; adds those of weight and bias to `grads`.
+pub fn train_bwd(
+    d: &Cuda,
+    dy: &Tensor,
+    x: &Tensor,
+    y: &Tensor,
+    moments: &Vector,
+    params: &Vector,
+    grads: &mut Vector,
+    bn: &BatchNorm,
+    act: Activation,
+    residual: bool,
+) -> (Tensor, Option<Tensor>) {
+    let dx = d.tensor_of(x.dtype, x.shape);
+    let dres = residual.then(|| d.tensor_of(x.dtype, x.shape));
+    let norm = Norm::batch(moments, params, bn);
+    let pass = Pass::new(x);
+    if x.shape.positions() <= FEW {
+        let (dweight, dbias) = (grads.at(bn.weight.offset), grads.at(bn.bias.offset));
+        let args = args![
+            dx,
+            dres,
+            dweight,
+            dbias,
+            dy,
+            x,
+            y,
+            norm.weight,
+            slope(act),
+            bn.eps,
+            pass.positions,
+            pass.c
+        ];
+        let blocks = bn.channels.div_ceil(THREADS as usize);
+        d.launch_typed(FILE, "batch_norm_bwd_few", x.dtype, Launch::new(blocks, THREADS), args);
+        return (dx, dres);
+    }
+    let lines = d.buffer(4 * 2 * bn.channels);
+    gradients(d, [dy, x, y], norm, grads, bn, act, (None, Some(&lines)));
+    let args = args![dx, dres, dy, x, y, lines, norm, slope(act), pass.rows.lanes, pass.positions, pass.c];
+    d.launch_typed(FILE, "batch_norm_bwd", x.dtype, pass.launch(), args);
+    (dx, dres)
+}
+
+/// Backward of [`eval`] without residual, in one pass; adds the gradients of weight and bias to `grads`.
+pub fn eval_bwd(
+    d: &Cuda,
+    dy: &Tensor,
+    x: &Tensor,
+    y: &Tensor,
+    params: &Vector,
+    stats: &Vector,
+    grads: &mut Vector,
+    bn: &BatchNorm,
+    act: Activation,
+) -> Tensor {
+    let dx = d.tensor_of(x.dtype, x.shape);
+    gradients(d, [dy, x, y], Norm::frozen(stats, params, bn), grads, bn, act, (Some(&dx), None));
+    dx
+}
+
+/// t * act'(y) * weight / sqrt(running_var + eps).
+pub fn tangent(
+    d: &Cuda,
+    t: &Tensor,
+    y: &Tensor,
+    params: &Vector,
+    stats: &Vector,
+    bn: &BatchNorm,
+    act: Activation,
+) -> Tensor {
+    let out = d.tensor_of(t.dtype, t.shape);
+    let pass = Pass::new(t);
+    let norm = Norm::frozen(stats, params, bn);
+    let args = args![out, t, y, norm, slope(act), pass.rows.lanes, pass.positions, pass.c];
+    d.launch_typed(FILE, "batch_norm_tangent", t.dtype, pass.launch(), args);
+    out
+}

@@ -1,0 +1,59 @@
+//! How kernels that keep channels in registers cut an activation into blocks: the geometry that
+//! kernels/common/channels.cuh assumes. Knows no op.
+
+use super::Dtype;
+
+/// Threads of a block.
+pub const THREADS: u32 = 256;
+/// Blocks that a pass over a large activation is cut into, about: a GPU of 132 multiprocessors holds so many at once.
+const BLOCKS: usize = 1024;
+/// Positions that a thread takes at least, so that what it loads once a channel pays.
+const POSITIONS: usize = 4;
+
+/// A block is rows of `lanes` threads along the channels; `slabs` such rows cover all channels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rows {
+    /// Threads along the channels, a power of two up to a warp.
+    pub lanes: u32,
+    /// Blocks along the channels.
+    pub slabs: usize,
+}
+
+impl Rows {
+    /// Rows for `c` channels of `dtype`.
+    pub fn new(dtype: Dtype, c: usize) -> Rows {
+        let groups = c / dtype.vector_width(c);
+        let lanes = groups.next_power_of_two().min(32);
+        Rows { lanes: lanes as u32, slabs: groups.div_ceil(lanes) }
+    }
+
+    /// Parts that `positions` are cut into where `others` things (images, bins) are cut alike.
+    pub fn parts(&self, positions: usize, others: usize) -> usize {
+        let rows = (THREADS / self.lanes) as usize;
+        let most = positions.div_ceil(rows * POSITIONS).max(1);
+        (BLOCKS / (self.slabs * others).max(1)).clamp(1, most)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_cover_the_channels_and_parts_fill_the_device() {
+        for (dtype, c, lanes, slabs) in [
+            (Dtype::F32, 1, 1, 1),
+            (Dtype::F32, 3, 4, 1),
+            (Dtype::F32, 64, 16, 1),
+            (Dtype::Bf16, 64, 8, 1),
+            (Dtype::F32, 130, 32, 5),
+            (Dtype::Bf16, 2048, 32, 8),
+        ] {
+            assert_eq!(Rows::new(dtype, c), Rows { lanes, slabs }, "{dtype:?}, {c} channels");
+        }
+        let rows = Rows::new(Dtype::Bf16, 2048);
+        assert_eq!(rows.parts(8 * 65 * 65, 1), 128);
+        assert_eq!(rows.parts(33, 1), 2);
+        assert_eq!(rows.parts(1, 4096), 1);
+    }
+}

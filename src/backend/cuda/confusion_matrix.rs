@@ -1,0 +1,27 @@
+//! Launch plans of kernels/confusion_matrix.cu.
+
+use super::*;
+
+const FILE: &str = "confusion_matrix";
+
+/// Labels that a thread takes at a time.
+const WIDTH: usize = 16;
+/// Shared memory of a block that every GPU grants without asking.
+const SHARED: usize = 48 << 10;
+/// Blocks at most: each adds its whole matrix to the result.
+const BLOCKS: usize = 528;
+
+/// Counts `[num_classes, num_classes]`, row = target, column = prediction.
+pub fn count(d: &Cuda, pred: &Labels, target: &Labels, num_classes: usize) -> Counts {
+    let counts = d.counts(num_classes * num_classes);
+    let len = target.shape.len();
+    let args = args![counts, pred, target, len as u64, num_classes as u32];
+    let launch = Launch::new((len / WIDTH).div_ceil(256).clamp(1, BLOCKS), 256);
+    let bytes = 4 * num_classes * num_classes;
+    if bytes <= SHARED {
+        d.launch(FILE, "confusion_matrix_shared", launch.with_shared(bytes), args);
+    } else {
+        d.launch(FILE, "confusion_matrix_global", launch, args);
+    }
+    counts
+}

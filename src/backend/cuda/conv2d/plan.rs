@@ -1,0 +1,287 @@
+//! Launch plans of the convolution kernels: tiles, blocks, shared memory, workspace. Plain arithmetic over sizes.
+//!
+//! A convolution is a matrix product `out[m, n] = Σ over k of A[m, k] B[k, n]` (kernels/conv2d.cu says what m, n and k
+//! are); a block makes one tile of `out`.
+
+use super::super::memory::Arg;
+use super::*;
+
+/// Multiprocessors of the device that the plans have in mind (H100, H200).
+const MULTIPROCESSORS: usize = 132;
+/// Steps along k that are in shared memory together, and bytes of a row of one.
+const STAGES: usize = 3;
+const STEP_BYTES: usize = 128;
+/// Steps along k that a split has at least.
+const MIN_STEPS: usize = 4;
+/// Channels and positions that a block of the bias gradient takes side by side, and positions a split at least.
+const BIAS_CHANNELS: usize = 32;
+const BIAS_LANES: usize = 8;
+const BIAS_POSITIONS: usize = 512;
+/// Sizes and flat indices of positions are 32-bit numbers with a sign in the kernels.
+const LIMIT: usize = 1 << 30;
+
+/// `Conv2dSizes` of kernels/common/conv2d.cuh.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct Sizes {
+    /// Images.
+    pub n: u32,
+    /// Rows of x.
+    pub h: u32,
+    /// Columns of x.
+    pub w: u32,
+    /// Channels of x.
+    pub in_channels: u32,
+    /// Rows of y.
+    pub out_h: u32,
+    /// Columns of y.
+    pub out_w: u32,
+    /// Channels of y.
+    pub out_channels: u32,
+    /// Side of the kernel.
+    pub kernel: u32,
+    /// Step between outputs.
+    pub stride: u32,
+    /// Zeros around x.
+    pub padding: u32,
+    /// Step between taps.
+    pub dilation: u32,
+    /// Taps this far apart reach rows of equal remainder by the stride.
+    pub tap_period: u32,
+    /// Tiles along m (of the largest class, for the data gradient).
+    pub m_tiles: u32,
+    /// Tiles along n.
+    pub n_tiles: u32,
+    /// Weight gradient: positions of y a split.
+    pub split_len: u32,
+    /// Whether all 16-byte chunks of A lie on 16 bytes.
+    pub aligned_a: u32,
+    /// The same of B.
+    pub aligned_b: u32,
+}
+
+impl Arg for Sizes {
+    fn push_to(&self, args: &mut Args) {
+        args.push(*self);
+    }
+}
+
+/// Which kernel: its tile, and whether operands may be unaligned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tile {
+    /// For reuse.
+    Large,
+    /// Where large tiles would be too few, or mostly empty.
+    Small,
+    /// Small tiles, operands that need not be aligned.
+    Any,
+}
+
+impl Tile {
+    /// Part of the kernel's name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Tile::Large => "large",
+            Tile::Small => "small",
+            Tile::Any => "any",
+        }
+    }
+
+    /// Results along m and n.
+    pub fn size(self, dtype: Dtype) -> (usize, usize) {
+        match (self, dtype) {
+            (Tile::Large, Dtype::F32) => (128, 64),
+            (Tile::Large, Dtype::Bf16) => (128, 128),
+            (Tile::Small | Tile::Any, _) => (64, 64),
+        }
+    }
+
+    /// Threads a block.
+    pub fn threads(self) -> u32 {
+        if self == Tile::Large { 256 } else { 128 }
+    }
+
+    /// Bytes of shared memory: the steps under way, whose place the finished tile takes in the end. Rows of that are
+    /// eight values longer than the tile.
+    pub fn shared_bytes(self, dtype: Dtype, out_size: usize) -> usize {
+        let (m, n) = self.size(dtype);
+        (STAGES * STEP_BYTES * (m + n)).max(out_size * m * (n + 8))
+    }
+}
+
+/// One launch of a convolution kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// Which kernel.
+    pub tile: Tile,
+    /// Its sizes.
+    pub sizes: Sizes,
+    /// Blocks, threads, shared memory.
+    pub launch: Launch,
+    /// Weight gradient: number of parts that positions are split into; 1 otherwise.
+    pub splits: usize,
+    /// Weight gradient: bytes of the splits' sums; 0 otherwise.
+    pub workspace_bytes: usize,
+}
+
+/// Values of a 16-byte chunk.
+fn chunk(dtype: Dtype) -> usize {
+    16 / dtype.size()
+}
+
+/// Values along k of a step.
+fn depth(dtype: Dtype) -> usize {
+    STEP_BYTES / dtype.size()
+}
+
+fn gcd(a: usize, b: usize) -> usize {
+    if b == 0 { a } else { gcd(b, a % b) }
+}
+
+/// What all three products share; `aligned` says so of A and B.
+fn sizes(op: &'static str, conv: &Conv2d, x: Shape, aligned: (bool, bool)) -> Result<Sizes> {
+    let y = conv.out_shape(x);
+    let reach = conv.kernel * conv.dilation + conv.padding + conv.stride + x.h.max(x.w);
+    let columns = conv.kernel * conv.kernel * conv.in_channels.max(conv.out_channels);
+    let largest = x.positions().max(y.positions()).max(reach).max(columns);
+    if largest >= LIMIT {
+        return Err(Error::shape(op, format!("sizes below {LIMIT}"), format!("{conv:?} of {x}")));
+    }
+    // All below the limit.
+    let narrow = |v: usize| v as u32;
+    Ok(Sizes {
+        n: narrow(x.n),
+        h: narrow(x.h),
+        w: narrow(x.w),
+        in_channels: narrow(x.c),
+        out_h: narrow(y.h),
+        out_w: narrow(y.w),
+        out_channels: narrow(y.c),
+        kernel: narrow(conv.kernel),
+        stride: narrow(conv.stride),
+        padding: narrow(conv.padding),
+        dilation: narrow(conv.dilation),
+        tap_period: narrow(conv.stride / gcd(conv.stride, conv.dilation)),
+        aligned_a: aligned.0.into(),
+        aligned_b: aligned.1.into(),
+        ..Sizes::default()
+    })
+}
+
+/// The plan of `out[m, n]`, of `classes` such products of at most m rows in one launch, or of one in `splits` parts.
+fn plan(mut sizes: Sizes, tile: Tile, dtype: Dtype, m: usize, n: usize, classes: usize) -> Plan {
+    let (tile_m, tile_n) = tile.size(dtype);
+    let (m_tiles, n_tiles) = (m.div_ceil(tile_m), n.div_ceil(tile_n));
+    (sizes.m_tiles, sizes.n_tiles) = (m_tiles as u32, n_tiles as u32);
+    let launch = Launch::new(classes * m_tiles * n_tiles, tile.threads());
+    let launch = launch.with_shared(tile.shared_bytes(dtype, dtype.size()));
+    Plan { tile, sizes, launch, splits: 1, workspace_bytes: 0 }
+}
+
+/// The tile for m x n results in `parts` independent parts.
+fn choose(sizes: &Sizes, dtype: Dtype, m: usize, n: usize, parts: usize) -> Tile {
+    let (tile_m, tile_n) = Tile::Large.size(dtype);
+    let blocks = m.div_ceil(tile_m) * n.div_ceil(tile_n) * parts;
+    if sizes.aligned_a == 0 || sizes.aligned_b == 0 {
+        Tile::Any
+    } else if blocks >= MULTIPROCESSORS && m > tile_m / 2 && n > tile_n / 2 {
+        Tile::Large
+    } else {
+        Tile::Small
+    }
+}
+
+/// Forward: m = positions of y, n = output channels, k = taps and input channels.
+///
+/// # Errors
+/// [`Error::Shape`] for sizes that 32-bit indices of positions cannot hold.
+pub fn fprop(conv: &Conv2d, x: Shape, dtype: Dtype) -> Result<Plan> {
+    let chunk = chunk(dtype);
+    let columns = conv.kernel * conv.kernel * conv.in_channels;
+    let b = columns.is_multiple_of(chunk) && conv.weight.offset.is_multiple_of(chunk);
+    let sizes = sizes("conv2d_fprop", conv, x, (conv.in_channels.is_multiple_of(chunk), b))?;
+    let (m, n) = (conv.out_shape(x).positions(), conv.out_channels);
+    Ok(plan(sizes, choose(&sizes, dtype, m, n, 1), dtype, m, n, 1))
+}
+
+/// Data gradient for an input of shape `x`: n = input channels, k = taps and output channels, m = positions of x of equal
+/// remainders by the stride, of which there are `stride²` classes, fewer in an image that is smaller than the stride.
+///
+/// # Errors
+/// [`Error::Shape`] for sizes that 32-bit indices of positions cannot hold.
+pub fn dgrad(conv: &Conv2d, x: Shape, dtype: Dtype) -> Result<Plan> {
+    let chunk = chunk(dtype);
+    let b = conv.in_channels.is_multiple_of(chunk) && conv.weight.offset.is_multiple_of(chunk);
+    let sizes = sizes("conv2d_dgrad", conv, x, (conv.out_channels.is_multiple_of(chunk), b))?;
+    let classes = conv.stride.min(x.h) * conv.stride.min(x.w);
+    let (m, n) = (x.n * x.h.div_ceil(conv.stride) * x.w.div_ceil(conv.stride), conv.in_channels);
+    Ok(plan(sizes, choose(&sizes, dtype, m, n, classes), dtype, m, n, classes))
+}
+
+/// Weight gradient: m = output channels, n = taps and input channels, k = positions of y, split into whole steps so that
+/// there are about two blocks a multiprocessor.
+///
+/// # Errors
+/// [`Error::Shape`] for sizes that 32-bit indices of positions cannot hold.
+pub fn wgrad(conv: &Conv2d, x: Shape, dtype: Dtype) -> Result<Plan> {
+    let chunk = chunk(dtype);
+    let aligned = (conv.out_channels.is_multiple_of(chunk), conv.in_channels.is_multiple_of(chunk));
+    let sizes = sizes("conv2d_wgrad", conv, x, aligned)?;
+    let (m, n) = (conv.out_channels, conv.kernel * conv.kernel * conv.in_channels);
+    let steps = conv.out_shape(x).positions().div_ceil(depth(dtype));
+    let most = steps.div_ceil(MIN_STEPS);
+    let mut plan = plan(sizes, choose(&sizes, dtype, m, n, most), dtype, m, n, 1);
+    let tiles = plan.launch.grid[0] as usize;
+    let steps_each = steps.div_ceil((2 * MULTIPROCESSORS).div_ceil(tiles).min(most));
+    plan.splits = steps.div_ceil(steps_each);
+    plan.sizes.split_len = (steps_each * depth(dtype)) as u32;
+    plan.launch.grid[1] = plan.splits as u32;
+    plan.launch = plan.launch.with_shared(plan.tile.shared_bytes(dtype, 4));
+    plan.workspace_bytes = 4 * plan.splits * m * n;
+    Ok(plan)
+}
+
+/// A launch of the bias gradient's first pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BiasPlan {
+    /// Blocks and threads.
+    pub launch: Launch,
+    /// Positions a split.
+    pub split_len: u32,
+    /// Number of splits.
+    pub splits: usize,
+    /// Bytes of the splits' sums.
+    pub workspace_bytes: usize,
+}
+
+/// Sums over the positions of dy, whose number is below the limit of [`wgrad`].
+pub fn dbias(dy: Shape) -> BiasPlan {
+    let tiles = dy.c.div_ceil(BIAS_CHANNELS);
+    let most = dy.positions().div_ceil(BIAS_POSITIONS);
+    let split_len = dy.positions().div_ceil((2 * MULTIPROCESSORS).div_ceil(tiles).min(most));
+    let splits = dy.positions().div_ceil(split_len);
+    BiasPlan {
+        launch: Launch::grid3([tiles, splits, 1], (BIAS_CHANNELS * BIAS_LANES) as u32),
+        split_len: split_len as u32,
+        splits,
+        workspace_bytes: 4 * splits * dy.c,
+    }
+}
+
+/// A launch that adds splits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AddPlan {
+    /// Blocks and threads.
+    pub launch: Launch,
+    /// Threads that share an element.
+    pub lanes: u32,
+}
+
+/// Adds `splits` arrays of `len` values: several threads an element where there are many splits.
+pub fn add_splits(len: usize, splits: usize) -> AddPlan {
+    let lanes = if splits < 16 { 1 } else { 8 };
+    AddPlan { launch: Launch::new((len * lanes).div_ceil(256), 256), lanes: lanes as u32 }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,76 @@
+//! Launch plans of kernels/cross_entropy.cu.
+
+use super::loss::{Field, Plan, Term};
+use super::*;
+
+const FILE: &str = "cross_entropy";
+
+/// Digits of the radix selection, and bins of the highest.
+const LEVELS: i32 = 3;
+const BINS: usize = 2048;
+
+/// Where `bound` lies in the kernel's `Selection`, and its size.
+const BOUND: usize = 8;
+const SELECTION_BYTES: usize = 16;
+
+/// Mean cross entropy over labelled pixels and its gradient times `grad_scale`.
+pub fn cross_entropy(d: &Cuda, logits: &Tensor, target: &Labels, grad_scale: f64) -> LossGrad<Cuda> {
+    mean(d, logits, target, grad_scale, None)
+}
+
+/// Cross entropy over the hardest pixels. The bound on their true-class probability stays on the device: one pass writes
+/// the probabilities, three levels of histograms find the `min_kept`-th smallest.
+pub fn ohem_cross_entropy(
+    d: &Cuda,
+    logits: &Tensor,
+    target: &Labels,
+    ohem: &Ohem,
+    grad_scale: f64,
+) -> LossGrad<Cuda> {
+    let pixels = target.shape.positions();
+    let probability = d.buffer(4 * pixels);
+    let labelled = d.counts(1);
+    let (histogram, selection) = (d.buffer(4 * BINS), d.buffer(SELECTION_BYTES));
+    d.clear_buffer(&histogram);
+    d.clear_buffer(&selection);
+    let plan = Plan::new(logits.shape, (target.shape.h, target.shape.w), 1);
+    let args = args![probability, labelled, histogram, Field::logits(logits), target, plan.upsample];
+    d.launch_typed(FILE, "ohem_probability", logits.dtype, plan.read(), args);
+    let min_kept = u32::try_from(ohem.min_kept).unwrap_or(u32::MAX);
+    for level in 0..LEVELS {
+        if level > 0 {
+            let args = args![histogram, probability, selection, level, pixels as u64];
+            d.launch(FILE, "ohem_histogram", Launch::linear(pixels), args);
+        }
+        let args = args![selection, histogram, labelled, level, min_kept, ohem.threshold as f32];
+        d.launch(FILE, "ohem_select", Launch::new(1, 256), args);
+    }
+    mean(d, logits, target, grad_scale, Some((&probability, selection.ptr().offset(BOUND))))
+}
+
+/// Mean over labelled pixels, of those with probabilities only up to the bound.
+fn mean(
+    d: &Cuda,
+    logits: &Tensor,
+    target: &Labels,
+    grad_scale: f64,
+    bounded: Option<(&Buffer, DevicePtr)>,
+) -> LossGrad<Cuda> {
+    let plan = Plan::new(logits.shape, (target.shape.h, target.shape.w), 1);
+    let (workspace, kept, loss) = (plan.workspace(d, 1), d.counts(1), d.scalar());
+    let (probability, bound) = bounded.unzip();
+    let args = args![
+        workspace.parts,
+        workspace.sums,
+        kept,
+        Field::logits(logits),
+        target,
+        probability,
+        bound,
+        plan.upsample
+    ];
+    d.launch_typed(FILE, "cross_entropy_fwd_bwd", logits.dtype, plan.fold(), args);
+    let term = Term::new(Some((&kept, 0)), Some(&loss), 1.0, grad_scale);
+    let dlogits = plan.finish(d, &workspace, logits.dtype, &[term], None);
+    LossGrad { loss, dlogits }
+}

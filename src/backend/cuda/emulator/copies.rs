@@ -1,0 +1,91 @@
+//! Asynchronous copies that a thread has begun: groups land in order, each when it is waited for at the latest.
+
+use super::thread::Place;
+use std::collections::VecDeque;
+
+/// Bytes of a copy.
+pub const COPY_BYTES: usize = 16;
+
+/// A copy that is under way.
+#[derive(Clone, Copy)]
+pub struct AsyncCopy {
+    pub to: *mut u8,
+    pub from: *const u8,
+    /// Bytes that are copied; the rest of the sixteen becomes zero.
+    pub bytes: usize,
+    /// Where it was begun.
+    pub place: Place,
+    /// Whether the bytes have already moved.
+    pub landed: bool,
+}
+
+impl AsyncCopy {
+    /// Moves the bytes.
+    ///
+    /// # Safety
+    /// As for the kernel's own access to both places.
+    pub unsafe fn land(&mut self) {
+        if self.landed {
+            return;
+        }
+        self.landed = true;
+        let mut data = [0u8; COPY_BYTES];
+        // SAFETY: as promised by the caller; the buffer in between is ours.
+        unsafe {
+            self.from.copy_to_nonoverlapping(data.as_mut_ptr(), self.bytes);
+            data.as_ptr().copy_to_nonoverlapping(self.to, COPY_BYTES);
+        }
+    }
+}
+
+/// The copies of one thread.
+#[derive(Default)]
+pub struct Copies {
+    queue: VecDeque<AsyncCopy>,
+    /// Sizes of the closed groups.
+    groups: VecDeque<usize>,
+    /// Copies in no group yet.
+    open: usize,
+}
+
+impl Copies {
+    /// Begins a copy.
+    pub fn push(&mut self, copy: AsyncCopy) {
+        self.queue.push_back(copy);
+        self.open += 1;
+    }
+
+    /// Closes a group.
+    pub fn commit(&mut self) {
+        self.groups.push_back(self.open);
+        self.open = 0;
+    }
+
+    /// The next copy that must land so that at most `groups` groups are under way.
+    pub fn next_before(&mut self, groups: usize) -> Option<AsyncCopy> {
+        while self.groups.len() > groups {
+            match self.groups.front_mut() {
+                Some(left) if *left > 0 => {
+                    *left -= 1;
+                    return self.queue.pop_front();
+                }
+                _ => {
+                    self.groups.pop_front();
+                }
+            }
+        }
+        None
+    }
+
+    /// The copy to `address` that is under way.
+    pub fn find(&self, address: usize) -> Option<&AsyncCopy> {
+        self.queue.iter().find(|c| (c.to as usize..c.to as usize + COPY_BYTES).contains(&address))
+    }
+
+    /// Forgets everything.
+    pub fn clear(&mut self) {
+        self.queue.clear();
+        self.groups.clear();
+        self.open = 0;
+    }
+}

@@ -1,0 +1,90 @@
+//! The kernels that the host's compiler made, by file and name.
+
+use crate::backend::cuda::driver::Kernel;
+use std::collections::HashMap;
+use std::ffi::{CStr, c_char, c_void};
+use std::sync::OnceLock;
+
+/// `EmuKernel` of kernels/common/emulated.cuh.
+#[repr(C)]
+pub struct KernelRecord {
+    name: *const c_char,
+    invoke: Invoke,
+    sizes: *const u32,
+    num_args: u32,
+    next: *const KernelRecord,
+}
+
+/// Calls a kernel with pointers to its arguments.
+pub type Invoke = unsafe extern "C" fn(args: *const *mut c_void);
+type ListFn = unsafe extern "C" fn() -> *const KernelRecord;
+
+/// What `KERNEL(threads) name(...)` says; a null name ends the list.
+#[repr(C)]
+pub struct Bound {
+    name: *const c_char,
+    threads: u32,
+}
+type BoundsFn = unsafe extern "C" fn() -> *const Bound;
+
+include!(concat!(env!("OUT_DIR"), "/emulator/table.rs"));
+
+/// One kernel in one of the two builds.
+#[derive(Clone)]
+pub struct Entry {
+    pub invoke: Invoke,
+    /// Bytes of each argument.
+    pub sizes: Vec<u32>,
+    /// Most threads of a block.
+    pub max_threads: u32,
+}
+
+/// Of any block.
+const MAX_THREADS: u32 = 1024;
+
+/// The kernels of a file, by name.
+type Names = HashMap<&'static str, Entry>;
+
+/// By build (plain, checked) and file.
+static KERNELS: OnceLock<HashMap<(bool, &'static str), Names>> = OnceLock::new();
+
+fn kernels() -> &'static HashMap<(bool, &'static str), Names> {
+    KERNELS.get_or_init(|| {
+        let mut all = HashMap::new();
+        for &(file, plain, checked, bounds) in FILES {
+            let mut threads: HashMap<&CStr, u32> = HashMap::new();
+            // SAFETY: a constant array that ends with a null name.
+            let mut bound = unsafe { bounds() };
+            while let Some(b) = unsafe { bound.as_ref() }.filter(|b| !b.name.is_null()) {
+                threads.insert(unsafe { CStr::from_ptr(b.name) }, b.threads);
+                bound = unsafe { bound.add(1) };
+            }
+            for (check, list) in [(false, plain), (true, checked)] {
+                let names: &mut Names = all.entry((check, file)).or_default();
+                // SAFETY: the lists are built before `main` and never change; names and sizes are constants.
+                let mut record = unsafe { list() };
+                while let Some(r) = unsafe { record.as_ref() } {
+                    let (name, sizes) = unsafe {
+                        (CStr::from_ptr(r.name), std::slice::from_raw_parts(r.sizes, r.num_args as usize))
+                    };
+                    let max_threads = threads.get(name).copied().unwrap_or(MAX_THREADS);
+                    let name = name.to_str().expect("identifiers are ASCII");
+                    names.insert(name, Entry { invoke: r.invoke, sizes: sizes.to_vec(), max_threads });
+                    record = r.next;
+                }
+            }
+        }
+        all
+    })
+}
+
+/// The kernel, or a message that says what there is instead.
+pub fn find(kernel: &Kernel, check: bool) -> Result<&'static Entry, String> {
+    let file = kernels().get(&(check, kernel.file));
+    let names = file.ok_or_else(|| format!("no kernel {kernel}: there is no such file"))?;
+    names.get(kernel.name.as_str()).ok_or_else(|| {
+        let mut known: Vec<&str> = names.keys().copied().collect();
+        known.sort_unstable();
+        format!("no kernel {kernel}; it registers {}", known.join(", "))
+    })
+}

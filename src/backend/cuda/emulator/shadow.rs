@@ -1,0 +1,265 @@
+//! What the check build knows of every byte of device and shared memory: whether it exists and was written, and who touched
+//! it last. Two accesses of which one writes must be ordered: by a barrier of the block between them, by `warp_sync`
+//! within a warp, or by the end of a launch. Atomics are ordered among themselves.
+
+use super::heap;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+/// A byte's last write and last read, each a [`Stamp`]. Blocks run in parallel, so cells are atomic; a lost update between
+/// blocks can only hide a race, never invent one.
+pub type Cell = [AtomicU64; 2];
+
+/// Two fields of stamps, so that blocks and launches fit; beyond these they repeat.
+const THREAD_BITS: u32 = 10;
+const EVENT_BITS: u32 = 20;
+const BLOCK_BITS: u32 = 15;
+const MAX_EVENT: u64 = (1 << EVENT_BITS) - 1;
+const THREAD_MASK: u64 = ((1 << THREAD_BITS) - 1) << 2;
+
+/// States of a write cell without a writer. Zero, as fresh memory is: no such byte.
+const NONE: u64 = 0;
+const UNWRITTEN: u64 = 1 << 2;
+const HOST: u64 = 2 << 2;
+
+/// Kinds of stamps, in the lowest bits; zero are the states above.
+const KIND: u64 = 3;
+const PLAIN: u64 = 1;
+/// Write cells: an atomic. Read cells: several threads of a warp.
+const ATOMIC: u64 = 2;
+const SEVERAL_LANES: u64 = 2;
+/// Write cells: an asynchronous copy that has not landed. Read cells: threads of several warps.
+const PENDING: u64 = 3;
+const SEVERAL_WARPS: u64 = 3;
+
+/// The running thread and what is ordered before it.
+#[derive(Clone, Copy, Default)]
+pub struct Actor {
+    /// Numbers of launch, block and thread.
+    pub launch: u64,
+    pub block: u64,
+    pub thread: u64,
+    /// Barriers so far, and how many there had been at the last one of the block and of the warp.
+    pub events: u64,
+    pub block_synced: u64,
+    pub warp_synced: u64,
+}
+
+/// How memory is touched.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    Read,
+    Write,
+    Atomic,
+    /// The target of an asynchronous copy that begins.
+    BeginCopy,
+    /// The target of one that lands.
+    LandCopy,
+}
+
+/// What is wrong with an access.
+pub enum Wrong {
+    /// There is no such byte.
+    Outside,
+    /// Nothing wrote it.
+    Unwritten,
+    /// A copy to it has not landed; the thread that began it.
+    Pending(usize),
+    /// Not ordered with what this thread of this or another block did.
+    Race { other: &'static str, thread: usize, same_block: bool, several: bool },
+}
+
+impl Actor {
+    fn stamp(&self, kind: u64) -> u64 {
+        let event = self.events.min(MAX_EVENT - 1);
+        kind | self.thread << 2
+            | event << (2 + THREAD_BITS)
+            | (self.block & ((1 << BLOCK_BITS) - 1)) << (2 + THREAD_BITS + EVENT_BITS)
+            | self.launch << (2 + THREAD_BITS + EVENT_BITS + BLOCK_BITS)
+    }
+
+    fn same_launch(&self, stamp: u64) -> bool {
+        let shift = 2 + THREAD_BITS + EVENT_BITS + BLOCK_BITS;
+        stamp >> shift == (self.launch << shift) >> shift
+    }
+
+    fn same_block(&self, stamp: u64) -> bool {
+        let shift = 2 + THREAD_BITS + EVENT_BITS;
+        self.same_launch(stamp)
+            && (stamp >> shift) & ((1 << BLOCK_BITS) - 1) == self.block & ((1 << BLOCK_BITS) - 1)
+    }
+
+    fn same_warp(&self, stamp: u64) -> bool {
+        self.same_block(stamp) && thread_of(stamp) as u64 / 32 == self.thread / 32
+    }
+
+    /// Whether what made the stamp comes before this thread's present.
+    fn after(&self, stamp: u64, several: bool) -> bool {
+        if stamp & KIND == 0 || !self.same_launch(stamp) {
+            return true;
+        }
+        let event = (stamp >> (2 + THREAD_BITS)) & MAX_EVENT;
+        self.same_block(stamp)
+            && (event < self.block_synced
+                || (self.same_warp(stamp)
+                    && !(several && stamp & KIND == SEVERAL_WARPS)
+                    && (event < self.warp_synced
+                        || (thread_of(stamp) as u64 == self.thread && !(several && stamp & KIND != PLAIN)))))
+    }
+
+    fn race(&self, other: &'static str, stamp: u64, several: bool) -> Wrong {
+        Wrong::Race { other, thread: thread_of(stamp), same_block: self.same_block(stamp), several }
+    }
+
+    /// Checks an access to one byte and records it.
+    fn touch(&self, cell: &Cell, access: Access) -> Result<(), Wrong> {
+        let (written, read) = (cell[0].load(Relaxed), cell[1].load(Relaxed));
+        if written == NONE {
+            return Err(Wrong::Outside);
+        }
+        if written & KIND == PENDING && access != Access::LandCopy {
+            return Err(Wrong::Pending(thread_of(written)));
+        }
+        let atomics = access == Access::Atomic && written & KIND == ATOMIC;
+        if access != Access::LandCopy && !atomics && !self.after(written, false) {
+            return Err(self.race("written", written, false));
+        }
+        if matches!(access, Access::Read | Access::Atomic) && written == UNWRITTEN {
+            return Err(Wrong::Unwritten);
+        }
+        if access == Access::Read {
+            let mine = self.stamp(PLAIN);
+            if read != mine {
+                cell[1].store(self.merge(read, mine), Relaxed);
+            }
+            return Ok(());
+        }
+        if !self.after(read, true) {
+            return Err(self.race("read", read, read & KIND != PLAIN));
+        }
+        let kind = match access {
+            Access::Atomic => ATOMIC,
+            Access::BeginCopy => PENDING,
+            _ => PLAIN,
+        };
+        cell[0].store(self.stamp(kind), Relaxed);
+        if read != 0 {
+            cell[1].store(0, Relaxed);
+        }
+        Ok(())
+    }
+
+    /// The stamp that stands for the readers so far and this one.
+    fn merge(&self, read: u64, mine: u64) -> u64 {
+        if self.after(read, true) {
+            return mine;
+        }
+        if !self.same_block(read) {
+            // No barrier of one block orders readers of several.
+            return self.stamp(SEVERAL_WARPS) | MAX_EVENT << (2 + THREAD_BITS);
+        }
+        let never = read >> (2 + THREAD_BITS) & MAX_EVENT == MAX_EVENT;
+        let kind =
+            if self.same_warp(read) && read & KIND != SEVERAL_WARPS { SEVERAL_LANES } else { SEVERAL_WARPS };
+        self.stamp(kind) | if never { MAX_EVENT << (2 + THREAD_BITS) } else { 0 }
+    }
+}
+
+fn thread_of(stamp: u64) -> usize {
+    (stamp >> 2 & ((1 << THREAD_BITS) - 1)) as usize
+}
+
+/// The cells of a range of addresses.
+pub struct Shadow {
+    from: usize,
+    bytes: usize,
+    cells: usize,
+}
+
+impl Shadow {
+    /// Cells for `bytes` bytes at `from`; all say that there is no such byte.
+    pub fn new(from: usize, bytes: usize) -> Result<Shadow, String> {
+        let size = bytes * size_of::<Cell>();
+        let cells = heap::reserve(size)?;
+        heap::protect(cells, size, libc::PROT_READ | libc::PROT_WRITE)?;
+        Ok(Shadow { from, bytes, cells })
+    }
+
+    /// Whether this is the shadow of `address`.
+    #[inline]
+    pub fn covers(&self, address: usize) -> bool {
+        address.wrapping_sub(self.from) < self.bytes
+    }
+
+    fn cells(&self, address: usize, bytes: usize) -> &[Cell] {
+        let offset = address - self.from;
+        let bytes = bytes.min(self.bytes - offset);
+        // SAFETY: the cells of the range were mapped zeroed in `new`, and are only used as atomics.
+        unsafe { std::slice::from_raw_parts((self.cells as *const Cell).add(offset), bytes) }
+    }
+
+    /// Checks an access and records it; the first byte that is wrong and how.
+    #[inline]
+    pub fn touch(
+        &self,
+        actor: &Actor,
+        address: usize,
+        bytes: usize,
+        access: Access,
+    ) -> Result<(), (usize, Wrong)> {
+        // Most bytes of an access are like the one before, and were read in this interval before.
+        let (mine, many) = (actor.stamp(PLAIN), actor.stamp(SEVERAL_WARPS) & !THREAD_MASK);
+        let mut passed = u64::MAX;
+        for (i, cell) in self.cells(address, bytes).iter().enumerate() {
+            let (written, read) = (cell[0].load(Relaxed), cell[1].load(Relaxed));
+            let known =
+                access == Access::Read && written == passed && (read == mine || read & !THREAD_MASK == many);
+            if !known {
+                actor.touch(cell, access).map_err(|wrong| (address + i, wrong))?;
+                passed = written;
+            }
+        }
+        Ok(())
+    }
+
+    fn set(&self, address: usize, bytes: usize, state: u64) {
+        for cell in self.cells(address, bytes) {
+            cell[0].store(state, Relaxed);
+            cell[1].store(0, Relaxed);
+        }
+    }
+
+    /// New bytes that nothing has written.
+    pub fn create(&self, address: usize, bytes: usize) {
+        self.set(address, bytes, UNWRITTEN);
+    }
+
+    /// The host has written them.
+    pub fn written_by_host(&self, address: usize, bytes: usize) {
+        self.set(address, bytes, HOST);
+    }
+
+    /// The bytes are no more.
+    pub fn destroy(&self, address: usize, bytes: usize) {
+        self.set(address, bytes, NONE);
+    }
+
+    /// What the bytes of `from` are, those of `to` become.
+    pub fn copied_by_host(&self, from: usize, to: usize, bytes: usize) {
+        for (a, b) in self.cells(from, bytes).iter().zip(self.cells(to, bytes)) {
+            let state = if a[0].load(Relaxed) == UNWRITTEN { UNWRITTEN } else { HOST };
+            b[0].store(state, Relaxed);
+            b[1].store(0, Relaxed);
+        }
+    }
+
+    /// The first byte that nothing wrote.
+    pub fn first_unwritten(&self, address: usize, bytes: usize) -> Option<usize> {
+        self.cells(address, bytes).iter().position(|c| c[0].load(Relaxed) == UNWRITTEN)
+    }
+}
+
+impl Drop for Shadow {
+    fn drop(&mut self) {
+        heap::release(self.cells, self.bytes * size_of::<Cell>());
+    }
+}

@@ -1,0 +1,351 @@
+//! A GPU behind the [`Driver`] trait, by the CUDA driver that is loaded when first asked for: the program starts where there
+//! is none. One stream; kernels come from the fat binaries in the program. Knows nothing of ops.
+//!
+//! A GPU works behind the caller's back and reports a fault at some later call. The message then names the kernels that were
+//! launched since the last time that all was well; with `PSMT_CUDA_BLOCKING=1` the driver waits for each kernel, and the
+//! message names the one. With `PSMT_CUDA_CACHE=0` memory is returned to the driver at once, so that compute-sanitizer sees
+//! every buffer's bounds.
+
+mod functions;
+mod modules;
+mod pool;
+mod probe;
+mod recent;
+mod staging;
+
+use super::driver::{Args, DevicePtr, Driver, Kernel, Launch};
+use crate::{Error, Result};
+use cudarc::driver::result::{self, DriverError};
+use cudarc::driver::sys::{self, CUdevice_attribute_enum as Attribute, CUresult};
+use functions::Function;
+pub use modules::{RESOURCES, missing, targets, toolkit};
+use pool::Pool;
+pub use probe::{Device, Platform, first_usable, probe};
+use recent::{Described, Recent};
+use staging::Staging;
+use std::collections::HashMap;
+use std::ffi::c_void;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// Arguments start at multiples of this, the strictest alignment of any type in a kernel's signature.
+const WORD: usize = size_of::<u128>();
+
+/// One card.
+pub struct Gpu {
+    name: String,
+    device: sys::CUdevice,
+    context: sys::CUcontext,
+    stream: sys::CUstream,
+    /// Shared memory that a block may ask for.
+    max_shared: usize,
+    /// Wait for every kernel.
+    blocking: bool,
+    /// Keep memory that is given back.
+    cache: bool,
+    state: Mutex<State>,
+}
+
+// SAFETY: the driver's handles may be used from any thread that made their context current, which every method does first,
+// and everything that changes is behind the mutex.
+unsafe impl Send for Gpu {}
+// SAFETY: as above.
+unsafe impl Sync for Gpu {}
+
+#[derive(Default)]
+struct State {
+    pool: Pool,
+    staging: Staging,
+    modules: HashMap<&'static str, sys::CUmodule>,
+    functions: HashMap<Kernel, Function>,
+    recent: Recent,
+}
+
+impl Gpu {
+    /// The card `cuda:<index>`.
+    ///
+    /// # Errors
+    /// [`Error::Device`] that says what is missing: kernels in the program, the driver, the card, its abilities.
+    pub fn open(index: usize) -> Result<Gpu> {
+        let name = format!("cuda:{index}");
+        let refuse = |message| Error::Device { name: name.clone(), message };
+        if let Some(missing) = missing() {
+            return Err(refuse(missing));
+        }
+        probe().and_then(|platform| platform.usable(index).map(|_| ())).map_err(refuse)?;
+        let failed = |what: &'static str| {
+            let name = name.clone();
+            move |e| Error::Device { name, message: format!("{what}: {}", probe::describe(e)) }
+        };
+        let device = result::device::get(index as i32).map_err(failed("opening it"))?;
+        // SAFETY: `device` was just given by the driver; the context is released in `drop`.
+        let context = unsafe { result::primary_ctx::retain(device) }.map_err(failed("creating a context"))?;
+        let on = |variable: &str| std::env::var(variable).is_ok_and(|v| v == "1");
+        let mut gpu = Gpu {
+            name: name.clone(),
+            device,
+            context,
+            stream: result::stream::null(),
+            max_shared: 0,
+            blocking: on("PSMT_CUDA_BLOCKING"),
+            cache: std::env::var("PSMT_CUDA_CACHE").map_or(true, |v| v != "0"),
+            state: Mutex::default(),
+        };
+        gpu.make_current()?;
+        // Not the default stream, which waits for whatever else runs in the process.
+        gpu.stream = result::stream::create(result::stream::StreamKind::NonBlocking)
+            .map_err(failed("creating a stream"))?;
+        let attribute = Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN;
+        // SAFETY: `device` was given by the driver.
+        let max_shared = unsafe { result::device::get_attribute(device, attribute) };
+        gpu.max_shared = max_shared.map_err(failed("asking for its limits"))? as usize;
+        Ok(gpu)
+    }
+
+    /// Free and total memory of the card in bytes.
+    ///
+    /// # Errors
+    /// A fault of the device.
+    pub fn memory(&self) -> Result<(usize, usize)> {
+        self.make_current()?;
+        result::mem_get_info()
+            .map_err(|e| self.error(format!("asking for its memory: {}", probe::describe(e))))
+    }
+
+    fn error(&self, message: String) -> Error {
+        Error::Device { name: self.name.clone(), message }
+    }
+
+    /// Makes the context current in this thread.
+    fn make_current(&self) -> Result<()> {
+        // SAFETY: the context lives as long as `self`.
+        unsafe { result::ctx::set_current(self.context) }
+            .map_err(|e| self.error(format!("entering its context: {}", probe::describe(e))))
+    }
+
+    /// Makes the context current in this thread and locks the state.
+    fn enter(&self) -> Result<MutexGuard<'_, State>> {
+        self.make_current()?;
+        Ok(self.state.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// A fault at a call that is not a launch: any kernel since the last success may be to blame.
+    fn fault(&self, during: &str, error: DriverError, recent: &Recent) -> Error {
+        self.error(format!("{} found {during}, {recent}", probe::describe(error)))
+    }
+
+    /// Waits for the stream. Whatever ran before is cleared of suspicion.
+    fn settle(&self, during: &str, state: &mut State) -> Result<()> {
+        // SAFETY: the stream lives as long as `self`.
+        unsafe { result::stream::synchronize(self.stream) }
+            .map_err(|e| self.fault(during, e, &state.recent))?;
+        state.recent.clear();
+        state.staging.reset();
+        Ok(())
+    }
+
+    /// A new block from the driver; when it has none, what the pool kept is freed first.
+    fn allocate(&self, bytes: usize, state: &mut State) -> Result<u64> {
+        let size = if self.cache { Pool::block_size(bytes) } else { bytes };
+        // SAFETY: the context is current; the block is freed in `drain`, `free` or `drop`.
+        let mut ptr = unsafe { result::malloc_sync(size) };
+        if ptr == Err(DriverError(CUresult::CUDA_ERROR_OUT_OF_MEMORY)) && state.pool.usage().kept > 0 {
+            self.drain(state)?;
+            // SAFETY: as above.
+            ptr = unsafe { result::malloc_sync(size) };
+        }
+        match ptr {
+            Ok(ptr) => {
+                state.pool.give_out(ptr, size);
+                Ok(ptr)
+            }
+            Err(DriverError(CUresult::CUDA_ERROR_OUT_OF_MEMORY)) => Err(self.out_of_memory(bytes, state)),
+            Err(e) => Err(self.fault("while allocating memory", e, &state.recent)),
+        }
+    }
+
+    fn out_of_memory(&self, bytes: usize, state: &State) -> Error {
+        let mib = |bytes: usize| (bytes >> 20) as u64;
+        let (free, total) = result::mem_get_info().unwrap_or_default();
+        let live = mib(state.pool.usage().live);
+        Error::Memory {
+            what: format!("a buffer on {} beside the {live} MiB in use, of {} MiB,", self.name, mib(total)),
+            needed_mib: mib(bytes).max(1),
+            available_mib: mib(free),
+        }
+    }
+
+    /// Returns the kept blocks to the driver, once the work that may use them is done.
+    fn drain(&self, state: &mut State) -> Result<()> {
+        self.settle("while freeing memory", state)?;
+        for ptr in state.pool.drain() {
+            // SAFETY: the pool has forgotten the block, and nothing runs any more that could use it.
+            unsafe { result::free_sync(ptr) }
+                .map_err(|e| self.fault("while freeing memory", e, &state.recent))?;
+        }
+        Ok(())
+    }
+}
+
+impl Driver for Gpu {
+    fn name(&self) -> String {
+        self.name.clone()
+    }
+
+    fn alloc(&self, bytes: usize) -> Result<DevicePtr> {
+        if bytes == 0 {
+            return Ok(DevicePtr(0));
+        }
+        let mut state = self.enter()?;
+        match state.pool.take(bytes) {
+            Some(ptr) => Ok(DevicePtr(ptr)),
+            None => self.allocate(bytes, &mut state).map(DevicePtr),
+        }
+    }
+
+    fn free(&self, ptr: DevicePtr, _bytes: usize) {
+        let Ok(mut state) = self.enter() else { return };
+        if self.cache {
+            state.pool.put_back(ptr.0);
+        } else if state.pool.remove(ptr.0).is_some() {
+            // A fault shows again at the next call that can report it.
+            // SAFETY: the block is out of the books; the driver waits for the work that uses it.
+            let _ =
+                unsafe { result::stream::synchronize(self.stream).and_then(|()| result::free_sync(ptr.0)) };
+        }
+    }
+
+    fn upload(&self, to: DevicePtr, data: &[u8]) -> Result<()> {
+        if data.is_empty() {
+            return Ok(());
+        }
+        let mut state = self.enter()?;
+        let during = "while copying to the device";
+        // Small data passes through pinned memory, so that the caller does not wait for the stream.
+        if !state.staging.has_room(data.len()) && data.len() <= staging::LEN {
+            self.settle(during, &mut state)?;
+        }
+        let staged = state.staging.put(data).map_err(|e| self.fault(during, e, &state.recent))?;
+        let source = staged.map_or(data.as_ptr(), |copy| copy.as_ptr().cast_const());
+        // SAFETY: the caller's buffer holds `data.len()` bytes, and so does `source`, which stays as it is until the copy is
+        // done: the staging area is written again only after the stream was waited for, and `data` is waited for below.
+        unsafe { sys::cuMemcpyHtoDAsync_v2(to.0, source.cast(), data.len(), self.stream) }
+            .result()
+            .map_err(|e| self.fault(during, e, &state.recent))?;
+        if staged.is_none() { self.settle(during, &mut state) } else { Ok(()) }
+    }
+
+    fn download(&self, from: DevicePtr, data: &mut [u8]) -> Result<()> {
+        if data.is_empty() {
+            return Ok(());
+        }
+        let mut state = self.enter()?;
+        let during = "while copying from the device";
+        // SAFETY: the caller's buffer holds `data.len()` bytes, and the copy is waited for before `data` is used.
+        let copied = unsafe { result::memcpy_dtoh_async(data, from.0, self.stream) };
+        copied.map_err(|e| self.fault(during, e, &state.recent))?;
+        self.settle(during, &mut state)
+    }
+
+    fn copy(&self, from: DevicePtr, to: DevicePtr, bytes: usize) -> Result<()> {
+        if bytes == 0 {
+            return Ok(());
+        }
+        let state = self.enter()?;
+        // SAFETY: both of the caller's buffers hold `bytes` bytes and live in the stream's order.
+        unsafe { result::memcpy_dtod_async(to.0, from.0, bytes, self.stream) }
+            .map_err(|e| self.fault("while copying on the device", e, &state.recent))
+    }
+
+    fn clear(&self, ptr: DevicePtr, bytes: usize) -> Result<()> {
+        if bytes == 0 {
+            return Ok(());
+        }
+        let state = self.enter()?;
+        // SAFETY: the caller's buffer holds `bytes` bytes and lives in the stream's order.
+        unsafe { result::memset_d8_async(ptr.0, 0, bytes, self.stream) }
+            .map_err(|e| self.fault("while clearing memory", e, &state.recent))
+    }
+
+    fn launch(&self, kernel: &Kernel, launch: Launch, args: &Args) -> Result<()> {
+        let mut state = self.enter()?;
+        let function = self.function(kernel, &mut state)?;
+        self.check_args(&function, &launch, args)?;
+        self.permit_shared(&function, &launch, &mut state)?;
+        // The driver copies the arguments before it returns.
+        let mut words: Vec<u128> = Vec::new();
+        let mut starts = Vec::with_capacity(args.iter().len());
+        for bytes in args.iter() {
+            starts.push(words.len());
+            for part in bytes.chunks(WORD) {
+                let mut word = [0; WORD];
+                word[..part.len()].copy_from_slice(part);
+                words.push(u128::from_ne_bytes(word));
+            }
+        }
+        let mut pointers: Vec<*mut c_void> =
+            starts.iter().map(|&start| (&raw mut words[start]).cast()).collect();
+        let [gx, gy, gz] = launch.grid;
+        let [bx, by, bz] = launch.block;
+        // SAFETY: the function is loaded; the arguments have its sizes where the driver tells them, and buffers among them
+        // hold what the launch plan promises and live in the stream's order.
+        unsafe {
+            result::launch_kernel(
+                function.handle,
+                (gx, gy, gz),
+                (bx, by, bz),
+                launch.shared,
+                self.stream,
+                &mut pointers,
+            )
+        }
+        .map_err(|e| self.launch_error(e, &function.kernel, &launch, &state))?;
+        state.recent.push(function.kernel, launch);
+        if self.blocking { self.settle("while waiting for it", &mut state) } else { Ok(()) }
+    }
+
+    fn synchronize(&self) -> Result<()> {
+        let mut state = self.enter()?;
+        self.settle("while waiting for the device", &mut state)
+    }
+}
+
+impl Gpu {
+    /// A launch is refused for what it asks, or because something that ran before it went wrong.
+    fn launch_error(&self, error: DriverError, kernel: &Kernel, launch: &Launch, state: &State) -> Error {
+        let refused = [
+            CUresult::CUDA_ERROR_INVALID_VALUE,
+            CUresult::CUDA_ERROR_INVALID_HANDLE,
+            CUresult::CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES,
+            CUresult::CUDA_ERROR_NO_BINARY_FOR_GPU,
+            CUresult::CUDA_ERROR_OUT_OF_MEMORY,
+        ];
+        match refused.contains(&error.0) {
+            true => {
+                self.error(format!("launching {}: {}", Described(kernel, launch), probe::describe(error)))
+            }
+            false => self.fault(&format!("while launching {kernel}"), error, &state.recent),
+        }
+    }
+}
+
+impl Drop for Gpu {
+    fn drop(&mut self) {
+        let Ok(mut state) = self.enter() else { return };
+        // After a fault each of these calls fails; the driver then frees everything when the process ends.
+        // SAFETY: buffers hold the driver, so none is left; nothing uses the handles after this.
+        unsafe {
+            let _ = result::stream::synchronize(self.stream);
+            for ptr in state.pool.drain() {
+                let _ = result::free_sync(ptr);
+            }
+            state.staging.free();
+            for (_, module) in state.modules.drain() {
+                let _ = result::module::unload(module);
+            }
+            if !self.stream.is_null() {
+                let _ = result::stream::destroy(self.stream);
+            }
+            let _ = result::primary_ctx::release(self.device);
+        }
+    }
+}

@@ -1,0 +1,404 @@
+//! The CUDA device: one launch plan an op over the kernels in `kernels/`, run through a [`Driver`]: a GPU's, or the
+//! emulator's. Activations are f32 or bf16, everything else (parameters, gradients, statistics, confidences) f32.
+//!
+//! Reductions have a fixed order and no float is added atomically, so results repeat bit by bit. One file an op; this file
+//! only ties them to [`Backend`]. Knows no networks.
+
+mod batch_norm;
+mod channels;
+mod conf_ce;
+mod confusion_matrix;
+mod conv2d;
+mod cross_entropy;
+mod cut_mix;
+pub mod driver;
+mod elementwise;
+pub mod emulator;
+mod ensemble_pseudo_label;
+pub mod gpu;
+mod interpolate;
+mod loss;
+mod memory;
+mod mse_consistency;
+mod optimizer;
+mod pool;
+mod tvat;
+
+use crate::ops::*;
+use crate::rng::Key;
+use crate::{Error, Result};
+use driver::{Args, DevicePtr, Driver, Kernel, Launch};
+use memory::args;
+pub use memory::{Buffer, Counts, Dtype, Labels, Scalar, Tensor, Vector};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// A device that runs CUDA kernels.
+#[derive(Clone)]
+pub struct Cuda {
+    driver: Arc<dyn Driver>,
+    dtype: Dtype,
+    /// The first fault. Ops return no errors, as a GPU reports them late; after a fault nothing is launched any more.
+    fault: Arc<Mutex<Option<Error>>>,
+}
+
+impl Cuda {
+    /// The device behind `driver` with activations of type `dtype`.
+    pub fn new(driver: Arc<dyn Driver>, dtype: Dtype) -> Cuda {
+        Cuda { driver, dtype, fault: Arc::default() }
+    }
+
+    /// Keeps the first error.
+    fn note<T: Default>(&self, result: Result<T>) -> T {
+        result.unwrap_or_else(|e| {
+            self.fault.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(e);
+            T::default()
+        })
+    }
+
+    fn faulted(&self) -> bool {
+        self.fault.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
+    /// Memory of unspecified content; null after a fault.
+    fn buffer(&self, bytes: usize) -> Buffer {
+        let ptr =
+            if self.faulted() || bytes == 0 { DevicePtr(0) } else { self.note(self.driver.alloc(bytes)) };
+        Buffer::new(self.driver.clone(), ptr, bytes)
+    }
+
+    /// A buffer with a copy of `data`.
+    fn upload_buffer<T: bytemuck::Pod>(&self, data: &[T]) -> Buffer {
+        let bytes: &[u8] = bytemuck::cast_slice(data);
+        let buffer = self.buffer(bytes.len());
+        if !self.faulted() && !bytes.is_empty() {
+            self.note(self.driver.upload(buffer.ptr(), bytes));
+        }
+        buffer
+    }
+
+    /// The values of a buffer; zeros after a fault.
+    fn download_buffer<T: bytemuck::Pod>(&self, buffer: &Buffer, len: usize) -> Vec<T> {
+        let mut data = vec![T::zeroed(); len];
+        if !self.faulted() && len > 0 {
+            self.note(self.driver.download(buffer.ptr(), bytemuck::cast_slice_mut(&mut data)));
+        }
+        data
+    }
+
+    fn clear_buffer(&self, buffer: &Buffer) {
+        if !self.faulted() && buffer.bytes() > 0 {
+            self.note(self.driver.clear(buffer.ptr(), buffer.bytes()));
+        }
+    }
+
+    /// An activation of the device's type, to be written.
+    fn tensor(&self, shape: Shape) -> Tensor {
+        self.tensor_of(self.dtype, shape)
+    }
+
+    /// An activation of a given type, to be written.
+    fn tensor_of(&self, dtype: Dtype, shape: Shape) -> Tensor {
+        Tensor { shape, dtype, buffer: Arc::new(self.buffer(shape.len() * dtype.size())) }
+    }
+
+    /// Labels `[n, h, w]`, to be written.
+    fn labels(&self, shape: Shape) -> Labels {
+        let shape = shape.with_channels(1);
+        Labels { shape, buffer: Arc::new(self.buffer(shape.len())) }
+    }
+
+    /// A vector, to be written.
+    fn vector(&self, len: usize) -> Vector {
+        Vector::new(len, self.buffer(4 * len))
+    }
+
+    /// A double, to be written.
+    fn scalar(&self) -> Scalar {
+        Scalar(Arc::new(self.buffer(8)))
+    }
+
+    /// Counts of zero.
+    fn counts(&self, len: usize) -> Counts {
+        let buffer = self.buffer(8 * len);
+        self.clear_buffer(&buffer);
+        Counts { len, buffer: Arc::new(buffer) }
+    }
+
+    /// Runs kernel `name` of `kernels/<file>.cu`; does nothing after a fault or where there are no blocks.
+    fn launch(&self, file: &'static str, name: &str, launch: Launch, args: Args) {
+        if self.faulted() || launch.grid.contains(&0) {
+            return;
+        }
+        self.note(self.driver.launch(&Kernel { file, name: name.into() }, launch, &args));
+    }
+
+    /// Runs the variant of kernel `name` for activations of `dtype`: `<name>_f32` or `<name>_bf16`.
+    fn launch_typed(&self, file: &'static str, name: &str, dtype: Dtype, launch: Launch, args: Args) {
+        self.launch(file, &format!("{name}_{}", dtype.suffix()), launch, args);
+    }
+}
+
+impl Backend for Cuda {
+    type Tensor = Tensor;
+    type Vector = Vector;
+    type Labels = Labels;
+    type Scalar = Scalar;
+    type Counts = Counts;
+
+    fn name(&self) -> String {
+        self.driver.name()
+    }
+
+    fn shape(x: &Tensor) -> Shape {
+        x.shape
+    }
+    fn labels_shape(x: &Labels) -> Shape {
+        x.shape
+    }
+    fn vector_len(v: &Vector) -> usize {
+        v.len
+    }
+    fn upload(&self, shape: Shape, data: &[f32]) -> Tensor {
+        let buffer = match self.dtype {
+            Dtype::F32 => self.upload_buffer(data),
+            Dtype::Bf16 => self.upload_buffer(&to_bf16(data)),
+        };
+        Tensor { shape, dtype: self.dtype, buffer: Arc::new(buffer) }
+    }
+    fn download(&self, x: &Tensor) -> Vec<f32> {
+        match x.dtype {
+            Dtype::F32 => self.download_buffer(&x.buffer, x.shape.len()),
+            Dtype::Bf16 => {
+                let bits: Vec<u16> = self.download_buffer(&x.buffer, x.shape.len());
+                bits.iter().map(|&v| half::bf16::from_bits(v).to_f32()).collect()
+            }
+        }
+    }
+    fn upload_labels(&self, shape: Shape, data: &[u8]) -> Labels {
+        Labels { shape, buffer: Arc::new(self.upload_buffer(data)) }
+    }
+    fn download_labels(&self, x: &Labels) -> Vec<u8> {
+        self.download_buffer(&x.buffer, x.shape.len())
+    }
+    fn zeros(&self, len: usize) -> Vector {
+        let v = self.vector(len);
+        self.clear_buffer(&v.buffer);
+        v
+    }
+    fn upload_vector(&self, data: &[f32]) -> Vector {
+        Vector::new(data.len(), self.upload_buffer(data))
+    }
+    fn download_vector(&self, v: &Vector) -> Vec<f32> {
+        self.download_buffer(&v.buffer, v.len)
+    }
+    fn clear(&self, v: &mut Vector) {
+        self.clear_buffer(&v.buffer);
+        // Zero is zero bits in both types.
+        if let Some(half) = v.half() {
+            self.clear_buffer(&half);
+        }
+    }
+    fn read_scalar(&self, s: &Scalar) -> f64 {
+        self.download_buffer(&s.0, 1)[0]
+    }
+    fn read_counts(&self, c: &Counts) -> Vec<u64> {
+        self.download_buffer(&c.buffer, c.len)
+    }
+    fn is_finite(&self, x: &Tensor) -> bool {
+        self.download(x).iter().all(|v| v.is_finite())
+    }
+    fn first_non_finite(&self, v: &Vector) -> Option<usize> {
+        self.download_vector(v).iter().position(|v| !v.is_finite())
+    }
+    fn synchronize(&self) {
+        if !self.faulted() {
+            self.note(self.driver.synchronize());
+        }
+    }
+    fn check(&self) -> Result<()> {
+        self.fault.lock().unwrap_or_else(PoisonError::into_inner).take().map_or(Ok(()), Err)
+    }
+
+    fn conv2d_fprop(&self, x: &Tensor, params: &Vector, conv: &Conv2d) -> Tensor {
+        conv2d::fprop(self, x, params, conv)
+    }
+    fn conv2d_dgrad(&self, dy: &Tensor, params: &Vector, conv: &Conv2d, x_shape: Shape) -> Tensor {
+        conv2d::dgrad(self, dy, params, conv, x_shape)
+    }
+    fn conv2d_wgrad(&self, x: &Tensor, dy: &Tensor, grads: &mut Vector, conv: &Conv2d) {
+        conv2d::wgrad(self, x, dy, grads, conv)
+    }
+    fn batch_norm_train(
+        &self,
+        x: &Tensor,
+        params: &Vector,
+        stats: &mut Vector,
+        bn: &BatchNorm,
+        act: Activation,
+        residual: Option<&Tensor>,
+    ) -> (Tensor, BatchNormSaved<Self>) {
+        let (y, moments) = batch_norm::train(self, x, params, stats, bn, act, residual);
+        (y, BatchNormSaved { moments })
+    }
+    fn batch_norm_eval(
+        &self,
+        x: &Tensor,
+        params: &Vector,
+        stats: &Vector,
+        bn: &BatchNorm,
+        act: Activation,
+        residual: Option<&Tensor>,
+    ) -> Tensor {
+        batch_norm::eval(self, x, params, stats, bn, act, residual)
+    }
+    fn batch_norm_train_bwd(
+        &self,
+        dy: &Tensor,
+        x: &Tensor,
+        y: &Tensor,
+        saved: &BatchNormSaved<Self>,
+        params: &Vector,
+        grads: &mut Vector,
+        bn: &BatchNorm,
+        act: Activation,
+        residual: bool,
+    ) -> (Tensor, Option<Tensor>) {
+        batch_norm::train_bwd(self, dy, x, y, &saved.moments, params, grads, bn, act, residual)
+    }
+    fn batch_norm_eval_bwd(
+        &self,
+        dy: &Tensor,
+        x: &Tensor,
+        y: &Tensor,
+        params: &Vector,
+        stats: &Vector,
+        grads: &mut Vector,
+        bn: &BatchNorm,
+        act: Activation,
+    ) -> Tensor {
+        batch_norm::eval_bwd(self, dy, x, y, params, stats, grads, bn, act)
+    }
+    fn batch_norm_tangent(
+        &self,
+        t: &Tensor,
+        y: &Tensor,
+        params: &Vector,
+        stats: &Vector,
+        bn: &BatchNorm,
+        act: Activation,
+    ) -> Tensor {
+        batch_norm::tangent(self, t, y, params, stats, bn, act)
+    }
+    fn leaky_relu(&self, x: &Tensor, slope: f64) -> Tensor {
+        elementwise::leaky_relu(self, x, slope)
+    }
+    fn leaky_relu_bwd(&self, dy: &Tensor, x: &Tensor, slope: f64) -> Tensor {
+        elementwise::leaky_relu_bwd(self, dy, x, slope)
+    }
+    fn max_pool2d(&self, x: &Tensor, spec: &MaxPool2d) -> Tensor {
+        pool::max_pool2d(self, x, spec)
+    }
+    fn max_pool2d_bwd(&self, dy: &Tensor, x: &Tensor, spec: &MaxPool2d) -> Tensor {
+        pool::max_pool2d_bwd(self, dy, x, spec)
+    }
+    fn adaptive_avg_pool2d(&self, x: &Tensor, size: Size) -> Tensor {
+        pool::adaptive_avg_pool2d(self, x, size)
+    }
+    fn adaptive_avg_pool2d_bwd(&self, dy: &Tensor, x_size: Size) -> Tensor {
+        pool::adaptive_avg_pool2d_bwd(self, dy, x_size)
+    }
+    fn interpolate(&self, x: &Tensor, size: Size) -> Tensor {
+        interpolate::forward(self, x, size)
+    }
+    fn interpolate_bwd(&self, dy: &Tensor, x_size: Size) -> Tensor {
+        interpolate::backward(self, dy, x_size)
+    }
+    fn concat(&self, parts: &[&Tensor]) -> Tensor {
+        elementwise::concat(self, parts)
+    }
+    fn slice_channels(&self, x: &Tensor, offset: usize, len: usize) -> Tensor {
+        elementwise::slice_channels(self, x, offset, len)
+    }
+    fn add(&self, x: &Tensor, y: &Tensor, alpha: f64) -> Tensor {
+        elementwise::add(self, x, y, alpha)
+    }
+    fn sum_positions(&self, x: &Tensor) -> Tensor {
+        elementwise::sum_positions(self, x)
+    }
+
+    fn cross_entropy(&self, logits: &Tensor, target: &Labels, grad_scale: f64) -> LossGrad<Self> {
+        cross_entropy::cross_entropy(self, logits, target, grad_scale)
+    }
+    fn ohem_cross_entropy(
+        &self,
+        logits: &Tensor,
+        target: &Labels,
+        ohem: &Ohem,
+        grad_scale: f64,
+    ) -> LossGrad<Self> {
+        cross_entropy::ohem_cross_entropy(self, logits, target, ohem, grad_scale)
+    }
+    fn ensemble_pseudo_label(
+        &self,
+        core: &Tensor,
+        assist: &Tensor,
+        size: Size,
+        ensemble: &Ensemble,
+    ) -> PseudoLabel<Self> {
+        ensemble_pseudo_label::forward(self, core, assist, size, ensemble)
+    }
+    fn conf_ce(
+        &self,
+        student: &Tensor,
+        pseudo: &PseudoLabel<Self>,
+        core: &Tensor,
+        assist: &Tensor,
+        ensemble: &Ensemble,
+        mix: &Mix,
+        spec: &ConfCe,
+        grad_scale: f64,
+    ) -> ConfCeOut<Self> {
+        conf_ce::forward_backward(self, student, pseudo, core, assist, ensemble, mix, spec, grad_scale)
+    }
+    fn mse_consistency(
+        &self,
+        student: &Tensor,
+        core: &Tensor,
+        assist: &Tensor,
+        size: Size,
+        ensemble: &Ensemble,
+        mix: &Mix,
+        grad_scale: f64,
+    ) -> LossGrad<Self> {
+        mse_consistency::forward_backward(self, student, core, assist, size, ensemble, mix, grad_scale)
+    }
+    fn cut_mix(&self, x: &Tensor, mix: &Mix) -> Tensor {
+        cut_mix::forward(self, x, mix)
+    }
+    fn confusion_matrix(&self, pred: &Labels, target: &Labels, num_classes: usize) -> Counts {
+        confusion_matrix::count(self, pred, target, num_classes)
+    }
+    fn uniform_noise(&self, shape: Shape, key: Key) -> Tensor {
+        tvat::uniform_noise(self, shape, key)
+    }
+    fn normalize(&self, d: &Tensor, scale: f64) -> Tensor {
+        tvat::normalize(self, d, scale)
+    }
+    fn tvat_cotangent(&self, logits: &[&Tensor], tangents: &[&Tensor], size: Size) -> Tensor {
+        tvat::cotangent(self, logits, tangents, size)
+    }
+    fn kl_gradient(&self, clean: &[&Tensor], perturbed: &[&Tensor], size: Size) -> Tensor {
+        tvat::kl_gradient(self, clean, perturbed, size)
+    }
+    fn sgd(&self, params: &mut Vector, grads: &Vector, momentum: &mut Vector, spec: &Sgd) {
+        optimizer::sgd(self, params, grads, momentum, spec)
+    }
+    fn ema(&self, teacher: &mut Vector, student: &Vector, keep: f64) {
+        optimizer::ema(self, teacher, student, keep)
+    }
+}
+
+/// Rounds to nearest even.
+fn to_bf16(data: &[f32]) -> Vec<u16> {
+    data.iter().map(|&v| half::bf16::from_f32(v).to_bits()).collect()
+}

@@ -1,0 +1,73 @@
+//! Launch plans of kernels/pool.cu.
+
+use super::channels::{Rows, THREADS};
+use super::*;
+
+const FILE: &str = "pool";
+
+/// A launch for `x` of which a thread takes a run of channels at a time.
+fn runs(x: &Tensor) -> Launch {
+    Launch::linear(x.shape.len() / x.dtype.vector_width(x.shape.c))
+}
+
+/// The sizes that the max pooling kernels take, `MaxPool` there.
+fn sizes(x: Shape, y: Shape, spec: &MaxPool2d) -> [u32; 7] {
+    [x.h, x.w, y.h, y.w, spec.kernel, spec.stride, spec.padding].map(|v| v as u32)
+}
+
+/// Max pooling.
+pub fn max_pool2d(d: &Cuda, x: &Tensor, spec: &MaxPool2d) -> Tensor {
+    let y = d.tensor_of(x.dtype, spec.out_shape(x.shape));
+    let mut args = args![y, x, x.shape.n as u32, x.shape.c as u32];
+    args.push(sizes(x.shape, y.shape, spec));
+    d.launch_typed(FILE, "max_pool2d_fwd", x.dtype, runs(&y), args);
+    y
+}
+
+/// dx; the window's first maximum in row order takes the gradient. Finds the maxima again, then gathers.
+pub fn max_pool2d_bwd(d: &Cuda, dy: &Tensor, x: &Tensor, spec: &MaxPool2d) -> Tensor {
+    let dx = d.tensor_of(x.dtype, x.shape);
+    let (n, c) = (x.shape.n as u32, x.shape.c as u32);
+    let sizes = sizes(x.shape, dy.shape, spec);
+    let at = d.buffer(4 * dy.shape.len());
+    let mut args = args![at, x, n, c];
+    args.push(sizes);
+    d.launch_typed(FILE, "max_pool2d_at", x.dtype, runs(dy), args);
+    let mut args = args![dx, dy, at, n, c];
+    args.push(sizes);
+    d.launch_typed(FILE, "max_pool2d_bwd", x.dtype, runs(&dx), args);
+    dx
+}
+
+/// Mean over adaptive bins.
+pub fn adaptive_avg_pool2d(d: &Cuda, x: &Tensor, size: Size) -> Tensor {
+    sum_bins(d, x, size, true)
+}
+
+/// Sum, or mean, over each of `size` adaptive bins. Large bins are cut into parts, whose sums are joined in order.
+pub fn sum_bins(d: &Cuda, x: &Tensor, size: Size, mean: bool) -> Tensor {
+    let Shape { n, h, w, c } = x.shape;
+    let y = d.tensor_of(x.dtype, Shape::new(n, size.0, size.1, c));
+    let bins = y.shape.positions();
+    let rows = Rows::new(x.dtype, c);
+    let parts = rows.parts(h.div_ceil(size.0) * w.div_ceil(size.1), bins);
+    let sizes = [h, w, size.0, size.1].map(|v| v as u32);
+    let partial = d.buffer(4 * bins * parts * c);
+    let mut args = args![partial, x, rows.lanes, c as u32];
+    args.push(sizes);
+    d.launch_typed(FILE, "bin_sum", x.dtype, Launch::grid3([bins * rows.slabs, parts, 1], THREADS), args);
+    let mut args = args![y, partial, parts as u32, n as u32, c as u32, u32::from(mean)];
+    args.push(sizes);
+    d.launch_typed(FILE, "bin_finish", x.dtype, Launch::linear(y.shape.len()), args);
+    y
+}
+
+/// Gradient with respect to the input of `x_size`.
+pub fn adaptive_avg_pool2d_bwd(d: &Cuda, dy: &Tensor, x_size: Size) -> Tensor {
+    let Shape { n, h, w, c } = dy.shape;
+    let dx = d.tensor_of(dy.dtype, Shape::new(n, x_size.0, x_size.1, c));
+    let mut args = args![dx, dy, n as u32, c as u32];
+    args.push([x_size.0, x_size.1, h, w].map(|v| v as u32));
+    d.launch_typed(FILE, "adaptive_avg_pool2d_bwd", dy.dtype, runs(&dx), args);
+    dx
+}

@@ -1,0 +1,251 @@
+//! Convolutions of the CUDA device, emulated, against the CPU in f64: values, repeatability, unaligned operands.
+//!
+//! Inputs are rounded to the activations' type first. A result may differ by 1e-5 of the sum of its terms' absolute values
+//! (sums in f32) and, where it is stored in 16 bits, by 2^-8 of itself.
+#![cfg(emulator)]
+
+use psmt_fast::backend::cpu::Cpu;
+use psmt_fast::backend::cuda::emulator::{self, CopyTime, EmulatorOptions, Schedule};
+use psmt_fast::backend::cuda::{Cuda, Dtype};
+use psmt_fast::ops::*;
+use psmt_fast::rng::{Domain, Key};
+
+/// n, h, w, in, out, kernel, stride, padding, dilation, bias
+type Geometry = (usize, usize, usize, usize, usize, usize, usize, usize, usize, bool);
+
+fn device(dtype: Dtype, options: EmulatorOptions) -> Cuda {
+    Cuda::new(emulator::open(options).unwrap(), dtype)
+}
+
+/// A convolution whose parts lie at `offset` and behind, with its input shape.
+fn layer(geometry: Geometry, offset: usize) -> (Conv2d, Shape) {
+    let (n, h, w, in_channels, out_channels, kernel, stride, padding, dilation, bias) = geometry;
+    let weight = Span { offset, len: out_channels * kernel * kernel * in_channels };
+    let bias = bias.then_some(Span { offset: offset + weight.len + 3, len: out_channels });
+    let conv = Conv2d { weight, bias, in_channels, out_channels, kernel, stride, padding, dilation };
+    (conv, Shape::new(n, h, w, in_channels))
+}
+
+/// Values in [-1, 1) that `dtype` represents.
+fn values(len: usize, seed: u64, dtype: Dtype) -> Vec<f32> {
+    let key = Key::new(seed, Domain::Bench, 0);
+    let round = |v: f32| if dtype == Dtype::Bf16 { half::bf16::from_f32(v).to_f32() } else { v };
+    (0..len).map(|i| round(key.uniform(i as u64) * 2.0 - 1.0)).collect()
+}
+
+/// Inputs of the three ops.
+struct Inputs {
+    x: Vec<f32>,
+    dy: Vec<f32>,
+    params: Vec<f32>,
+    /// What the gradients hold before.
+    grads: Vec<f32>,
+}
+
+impl Inputs {
+    fn new(conv: &Conv2d, x: Shape, dtype: Dtype) -> Inputs {
+        let len = conv.weight.offset + conv.weight.len + conv.bias.map_or(0, |b| 3 + b.len) + 5;
+        Inputs {
+            x: values(x.len(), 1, dtype),
+            dy: values(conv.out_shape(x).len(), 2, dtype),
+            params: values(len, 3, dtype),
+            grads: values(len, 4, Dtype::F32),
+        }
+    }
+
+    fn abs(&self) -> Inputs {
+        let abs = |v: &[f32]| v.iter().map(|v| v.abs()).collect();
+        Inputs { x: abs(&self.x), dy: abs(&self.dy), params: abs(&self.params), grads: abs(&self.grads) }
+    }
+
+    /// y, dx and all gradients.
+    fn run<B: Backend>(&self, b: &B, conv: &Conv2d, shape: Shape) -> [Vec<f32>; 3] {
+        let (x, dy) = (b.upload(shape, &self.x), b.upload(conv.out_shape(shape), &self.dy));
+        let params = b.upload_vector(&self.params);
+        let mut grads = b.upload_vector(&self.grads);
+        let y = conv2d_fprop(b, &x, &params, conv).unwrap();
+        let dx = conv2d_dgrad(b, &dy, &params, conv, shape).unwrap();
+        conv2d_wgrad(b, &x, &dy, &mut grads, conv).unwrap();
+        let out = [b.download(&y), b.download(&dx), b.download_vector(&grads)];
+        if let Err(fault) = b.check() {
+            panic!("{conv:?} of {shape}: {fault}");
+        }
+        out
+    }
+}
+
+/// Compares with the CPU; `terms` are the sums of the terms' absolute values.
+fn close(what: &str, got: &[f32], want: &[f32], terms: &[f32], rounding: f64) {
+    assert_eq!(got.len(), want.len(), "{what}: length");
+    let excess = |i: usize| {
+        let (g, w, t) = (f64::from(got[i]), f64::from(want[i]), f64::from(terms[i]));
+        let over = (g - w).abs() - 1e-5 * t - rounding * w.abs();
+        if over.is_nan() { f64::INFINITY } else { over }
+    };
+    let worst = (0..got.len()).max_by(|&a, &b| excess(a).total_cmp(&excess(b))).expect("there are values");
+    assert!(
+        excess(worst) <= 0.0,
+        "{what}: element {worst} is {} not {} (terms {})",
+        got[worst],
+        want[worst],
+        terms[worst]
+    );
+}
+
+fn agree_in(dtype: Dtype, geometries: &[Geometry], offset: usize, options: EmulatorOptions) {
+    let d = device(dtype, options);
+    for &geometry in geometries {
+        let (conv, shape) = layer(geometry, offset);
+        let inputs = Inputs::new(&conv, shape, dtype);
+        let cpu = Cpu::<f64>::new();
+        let (want, terms) = (inputs.run(&cpu, &conv, shape), inputs.abs().run(&cpu, &conv, shape));
+        let got = inputs.run(&d, &conv, shape);
+        for (i, name) in ["y", "dx", "grads"].into_iter().enumerate() {
+            // Gradients of parameters are floats in either mode.
+            let rounding = if dtype == Dtype::Bf16 && i < 2 { 1.0 / 256.0 } else { 0.0 };
+            let what = format!("{name} {dtype:?} {geometry:?}");
+            close(&what, &got[i], &want[i], &terms[i], rounding);
+        }
+    }
+}
+
+fn agree(geometries: &[Geometry], offset: usize, options: EmulatorOptions) {
+    for dtype in [Dtype::F32, Dtype::Bf16] {
+        agree_in(dtype, geometries, offset, options);
+    }
+}
+
+#[test]
+fn pointwise() {
+    let cases = [
+        (2, 17, 19, 16, 24, 1, 1, 0, 1, true),
+        (2, 15, 13, 32, 48, 1, 2, 0, 1, false),
+        (1, 9, 7, 64, 21, 1, 1, 0, 1, true),
+        (3, 5, 6, 5, 72, 1, 1, 0, 1, false),
+    ];
+    agree(&cases, 8, EmulatorOptions::default());
+}
+
+#[test]
+fn single_positions() {
+    let cases = [
+        (1, 1, 1, 1, 1, 1, 1, 0, 1, true),
+        (2, 1, 1, 64, 72, 1, 1, 0, 1, false),
+        (2, 1, 1, 72, 16, 1, 1, 0, 1, true),
+        (1, 1, 1, 5, 8, 3, 1, 1, 1, false),
+        (3, 2, 1, 8, 8, 3, 2, 1, 1, false),
+        (2, 3, 2, 16, 8, 1, 4, 0, 1, false),
+    ];
+    agree(&cases, 8, EmulatorOptions::default());
+}
+
+#[test]
+fn kernels_of_three() {
+    let cases = [
+        (2, 11, 13, 8, 16, 3, 1, 1, 1, false),
+        (1, 16, 9, 48, 64, 3, 1, 1, 1, false),
+        (2, 13, 11, 72, 8, 3, 2, 1, 1, true),
+        (2, 7, 5, 21, 13, 3, 1, 1, 1, true),
+        (1, 9, 12, 16, 16, 3, 1, 0, 1, false),
+    ];
+    agree(&cases, 8, EmulatorOptions::default());
+}
+
+#[test]
+fn stems() {
+    let cases = [
+        (1, 29, 22, 3, 16, 7, 2, 3, 1, false),
+        (2, 15, 17, 3, 64, 3, 2, 1, 1, false),
+        (1, 9, 9, 1, 3, 7, 1, 3, 1, true),
+    ];
+    agree(&cases, 8, EmulatorOptions::default());
+}
+
+#[test]
+fn dilated() {
+    let cases = [
+        (1, 17, 15, 16, 8, 3, 1, 6, 6, false),
+        (2, 9, 13, 8, 21, 3, 1, 12, 12, false),
+        (1, 12, 11, 24, 16, 3, 1, 2, 2, true),
+        (1, 14, 13, 8, 16, 3, 2, 2, 2, false),
+        (1, 14, 13, 8, 16, 3, 3, 2, 2, false),
+        (1, 7, 9, 16, 8, 3, 4, 6, 6, false),
+    ];
+    agree(&cases, 8, EmulatorOptions::default());
+}
+
+/// Enough blocks that the plans take large tiles and split positions.
+#[test]
+fn large_tiles() {
+    agree_in(Dtype::F32, &[(1, 130, 130, 72, 72, 1, 1, 0, 1, true)], 0, EmulatorOptions::default());
+    agree_in(Dtype::Bf16, &[(2, 130, 130, 72, 72, 1, 1, 0, 1, true)], 0, EmulatorOptions::default());
+}
+
+/// A weight that begins within a chunk of its 16-bit copy, or of the parameters themselves.
+#[test]
+fn unaligned_weights() {
+    for offset in [4, 3] {
+        agree(&[(1, 6, 7, 16, 16, 3, 1, 1, 1, true)], offset, EmulatorOptions::default());
+    }
+}
+
+/// Every access to memory is checked.
+#[test]
+fn no_access_is_out_of_place() {
+    let cases = [
+        (1, 5, 7, 8, 24, 3, 2, 1, 1, true),
+        (1, 4, 5, 3, 5, 3, 1, 2, 2, true),
+        (2, 1, 1, 16, 8, 1, 1, 0, 1, false),
+    ];
+    agree(&cases, 8, EmulatorOptions { check: true, ..EmulatorOptions::default() });
+}
+
+/// The same bits in any order of threads, and whenever copies land.
+#[test]
+fn results_do_not_depend_on_the_order_of_threads() {
+    let options = |schedule, copies| EmulatorOptions { schedule, copies, ..EmulatorOptions::default() };
+    for dtype in [Dtype::F32, Dtype::Bf16] {
+        for geometry in [(2, 13, 11, 16, 24, 3, 2, 1, 1, true), (1, 19, 17, 3, 8, 3, 1, 1, 1, true)] {
+            let (conv, shape) = layer(geometry, 8);
+            let inputs = Inputs::new(&conv, shape, dtype);
+            let run = |o| {
+                inputs
+                    .run(&device(dtype, o), &conv, shape)
+                    .map(|v| v.iter().map(|v| v.to_bits()).collect::<Vec<_>>())
+            };
+            let first = run(EmulatorOptions::default());
+            assert!(
+                first == run(options(Schedule::Descending, CopyTime::Early)),
+                "{dtype:?} {geometry:?} descending"
+            );
+            assert!(
+                first == run(options(Schedule::Seeded(7), CopyTime::Seeded(8))),
+                "{dtype:?} {geometry:?} seeded"
+            );
+        }
+    }
+}
+
+/// The copy holds every parameter rounded to nearest even, and is made once.
+#[test]
+fn half_precision_parameters() {
+    let d = device(Dtype::Bf16, EmulatorOptions::default());
+    for len in [1, 8, 13, 2051] {
+        let params = d.upload_vector(&values(len, 5, Dtype::F32));
+        assert!(params.half().is_none());
+        let half = d.half(&params);
+        assert_eq!(half.bytes(), 2 * len);
+        assert_eq!(d.half(&params).ptr(), half.ptr());
+    }
+    // What a convolution sees: 1x1 of an image that is one at each channel in turn.
+    let weights = values(35 * 32, 6, Dtype::F32);
+    let (conv, _) = layer((1, 1, 1, 32, 35, 1, 1, 0, 1, false), 0);
+    let eye: Vec<f32> = (0..32 * 32).map(|i| f32::from(u8::from(i / 32 == i % 32))).collect();
+    let x = d.upload(Shape::new(1, 32, 1, 32), &eye);
+    let y = d.download(&conv2d_fprop(&d, &x, &d.upload_vector(&weights), &conv).unwrap());
+    for (i, v) in y.iter().enumerate() {
+        let (c, o) = (i / 35, i % 35);
+        assert_eq!(*v, half::bf16::from_f32(weights[o * 32 + c]).to_f32(), "output {o}, input {c}");
+    }
+    d.check().unwrap();
+}

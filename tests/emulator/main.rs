@@ -1,0 +1,7 @@
+//! The emulator: what kernels may rely on, what it catches, and what the kernels' text may hold.
+
+#[macro_use]
+mod common;
+mod mutants;
+mod promises;
+mod text;

@@ -1,0 +1,190 @@
+#!/usr/bin/env bash
+# Everything that a machine with a GPU and no Rust toolchain can prove with the built program.
+#
+#   tools/gpu_suite.sh BINARY OUTDIR [DEVICE]      DEVICE: cuda (default), cuda:1, emulated, cpu
+#
+# Needs this repository's tests/fixtures, bash, awk and timeout. Uses compute-sanitizer where it is on PATH, under CUDA_HOME
+# or in /usr/local/cuda. Runs all items even when some fail; logs and JSON go to OUTDIR, a short table is printed last. The
+# exit code is 0 when nothing failed. Ends within PSMT_SUITE_SECONDS (480): items that no longer fit count as failed.
+set -uo pipefail
+
+if [[ $# -lt 2 || $# -gt 3 ]]; then
+    sed -n '2,8s/^# \{0,1\}//p' "$0" >&2
+    exit 2
+fi
+here=$(cd "$(dirname "$0")/.." && pwd)
+bin=$(realpath "$1")
+mkdir -p "$2"
+out=$(realpath "$2")
+device=${3:-cuda}
+fixtures=$here/tests/fixtures
+deadline=$((SECONDS + ${PSMT_SUITE_SECONDS:-480}))
+rows=()
+failed=0
+
+# row NAME RESULT SECONDS NOTE: a line of the table.
+row() {
+    rows+=("$1"$'\t'"$2"$'\t'"$3"$'\t'"$4")
+    [[ $2 == ok || $2 == skipped ]] || failed=$((failed + 1))
+    echo "$1: $2${4:+ ($4)}"
+}
+
+# item NAME LIMIT COMMAND...: runs it with its output in NAME.log, whose last line is the note.
+item() {
+    local name=$1 limit=$2 start=$SECONDS left=$((deadline - SECONDS)) code result
+    shift 2
+    if ((left <= 0)); then
+        row "$name" "no time" 0 ""
+        return 1
+    fi
+    if [[ $(type -t "$1") != function ]]; then
+        set -- timeout --kill-after=5 "$((limit < left ? limit : left))" "$@"
+    fi
+    "$@" >"$out/$name.log" 2>&1
+    code=$?
+    case $code in
+    0) result=ok ;;
+    124 | 137) result="too long" ;;
+    *) result=FAILED ;;
+    esac
+    row "$name" "$result" "$((SECONDS - start))" "$(tail -n 1 "$out/$name.log" | tr -d "\000-\037" | cut -c1-100)"
+    return "$code"
+}
+
+skip() {
+    row "$1" skipped 0 "$2"
+}
+
+# has SUBCOMMAND... FLAG: whether the program's help shows the flag.
+has() {
+    "$bin" "${@:1:$#-1}" --help 2>/dev/null | grep -q -- "${*: -1}"
+}
+
+# same_losses RUN RUN TOLERANCE: the losses of two runs agree, relative to their size (at least 0.1), at every step.
+same_losses() {
+    awk -v tolerance="$3" '
+        function number(key) {
+            if (!match($0, "\"" key "\":[-+0-9.eE]+")) return ""
+            return substr($0, RSTART + length(key) + 3, RLENGTH - length(key) - 3)
+        }
+        function compare(key, value,    size, off) {
+            if (value == "") return
+            if (FILENAME == ARGV[1]) { expected[key] = value; wanted++; return }
+            if (!(key in expected)) { print key " is not in the first run"; bad = 1; return }
+            size = expected[key] < 0 ? -expected[key] : expected[key]
+            off = value > expected[key] ? value - expected[key] : expected[key] - value
+            off /= size > 0.1 ? size : 0.1
+            if (off > worst) { worst = off; where = ", in " key }
+            compared++
+        }
+        /"kind":"step"/ {
+            compare("loss_sup of step " number("step"), number("loss_sup"))
+            compare("loss_unsup of step " number("step"), number("loss_unsup"))
+        }
+        END {
+            printf "%d losses, off by at most %.1e of %s allowed%s\n", compared, worst, tolerance, where
+            exit bad || compared < 10 || compared < wanted || worst > tolerance
+        }' "$1/metrics.jsonl" "$2/metrics.jsonl"
+}
+
+item doctor 60 "$bin" doctor
+"$bin" doctor --json >"$out/doctor.json"
+if [[ $device == cuda* ]]; then
+    if grep -q '"auto": "cuda' "$out/doctor.json"; then
+        row gpu ok 0 "$(sed -n 's/.*"name": "\(.*\)",/\1/p' "$out/doctor.json" | tail -n 1)"
+    else
+        row gpu FAILED 0 "doctor finds no GPU that this program can use"
+    fi
+fi
+
+# Every op against the stored results; a value in bf16 is off by up to 2^-9. Whole networks amplify rounding, most of all in
+# train_step_0, whose batch norms see few values: PyTorch in single precision is off as much.
+networks=("$fixtures"/network_0.safetensors "$fixtures"/train_step_1.safetensors)
+ops=()
+for file in "$fixtures"/*.safetensors; do
+    case $(basename "$file") in
+    network_* | train_step_*) ;;
+    *) ops+=("$file") ;;
+    esac
+done
+check=("$bin" op --check --device "$device" --precision)
+item op-f32 100 "${check[@]}" f32 "${ops[@]}"
+item networks-f32 60 "${check[@]}" f32 --tolerance 1e-2 "${networks[@]}"
+item step-f32 60 "${check[@]}" f32 --tolerance 2e-1 "$fixtures"/train_step_0.safetensors
+if [[ $device == cpu ]]; then
+    skip op-bf16 "the processor computes in f32 and f64"
+else
+    item op-bf16 100 "${check[@]}" bf16 --tolerance 2e-2 "${ops[@]}"
+fi
+if has gradcheck --device; then
+    item gradcheck 150 "$bin" gradcheck --device "$device"
+else
+    skip gradcheck "the program checks gradients on the processor only"
+fi
+
+# Five steps of warm-up and five of the whole method on drawn scenes follow the processor's losses.
+steps=(train --epochs 2 --warm-up-epochs 1 --steps-per-epoch 5 --seed 3 --set run.log_every=1 --set run.pictures=0)
+rm -rf "$out/steps-cpu" "$out/steps-$device"
+precision=()
+if has train --precision; then
+    precision=(--precision f32)
+fi
+item steps-cpu 100 "$bin" "${steps[@]}" --device cpu --out "$out/steps-cpu"
+if [[ $device != cpu ]]; then
+    item "steps-$device" 60 "$bin" "${steps[@]}" "${precision[@]}" --device "$device" --out "$out/steps-$device"
+    item steps-compare 10 same_losses "$out/steps-cpu" "$out/steps-$device" 1e-3
+fi
+
+# One fixture an op under each tool. Without the cache every buffer is an allocation of its own, with bounds that the tools
+# see; waiting for each kernel makes their reports name it.
+sanitizer=$(PATH=$PATH:${CUDA_HOME:-/usr/local/cuda}/bin:/usr/local/cuda/bin type -P compute-sanitizer)
+if [[ $device != cuda* ]]; then
+    skip sanitizer "for GPUs only"
+elif [[ -z $sanitizer ]]; then
+    skip sanitizer "compute-sanitizer was not found"
+else
+    selection=()
+    for file in "$fixtures"/*_0.safetensors "$fixtures"/ohem_cross_entropy_00.safetensors; do
+        case $(basename "$file") in
+        network_* | train_step_* | schedule_* | resize_* | gaussian_* | grayscale_* | adjust_*) ;;
+        *) selection+=("$file") ;;
+        esac
+    done
+    for tool in memcheck racecheck synccheck initcheck; do
+        for type in f32:1e-4 bf16:2e-2; do
+            item "$tool-${type%:*}" 45 env PSMT_CUDA_CACHE=0 PSMT_CUDA_BLOCKING=1 \
+                "$sanitizer" --tool "$tool" --error-exitcode 99 --print-limit 20 \
+                "${check[@]}" "${type%:*}" --tolerance "${type#*:}" "${selection[@]}"
+        done
+    done
+    item memcheck-step 60 env PSMT_CUDA_CACHE=0 "$sanitizer" --tool memcheck --error-exitcode 99 --print-limit 20 \
+        "$bin" bench step --device "$device" --model tiny --crop 33 --batch 2 --steps 1 --warmup 0
+fi
+
+# Speed proves nothing, but a step that fails does.
+item bench-tiny 30 "$bin" bench step --device "$device" --model tiny --json "$out/bench-tiny.json"
+if [[ $device == cuda* ]]; then
+    item bench-r50 60 "$bin" bench step --device "$device" --model r50 --crop 512 --batch 8 --json "$out/bench-r50.json"
+fi
+
+{
+    printf '{"device": "%s", "failed": %d, "items": [' "$device" "$failed"
+    separator=
+    for line in "${rows[@]}"; do
+        IFS=$'\t' read -r name result seconds note <<<"$line"
+        note=${note//\\/\\\\}
+        note=${note//\"/\\\"}
+        printf '%s\n  {"item": "%s", "result": "%s", "seconds": %d, "note": "%s"}' \
+            "$separator" "$name" "$result" "$seconds" "$note"
+        separator=,
+    done
+    printf '\n]}\n'
+} >"$out/suite.json"
+
+printf '\n%-16s %-8s %5s  %s\n' item result "s" note
+for line in "${rows[@]}"; do
+    IFS=$'\t' read -r name result seconds note <<<"$line"
+    printf '%-16s %-8s %5d  %s\n' "$name" "$result" "$seconds" "$note"
+done
+echo "$failed of ${#rows[@]} items failed; logs and suite.json are in $out"
+((failed == 0))
