@@ -7,7 +7,7 @@ use serde_json::Value;
 
 /// One epoch of warm-up, one of PS-MT at its full weight, five steps each, T-VAT exact; a record a step. The rate is low:
 /// rounding grows a hundredfold a step where training is as fast as it can be.
-const SHORT: &[&str] = &[
+const SHORT: &[&str] = [
     ["--epochs", "2"],
     ["--warm-up-epochs", "1"],
     ["--steps-per-epoch", "5"],
