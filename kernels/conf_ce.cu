@@ -45,7 +45,7 @@ DEVICE bool read_pseudo(float& weight, i32& label, u32* bins, const Pseudo& pseu
 }
 
 /// The positive term alone.
-template <class T> struct ConfCe {
+template <class T> struct ConfCe : PlainLoss {
     static constexpr int ROWS = 4, GROUPS = 1, SUMS = 1, COUNTS = 1;
     typedef Picked<ROWS> State;
 
@@ -60,8 +60,6 @@ template <class T> struct ConfCe {
     DEVICE ConfCe(const Upsample& size, const Staged<Field<T>>& staged, const Pseudo& labels, const Mix& boxes, u32* shared)
         : u(size), student(staged), pseudo(labels), mix(boxes), bins(shared) {}
 
-    DEVICE bool has(int) const { return true; }
-    DEVICE i32 sources() const { return 1; }
     DEVICE bool stage(const Tile& tile, i32 row, i32) {
         student.stage_relative(u, tile, row);
         return true;
@@ -97,7 +95,7 @@ template <class T> struct ConfCe {
 };
 
 /// All three terms.
-template <class T> struct ConfCeNegative {
+template <class T> struct ConfCeNegative : PlainLoss {
     static constexpr int ROWS = 2, GROUPS = 3, SUMS = 3, COUNTS = 2;
     static constexpr int POSITIVE = 0, NEGATIVE = 1, SQUARE = 2;
     struct State {

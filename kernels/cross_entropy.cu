@@ -10,7 +10,7 @@
 #include "common/fold.cuh"
 
 /// Reads the targets, of which `kept` says which count.
-template <class T> struct CrossEntropy {
+template <class T> struct CrossEntropy : PlainLoss {
     static constexpr int ROWS = 4, GROUPS = 1, SUMS = 1, COUNTS = 1;
     typedef Picked<ROWS> State;
 
@@ -26,8 +26,6 @@ template <class T> struct CrossEntropy {
                         const float* limit)
         : u(size), logits(staged), target(labels), probability(p), bound(limit) {}
 
-    DEVICE bool has(int) const { return true; }
-    DEVICE i32 sources() const { return 1; }
     DEVICE bool stage(const Tile& tile, i32 row, i32) {
         logits.stage_relative(u, tile, row);
         return true;

@@ -6,7 +6,7 @@
 #include "common/device.cuh"
 #include "common/mixed_teachers.cuh"
 
-template <class T> struct MseConsistency {
+template <class T> struct MseConsistency : PlainLoss {
     static constexpr int ROWS = 2, GROUPS = 1, SUMS = 1, COUNTS = 0;
     struct State {
         bool own[ROWS];
@@ -22,7 +22,6 @@ template <class T> struct MseConsistency {
 
     DEVICE MseConsistency(const Upsample& size, const MixedTeachers<T>& teachers) : u(size), logits(teachers) {}
 
-    DEVICE bool has(int) const { return true; }
     DEVICE i32 sources() const { return 1 + logits.mix.rounds; }
     DEVICE bool stage(const Tile& tile, i32 row, i32 source) { return logits.stage(u, tile, row, source); }
     DEVICE bool read(State& state, const Tile& tile, const Strip<ROWS>& strip, i32 source) {
@@ -67,7 +66,6 @@ template <class T> struct MseConsistency {
 #pragma unroll
         for (int r = 0; r < ROWS; r++) g[r] = state.own[r] ? 2.0f * p[r] * (d[r] - state.dot[r]) : 0.0f;
     }
-    DEVICE void pick(float*, float*, const State&, const Strip<ROWS>&, int, i32, i32) const {}
 };
 
 template <class T>

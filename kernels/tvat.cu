@@ -103,7 +103,7 @@ REGISTER_KERNEL(normalize_f32)
 REGISTER_KERNEL(normalize_bf16)
 
 /// p t - p (p·t).
-template <class T> struct Cotangent {
+template <class T> struct Cotangent : PlainLoss {
     static constexpr int ROWS = 4, GROUPS = 1, SUMS = 0, COUNTS = 0;
     struct State {
         /// log2 of the sum of powers, p·t.
@@ -118,8 +118,6 @@ template <class T> struct Cotangent {
     DEVICE Cotangent(const Upsample& size, const Staged<FieldSum<T>>& z, const Staged<FieldSum<T>>& t)
         : u(size), logits(z), tangents(t) {}
 
-    DEVICE bool has(int) const { return true; }
-    DEVICE i32 sources() const { return 1; }
     DEVICE bool stage(const Tile& tile, i32 row, i32) {
         logits.stage_relative(u, tile, row);
         tangents.stage(u, tile, tile.image, row);
@@ -157,11 +155,10 @@ template <class T> struct Cotangent {
 #pragma unroll
         for (int r = 0; r < ROWS; r++) g[r] = p[r] * (t[r] - state.dot[r]);
     }
-    DEVICE void pick(float*, float*, const State&, const Strip<ROWS>&, int, i32, i32) const {}
 };
 
 /// q - p.
-template <class T> struct KlGradient {
+template <class T> struct KlGradient : PlainLoss {
     static constexpr int ROWS = 4, GROUPS = 1, SUMS = 0, COUNTS = 0;
     struct State {
         /// log2 of the sums of powers.
@@ -176,8 +173,6 @@ template <class T> struct KlGradient {
     DEVICE KlGradient(const Upsample& size, const Staged<FieldSum<T>>& p, const Staged<FieldSum<T>>& q)
         : u(size), clean(p), perturbed(q) {}
 
-    DEVICE bool has(int) const { return true; }
-    DEVICE i32 sources() const { return 1; }
     DEVICE bool stage(const Tile& tile, i32 row, i32) {
         clean.stage_relative(u, tile, row);
         perturbed.stage_relative(u, tile, row);
@@ -199,7 +194,6 @@ template <class T> struct KlGradient {
                    exp2_approx(fmaf(strip.fy[r], p_slope, p_base) - state.clean[r]);
         }
     }
-    DEVICE void pick(float*, float*, const State&, const Strip<ROWS>&, int, i32, i32) const {}
 };
 
 /// Runs one of the two over fields `x` and `y`.

@@ -1,6 +1,9 @@
 //! Losses, resampling, T-VAT's parts and updates of the CPU device against plain loops and finite differences in f64, and
 //! against the stored fixtures. Shapes include 1, primes and downsampling.
 
+mod loss_common;
+
+use loss_common::mix;
 use psmt_fast::backend::cpu::{Cpu, Labels, Tensor};
 use psmt_fast::ops::*;
 use psmt_fast::rng::{Domain, Key};
@@ -32,23 +35,6 @@ fn labels(shape: Shape, size: Size, seed: u64) -> Labels {
         .map(|_| if stream.chance(0.1) { IGNORE } else { stream.below(shape.c) as u8 })
         .collect();
     Labels { shape: shape.with_channels(1), data: Arc::new(data) }
-}
-
-fn mix(n: usize, size: Size, rounds: usize, seed: u64) -> Mix {
-    let mut s = Key::new(seed, Domain::CutMix, 0).stream();
-    let mut mix = Mix::default();
-    for _ in 0..rounds {
-        let mut perm: Vec<usize> = (0..n).collect();
-        s.shuffle(&mut perm);
-        let mut side = |len: usize| {
-            let a = s.below(len);
-            (a, a + s.below(len - a + 1))
-        };
-        let boxes = (0..n).map(|_| (side(size.0), side(size.1))).map(|((y0, y1), (x0, x1))| [y0, x0, y1, x1]);
-        mix.boxes.push(boxes.collect());
-        mix.perm.push(perm);
-    }
-    mix
 }
 
 /// Bilinear, align_corners, one output value at a time by its definition.

@@ -1,6 +1,9 @@
 //! Fused losses, pseudo labels and T-VAT's parts of the CUDA device against the CPU in f64, on the emulator. Shapes include
 //! 1, primes, sizes that are no multiple of 4, downsampling and more than one tile.
 
+mod loss_common;
+
+use loss_common::mix;
 use psmt_fast::backend::cpu::{self, Cpu};
 use psmt_fast::backend::cuda::emulator::{self, CopyTime, EmulatorOptions, Schedule};
 use psmt_fast::backend::cuda::{Cuda, Dtype};
@@ -58,23 +61,6 @@ fn targets(shape: Shape, size: Size, ignored: f32, seed: u64) -> Vec<u8> {
 
 fn full(shape: Shape, size: Size) -> Shape {
     Shape::new(shape.n, size.0, size.1, 1)
-}
-
-fn mix(n: usize, size: Size, rounds: usize, seed: u64) -> Mix {
-    let mut s = Key::new(seed, Domain::CutMix, 0).stream();
-    let mut mix = Mix::default();
-    for _ in 0..rounds {
-        let mut perm: Vec<usize> = (0..n).collect();
-        s.shuffle(&mut perm);
-        let mut side = |len: usize| {
-            let a = s.below(len);
-            (a, a + s.below(len - a + 1))
-        };
-        let boxes = (0..n).map(|_| (side(size.0), side(size.1))).map(|((y0, y1), (x0, x1))| [y0, x0, y1, x1]);
-        mix.boxes.push(boxes.collect());
-        mix.perm.push(perm);
-    }
-    mix
 }
 
 /// Sums in f32 of terms of either sign: a few dozen roundings (2^-24 each) of the largest value. Results in bf16 are

@@ -116,8 +116,16 @@ DEVICE void fold_columns(float* part, const LossShared& shared, const Upsample& 
     }
 }
 
+/// What most losses do: one gradient, one pass over a row of cells, nothing for single classes.
+struct PlainLoss {
+    DEVICE bool has(int) const { return true; }
+    DEVICE i32 sources() const { return 1; }
+    template <class State, class Strip>
+    DEVICE void pick(float*, float*, const State&, const Strip&, int, i32, i32) const {}
+};
+
 /// Runs `loss` over the block's tile. Writes the block's `parts`, its sums to sums[block][Loss::SUMS], and adds its counts
-/// to counts[Loss::COUNTS]. A Loss has
+/// to counts[Loss::COUNTS]. A Loss is a PlainLoss that has
 ///   ROWS, GROUPS, SUMS, COUNTS   pixels of a strip, gradients with denominators of their own, sums, counts
 ///   State                        what it keeps of a strip
 ///   sums, counts                 this thread's

@@ -1,4 +1,4 @@
-// Sums and maxima over a warp and over a block, in an order that depends on the number of threads alone.
+// Sums over a warp and over a block, in an order that depends on the number of threads alone.
 #pragma once
 
 #include "device.cuh"
@@ -7,16 +7,6 @@
 template <class T> DEVICE T warp_sum(T v) {
 #pragma unroll
     for (int mask = 16; mask > 0; mask >>= 1) v += shfl_xor(v, mask);
-    return v;
-}
-
-/// Maximum over the warp, in every lane. A NaN may get lost.
-template <class T> DEVICE T warp_max(T v) {
-#pragma unroll
-    for (int mask = 16; mask > 0; mask >>= 1) {
-        T other = shfl_xor(v, mask);
-        v = other > v ? other : v;
-    }
     return v;
 }
 
@@ -32,17 +22,4 @@ template <int threads, class T> DEVICE T block_sum(T v, T* scratch) {
     for (int i = 1; i < threads / 32; ++i) sum += scratch[i];
     block_sync();
     return sum;
-}
-
-/// Maximum over a block, as [`block_sum`].
-template <int threads, class T> DEVICE T block_max(T v, T* scratch) {
-    static_assert(threads % 32 == 0 && threads <= 1024, "full warps");
-    v = warp_max(v);
-    if (threadIdx.x % 32 == 0) scratch[threadIdx.x / 32] = v;
-    block_sync();
-    T max = scratch[0];
-#pragma unroll
-    for (int i = 1; i < threads / 32; ++i) max = scratch[i] > max ? scratch[i] : max;
-    block_sync();
-    return max;
 }
