@@ -87,4 +87,10 @@ u32 emu_fetch_max32(u32* p, u32 v) {
     }
     return old;
 }
+u64 emu_fetch_max64(u64* p, u64 v) {
+    u64 old = __atomic_load_n(p, __ATOMIC_RELAXED);
+    while (old < v && !__atomic_compare_exchange_n(p, &old, v, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
+    }
+    return old;
+}
 }

@@ -1,12 +1,13 @@
 //! `bench`: times a training step on random data, beside `bench_torch.py` with the same sizes.
 
 use super::{DeviceArgs, on_device};
-use crate::config::{OptimConfig, RunConfig};
-use crate::method::{self, Algorithm, Batch, Networks, StepArgs, Tvat, TvatArgs};
+use crate::config::{OptimConfig, RunConfig, estimated_memory};
+use crate::method::{self, Algorithm, Batch, Networks, StepArgs, StepOut, Tvat, TvatArgs};
 use crate::model::io::write_atomically;
 use crate::model::{DeepLab, ModelConfig, Network};
 use crate::ops::{Backend, Mix, Shape};
 use crate::rng::{Domain, Key};
+use crate::train;
 use crate::{Error, Result};
 use serde_json::json;
 use std::path::PathBuf;
@@ -76,15 +77,22 @@ fn step<B: Backend>(b: &B, f: &StepFlags) -> Result<()> {
     sized.data.num_classes = f.classes;
     sized.optim.batch_size = f.batch;
     sized.augment.crop = [f.crop; 2];
-    crate::config::check_memory(&sized)?;
     let arch = DeepLab::new(ModelConfig::by_name(name, f.classes)?)?;
+    let args = step_args(f.tvat);
+    let planned = b.planned(|twin| {
+        let (mut nets, batch) = (networks(twin, &arch), random_batch(twin, &arch, f));
+        (0..2).try_for_each(|_| train_step(twin, &arch, &mut nets, &batch, &args).map(drop))
+    })?;
+    let memory = planned.as_ref().map(|(_, plan)| plan.bytes());
+    let plan = planned.as_ref().map_or_else(|| estimated_memory(&sized), |(_, plan)| Ok(plan.clone()))?;
+    train::check_memory(b, &sized, &plan)?;
+    let b = planned.as_ref().map_or(b, |(device, _)| device);
     let mut nets = networks(b, &arch);
     let batch = random_batch(b, &arch, f);
-    let args = step_args(f.tvat);
     let mut ms = Vec::new();
     for i in 0..f.warmup + f.steps {
         let start = Instant::now();
-        let out = method::train_step(b, &arch, &mut nets, &batch, &args)?;
+        let out = train_step(b, &arch, &mut nets, &batch, &args)?;
         b.synchronize();
         if i >= f.warmup {
             ms.push(start.elapsed().as_secs_f64() * 1e3);
@@ -113,11 +121,15 @@ fn step<B: Backend>(b: &B, f: &StepFlags) -> Result<()> {
         f.steps,
         peak.map_or("unknown".into(), |p| format!("{p} MiB")),
     );
+    if let Some(bytes) = memory {
+        println!("memory of the device: {} MiB planned", bytes >> 20);
+    }
     if let Some(path) = &f.json {
         let record = json!({
             "what": "step", "device": b.name(), "model": f.model, "classes": f.classes, "crop": f.crop,
             "batch": f.batch, "images": 2 * f.batch, "tvat": f.tvat, "steps": f.steps, "threads": threads,
             "median_ms": median, "min_ms": min, "max_ms": max, "peak_mib": peak,
+            "device_mib": memory.map(|bytes| bytes >> 20),
         });
         write_atomically(path, |out| {
             serde_json::to_writer_pretty(&mut *out, &record)?;
@@ -125,6 +137,19 @@ fn step<B: Backend>(b: &B, f: &StepFlags) -> Result<()> {
         })?;
     }
     Ok(())
+}
+
+/// One iteration; of its results the losses stay.
+fn train_step<B: Backend>(
+    b: &B,
+    arch: &DeepLab,
+    nets: &mut Networks<B>,
+    batch: &Batch<B>,
+    args: &StepArgs,
+) -> Result<StepOut<B>> {
+    b.step(train::METHOD, || {
+        method::train_step(b, arch, nets, batch, args).map(|out| StepOut { logits: Vec::new(), ..out })
+    })
 }
 
 fn networks<B: Backend>(b: &B, arch: &DeepLab) -> Networks<B> {

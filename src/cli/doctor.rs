@@ -1,8 +1,8 @@
 //! `psmt-fast doctor`: what this machine and this build offer, and which device `auto` takes.
 
+use crate::backend::cpu::available_memory;
 use crate::backend::cuda::emulator::{self, EmulatorOptions};
 use crate::backend::cuda::gpu::{self, Gpu, Platform};
-use crate::config::available_mib;
 use crate::{Error, Result};
 use clap::Args as ClapArgs;
 use serde::Serialize;
@@ -115,7 +115,7 @@ fn report() -> Report {
             features: processor_features(),
             threads: rayon::current_num_threads(),
         },
-        memory_mib: available_mib(),
+        memory_mib: available_memory().map(|bytes| bytes >> 20),
         emulator: Emulator { available: emulator.is_none(), missing: emulator },
         kernels: Kernels {
             toolkit: gpu::toolkit().map(version),

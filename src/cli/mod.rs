@@ -6,6 +6,7 @@ mod device;
 mod doctor;
 mod eval;
 mod gradcheck;
+mod memory;
 mod op;
 mod predict;
 mod train;

@@ -7,7 +7,7 @@ use crate::method::cut_mix::CutMixForm;
 use crate::method::schedule::RampUp;
 use crate::method::{Algorithm, Tvat};
 use crate::ops::Backend;
-use crate::train::{self, RunDir, Summary};
+use crate::train::{self, Prepared, RunDir, Summary};
 use crate::{Error, Result};
 use clap::ValueEnum;
 use serde::Serialize;
@@ -59,6 +59,9 @@ pub struct Args {
     /// Folder of results; a new one (default: runs/PRESET-ALGORITHM-sSEED, numbered where that exists).
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
+    /// Check configuration, data and memory, print what the run would be, and write nothing.
+    #[arg(long)]
+    dry_run: bool,
     #[command(flatten)]
     device: DeviceArgs,
     /// Any key of the configuration, such as method.gamma=0.5; can be repeated.
@@ -231,14 +234,21 @@ fn run_on<B: Backend>(b: &B, args: Args) -> Result<()> {
         let path = dir.config();
         let text = std::fs::read_to_string(&path).map_err(Error::io(&path))?;
         let config = config::parse(&path.display().to_string(), &text)?;
-        let data = train::check(&config)?;
-        let summary = train::resume(b, &config, &data, &dir)?;
+        let ready = train::check(b, &config)?;
+        if args.dry_run {
+            return dry_run(b, &config, &ready);
+        }
+        let summary = train::resume(b, &config, &ready, &dir)?;
         report(&summary, dir.root());
         return Ok(());
     }
     let mut config = args.config()?;
     config.spell_out()?;
-    let data = train::check(&config)?;
+    let ready = train::check(b, &config)?;
+    if args.dry_run {
+        return dry_run(b, &config, &ready);
+    }
+    let data = &ready.data;
     let dir = RunDir::create(&args.out.clone().unwrap_or_else(|| free_folder(&config)))?;
     tracing::info!(
         "training {} on {} labelled and {} unlabelled images, {} epochs of {} steps, into {}",
@@ -249,8 +259,36 @@ fn run_on<B: Backend>(b: &B, args: Args) -> Result<()> {
         data.steps_per_epoch(&config),
         dir.root().display()
     );
-    let summary = train::start(b, &config, &data, &dir)?;
+    let summary = train::start(b, &config, &ready, &dir)?;
     report(&summary, dir.root());
+    Ok(())
+}
+
+/// Prints what a run would do and the memory it would take.
+fn dry_run<B: Backend>(b: &B, config: &RunConfig, ready: &Prepared<B>) -> Result<()> {
+    let (data, s) = (&ready.data, &config.schedule);
+    println!(
+        "{} of {} on {}, {} epochs of {} steps",
+        config.method.algorithm.to_possible_value().map_or_else(String::new, |v| v.get_name().to_string()),
+        config.model.name,
+        b.name(),
+        s.epochs,
+        data.steps_per_epoch(config)
+    );
+    println!(
+        "{} labelled, {} unlabelled, {} validation images; crops of {} x {}, {} labelled{} a step\n",
+        data.labeled.len(),
+        data.unlabeled.as_ref().map_or(0, |u| u.len()),
+        data.val.len(),
+        config.augment.crop[0],
+        config.augment.crop[1],
+        config.optim.batch_size,
+        if config.method.algorithm == Algorithm::Supervised { "" } else { " and as many unlabelled" }
+    );
+    super::memory::print(&ready.memory, b.available_memory());
+    if let Some(batch) = train::largest_batch(b, config)? {
+        println!("largest batch that fits: {batch}");
+    }
     Ok(())
 }
 

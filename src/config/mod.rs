@@ -10,8 +10,8 @@ mod preset;
 mod validate;
 
 pub use load::{Overrides, parse};
-pub use memory::{available_mib, needed_mib};
-pub use validate::{check_batch, check_memory, validate};
+pub use memory::estimated_memory;
+pub use validate::{check_batch, validate};
 
 use crate::data::{Augment, Normalize, Preset};
 use crate::method::cut_mix::CutMixForm;

@@ -1,6 +1,6 @@
 //! Refuses what cannot train, before anything is written: each message names the key, what was expected and what came.
 
-use super::{RunConfig, available_mib, needed_mib};
+use super::RunConfig;
 use crate::method::{Algorithm, Tvat};
 use crate::{Error, Result};
 
@@ -92,26 +92,6 @@ pub fn check_batch(batch_size: usize) -> Result<()> {
     Ok(())
 }
 
-/// Compares the estimated need with what the machine has.
-///
-/// # Errors
-/// [`Error::Memory`] with both and the settings that decide.
-pub fn check_memory(config: &RunConfig) -> Result<()> {
-    let needed = needed_mib(config)?;
-    let [h, w] = config.augment.crop;
-    match available_mib() {
-        Some(available) if needed > available => Err(Error::Memory {
-            what: format!(
-                "training {} with crops of {h} x {w} (augment.crop) and batches of {} (optim.batch_size)",
-                config.model.name, config.optim.batch_size
-            ),
-            needed_mib: needed,
-            available_mib: available,
-        }),
-        _ => Ok(()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -136,15 +116,6 @@ mod tests {
             change(&mut c);
             let text = validate(&c).unwrap_err().to_string();
             assert!(text.contains(key), "{key}: {text}");
-        }
-    }
-
-    #[test]
-    fn a_crop_that_no_machine_holds_is_refused() {
-        let mut c = RunConfig::preset(Some(Preset::Demo));
-        c.augment.crop = [200_000, 200_000];
-        if available_mib().is_some() {
-            assert!(matches!(check_memory(&c), Err(Error::Memory { .. })));
         }
     }
 }

@@ -136,24 +136,4 @@ impl<B: Backend> StepOut<B> {
     pub fn loss_unsup(&self, b: &B) -> f64 {
         self.unsup.iter().flat_map(|u| &u.terms).map(|(w, s)| w * b.read_scalar(s)).sum()
     }
-
-    /// Names the first thing of this step that is not finite, in the order of computation; `param_name` names the
-    /// parameter at an index of the flat vector. Waits for the device.
-    pub fn first_non_finite(
-        &self,
-        b: &B,
-        grads: &B::Vector,
-        param_name: impl Fn(usize) -> String,
-    ) -> Option<String> {
-        if let Some((name, _)) = self.logits.iter().find(|(_, t)| !b.is_finite(t)) {
-            return Some(format!("{name} logits"));
-        }
-        if !b.read_scalar(&self.loss_sup).is_finite() {
-            return Some("supervised loss".into());
-        }
-        if !self.loss_unsup(b).is_finite() {
-            return Some("unsupervised loss".into());
-        }
-        b.first_non_finite(grads).map(|i| format!("gradient of {}", param_name(i)))
-    }
 }

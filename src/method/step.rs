@@ -7,6 +7,10 @@ use crate::Result;
 use crate::model::{DecoderSaved, DeepLab, EncoderSaved, Network, Norm};
 use crate::ops::{self, Backend, LossGrad, PseudoLabel, Sgd, Size};
 
+/// What memory is for, in the words of a plan.
+const STUDENT: &str = "student's activations";
+const BACKWARD: &str = "student's backward pass";
+
 /// One iteration of PS-MT or of a baseline: updates the student, its momentum and running statistics, the active
 /// teacher, and all teachers' running statistics.
 pub fn train_step<B: Backend>(
@@ -20,16 +24,19 @@ pub fn train_step<B: Backend>(
         let Networks { student, momentum, grads, .. } = nets;
         return supervised_step(b, arch, student, momentum, grads, &batch.x_l, &batch.y_l, args);
     }
+    b.phase("teachers' passes");
     let targets = Targets::new(b, arch, nets, batch, args)?;
 
     b.clear(&mut nets.grads);
     let labelled = student_forward(b, arch, nets, &batch.x_l, &batch.d_l, args)?;
+    b.phase("losses");
     let LossGrad { loss: loss_sup, dlogits } = supervised_loss(b, &labelled.logits, &batch.y_l, args)?;
     let (logits_l, r_l) = (labelled.logits.clone(), labelled.noise.clone().filter(|_| args.keep_noise));
     student_backward(b, arch, nets, labelled, &dlogits)?;
 
     let x_u = ops::cut_mix(b, &batch.x_u_strong, &batch.mix)?;
     let unlabelled = student_forward(b, arch, nets, &x_u, &batch.d_u, args)?;
+    b.phase("losses");
     let (unsup, dlogits) = targets.unsupervised_loss(b, &unlabelled.logits, batch, args)?;
     let (logits_u, r_u) = (unlabelled.logits.clone(), unlabelled.noise.clone().filter(|_| args.keep_noise));
     student_backward(b, arch, nets, unlabelled, &dlogits)?;
@@ -57,10 +64,13 @@ pub fn supervised_step<B: Backend>(
     args: &StepArgs,
 ) -> Result<StepOut<B>> {
     b.clear(grads);
+    b.phase(STUDENT);
     let (features, encoder) = arch.encoder_forward(b, &net.params, Norm::Train(&mut net.stats), x, true)?;
     let (logits, decoder) =
         arch.decoder_forward(b, &net.params, Norm::Train(&mut net.stats), &features, true)?;
+    b.phase("losses");
     let LossGrad { loss, dlogits } = supervised_loss(b, &logits, y, args)?;
+    b.phase(BACKWARD);
     let (encoder, decoder) = (encoder.expect("saved"), decoder.expect("saved"));
     let dfeatures = arch.decoder_backward(b, &net.params, grads, decoder, &dlogits)?;
     arch.encoder_backward(b, &net.params, grads, encoder, &dfeatures)?;
@@ -183,6 +193,7 @@ fn student_forward<B: Backend>(
 ) -> Result<StudentPass<B>> {
     let Networks { student, teacher1, teacher2, .. } = nets;
     let shape = B::shape(x);
+    b.phase(STUDENT);
     let norm = Norm::Train(&mut student.stats);
     let (mut features, encoder) = arch.encoder_forward(b, &student.params, norm, x, true)?;
     let adversaries: &[&Network<B>] = match (args.tvat.kind, args.algorithm.num_teachers()) {
@@ -190,7 +201,9 @@ fn student_forward<B: Backend>(
         (_, 2) => &[teacher1, teacher2],
         _ => &[teacher1],
     };
+    b.phase("T-VAT");
     let noise = tvat::noise(b, arch, adversaries, &features, (shape.h, shape.w), d, &args.tvat)?;
+    b.phase(STUDENT);
     if let Some(r) = &noise {
         features = ops::add(b, &features, r, 1.0)?;
     }
@@ -208,6 +221,7 @@ fn student_backward<B: Backend>(
     pass: StudentPass<B>,
     dlogits: &B::Tensor,
 ) -> Result<()> {
+    b.phase(BACKWARD);
     let params = &nets.student.params;
     let StudentPass { encoder, decoder, logits, noise } = pass;
     drop((logits, noise));

@@ -1,6 +1,7 @@
 //! The [`Backend`] trait: what a device must be able to do. Implementations assume input that the functions of this
 //! module's siblings have validated.
 
+use super::memory::MemoryPlan;
 use super::spec::*;
 use crate::rng::Key;
 
@@ -88,10 +89,13 @@ pub trait Backend: Send + Sync + Sized + 'static {
     fn read_scalar(&self, s: &Self::Scalar) -> f64;
     /// Waits for the counts and copies them to the host.
     fn read_counts(&self, c: &Self::Counts) -> Vec<u64>;
-    /// Whether every value is finite.
-    fn is_finite(&self, x: &Self::Tensor) -> bool;
-    /// Index of the first element that is not finite.
-    fn first_non_finite(&self, v: &Self::Vector) -> Option<usize>;
+    /// Counts of zero.
+    fn zero_counts(&self, len: usize) -> Self::Counts;
+    /// Looks for values of `x` that are not finite without waiting for the device: `watch`, one count, keeps the largest of
+    /// [`watch_key`](super::watch_key) over all that were ever found, and 0 while there is none.
+    fn watch_tensor(&self, watch: &mut Self::Counts, x: &Self::Tensor, place: u32);
+    /// The same for a vector.
+    fn watch_vector(&self, watch: &mut Self::Counts, v: &Self::Vector, place: u32);
     /// Waits for all work.
     fn synchronize(&self);
     /// The first fault of the device since the last call. Ops return no errors, as devices report faults late, at the
@@ -101,6 +105,26 @@ pub trait Backend: Send + Sync + Sized + 'static {
     /// The fault.
     fn check(&self) -> crate::Result<()> {
         Ok(())
+    }
+    /// Bytes of memory that can still be taken, if that is known.
+    fn available_memory(&self) -> Option<u64>;
+    /// Says what the memory that ops take from now on is for, in the words of a [`MemoryPlan`].
+    fn phase(&self, _name: &'static str) {}
+    /// Runs `work`, a step that takes the same memory in the same order as others of its kind.
+    fn step<R>(&self, _kind: &'static str, work: impl FnOnce() -> R) -> R {
+        work()
+    }
+    /// This device with the memory of its steps planned, and the plan. `rehearse` is called with a device of the same kind
+    /// that computes nothing (its results are zeros) and does there what the run will do: makes what is held throughout,
+    /// then each kind of [`Backend::step`] twice, as the first may make what stays. `None` where nothing is planned.
+    ///
+    /// # Errors
+    /// Those of `rehearse`.
+    fn planned(
+        &self,
+        _rehearse: impl FnOnce(&Self) -> crate::Result<()>,
+    ) -> crate::Result<Option<(Self, MemoryPlan)>> {
+        Ok(None)
     }
 
     // ---- layers

@@ -3,52 +3,70 @@
 
 pub mod checkpoint;
 mod dataset;
+mod memory;
 pub mod pictures;
 mod progress;
 mod records;
 mod run_dir;
 mod signal;
 mod state;
+mod step;
 mod trainer;
+mod unread;
+mod watch;
 
 pub use checkpoint::{Checkpoint, Metadata};
 pub use dataset::{Datasets, val_source};
+pub use memory::{check as check_memory, largest_batch};
 pub use run_dir::RunDir;
 pub use state::{Progress, State};
+pub use step::METHOD;
 
 use crate::Result;
 use crate::config::{self, RunConfig};
 use crate::eval::Scores;
 use crate::model::DeepLab;
 use crate::model::io::write_atomically;
-use crate::ops::Backend;
+use crate::ops::{Backend, MemoryPlan};
 use run_dir::Metrics;
 use std::collections::BTreeMap;
 use std::io::Write;
 use trainer::Trainer;
+use unread::Unread;
 
 /// The last validation, a name of [`crate::eval::Which`] each.
 pub type Summary = BTreeMap<String, Scores>;
 
-/// Checks that `config` can train here, before anything is written: its values, the lists and their files, memory.
+/// A run that was checked and can start.
+pub struct Prepared<B: Backend> {
+    /// Its images.
+    pub data: Datasets,
+    /// The memory it will take.
+    pub memory: MemoryPlan,
+    /// The device with that plan, where it plans.
+    device: Option<B>,
+}
+
+/// Checks that `config` can train on `b`, before anything is written: its values, the lists and their files, memory.
 ///
 /// # Errors
 /// Each kind of bad input, see [`crate::Error`].
-pub fn check(config: &RunConfig) -> Result<Datasets> {
+pub fn check<B: Backend>(b: &B, config: &RunConfig) -> Result<Prepared<B>> {
     config::validate(config)?;
     let data = Datasets::open(config)?;
-    config::check_memory(config)?;
-    Ok(data)
+    let (device, memory) = memory::plan(b, config)?;
+    check_memory(b, config, &memory)?;
+    Ok(Prepared { data, memory, device })
 }
 
 /// Trains a new run into `dir`.
 ///
 /// # Errors
 /// As [`resume`].
-pub fn start<B: Backend>(b: &B, config: &RunConfig, data: &Datasets, dir: &RunDir) -> Result<Summary> {
+pub fn start<B: Backend>(b: &B, config: &RunConfig, ready: &Prepared<B>, dir: &RunDir) -> Result<Summary> {
     let text = config.to_toml()?;
     write_atomically(&dir.config(), |file| file.write_all(text.as_bytes()))?;
-    run(b, config, data, dir, None)
+    run(b, config, ready, dir, None)
 }
 
 /// Continues the run in `dir` from its last checkpoint, or from the start where it had not written one, to the same bits as
@@ -56,19 +74,20 @@ pub fn start<B: Backend>(b: &B, config: &RunConfig, data: &Datasets, dir: &RunDi
 ///
 /// # Errors
 /// A checkpoint of another model, bad data, a value that is not finite, a failed write, or Ctrl-C.
-pub fn resume<B: Backend>(b: &B, config: &RunConfig, data: &Datasets, dir: &RunDir) -> Result<Summary> {
+pub fn resume<B: Backend>(b: &B, config: &RunConfig, ready: &Prepared<B>, dir: &RunDir) -> Result<Summary> {
     let last = dir.last();
     let checkpoint = if last.exists() { Some(Checkpoint::open(&last)?) } else { None };
-    run(b, config, data, dir, checkpoint)
+    run(b, config, ready, dir, checkpoint)
 }
 
 fn run<B: Backend>(
     b: &B,
     config: &RunConfig,
-    data: &Datasets,
+    ready: &Prepared<B>,
     dir: &RunDir,
     checkpoint: Option<Checkpoint>,
 ) -> Result<Summary> {
+    let (b, data) = (ready.device.as_ref().unwrap_or(b), &ready.data);
     signal::install();
     let arch = DeepLab::new(config.model_config()?)?;
     let mut state = State::new(b, &arch, config);
@@ -80,5 +99,6 @@ fn run<B: Backend>(
     drop(checkpoint);
     let metrics = Metrics::open(&dir.metrics(), state.progress.metrics_lines)?;
     let meta = Metadata::new(config)?;
-    Trainer { b, arch: &arch, config, dir, data, state, meta, metrics }.run()
+    let unread = Unread::new(b);
+    Trainer { b, arch: &arch, config, dir, data, state, meta, metrics, unread }.run()
 }

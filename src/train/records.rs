@@ -1,8 +1,10 @@
 //! What the training loop counts between two records, and how records of epochs and validations look. Knows no devices.
 
 use super::state::Sums;
+use super::unread::Pending;
 use crate::Result;
 use crate::eval::Scores;
+use crate::ops::Backend;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -36,10 +38,33 @@ impl Clock {
 pub struct Losses {
     /// Supervised.
     pub sup: f64,
-    /// Unsupervised, not weighted.
+    /// Unsupervised, weighted.
     pub unsup: f64,
-    /// Pixels that passed, and pixels.
-    pub passed: Option<(u64, u64)>,
+    /// `None` where there are no pseudo labels.
+    pub confidence: Option<Confidence>,
+}
+
+/// Confidences of a step's pseudo labels.
+pub struct Confidence {
+    /// Pixels that reached the threshold.
+    pub passed: u64,
+    /// Pixels with a pseudo label.
+    pub pixels: u64,
+    /// Confidences in equal bins.
+    pub histogram: Vec<u64>,
+}
+
+/// The record of a step.
+pub fn step_record<B: Backend>(step: &Pending<B>, losses: &Losses, images_per_second: f64) -> Value {
+    let mut record = json!({
+        "kind": "step", "step": step.step + 1, "epoch": step.epoch, "warm_up": step.warm_up, "lr": step.lr,
+        "loss_sup": losses.sup, "loss_unsup": losses.unsup, "unsup_weight": step.unsup_weight,
+    });
+    if let Some(c) = &losses.confidence {
+        record["pass_rate"] = json!(c.passed as f64 / c.pixels as f64);
+    }
+    record["images_per_second"] = json!(images_per_second);
+    record
 }
 
 /// The record of an epoch.

@@ -1,11 +1,12 @@
 //! Everything that a run must remember: networks, momenta and counters. Knows the model and the method's networks; must
 //! not know files.
 
+use super::records::Losses;
 use crate::config::{RunConfig, TeacherStart};
 use crate::eval::{Nets, Scores, Which};
 use crate::method::{Algorithm, Networks};
 use crate::model::{DeepLab, Network};
-use crate::ops::{Backend, HISTOGRAM_BINS};
+use crate::ops::{Backend, HISTOGRAM_BINS, first_non_finite};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -55,10 +56,16 @@ pub struct Sums {
 
 impl Sums {
     /// Adds one step's losses.
-    pub fn add_losses(&mut self, sup: f64, unsup: f64) {
+    pub fn add(&mut self, losses: &Losses) {
         self.steps += 1;
-        self.loss_sup = (f64::from_bits(self.loss_sup) + sup).to_bits();
-        self.loss_unsup = (f64::from_bits(self.loss_unsup) + unsup).to_bits();
+        self.loss_sup = (f64::from_bits(self.loss_sup) + losses.sup).to_bits();
+        self.loss_unsup = (f64::from_bits(self.loss_unsup) + losses.unsup).to_bits();
+        let Some(confidence) = &losses.confidence else { return };
+        self.passed += confidence.passed;
+        self.pixels += confidence.pixels;
+        for (sum, n) in self.histogram.iter_mut().zip(&confidence.histogram) {
+            *sum += n;
+        }
     }
 
     /// Mean supervised and unsupervised loss.
@@ -85,10 +92,27 @@ pub struct Best {
 impl<B: Backend> State<B> {
     /// Networks of a new run: each its own initialisation, momenta zero.
     pub fn new(b: &B, arch: &DeepLab, config: &RunConfig) -> State<B> {
+        State::with(b, arch, config, |number| {
+            arch.init(config.schedule.seed, if config.method.shared_init { 0 } else { number })
+        })
+    }
+
+    /// The same with values of no meaning, for what depends on sizes alone.
+    pub fn zeros(b: &B, arch: &DeepLab, config: &RunConfig) -> State<B> {
+        State::with(b, arch, config, |_| (vec![0.0; arch.table.num_params], vec![0.0; arch.table.num_stats]))
+    }
+
+    /// Networks of (parameters, running statistics) that `init` gives for their numbers.
+    fn with(
+        b: &B,
+        arch: &DeepLab,
+        config: &RunConfig,
+        init: impl Fn(u64) -> (Vec<f32>, Vec<f32>),
+    ) -> State<B> {
         let algorithm = config.method.algorithm;
+        b.phase("networks");
         let net = |number: u64| {
-            let number = if config.method.shared_init { 0 } else { number };
-            let (params, stats) = arch.init(config.schedule.seed, number);
+            let (params, stats) = init(number);
             Network::upload(b, &params, &stats)
         };
         let zeros = || b.zeros(arch.table.num_params);
@@ -96,6 +120,7 @@ impl<B: Backend> State<B> {
         // A teacher that the algorithm leaves out is a cheap stand-in for the struct's field.
         let teacher1 = if algorithm.num_teachers() >= 1 { net(1) } else { student.clone() };
         let teacher2 = if algorithm.num_teachers() >= 2 { net(2) } else { student.clone() };
+        b.phase("momentum and gradient");
         State {
             nets: Networks { student, teacher1, teacher2, momentum: zeros(), grads: zeros() },
             teacher_momenta: (1..warm_up_networks(config)).map(|_| zeros()).collect(),
@@ -131,14 +156,14 @@ impl<B: Backend> State<B> {
     /// Names the first stored value that is not finite.
     pub fn first_non_finite(&self, b: &B, arch: &DeepLab, algorithm: Algorithm) -> Option<String> {
         for (name, net) in self.named(algorithm) {
-            if let Some(i) = b.first_non_finite(&net.params) {
+            if let Some(i) = first_non_finite(b, &net.params) {
                 return Some(format!("{name}.{}", param_name(arch, i)));
             }
-            if let Some(i) = b.first_non_finite(&net.stats) {
+            if let Some(i) = first_non_finite(b, &net.stats) {
                 return Some(format!("{name}.{}", arch.table.stat_at(i).map_or("statistics", |e| &e.name)));
             }
         }
-        let at = b.first_non_finite(&self.nets.momentum)?;
+        let at = first_non_finite(b, &self.nets.momentum)?;
         Some(format!("momentum of student.{}", param_name(arch, at)))
     }
 }

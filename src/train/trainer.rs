@@ -4,20 +4,19 @@
 use super::checkpoint::{self, Metadata};
 use super::dataset::{Datasets, Loaders};
 use super::progress::{Display, StepView};
-use super::records::{Clock, Losses, epoch_record, validation_record};
+use super::records::{Clock, epoch_record, step_record, validation_record};
 use super::run_dir::{Metrics, RunDir};
-use super::state::{Best, State, param_name, warm_up_networks};
-use super::{pictures, signal};
+use super::state::{Best, State, warm_up_networks};
+use super::unread::{Pending, Reading, Unread};
+use super::{pictures, signal, step};
 use crate::config::{RunConfig, TeacherStart};
-use crate::data::{HostImages, LabeledBatch};
 use crate::eval::{self, Palette, Scores};
 use crate::method::schedule::poly_lr;
-use crate::method::{self, Algorithm, Batch, StepArgs, StepOut, cut_mix};
+use crate::method::{Algorithm, StepArgs};
 use crate::model::DeepLab;
-use crate::ops::{Backend, Shape};
-use crate::rng::{Domain, Key};
+use crate::ops::Backend;
 use crate::{Error, Result};
-use serde_json::{Value, json};
+use serde_json::Value;
 use std::collections::BTreeMap;
 use std::time::Instant;
 
@@ -39,6 +38,8 @@ pub struct Trainer<'a, B: Backend> {
     pub meta: Metadata,
     /// Records.
     pub metrics: Metrics,
+    /// Steps whose results are still on the device.
+    pub unread: Unread<B>,
 }
 
 impl<B: Backend> Trainer<'_, B> {
@@ -85,20 +86,19 @@ impl<B: Backend> Trainer<'_, B> {
                 return Ok(self.state.progress.scores.clone());
             }
             if signal::asked() {
+                self.read_steps(&display, &clock)?;
                 return self.interrupt();
             }
-            let lr = poly_lr(self.config.optim.lr, step, total);
-            let losses = if step < self.warm_up_steps() {
-                self.warm_up_step(&mut loaders, &mut clock, lr)?
-            } else {
-                self.method_step(&mut loaders, &mut clock, lr)?
-            };
-            self.b.check()?;
-            self.after_step(&losses, lr, &display, &mut clock)?;
+            self.next_step(&mut loaders, &mut clock)?;
             let progress = &mut self.state.progress;
-            progress.epoch_end_pending = progress.step.is_multiple_of(per_epoch);
+            let epoch_ends = progress.step.is_multiple_of(per_epoch);
+            progress.epoch_end_pending = epoch_ends;
             let every = self.config.run.checkpoint_every;
-            if every > 0 && progress.step.is_multiple_of(every) && !progress.epoch_end_pending {
+            let save = every > 0 && progress.step.is_multiple_of(every) && !epoch_ends;
+            if save || epoch_ends || self.unread.due() {
+                self.read_steps(&display, &clock)?;
+            }
+            if save {
                 self.save(false)?;
             }
         }
@@ -137,122 +137,57 @@ impl<B: Backend> Trainer<'_, B> {
         }
     }
 
-    fn warm_up_step(&mut self, loaders: &mut Loaders, clock: &mut Clock, lr: f64) -> Result<Losses> {
-        let args = self.step_args(lr);
-        let mut student_loss = 0.0;
-        for number in 0..warm_up_networks(self.config) {
-            let batch = clock.waiting(|| loaders.labeled(number))?;
-            let (x, y) = self.upload(&batch);
-            let nets = &mut self.state.nets;
-            let (name, net, momentum) = match number {
-                0 => ("student", &mut nets.student, &mut nets.momentum),
-                1 => ("teacher1", &mut nets.teacher1, &mut self.state.teacher_momenta[0]),
-                _ => ("teacher2", &mut nets.teacher2, &mut self.state.teacher_momenta[1]),
-            };
-            let out =
-                method::supervised_step(self.b, self.arch, net, momentum, &mut nets.grads, &x, &y, &args)?;
-            if let Some(tensor) = self.non_finite_of(&out, name) {
-                return Err(self.non_finite(format!("{tensor} ({name}, warm-up)")));
-            }
-            if number == 0 {
-                student_loss = self.b.read_scalar(&out.loss_sup);
-            }
-        }
-        Ok(Losses { sup: student_loss, unsup: 0.0, passed: None })
-    }
-
-    fn method_step(&mut self, loaders: &mut Loaders, clock: &mut Clock, lr: f64) -> Result<Losses> {
-        let args = self.step_args(lr);
-        let (step, seed) = (self.state.progress.step, self.config.schedule.seed);
-        let labeled = clock.waiting(|| loaders.labeled(0))?;
-        let (x_l, y_l) = self.upload(&labeled);
-        let noise = |x: &B::Tensor, domain| {
-            self.b.uniform_noise(self.arch.feature_shape(B::shape(x)), Key::new(seed, domain, step))
-        };
-        let batch = if args.algorithm == Algorithm::Supervised {
-            // Only the labelled part is read.
-            let d = self.b.uniform_noise(Shape::new(1, 1, 1, 1), Key::new(seed, Domain::NoiseLabeled, step));
-            let (x_u_weak, x_u_strong) = (x_l.clone(), x_l.clone());
-            Batch { x_l, y_l, x_u_weak, x_u_strong, mix: Default::default(), d_l: d.clone(), d_u: d }
+    /// Runs the next step; its losses stay on the device.
+    fn next_step(&mut self, loaders: &mut Loaders, clock: &mut Clock) -> Result<()> {
+        let (step, per_epoch) = (self.state.progress.step, self.steps_per_epoch());
+        let warm_up = step < self.warm_up_steps();
+        let args = self.step_args(poly_lr(self.config.optim.lr, step, self.total_steps()));
+        let (b, arch, config) = (self.b, self.arch, self.config);
+        let outcome = if warm_up {
+            let networks = 0..warm_up_networks(config);
+            let batches: Vec<_> =
+                networks.map(|number| clock.waiting(|| loaders.labeled(number))).collect::<Result<_>>()?;
+            step::warm_up(b, arch, &mut self.state, &batches, &args, &mut self.unread.watch)?
         } else {
-            let images = clock.waiting(|| loaders.unlabeled())?;
-            let Shape { n, h, w, .. } = images.weak.shape;
-            let key = Key::new(seed, Domain::CutMix, step);
-            let (x_u_weak, x_u_strong) = (self.image(&images.weak), self.image(&images.strong));
-            Batch {
-                d_l: noise(&x_l, Domain::NoiseLabeled),
-                d_u: noise(&x_u_weak, Domain::NoiseUnlabeled),
-                mix: cut_mix::sample(self.config.method.cut_mix, n, (h, w), key),
-                x_l,
-                y_l,
-                x_u_weak,
-                x_u_strong,
-            }
+            let labeled = clock.waiting(|| loaders.labeled(0))?;
+            let unlabeled = match args.algorithm {
+                Algorithm::Supervised => None,
+                _ => Some(clock.waiting(|| loaders.unlabeled())?),
+            };
+            let batches = (&labeled, unlabeled.as_ref());
+            step::method(b, arch, config, &mut self.state, batches, &args, &mut self.unread.watch)?
         };
-        let out = method::train_step(self.b, self.arch, &mut self.state.nets, &batch, &args)?;
-        let (sup, unsup) = (self.b.read_scalar(&out.loss_sup), out.loss_unsup(self.b));
-        if let Some(tensor) = self.non_finite_of(&out, "student") {
-            return Err(self.non_finite(tensor));
-        }
-        let mut losses = Losses { sup, unsup, passed: None };
-        if let Some((passed, histogram)) = out.unsup.and_then(|u| u.confidence) {
-            let passed = self.b.read_scalar(&passed) as u64;
-            let shape = B::shape(&batch.x_u_weak);
-            losses.passed = Some((passed, shape.positions() as u64));
-            let sums = &mut self.state.progress.sums;
-            for (sum, n) in sums.histogram.iter_mut().zip(self.b.read_counts(&histogram)) {
-                *sum += n;
-            }
-        }
-        Ok(losses)
-    }
-
-    fn image(&self, images: &HostImages) -> B::Tensor {
-        self.b.upload(images.shape, &images.data)
-    }
-
-    fn upload(&self, batch: &LabeledBatch) -> (B::Tensor, B::Labels) {
-        (self.image(&batch.images), self.b.upload_labels(batch.images.shape.with_channels(1), &batch.labels))
-    }
-
-    /// Counts the step, and records every few of them.
-    fn after_step(&mut self, losses: &Losses, lr: f64, display: &Display, clock: &mut Clock) -> Result<()> {
-        let args = self.step_args(lr);
-        let per_epoch = self.steps_per_epoch();
-        let step = self.state.progress.step;
-        let (epoch, warm_up) = (step / per_epoch + 1, step < self.warm_up_steps());
+        let unsup_weight = if warm_up { 0.0 } else { args.unsup_weight };
+        let epoch = step / per_epoch + 1;
+        self.unread.push(Pending { step, epoch, warm_up, lr: args.lr, unsup_weight, outcome });
         clock.steps += 1;
-        let images_per_second =
-            self.images_per_step(warm_up) * clock.steps as f64 / clock.since.elapsed().as_secs_f64();
-        let sums = &mut self.state.progress.sums;
-        sums.add_losses(losses.sup, losses.unsup);
-        if let Some((passed, pixels)) = losses.passed {
-            sums.passed += passed;
-            sums.pixels += pixels;
-        }
         self.state.progress.step += 1;
-        let log_every = self.config.run.log_every;
-        if log_every > 0 && (step + 1).is_multiple_of(log_every) {
-            let mut record = json!({
-                "kind": "step", "step": step + 1, "epoch": epoch, "warm_up": warm_up, "lr": lr,
-                "loss_sup": losses.sup, "loss_unsup": losses.unsup,
-                "unsup_weight": if warm_up { 0.0 } else { args.unsup_weight },
-            });
-            if let Some((passed, pixels)) = losses.passed {
-                record["pass_rate"] = json!(passed as f64 / pixels as f64);
+        self.b.check()
+    }
+
+    /// Reads what the steps since the last reading left on the device, records every few of them and shows the last.
+    fn read_steps(&mut self, display: &Display, clock: &Clock) -> Result<()> {
+        let Reading { steps, bad } = self.unread.read(self.b, self.arch)?;
+        let seconds = clock.since.elapsed().as_secs_f64();
+        for (number, (step, losses)) in steps.iter().enumerate() {
+            let rate = self.images_per_step(step.warm_up) * clock.steps as f64 / seconds;
+            self.state.progress.sums.add(losses);
+            let log_every = self.config.run.log_every;
+            if log_every > 0 && (step.step + 1).is_multiple_of(log_every) {
+                self.record(&step_record(step, losses, rate))?;
             }
-            record["images_per_second"] = json!(images_per_second);
-            self.record(&record)?;
+            if number + 1 == steps.len() {
+                let view = StepView {
+                    epoch: (step.epoch, self.config.schedule.epochs),
+                    warm_up: step.warm_up,
+                    loss_sup: losses.sup,
+                    loss_unsup: losses.unsup,
+                    images_per_second: rate,
+                };
+                display.step(step.step + 1, &view);
+            }
         }
-        let view = StepView {
-            epoch: (epoch, self.config.schedule.epochs),
-            warm_up,
-            loss_sup: losses.sup,
-            loss_unsup: losses.unsup,
-            images_per_second,
-        };
-        display.step(step + 1, &view);
-        Ok(())
+        bad.map_or(Ok(()), |bad| Err(self.non_finite(bad.tensor, bad.step)))
     }
 
     fn images_per_step(&self, warm_up: bool) -> f64 {
@@ -274,7 +209,7 @@ impl<B: Backend> Trainer<'_, B> {
     /// nothing was recorded and a resumed run does it again.
     fn end_epoch(&mut self, display: &mut Display, clock: &mut Clock) -> Result<bool> {
         if let Some(tensor) = self.state.first_non_finite(self.b, self.arch, self.algorithm()) {
-            return Err(self.non_finite(tensor));
+            return Err(self.non_finite(tensor, self.state.progress.step));
         }
         let (step, per_epoch) = (self.state.progress.step, self.steps_per_epoch());
         let (epoch, epochs) = (step / per_epoch, self.config.schedule.epochs);
@@ -363,7 +298,7 @@ impl<B: Backend> Trainer<'_, B> {
     /// Writes `last`, and `best` before it where this is the best: a crash in between costs nothing.
     fn save(&mut self, best: bool) -> Result<()> {
         if let Some(tensor) = self.state.first_non_finite(self.b, self.arch, self.algorithm()) {
-            return Err(self.non_finite(tensor));
+            return Err(self.non_finite(tensor, self.state.progress.step));
         }
         self.metrics.sync()?;
         self.meta.progress = self.state.progress.clone();
@@ -379,15 +314,9 @@ impl<B: Backend> Trainer<'_, B> {
         Err(Error::Interrupted { resume: format!("psmt-fast train --resume {}", self.dir.root().display()) })
     }
 
-    /// The first thing of a step of network `net` that is not finite.
-    fn non_finite_of(&self, out: &StepOut<B>, net: &str) -> Option<String> {
-        let name = |i: usize| format!("{net}.{}", param_name(self.arch, i));
-        out.first_non_finite(self.b, &self.state.nets.grads, name)
-    }
-
-    fn non_finite(&self, tensor: String) -> Error {
+    fn non_finite(&self, tensor: String, step: u64) -> Error {
         let last = self.dir.last();
         let checkpoint = if last.exists() { last.display().to_string() } else { "not written yet".into() };
-        Error::NonFinite { tensor, step: self.state.progress.step, checkpoint }
+        Error::NonFinite { tensor, step, checkpoint }
     }
 }

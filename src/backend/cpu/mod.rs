@@ -3,6 +3,7 @@
 //! Work is cut by problem size, never by the number of threads, and every reduction has a fixed order, so results do
 //! not depend on the number of threads. One file an op; this file only ties them to [`Backend`].
 
+mod available;
 mod batch_norm;
 mod conf_ce;
 mod confusion_matrix;
@@ -11,6 +12,7 @@ mod cross_entropy;
 mod cut_mix;
 mod elementwise;
 mod ensemble_pseudo_label;
+mod finite;
 mod gather;
 mod gemm;
 mod interpolate;
@@ -28,6 +30,7 @@ mod winograd;
 
 use crate::ops::*;
 use crate::rng::Key;
+pub use available::available_memory;
 pub use memory::Tensor;
 pub use real::Real;
 use std::marker::PhantomData;
@@ -102,13 +105,19 @@ impl<T: Real> Backend for Cpu<T> {
     fn read_counts(&self, c: &Vec<u64>) -> Vec<u64> {
         c.clone()
     }
-    fn is_finite(&self, x: &Tensor<T>) -> bool {
-        x.data().iter().all(|v| v.to_f64().is_finite())
+    fn zero_counts(&self, len: usize) -> Vec<u64> {
+        vec![0; len]
     }
-    fn first_non_finite(&self, v: &Vec<T>) -> Option<usize> {
-        v.iter().position(|v| !v.to_f64().is_finite())
+    fn watch_tensor(&self, watch: &mut Vec<u64>, x: &Tensor<T>, place: u32) {
+        finite::watch(watch, x.data(), place)
+    }
+    fn watch_vector(&self, watch: &mut Vec<u64>, v: &Vec<T>, place: u32) {
+        finite::watch(watch, v, place)
     }
     fn synchronize(&self) {}
+    fn available_memory(&self) -> Option<u64> {
+        available_memory()
+    }
 
     fn conv2d_fprop(&self, x: &Tensor<T>, params: &Vec<T>, conv: &Conv2d) -> Tensor<T> {
         conv2d::fprop(x, params, conv)

@@ -124,4 +124,19 @@ pub trait Driver: Send + Sync {
     /// # Errors
     /// A fault of that work.
     fn synchronize(&self) -> Result<()>;
+
+    /// Bytes that can still be allocated, if that is known.
+    fn available_memory(&self) -> Option<u64>;
+    /// Whether buffers may lie in one block with others. Not where each buffer's own bounds are watched.
+    fn allows_arena(&self) -> bool {
+        true
+    }
+    /// Says what memory taken from now on is for; what was said before.
+    fn phase(&self, _name: &'static str) -> &'static str {
+        ""
+    }
+    /// A step begins that asks for the same memory in the same order as others of its kind.
+    fn begin_step(&self, _kind: &'static str) {}
+    /// The step is over; what it took and has not given back stays.
+    fn end_step(&self) {}
 }

@@ -4,6 +4,7 @@
 //! Reductions have a fixed order and no float is added atomically, so results repeat bit by bit. One file an op; this file
 //! only ties them to [`Backend`]. Knows no networks.
 
+mod arena;
 mod batch_norm;
 mod channels;
 mod conf_ce;
@@ -15,6 +16,7 @@ pub mod driver;
 mod elementwise;
 pub mod emulator;
 mod ensemble_pseudo_label;
+mod finite;
 pub mod gpu;
 mod interpolate;
 mod loss;
@@ -27,6 +29,7 @@ mod tvat;
 use crate::ops::*;
 use crate::rng::Key;
 use crate::{Error, Result};
+use arena::{Arena, Recorder};
 use driver::{Args, DevicePtr, Driver, Kernel, Launch};
 use memory::args;
 pub use memory::{Buffer, Counts, Dtype, Labels, Scalar, Tensor, Vector};
@@ -204,11 +207,14 @@ impl Backend for Cuda {
     fn read_counts(&self, c: &Counts) -> Vec<u64> {
         self.download_buffer(&c.buffer, c.len)
     }
-    fn is_finite(&self, x: &Tensor) -> bool {
-        self.download(x).iter().all(|v| v.is_finite())
+    fn zero_counts(&self, len: usize) -> Counts {
+        self.counts(len)
     }
-    fn first_non_finite(&self, v: &Vector) -> Option<usize> {
-        self.download_vector(v).iter().position(|v| !v.is_finite())
+    fn watch_tensor(&self, watch: &mut Counts, x: &Tensor, place: u32) {
+        finite::watch(self, watch, x.dtype, &x.buffer, x.shape.len(), place)
+    }
+    fn watch_vector(&self, watch: &mut Counts, v: &Vector, place: u32) {
+        finite::watch(self, watch, Dtype::F32, &v.buffer, v.len, place)
     }
     fn synchronize(&self) {
         if !self.faulted() {
@@ -217,6 +223,31 @@ impl Backend for Cuda {
     }
     fn check(&self) -> Result<()> {
         self.fault.lock().unwrap_or_else(PoisonError::into_inner).take().map_or(Ok(()), Err)
+    }
+
+    fn available_memory(&self) -> Option<u64> {
+        self.driver.available_memory()
+    }
+    fn phase(&self, name: &'static str) {
+        self.driver.phase(name);
+    }
+    fn step<R>(&self, kind: &'static str, work: impl FnOnce() -> R) -> R {
+        self.driver.begin_step(kind);
+        let result = work();
+        self.driver.end_step();
+        result
+    }
+    fn planned(&self, rehearse: impl FnOnce(&Cuda) -> Result<()>) -> Result<Option<(Cuda, MemoryPlan)>> {
+        let recorder = Arc::new(Recorder::new(self.driver.name()));
+        let twin = Cuda::new(recorder.clone(), self.dtype);
+        rehearse(&twin)?;
+        twin.check()?;
+        let (scripts, plan) = recorder.plan();
+        let mut device = self.clone();
+        if self.driver.allows_arena() {
+            device.driver = Arc::new(Arena::new(self.driver.clone(), scripts));
+        }
+        Ok(Some((device, plan)))
     }
 
     fn conv2d_fprop(&self, x: &Tensor, params: &Vector, conv: &Conv2d) -> Tensor {

@@ -24,7 +24,9 @@ impl Cuda {
     pub fn half(&self, params: &Vector) -> Arc<Buffer> {
         let mut half = params.half.lock().unwrap_or_else(PoisonError::into_inner);
         half.get_or_insert_with(|| {
+            let before = self.driver.phase("16-bit copies of parameters");
             let copy = Arc::new(self.buffer(2 * params.len));
+            self.driver.phase(before);
             self.round_to_bf16(&copy, &params.buffer, params.len);
             copy
         })

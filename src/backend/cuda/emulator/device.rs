@@ -156,6 +156,15 @@ impl Driver for Emulator {
     fn synchronize(&self) -> Result<()> {
         Ok(())
     }
+
+    fn available_memory(&self) -> Option<u64> {
+        crate::backend::cpu::available_memory()
+    }
+
+    /// The check build watches the bounds of each buffer.
+    fn allows_arena(&self) -> bool {
+        !self.options.check
+    }
 }
 
 /// Whether a GPU could do this launch of a kernel for blocks of at most `max_threads`.

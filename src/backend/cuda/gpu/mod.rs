@@ -307,6 +307,16 @@ impl Driver for Gpu {
         let mut state = self.enter()?;
         self.settle("while waiting for the device", &mut state)
     }
+
+    fn available_memory(&self) -> Option<u64> {
+        let (free, _) = self.memory().ok()?;
+        Some((free + self.enter().ok()?.pool.usage().kept) as u64)
+    }
+
+    /// Without the cache every buffer is to have bounds of its own.
+    fn allows_arena(&self) -> bool {
+        self.cache
+    }
 }
 
 impl Gpu {

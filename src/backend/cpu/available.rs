@@ -1,0 +1,57 @@
+//! How much memory the system and this process's control group have left. Elsewhere than on Linux it knows nothing.
+
+/// Bytes of memory that this process can still get: what the system has left, less where its control group has a limit.
+/// `None` where the system does not say.
+pub fn available_memory() -> Option<u64> {
+    let system = std::fs::read_to_string("/proc/meminfo").ok().and_then(|t| meminfo(&t, "MemAvailable:"));
+    [system, group_left()].into_iter().flatten().min()
+}
+
+/// A line of /proc/meminfo, in bytes.
+fn meminfo(text: &str, key: &str) -> Option<u64> {
+    let line = text.lines().find(|l| l.starts_with(key))?;
+    line.split_whitespace().nth(1)?.parse::<u64>().ok().map(|kib| kib * 1024)
+}
+
+/// What the control group's limit leaves, pages of files that can be dropped counted as free; versions 2 and 1.
+fn group_left() -> Option<u64> {
+    let groups = std::fs::read_to_string("/proc/self/cgroup").ok()?;
+    let mut left: Option<u64> = None;
+    for line in groups.lines() {
+        let mut parts = line.splitn(3, ':').skip(1);
+        let (Some(controllers), Some(path)) = (parts.next(), parts.next()) else { continue };
+        let (base, limit, usage, cache) = match controllers {
+            "" => ("/sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"),
+            c if c.split(',').any(|c| c == "memory") => (
+                "/sys/fs/cgroup/memory",
+                "memory.limit_in_bytes",
+                "memory.usage_in_bytes",
+                "total_inactive_file",
+            ),
+            _ => continue,
+        };
+        // Inside a container the group's own path may not be visible; its limit is then at the root.
+        for folder in [format!("{base}{path}"), base.to_string()] {
+            let read = |name: &str| std::fs::read_to_string(format!("{folder}/{name}")).ok();
+            let number = |name: &str| read(name)?.trim().parse::<u64>().ok();
+            let (Some(limit), Some(usage)) = (number(limit), number(usage)) else { continue };
+            let stat = read("memory.stat").unwrap_or_default();
+            let droppable =
+                stat.lines().find_map(|l| l.strip_prefix(cache)?.trim().parse::<u64>().ok()).unwrap_or(0);
+            let free = limit.saturating_sub(usage.saturating_sub(droppable));
+            left = Some(left.map_or(free, |l| l.min(free)));
+        }
+    }
+    left
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn meminfo_is_in_kib() {
+        assert_eq!(meminfo("MemTotal: 8 kB\nMemAvailable:   3 kB\n", "MemAvailable:"), Some(3072));
+        assert_eq!(meminfo("", "MemAvailable:"), None);
+    }
+}

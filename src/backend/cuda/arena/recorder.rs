@@ -1,0 +1,201 @@
+//! A driver that computes nothing and notes what memory is taken, when it is given back and what it was for. The sizes of a
+//! step's buffers do not depend on values, so a rehearsal over it tells what the real step will ask for.
+
+use super::layout::{self, Layout, Span};
+use crate::Result;
+use crate::backend::cuda::driver::{Args, DevicePtr, Driver, Kernel, Launch};
+use crate::ops::{MemoryPlan, MemoryUse, StepMemory};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// The driver of a rehearsal.
+pub struct Recorder {
+    name: String,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    phase: &'static str,
+    /// Counts allocations and returns.
+    now: usize,
+    /// In the order of allocation.
+    blocks: Vec<Block>,
+    /// Numbers of the blocks in use, by address.
+    live: HashMap<u64, usize>,
+    next_address: u64,
+    steps: Vec<Step>,
+    inside: bool,
+}
+
+struct Block {
+    bytes: usize,
+    phase: &'static str,
+    born: usize,
+    died: Option<usize>,
+}
+
+/// A rehearsed step: its moments and blocks.
+struct Step {
+    kind: &'static str,
+    begin: usize,
+    end: usize,
+    blocks: std::ops::Range<usize>,
+}
+
+/// What a step of one kind will ask for, in order.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Script {
+    /// Bytes of each allocation and its offset in the arena; no offset for what outlives the step.
+    pub blocks: Vec<(usize, Option<usize>)>,
+    /// Bytes of the arena.
+    pub bytes: usize,
+}
+
+impl Recorder {
+    /// A driver in the place of the one called `name`.
+    pub fn new(name: String) -> Recorder {
+        Recorder { name, state: Mutex::default() }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the last rehearsed step of each kind asked for, and the same in words.
+    pub fn plan(&self) -> (HashMap<&'static str, Script>, MemoryPlan) {
+        let state = self.state();
+        let mut last: BTreeMap<&'static str, &Step> = BTreeMap::new();
+        for step in &state.steps {
+            last.insert(step.kind, step);
+        }
+        let mut order: Vec<&Step> = last.into_values().collect();
+        order.sort_by_key(|step| step.begin);
+        let (mut scripts, mut plan) = (HashMap::new(), MemoryPlan::default());
+        for step in order {
+            let (script, memory) = state.step(step);
+            scripts.insert(step.kind, script);
+            plan.steps.push(memory);
+            // What was there before the step and stays; of all kinds the most.
+            let held = state.blocks[..step.blocks.start].iter();
+            let held = sums(held.filter(|b| b.died.is_none_or(|died| died > step.end)));
+            if total(&held) > plan.held_bytes() {
+                plan.held = held;
+            }
+        }
+        (scripts, plan)
+    }
+}
+
+impl State {
+    fn step(&self, step: &Step) -> (Script, StepMemory) {
+        let blocks = &self.blocks[step.blocks.clone()];
+        let span = |b: &Block| {
+            let died = b.died.filter(|&died| died <= step.end)?;
+            Some(Span { bytes: b.bytes, born: b.born, died })
+        };
+        let spans: Vec<Span> = blocks.iter().filter_map(span).collect();
+        let Layout { offsets, bytes } = layout::place(&spans);
+        let mut offsets = offsets.into_iter();
+        let places = blocks.iter().map(|b| (b.bytes, span(b).and_then(|_| offsets.next())));
+        let script = Script { blocks: places.collect(), bytes };
+        let (moment, _) = layout::peak(&spans);
+        let at_peak = blocks.iter().filter(|b| span(b).is_some_and(|s| s.born <= moment && moment < s.died));
+        let memory =
+            StepMemory { kind: step.kind, bytes: bytes as u64, at_peak: sums(at_peak), buffers: spans.len() };
+        (script, memory)
+    }
+}
+
+/// Bytes by phase, largest first.
+fn sums<'a>(blocks: impl Iterator<Item = &'a Block>) -> Vec<MemoryUse> {
+    let mut by_phase: BTreeMap<&str, u64> = BTreeMap::new();
+    for block in blocks {
+        *by_phase.entry(block.phase).or_default() += block.bytes.next_multiple_of(layout::ALIGNMENT) as u64;
+    }
+    let mut uses: Vec<MemoryUse> =
+        by_phase.into_iter().map(|(what, bytes)| MemoryUse { what: what.into(), bytes }).collect();
+    uses.sort_by_key(|u| std::cmp::Reverse(u.bytes));
+    uses
+}
+
+fn total(uses: &[MemoryUse]) -> u64 {
+    uses.iter().map(|u| u.bytes).sum()
+}
+
+impl Driver for Recorder {
+    fn name(&self) -> String {
+        self.name.clone()
+    }
+
+    fn alloc(&self, bytes: usize) -> Result<DevicePtr> {
+        let mut state = self.state();
+        let (phase, born) = (state.phase, state.now);
+        state.now += 1;
+        // Any address that no other block has.
+        state.next_address += layout::ALIGNMENT as u64;
+        let (address, number) = (state.next_address, state.blocks.len());
+        state.live.insert(address, number);
+        state.blocks.push(Block { bytes, phase, born, died: None });
+        Ok(DevicePtr(address))
+    }
+
+    fn free(&self, ptr: DevicePtr, _bytes: usize) {
+        let mut state = self.state();
+        let now = state.now;
+        if let Some(number) = state.live.remove(&ptr.0) {
+            state.blocks[number].died = Some(now);
+            state.now += 1;
+        }
+    }
+
+    fn upload(&self, _to: DevicePtr, _data: &[u8]) -> Result<()> {
+        Ok(())
+    }
+
+    fn download(&self, _from: DevicePtr, data: &mut [u8]) -> Result<()> {
+        data.fill(0);
+        Ok(())
+    }
+
+    fn copy(&self, _from: DevicePtr, _to: DevicePtr, _bytes: usize) -> Result<()> {
+        Ok(())
+    }
+
+    fn clear(&self, _ptr: DevicePtr, _bytes: usize) -> Result<()> {
+        Ok(())
+    }
+
+    fn launch(&self, _kernel: &Kernel, _launch: Launch, _args: &Args) -> Result<()> {
+        Ok(())
+    }
+
+    fn synchronize(&self) -> Result<()> {
+        Ok(())
+    }
+
+    fn available_memory(&self) -> Option<u64> {
+        None
+    }
+
+    fn phase(&self, name: &'static str) -> &'static str {
+        std::mem::replace(&mut self.state().phase, name)
+    }
+
+    fn begin_step(&self, kind: &'static str) {
+        let mut state = self.state();
+        let (begin, first) = (state.now, state.blocks.len());
+        state.inside = true;
+        state.steps.push(Step { kind, begin, end: begin, blocks: first..first });
+    }
+
+    fn end_step(&self) {
+        let mut state = self.state();
+        let (now, end) = (state.now, state.blocks.len());
+        if let (true, Some(step)) = (state.inside, state.steps.last_mut()) {
+            step.end = now;
+            step.blocks.end = end;
+        }
+        state.inside = false;
+    }
+}

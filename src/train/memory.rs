@@ -1,0 +1,124 @@
+//! The memory of a run before it starts: a rehearsal of its steps on the device's planning twin. Knows steps and their
+//! sizes; must not know devices.
+
+use super::state::{State, warm_up_networks};
+use super::step;
+use super::watch::Watch;
+use crate::config::{self, RunConfig};
+use crate::data::{HostImages, LabeledBatch, UnlabeledBatch};
+use crate::method::{Algorithm, StepArgs};
+use crate::model::DeepLab;
+use crate::ops::{Backend, MemoryPlan, Shape};
+use crate::{Error, Result};
+
+/// Larger batches are not looked for.
+const MAX_BATCH: usize = 1 << 12;
+
+/// `b` with the memory of `config`'s steps planned where it plans, and what the run takes in any case.
+///
+/// # Errors
+/// Those of the steps.
+pub fn plan<B: Backend>(b: &B, config: &RunConfig) -> Result<(Option<B>, MemoryPlan)> {
+    let arch = DeepLab::new(config.model_config()?)?;
+    Ok(match b.planned(|twin| rehearse(twin, &arch, config))? {
+        Some((device, plan)) => (Some(device), plan),
+        None => (None, config::estimated_memory(config)?),
+    })
+}
+
+/// Refuses a plan that is larger than what `b` has left.
+///
+/// # Errors
+/// [`Error::Memory`] with both and the settings that decide.
+pub fn check<B: Backend>(b: &B, config: &RunConfig, plan: &MemoryPlan) -> Result<()> {
+    let [h, w] = config.augment.crop;
+    let mib = |bytes: u64| bytes.div_ceil(1 << 20);
+    match b.available_memory() {
+        Some(available) if plan.bytes() > available => Err(Error::Memory {
+            what: format!(
+                "training {} with crops of {h} x {w} (augment.crop) and batches of {} (optim.batch_size) on {}",
+                config.model.name,
+                config.optim.batch_size,
+                b.name()
+            ),
+            needed_mib: mib(plan.bytes()),
+            available_mib: available >> 20,
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// The largest batch whose plan takes no more than what `b` has left; `None` where not even two images fit, or nobody knows
+/// what is left.
+///
+/// # Errors
+/// As [`plan`].
+pub fn largest_batch<B: Backend>(b: &B, config: &RunConfig) -> Result<Option<usize>> {
+    let Some(available) = b.available_memory() else { return Ok(None) };
+    let fits = |batch_size: usize| -> Result<bool> {
+        let mut sized = config.clone();
+        sized.optim.batch_size = batch_size;
+        Ok(plan(b, &sized)?.1.bytes() <= available)
+    };
+    if !fits(2)? {
+        return Ok(None);
+    }
+    let (mut fitting, mut step) = (2, 2);
+    while fitting + step <= MAX_BATCH && fits(fitting + step)? {
+        fitting += step;
+        step *= 2;
+    }
+    // Between `fitting`, which fits, and `step` more, which does not.
+    while step > 1 {
+        step /= 2;
+        if fits(fitting + step)? {
+            fitting += step;
+        }
+    }
+    Ok(Some(fitting))
+}
+
+/// Does what a run does, with images of zeros: the networks, then each kind of step twice.
+fn rehearse<B: Backend>(b: &B, arch: &DeepLab, config: &RunConfig) -> Result<()> {
+    let mut state = State::zeros(b, arch, config);
+    let mut watch = Watch::new(b);
+    let images = || {
+        let [h, w] = config.augment.crop;
+        let shape = Shape::new(config.optim.batch_size, h, w, 3);
+        HostImages { shape, data: vec![0.0; shape.len()] }
+    };
+    let labeled = || {
+        let images = images();
+        let labels = vec![0; images.shape.positions()];
+        LabeledBatch { images, labels, indices: Vec::new() }
+    };
+    let args = StepArgs {
+        lr: config.optim.lr,
+        momentum: config.optim.momentum,
+        weight_decay: config.optim.weight_decay,
+        ema_decay: config.method.ema_decay,
+        unsup_weight: config.method.unsup_weight,
+        conf_ce: config.method.conf_ce(),
+        ensemble: config.method.ensemble(),
+        tvat: config.method.tvat_args(),
+        active_teacher: 1,
+        supervised_loss: config.optim.loss(),
+        algorithm: config.method.algorithm,
+        keep_noise: false,
+    };
+    let supervised = config.method.algorithm == Algorithm::Supervised;
+    if !supervised && config.method.warm_up_epochs > 0 {
+        let batches: Vec<LabeledBatch> = (0..warm_up_networks(config)).map(|_| labeled()).collect();
+        for _ in 0..2 {
+            step::warm_up(b, arch, &mut state, &batches, &args, &mut watch)?;
+        }
+        state.teacher_momenta.clear();
+    }
+    let labeled = labeled();
+    let unlabeled =
+        (!supervised).then(|| UnlabeledBatch { weak: images(), strong: images(), indices: Vec::new() });
+    for _ in 0..2 {
+        step::method(b, arch, config, &mut state, (&labeled, unlabeled.as_ref()), &args, &mut watch)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,122 @@
+//! One step of a run on the device: its batch goes up, networks learn, and what is to be read later stays there. Knows the
+//! method; must not know loaders, records or files.
+
+use super::state::State;
+use super::watch::{Watch, Watched};
+use crate::Result;
+use crate::config::RunConfig;
+use crate::data::{HostImages, LabeledBatch, UnlabeledBatch};
+use crate::method::{self, Batch, StepArgs, Unsup, cut_mix};
+use crate::model::DeepLab;
+use crate::ops::{Backend, Shape};
+use crate::rng::{Domain, Key};
+
+/// Kind of [`Backend::step`] of the warm-up.
+pub const WARM_UP: &str = "warm-up step";
+/// Kind of [`Backend::step`] of the method and its baselines.
+pub const METHOD: &str = "training step";
+
+/// What a step leaves on the device.
+pub struct Outcome<B: Backend> {
+    /// The student's supervised loss.
+    pub loss_sup: B::Scalar,
+    /// The unsupervised loss in its parts; `None` in the warm-up and for the supervised baseline.
+    pub unsup: Option<Unsup<B>>,
+    /// Pixels with a pseudo label.
+    pub pixels: u64,
+    /// What was looked through for values that are not finite, in the order of computation.
+    pub watched: Vec<Watched>,
+}
+
+/// A step of the warm-up: each of the networks learns from the labelled batch of its number.
+pub fn warm_up<B: Backend>(
+    b: &B,
+    arch: &DeepLab,
+    state: &mut State<B>,
+    batches: &[LabeledBatch],
+    args: &StepArgs,
+    watch: &mut Watch<B>,
+) -> Result<Outcome<B>> {
+    b.step(WARM_UP, || {
+        let mut outcome = None;
+        for (number, batch) in batches.iter().enumerate() {
+            b.phase("images, labels and noise");
+            let (x, y) = upload(b, batch);
+            let nets = &mut state.nets;
+            let (name, net, momentum) = match number {
+                0 => ("student", &mut nets.student, &mut nets.momentum),
+                1 => ("teacher1", &mut nets.teacher1, &mut state.teacher_momenta[0]),
+                _ => ("teacher2", &mut nets.teacher2, &mut state.teacher_momenta[1]),
+            };
+            let out = method::supervised_step(b, arch, net, momentum, &mut nets.grads, &x, &y, args)?;
+            let outcome = outcome.get_or_insert_with(|| Outcome {
+                loss_sup: out.loss_sup.clone(),
+                unsup: None,
+                pixels: 0,
+                watched: Vec::new(),
+            });
+            watch.step(b, &out.logits, &nets.grads, (name, true), &mut outcome.watched);
+        }
+        outcome.ok_or_else(|| crate::Error::Usage("a warm-up step needs a batch".into()))
+    })
+}
+
+/// A step of the method or a baseline.
+pub fn method<B: Backend>(
+    b: &B,
+    arch: &DeepLab,
+    config: &RunConfig,
+    state: &mut State<B>,
+    (labeled, unlabeled): (&LabeledBatch, Option<&UnlabeledBatch>),
+    args: &StepArgs,
+    watch: &mut Watch<B>,
+) -> Result<Outcome<B>> {
+    b.step(METHOD, || {
+        b.phase("images, labels and noise");
+        let batch = batch(b, arch, config, state.progress.step, labeled, unlabeled);
+        let shape = B::shape(&batch.x_u_weak);
+        let out = method::train_step(b, arch, &mut state.nets, &batch, args)?;
+        let mut watched = Vec::new();
+        watch.step(b, &out.logits, &state.nets.grads, ("student", false), &mut watched);
+        let pixels = if out.unsup.is_some() { shape.positions() as u64 } else { 0 };
+        Ok(Outcome { loss_sup: out.loss_sup, unsup: out.unsup, pixels, watched })
+    })
+}
+
+/// The step's input. Without unlabelled images only the labelled part is read.
+fn batch<B: Backend>(
+    b: &B,
+    arch: &DeepLab,
+    config: &RunConfig,
+    step: u64,
+    labeled: &LabeledBatch,
+    unlabeled: Option<&UnlabeledBatch>,
+) -> Batch<B> {
+    let seed = config.schedule.seed;
+    let noise = |shape: Shape, domain| b.uniform_noise(shape, Key::new(seed, domain, step));
+    let (x_l, y_l) = upload(b, labeled);
+    let Some(images) = unlabeled else {
+        let d = noise(Shape::new(1, 1, 1, 1), Domain::NoiseLabeled);
+        let (x_u_weak, x_u_strong) = (x_l.clone(), x_l.clone());
+        return Batch { x_l, y_l, x_u_weak, x_u_strong, mix: Default::default(), d_l: d.clone(), d_u: d };
+    };
+    let Shape { n, h, w, .. } = images.weak.shape;
+    let (x_u_weak, x_u_strong) = (image(b, &images.weak), image(b, &images.strong));
+    Batch {
+        d_l: noise(arch.feature_shape(B::shape(&x_l)), Domain::NoiseLabeled),
+        d_u: noise(arch.feature_shape(B::shape(&x_u_weak)), Domain::NoiseUnlabeled),
+        mix: cut_mix::sample(config.method.cut_mix, n, (h, w), Key::new(seed, Domain::CutMix, step)),
+        x_l,
+        y_l,
+        x_u_weak,
+        x_u_strong,
+    }
+}
+
+fn image<B: Backend>(b: &B, images: &HostImages) -> B::Tensor {
+    b.upload(images.shape, &images.data)
+}
+
+fn upload<B: Backend>(b: &B, batch: &LabeledBatch) -> (B::Tensor, B::Labels) {
+    (image(b, &batch.images), b.upload_labels(batch.images.shape.with_channels(1), &batch.labels))
+}

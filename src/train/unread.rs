@@ -1,0 +1,121 @@
+//! Steps whose results are still on the device. Reading waits for the device, so it is done now and then, for many steps
+//! at once. Knows what steps leave; must not know records or files.
+
+use super::records::{Confidence, Losses};
+use super::step::Outcome;
+use super::watch::{Found, Watch};
+use crate::Result;
+use crate::model::DeepLab;
+use crate::ops::Backend;
+use std::time::{Duration, Instant};
+
+/// Time between readings, unless something needs them.
+const READ_EVERY: Duration = Duration::from_secs(1);
+
+/// A step that was run and not read.
+pub struct Pending<B: Backend> {
+    /// Its number, from 0.
+    pub step: u64,
+    /// Its epoch, from 1.
+    pub epoch: u64,
+    /// Whether it belongs to the warm-up.
+    pub warm_up: bool,
+    /// Learning rate.
+    pub lr: f64,
+    /// Weight of the unsupervised loss.
+    pub unsup_weight: f64,
+    /// What it left on the device.
+    pub outcome: Outcome<B>,
+}
+
+/// Steps in the order they were run.
+pub struct Unread<B: Backend> {
+    steps: Vec<Pending<B>>,
+    /// Looks through the steps' tensors.
+    pub watch: Watch<B>,
+    since: Instant,
+}
+
+/// What a step found not finite.
+pub struct NonFinite {
+    /// The first tensor or loss, in the order of computation.
+    pub tensor: String,
+    /// The step's number.
+    pub step: u64,
+}
+
+/// What a reading gives.
+pub struct Reading<B: Backend> {
+    /// Steps with their losses, in order.
+    pub steps: Vec<(Pending<B>, Losses)>,
+    /// Of the step after them.
+    pub bad: Option<NonFinite>,
+}
+
+impl<B: Backend> Unread<B> {
+    /// No steps.
+    pub fn new(b: &B) -> Unread<B> {
+        Unread { steps: Vec::new(), watch: Watch::new(b), since: Instant::now() }
+    }
+
+    /// Adds the step that was just run.
+    pub fn push(&mut self, step: Pending<B>) {
+        self.steps.push(step);
+        self.watch.next();
+    }
+
+    /// Whether it is time to read.
+    pub fn due(&self) -> bool {
+        self.since.elapsed() >= READ_EVERY || self.watch.full()
+    }
+
+    /// Takes all steps with their losses, up to the first that has something that is not finite. Waits for the device.
+    ///
+    /// # Errors
+    /// A fault of the device.
+    pub fn read(&mut self, b: &B, arch: &DeepLab) -> Result<Reading<B>> {
+        let found = self.watch.read(b);
+        self.since = Instant::now();
+        let mut steps = Vec::with_capacity(self.steps.len());
+        for (number, pending) in std::mem::take(&mut self.steps).into_iter().enumerate() {
+            let losses = losses(b, &pending.outcome);
+            b.check()?;
+            let found = found.as_ref().filter(|f| f.step == number);
+            if let Some(tensor) = non_finite(arch, &pending.outcome, &losses, found) {
+                return Ok(Reading { steps, bad: Some(NonFinite { tensor, step: pending.step }) });
+            }
+            steps.push((pending, losses));
+        }
+        Ok(Reading { steps, bad: None })
+    }
+}
+
+fn losses<B: Backend>(b: &B, outcome: &Outcome<B>) -> Losses {
+    let terms = outcome.unsup.iter().flat_map(|u| &u.terms);
+    let confidence = outcome.unsup.as_ref().and_then(|u| u.confidence.as_ref());
+    Losses {
+        sup: b.read_scalar(&outcome.loss_sup),
+        unsup: terms.fold(0.0, |sum, (weight, term)| sum + weight * b.read_scalar(term)),
+        confidence: confidence.map(|(passed, histogram)| Confidence {
+            passed: b.read_scalar(passed) as u64,
+            pixels: outcome.pixels,
+            histogram: b.read_counts(histogram),
+        }),
+    }
+}
+
+/// The first thing of a step that is not finite: logits come before losses, gradients after them.
+fn non_finite<B: Backend>(
+    arch: &DeepLab,
+    outcome: &Outcome<B>,
+    losses: &Losses,
+    found: Option<&Found>,
+) -> Option<String> {
+    let tensor = found.map(|f| (&outcome.watched[f.tensor], f.index));
+    match tensor {
+        Some((tensor, index)) if tensor.before_losses() => Some(tensor.describe(arch, index)),
+        _ if !losses.sup.is_finite() => Some("supervised loss".into()),
+        _ if !losses.unsup.is_finite() => Some("unsupervised loss".into()),
+        _ => tensor.map(|(tensor, index)| tensor.describe(arch, index)),
+    }
+}
