@@ -162,3 +162,26 @@ fn bench_writes_its_figures() {
     let v: Value = serde_json::from_slice(&read(&p.path("b.json"))).unwrap();
     assert!(v["median_ms"].as_f64().unwrap() > 0.0 && v["batch"] == 2 && v["what"] == "step");
 }
+
+#[test]
+fn a_dry_run_says_what_would_be_and_writes_nothing() {
+    let p = Project::new();
+    let before = std::fs::read_dir(p.path("")).unwrap().count();
+    for device in ["cpu", "emulated"] {
+        let out = p.train("o", &["--dry-run", "--device", device]);
+        if device == "emulated" && out.status.code() == Some(10) {
+            eprintln!("skipped: {}", String::from_utf8_lossy(&out.stderr));
+            continue;
+        }
+        let parts =
+            ["ps-mt of tiny", device, "4 labelled, 5 unlabelled, 3 validation", "networks", "largest batch"];
+        expect(&out, 0, &parts);
+        let text = String::from_utf8_lossy(&out.stdout).into_owned();
+        let number = |line: &str| line.split_whitespace().last().unwrap().parse::<f64>().unwrap();
+        let find = |what: &str| number(text.lines().find(|l| l.trim().starts_with(what)).unwrap());
+        assert!(find("in all") > find("networks") && find("in all") < find("available"), "{text}");
+    }
+    assert_eq!(std::fs::read_dir(p.path("")).unwrap().count(), before, "a dry run leaves nothing");
+    let out = p.train("o", &["--dry-run", "--set", "augment.crop=[200000,200000]"]);
+    expect(&out, 7, &["not enough memory", "augment.crop", "optim.batch_size", "cpu"]);
+}

@@ -1,9 +1,17 @@
-//! Training on the CUDA device, run by the emulator: ten steps follow the CPU's, repeat bit by bit, and resume.
+//! Training on the CUDA device, run by the emulator: ten steps follow the CPU's, repeat bit by bit, and resume; a kernel that
+//! faults in between does no harm.
 
 mod cli_common;
 
 use cli_common::{Project, expect};
+use psmt_fast::backend::cuda::driver::{Args, DevicePtr, Driver, Kernel, Launch};
+use psmt_fast::backend::cuda::emulator::{self, EmulatorOptions};
+use psmt_fast::backend::cuda::{Cuda, Dtype};
+use psmt_fast::train::{self, Checkpoint, RunDir};
+use psmt_fast::{Error, Result, config};
 use serde_json::Value;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// One epoch of warm-up, one of PS-MT at its full weight, five steps each, T-VAT exact; a record a step. The rate is low:
 /// rounding grows a hundredfold a step where training is as fast as it can be.
@@ -84,4 +92,82 @@ fn steps_repeat_and_resume_to_the_same_bits() {
     let resumed = p.run(&[&["train", "--resume", "killed"][..], &flags[2..]].concat());
     expect(&resumed, 0, &["results in killed"]);
     assert!(bits("once") == bits("killed"), "the resumed run differs");
+}
+
+/// The emulator, whose launch of one kernel fails at the given number.
+struct Faulty {
+    under: Arc<dyn Driver>,
+    kernel: &'static str,
+    left: AtomicUsize,
+}
+
+impl Driver for Faulty {
+    fn name(&self) -> String {
+        self.under.name()
+    }
+    fn alloc(&self, bytes: usize) -> Result<DevicePtr> {
+        self.under.alloc(bytes)
+    }
+    fn free(&self, ptr: DevicePtr, bytes: usize) {
+        self.under.free(ptr, bytes)
+    }
+    fn upload(&self, to: DevicePtr, data: &[u8]) -> Result<()> {
+        self.under.upload(to, data)
+    }
+    fn download(&self, from: DevicePtr, data: &mut [u8]) -> Result<()> {
+        self.under.download(from, data)
+    }
+    fn copy(&self, from: DevicePtr, to: DevicePtr, bytes: usize) -> Result<()> {
+        self.under.copy(from, to, bytes)
+    }
+    fn clear(&self, ptr: DevicePtr, bytes: usize) -> Result<()> {
+        self.under.clear(ptr, bytes)
+    }
+    fn launch(&self, kernel: &Kernel, launch: Launch, args: &Args) -> Result<()> {
+        if kernel.name == self.kernel && self.left.fetch_sub(1, Ordering::Relaxed) == 1 {
+            let message = format!("{kernel} was made to fault, {launch:?}");
+            return Err(Error::Device { name: self.name(), message });
+        }
+        self.under.launch(kernel, launch, args)
+    }
+    fn synchronize(&self) -> Result<()> {
+        self.under.synchronize()
+    }
+    fn available_memory(&self) -> Option<u64> {
+        self.under.available_memory()
+    }
+}
+
+#[test]
+fn a_fault_in_mid_training_keeps_the_last_checkpoint() {
+    let p = Project::new();
+    let text = std::fs::read_to_string(p.path("run.toml")).unwrap();
+    let at = |name: &str| p.path(name).display().to_string();
+    let lists = format!(
+        "dir = {:?}\nlabeled = {:?}\nunlabeled = {:?}\nval = {:?}\n",
+        at("data"),
+        at("labeled.txt"),
+        at("unlabeled.txt"),
+        at("val.txt")
+    );
+    let config = config::parse("test", &text.replacen("[data]\n", &format!("[data]\n{lists}"), 1)).unwrap();
+    // Checkpoints at steps 4 and 6; sgd runs three times a warm-up step and once in later ones.
+    for (kernel, left, reached) in [("sgd", 3 * 6 + 1, 6), ("non_finite_f32", 1, 0), ("ema", 9, 8)] {
+        let Ok(under) = emulator::open(EmulatorOptions::default()) else {
+            eprintln!("skipped: this build has no emulator");
+            return;
+        };
+        let driver = Arc::new(Faulty { under, kernel, left: AtomicUsize::new(left) });
+        let b = Cuda::new(driver, Dtype::F32);
+        let dir = RunDir::create(&p.path(&format!("{kernel}-{left}"))).unwrap();
+        let ready = train::check(&b, &config).unwrap();
+        let error = train::start(&b, &config, &ready, &dir).unwrap_err();
+        assert_eq!(error.exit_code(), 10, "{error}");
+        assert!(error.to_string().contains(kernel) && error.to_string().contains("grid"), "{error}");
+        if reached == 0 {
+            assert!(!dir.last().exists());
+            continue;
+        }
+        assert_eq!(Checkpoint::open(&dir.last()).unwrap().meta.progress.step, reached);
+    }
 }

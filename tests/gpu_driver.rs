@@ -311,3 +311,27 @@ fn doctor_reports_without_a_driver() {
     assert!(kernels.lines().all(|line| line.split('\t').count() == 8), "{kernels}");
     assert_eq!(kernels.lines().count() > 1, gpu::missing().is_none());
 }
+
+#[test]
+fn training_that_does_not_fit_a_card_is_refused_with_its_plan() {
+    let run = |memory: &str, batch: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_psmt-fast"));
+        command.args(["train", "--dry-run", "--device", "cuda", "--batch-size", batch]);
+        let output = with_fake(command, &[("FAKE_CUDA_MEMORY", memory)])?.output().unwrap();
+        let text = [output.stdout, output.stderr].map(|t| String::from_utf8_lossy(&t).into_owned()).concat();
+        Some((output.status.code(), text))
+    };
+    // 32 MiB: the demo's own batch fits, one of 64 does not, and the first says where the limit lies.
+    let Some((code, text)) = run("33554432", "4") else { return };
+    assert_eq!(code, Some(0), "{text}");
+    expect(&text, &["tiny on cuda:0", "16-bit copies", "T-VAT", "available", "32.0"]);
+    let line = text.lines().find(|l| l.contains("largest batch")).unwrap();
+    let largest: usize = line.split_whitespace().last().unwrap().parse().unwrap();
+    assert!((4..64).contains(&largest), "{text}");
+    assert_eq!(run("33554432", &largest.to_string()).unwrap().0, Some(0));
+    for batch in [largest + 1, 64] {
+        let (code, text) = run("33554432", &batch.to_string()).unwrap();
+        assert_eq!(code, Some(7), "{text}");
+        expect(&text, &["not enough memory", "optim.batch_size", "cuda:0", "32 MiB are available"]);
+    }
+}
