@@ -5,11 +5,13 @@
 //     square   = mean over (pixel, class) of p²
 // with p = softmax(up(student)) and the target of teachers.cuh; gradients of each with respect to the student.
 //
-// student, core, assist [n, h, w, classes]; label bytes, float confidence [n, H, W]; histogram of ten confidence bins. The
+// student, core, assist [n, h, w, classes]; label bytes, float confidence [n, H, W]; histogram of ten confidence bins;
+// confusion matrix of pseudo labels and the student's largest classes over passed pixels. The
 // plain kernel has the first term only, the other one all three as groups with denominators of their own. Both give unscaled
 // sums (fold.cuh); loss.cu finishes them.
 #include "common/device.cuh"
 #include "common/mixed_teachers.cuh"
+#include "common/tally.cuh"
 
 constexpr int BINS = 10;
 /// Bound of 1 - p in the logarithm of negative learning; below it there is no gradient.
@@ -54,11 +56,13 @@ template <class T> struct ConfCe : PlainLoss {
     const Pseudo& pseudo;
     const Mix& mix;
     u32* bins;
+    Tally tally;
     double sums[SUMS] = {0.0};
     u32 counts[COUNTS] = {0};
 
-    DEVICE ConfCe(const Upsample& size, const Staged<Field<T>>& staged, const Pseudo& labels, const Mix& boxes, u32* shared)
-        : u(size), student(staged), pseudo(labels), mix(boxes), bins(shared) {}
+    DEVICE ConfCe(const Upsample& size, const Staged<Field<T>>& staged, const Pseudo& labels, const Mix& boxes, u32* shared,
+                  const Tally& pairs)
+        : u(size), student(staged), pseudo(labels), mix(boxes), bins(shared), tally(pairs) {}
 
     DEVICE bool stage(const Tile& tile, i32 row, i32) {
         student.stage_relative(u, tile, row);
@@ -70,18 +74,20 @@ template <class T> struct ConfCe : PlainLoss {
         for (int r = 0; r < ROWS; r++) {
             state.weight[r] = 0.0f;
             state.label[r] = 0;
+            state.counted[r] = false;
             if (!strip.live[r]) continue;
             i32 source = mix.source(u, tile, strip.y + r, strip.x);
             bool passed = read_pseudo(state.weight[r], state.label[r], bins, pseudo, u, source, strip.y + r, strip.x);
             counts[0] += passed ? 1 : 0;
-            any = any || state.weight[r] != 0.0f;
+            state.counted[r] = passed;
+            any = any || passed;
         }
         return any;
     }
     DEVICE void normalize(State& state, const Tile& tile, const Strip<ROWS>& strip) {
         const Cell* cell = student.column(u, tile);
         float norm[ROWS];
-        log_sums(norm, cell, u.classes, strip);
+        state.log_sums_counting(norm, tally, cell, u.classes, strip);
         sums[0] += state.normalize(norm, cell, strip);
     }
     DEVICE void gradient(float (&g)[ROWS], const State& state, const Tile& tile, const Strip<ROWS>& strip, int,
@@ -113,12 +119,14 @@ template <class T> struct ConfCeNegative : PlainLoss {
     /// Target probabilities below it are selected; 0 without negative learning, the teachers are then not read.
     float negative_threshold;
     bool square_on;
+    Tally tally;
     double sums[SUMS] = {0.0, 0.0, 0.0};
     u32 counts[COUNTS] = {0, 0};
 
     DEVICE ConfCeNegative(const Upsample& size, const MixedTeachers<T>& teachers, const Pseudo& labels, u32* shared,
-                          float threshold, bool square)
-        : u(size), logits(teachers), pseudo(labels), bins(shared), negative_threshold(threshold), square_on(square) {}
+                          float threshold, bool square, const Tally& pairs)
+        : u(size), logits(teachers), pseudo(labels), bins(shared), negative_threshold(threshold), square_on(square),
+          tally(pairs) {}
 
     DEVICE bool negative_on() const { return negative_threshold > 0.0f; }
     DEVICE bool has(int group) const {
@@ -137,6 +145,7 @@ template <class T> struct ConfCeNegative : PlainLoss {
         for (int r = 0; r < ROWS; r++) {
             state.picked.weight[r] = 0.0f;
             state.picked.label[r] = 0;
+            state.picked.counted[r] = false;
             state.own[r] = false;
             if (!strip.live[r]) continue;
             i32 from = logits.mix.source(u, tile, strip.y + r, strip.x);
@@ -146,6 +155,7 @@ template <class T> struct ConfCeNegative : PlainLoss {
             bool passed = read_pseudo(state.picked.weight[r], state.picked.label[r], bins, pseudo, u, from, strip.y + r,
                                       strip.x);
             counts[0] += passed ? 1 : 0;
+            state.picked.counted[r] = passed;
         }
         return any;
     }
@@ -168,7 +178,7 @@ template <class T> struct ConfCeNegative : PlainLoss {
     }
     DEVICE void normalize(State& state, const Tile& tile, const Strip<ROWS>& strip) {
         const Cell* cell = logits.student.column(u, tile);
-        log_sums(state.norm, cell, u.classes, strip);
+        state.picked.log_sums_counting(state.norm, tally, cell, u.classes, strip);
         sums[POSITIVE] += state.picked.normalize(state.norm, cell, strip);
         if (negative_on()) {
             state.target.find(logits.core.column(u, tile), logits.assist.column(u, tile), u.classes, strip,
@@ -235,55 +245,59 @@ DEVICE void flush_bins(u64* histogram, const u32* bins) {
 }
 
 template <class T>
-DEVICE void conf_ce(float* parts, double* sums, u64* counts, u64* histogram, const T* student, const Pseudo& pseudo,
-                    const Mix& mix, const Upsample& u) {
+DEVICE void conf_ce(float* parts, double* sums, u64* counts, u64* histogram, const Confusion& confusion, const T* student,
+                    const Pseudo& pseudo, const Mix& mix, const Upsample& u) {
     DYNAMIC_SHARED(unsigned char, memory);
     SHARED(u32, bins, BINS);
     clear_bins(bins);
     LossShared shared(memory, u, 1);
-    ConfCe<T> loss(u, Staged<Field<T>>(Field<T>{student, LOG2_E}, shared, u, 0), pseudo, mix, bins);
+    ConfCe<T> loss(u, Staged<Field<T>>(Field<T>{student, LOG2_E}, shared, u, 0), pseudo, mix, bins,
+                   Tally(confusion, shared, u));
     fold_loss(loss, parts, sums, counts, shared, u, Tile(u));
+    loss.tally.flush();
     flush_bins(histogram, bins);
 }
 
-FOLD_KERNEL conf_ce_fwd_bwd_f32(float* parts, double* sums, u64* counts, u64* histogram, const float* student,
-                                const Pseudo pseudo, const Mix mix, const Upsample u) {
-    conf_ce(parts, sums, counts, histogram, student, pseudo, mix, u);
+FOLD_KERNEL conf_ce_fwd_bwd_f32(float* parts, double* sums, u64* counts, u64* histogram, const Confusion confusion,
+                                const float* student, const Pseudo pseudo, const Mix mix, const Upsample u) {
+    conf_ce(parts, sums, counts, histogram, confusion, student, pseudo, mix, u);
 }
-FOLD_KERNEL conf_ce_fwd_bwd_bf16(float* parts, double* sums, u64* counts, u64* histogram, const bf16* student,
-                                 const Pseudo pseudo, const Mix mix, const Upsample u) {
-    conf_ce(parts, sums, counts, histogram, student, pseudo, mix, u);
+FOLD_KERNEL conf_ce_fwd_bwd_bf16(float* parts, double* sums, u64* counts, u64* histogram, const Confusion confusion,
+                                 const bf16* student, const Pseudo pseudo, const Mix mix, const Upsample u) {
+    conf_ce(parts, sums, counts, histogram, confusion, student, pseudo, mix, u);
 }
 REGISTER_KERNEL(conf_ce_fwd_bwd_f32)
 REGISTER_KERNEL(conf_ce_fwd_bwd_bf16)
 
 template <class T>
-DEVICE void conf_ce_negative(float* parts, double* sums, u64* counts, u64* histogram, const T* student, const T* core,
-                             const T* assist, const Pseudo& pseudo, const Ensemble& ensemble, const Mix& mix,
-                             float negative_threshold, i32 square, const Upsample& u) {
+DEVICE void conf_ce_negative(float* parts, double* sums, u64* counts, u64* histogram, const Confusion& confusion,
+                             const T* student, const T* core, const T* assist, const Pseudo& pseudo,
+                             const Ensemble& ensemble, const Mix& mix, float negative_threshold, i32 square,
+                             const Upsample& u) {
     DYNAMIC_SHARED(unsigned char, memory);
     SHARED(u32, bins, BINS);
     clear_bins(bins);
     LossShared shared(memory, u, 3);
     ConfCeNegative<T> loss(u, MixedTeachers<T>(shared, u, student, core, assist, ensemble, mix), pseudo, bins,
-                           negative_threshold, square != 0);
+                           negative_threshold, square != 0, Tally(confusion, shared, u));
     fold_loss(loss, parts, sums, counts, shared, u, Tile(u));
+    loss.tally.flush();
     flush_bins(histogram, bins);
 }
 
-TEACHERS_KERNEL conf_ce_negative_fwd_bwd_f32(float* parts, double* sums, u64* counts, u64* histogram, const float* student,
-                                         const float* core, const float* assist, const Pseudo pseudo,
-                                         const Ensemble ensemble, const Mix mix, float negative_threshold, i32 square,
-                                         const Upsample u) {
-    conf_ce_negative(parts, sums, counts, histogram, student, core, assist, pseudo, ensemble, mix, negative_threshold,
-                     square, u);
+TEACHERS_KERNEL conf_ce_negative_fwd_bwd_f32(float* parts, double* sums, u64* counts, u64* histogram,
+                                             const Confusion confusion, const float* student, const float* core,
+                                             const float* assist, const Pseudo pseudo, const Ensemble ensemble,
+                                             const Mix mix, float negative_threshold, i32 square, const Upsample u) {
+    conf_ce_negative(parts, sums, counts, histogram, confusion, student, core, assist, pseudo, ensemble, mix,
+                     negative_threshold, square, u);
 }
-TEACHERS_KERNEL conf_ce_negative_fwd_bwd_bf16(float* parts, double* sums, u64* counts, u64* histogram, const bf16* student,
-                                          const bf16* core, const bf16* assist, const Pseudo pseudo,
-                                          const Ensemble ensemble, const Mix mix, float negative_threshold, i32 square,
-                                          const Upsample u) {
-    conf_ce_negative(parts, sums, counts, histogram, student, core, assist, pseudo, ensemble, mix, negative_threshold,
-                     square, u);
+TEACHERS_KERNEL conf_ce_negative_fwd_bwd_bf16(float* parts, double* sums, u64* counts, u64* histogram,
+                                              const Confusion confusion, const bf16* student, const bf16* core,
+                                              const bf16* assist, const Pseudo pseudo, const Ensemble ensemble,
+                                              const Mix mix, float negative_threshold, i32 square, const Upsample u) {
+    conf_ce_negative(parts, sums, counts, histogram, confusion, student, core, assist, pseudo, ensemble, mix,
+                     negative_threshold, square, u);
 }
 REGISTER_KERNEL(conf_ce_negative_fwd_bwd_f32)
 REGISTER_KERNEL(conf_ce_negative_fwd_bwd_bf16)

@@ -3,11 +3,11 @@
 //     loss = mean over kept pixels of -log softmax(up(logits))[target],   dlogits = upᵀ(softmax - onehot) / kept
 //
 // logits [n, h, w, classes], target [n, H, W] bytes, 255 is ignored. cross_entropy_fwd_bwd gives unscaled sums (fold.cuh);
-// loss.cu finishes them. OHEM keeps the pixels whose true-class probability is at most max(threshold, k-th smallest), where
+// loss.cu finishes them. The confusion matrix is that of all labelled pixels. OHEM keeps the pixels whose true-class probability is at most max(threshold, k-th smallest), where
 // ignored pixels count as 1: ohem_probability computes the probabilities, ohem_histogram and ohem_select find the k-th
 // smallest by radix selection over the bits of the floats (those of non-negative floats are ordered as the floats are).
 #include "common/device.cuh"
-#include "common/fold.cuh"
+#include "common/tally.cuh"
 
 /// Reads the targets, of which `kept` says which count.
 template <class T> struct CrossEntropy : PlainLoss {
@@ -19,12 +19,13 @@ template <class T> struct CrossEntropy : PlainLoss {
     const u8* target;
     /// OHEM's probabilities and their bound; null where all labelled pixels count.
     const float *probability, *bound;
+    Tally tally;
     double sums[SUMS] = {0.0};
     u32 counts[COUNTS] = {0};
 
     DEVICE CrossEntropy(const Upsample& size, const Staged<Field<T>>& staged, const u8* labels, const float* p,
-                        const float* limit)
-        : u(size), logits(staged), target(labels), probability(p), bound(limit) {}
+                        const float* limit, const Tally& pairs)
+        : u(size), logits(staged), target(labels), probability(p), bound(limit), tally(pairs) {}
 
     DEVICE bool stage(const Tile& tile, i32 row, i32) {
         logits.stage_relative(u, tile, row);
@@ -35,22 +36,24 @@ template <class T> struct CrossEntropy : PlainLoss {
         for (int r = 0; r < ROWS; r++) {
             state.weight[r] = 0.0f;
             state.label[r] = 0;
+            state.counted[r] = false;
             if (!strip.live[r]) continue;
             u64 pixel = (u64(tile.image) * u.full_h + strip.y + r) * u.full_w + strip.x;
             i32 label = target[pixel];
-            // A NaN must reach the loss, where it is reported.
-            if (label >= u.classes || (probability && probability[pixel] > *bound)) continue;
-            state.weight[r] = 1.0f;
+            if (label >= u.classes) continue;
             state.label[r] = label;
+            state.counted[r] = any = true;
+            // A NaN must reach the loss, where it is reported.
+            if (probability && probability[pixel] > *bound) continue;
+            state.weight[r] = 1.0f;
             counts[0]++;
-            any = true;
         }
         return any;
     }
     DEVICE void normalize(State& state, const Tile& tile, const Strip<ROWS>& strip) {
         const Cell* cell = logits.column(u, tile);
         float norm[ROWS];
-        log_sums(norm, cell, u.classes, strip);
+        state.log_sums_counting(norm, tally, cell, u.classes, strip);
         sums[0] += state.normalize(norm, cell, strip);
     }
     DEVICE void gradient(float (&g)[ROWS], const State& state, const Tile& tile, const Strip<ROWS>& strip, int,
@@ -65,22 +68,24 @@ template <class T> struct CrossEntropy : PlainLoss {
 
 template <class T>
 DEVICE void cross_entropy(float* parts, double* sums, u64* kept, const Field<T>& logits, const u8* target,
-                          const float* probability, const float* bound, const Upsample& u) {
+                          const float* probability, const float* bound, const Confusion& confusion, const Upsample& u) {
     DYNAMIC_SHARED(unsigned char, memory);
     LossShared shared(memory, u, 1);
-    CrossEntropy<T> loss(u, Staged<Field<T>>(logits, shared, u, 0), target, probability, bound);
+    CrossEntropy<T> loss(u, Staged<Field<T>>(logits, shared, u, 0), target, probability, bound,
+                         Tally(confusion, shared, u));
     fold_loss(loss, parts, sums, kept, shared, u, Tile(u));
+    loss.tally.flush();
 }
 
 FOLD_KERNEL cross_entropy_fwd_bwd_f32(float* parts, double* sums, u64* kept, const Field<float> logits,
                                       const u8* target, const float* probability, const float* bound,
-                                      const Upsample u) {
-    cross_entropy(parts, sums, kept, logits, target, probability, bound, u);
+                                      const Confusion confusion, const Upsample u) {
+    cross_entropy(parts, sums, kept, logits, target, probability, bound, confusion, u);
 }
 FOLD_KERNEL cross_entropy_fwd_bwd_bf16(float* parts, double* sums, u64* kept, const Field<bf16> logits,
                                        const u8* target, const float* probability, const float* bound,
-                                       const Upsample u) {
-    cross_entropy(parts, sums, kept, logits, target, probability, bound, u);
+                                       const Confusion confusion, const Upsample u) {
+    cross_entropy(parts, sums, kept, logits, target, probability, bound, confusion, u);
 }
 REGISTER_KERNEL(cross_entropy_fwd_bwd_f32)
 REGISTER_KERNEL(cross_entropy_fwd_bwd_bf16)

@@ -138,6 +138,20 @@ fn interpolation_matches_its_definition_and_its_transpose() {
     }
 }
 
+/// Counts (label, largest interpolated logit) of the pixels that `label` gives one for.
+fn confusion(x: &Tensor<f64>, size: Size, label: impl Fn(usize) -> Option<u8>) -> Vec<u64> {
+    let c = x.shape().c;
+    let mut counts = vec![0; c * c];
+    for (i, z) in up(x, size).data().chunks(c).enumerate() {
+        let largest = z.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let best = z.iter().position(|&v| v == largest).unwrap();
+        if let Some(label) = label(i) {
+            counts[usize::from(label) * c + best] += 1;
+        }
+    }
+    counts
+}
+
 #[test]
 fn cross_entropy_and_its_gradient() {
     let b = Cpu64::new();
@@ -155,6 +169,9 @@ fn cross_entropy_and_its_gradient() {
         };
         let out = b.cross_entropy(&x, &y, 3.0);
         close(out.loss, want(&x), 1e-12, "cross entropy");
+        assert_eq!(out.confusion, confusion(&x, size, |i| Some(y.data[i]).filter(|&t| t != IGNORE)));
+        let ohem = b.ohem_cross_entropy(&x, &y, &Ohem { threshold: 0.0, min_kept: 1 }, 3.0);
+        assert_eq!(ohem.confusion, out.confusion, "all labelled pixels, kept or not");
         check_gradient(&x, &out.dlogits, |x| 3.0 * want(x), "cross entropy");
     }
 }
@@ -281,6 +298,11 @@ fn conf_ce_and_its_gradient() {
                 histogram[((conf * 10.0) as usize).min(9)] += 1;
             }
             assert_eq!(out.histogram, histogram);
+            let pseudo_label = |i: usize| {
+                let conf = q[i].iter().copied().fold(0.0, f64::max);
+                (conf >= threshold).then(|| q[i].iter().position(|&v| v == conf).unwrap() as u8)
+            };
+            assert_eq!(out.confusion, confusion(&student, size, pseudo_label));
             let total = |x: &Tensor<f64>| {
                 let (pos, neg, square, _) = want(x);
                 1.5 * (pos + neg + square_weight * square)

@@ -109,6 +109,7 @@ fn cross_entropy_matches_the_cpu() {
             let what = format!("{what}, scale {scale}, ignored {ignored}");
             close(b.read_scalar(&got.loss), want.loss, &what);
             all_close(&to_cpu(b, &got.dlogits), &want.dlogits, dtype, &what);
+            assert_eq!(b.read_counts(&got.confusion), want.confusion, "{what}");
         }
     });
 }
@@ -126,6 +127,7 @@ fn ohem_matches_the_cpu() {
             let want = ops::ohem_cross_entropy(&Cpu64::new(), &x64, &t64, &ohem, 1.0).expect("valid input");
             let got = ops::ohem_cross_entropy(b, &x, &t, &ohem, 1.0).expect("valid input");
             let what = format!("{what} {ohem:?}");
+            assert_eq!(b.read_counts(&got.confusion), want.confusion, "{what}");
             close(b.read_scalar(&got.loss), want.loss, &what);
             all_close(&to_cpu(b, &got.dlogits), &want.dlogits, dtype, &what);
         }
@@ -240,6 +242,7 @@ fn conf_ce_matches_the_cpu() {
             close(b.read_scalar(&got.square), want.square, &format!("{what}: square"));
             assert_eq!(b.read_scalar(&got.passed), want.passed, "{what}");
             assert_eq!(b.read_counts(&got.histogram), want.histogram, "{what}");
+            assert_eq!(b.read_counts(&got.confusion), want.confusion, "{what}");
             all_close(&to_cpu(b, &got.dstudent), &want.dstudent, dtype, &what);
         }
     });

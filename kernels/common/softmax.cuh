@@ -26,18 +26,28 @@ DEVICE float log_sum_from_largest(const Cell* cell, i32 classes, float fx, float
 /// log2 of the sum over the classes of 2^z, at each pixel; `cell` is the column's, of relative logits (stage_cells with
 /// peaks). These are at most 0 and near 0 for the largest class, save where the corners of a cell disagree by more than
 /// the range of floats: there the pixel's own largest class is found first.
-template <int R> DEVICE void log_sums(float (&out)[R], const Cell* cell, i32 classes, const Strip<R>& strip) {
+/// `each(r, c, z)` sees every logit.
+template <int R, class Each>
+DEVICE void log_sums(float (&out)[R], const Cell* cell, i32 classes, const Strip<R>& strip, Each each) {
     float sum[R] = {};
 #pragma unroll 2
     for (i32 c = 0; c < classes; c++) {
         float base, slope;
         cell_line(cell[c], strip.fx, base, slope);
-        for (int r = 0; r < R; r++) sum[r] += exp2_approx(fmaf(strip.fy[r], slope, base));
+        for (int r = 0; r < R; r++) {
+            float z = fmaf(strip.fy[r], slope, base);
+            each(r, c, z);
+            sum[r] += exp2_approx(z);
+        }
     }
     for (int r = 0; r < R; r++) {
         if (!(sum[r] > SMALL_SUM)) out[r] = log_sum_from_largest(cell, classes, strip.fx, strip.fy[r]);
         else out[r] = log2f(sum[r]);
     }
+}
+
+template <int R> DEVICE void log_sums(float (&out)[R], const Cell* cell, i32 classes, const Strip<R>& strip) {
+    log_sums(out, cell, classes, strip, [](int, i32, float) {});
 }
 
 /// Weighted cross entropy at a strip's pixels against one class each.
@@ -47,6 +57,23 @@ template <int R> struct Picked {
     i32 label[R];
     /// log2(sum of powers / weight), so that 2^(z - level) is weight times probability.
     float level[R];
+    /// Whether the pixel is in the confusion matrix.
+    bool counted[R];
+
+    /// log_sums, and a count of the label and the largest class, of equal ones the first, of each counted pixel.
+    template <class Tally>
+    DEVICE void log_sums_counting(float (&norm)[R], Tally& tally, const Cell* cell, i32 classes,
+                                  const Strip<R>& strip) const {
+        float largest[R];
+        i32 best[R];
+        for (int r = 0; r < R; r++) largest[r] = -INFINITY, best[r] = 0;
+        log_sums(norm, cell, classes, strip, [&](int r, i32 c, float z) {
+            if (z > largest[r]) largest[r] = z, best[r] = c;
+        });
+        for (int r = 0; r < R; r++) {
+            if (counted[r]) tally.add(label[r], best[r]);
+        }
+    }
 
     /// Finds `level`; returns the sum over the pixels of weight * -log softmax[label].
     DEVICE double normalize(const float (&norm)[R], const Cell* cell, const Strip<R>& strip) {

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 /// Counts of (target, prediction) pairs: row = target, column = prediction.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Confusion {
     num_classes: usize,
     counts: Vec<u64>,
@@ -26,8 +26,11 @@ impl Confusion {
         Confusion { num_classes, counts: vec![0; num_classes * num_classes] }
     }
 
-    /// Adds the counts of one batch, `[num_classes, num_classes]` row by row.
+    /// Adds the counts of one batch, `[num_classes, num_classes]` row by row; the default matrix becomes one of their classes.
     pub fn add(&mut self, counts: &[u64]) {
+        if self.counts.is_empty() {
+            *self = Confusion::new(counts.len().isqrt());
+        }
         for (sum, c) in self.counts.iter_mut().zip(counts) {
             *sum += c;
         }

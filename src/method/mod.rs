@@ -115,6 +115,8 @@ pub struct Batch<B: Backend> {
 pub struct StepOut<B: Backend> {
     /// Supervised loss.
     pub loss_sup: B::Scalar,
+    /// Labelled pixels: row = label, column = the student's largest class, in training mode with its noise.
+    pub confusion: B::Counts,
     /// Unsupervised loss in its parts, not yet weighted; `None` without unlabelled data.
     pub unsup: Option<Unsup<B>>,
     /// Noise added to the labelled and the unlabelled features, if [`StepArgs::keep_noise`].
@@ -127,8 +129,18 @@ pub struct StepOut<B: Backend> {
 pub struct Unsup<B: Backend> {
     /// Terms with their weights; the unsupervised loss is their weighted sum.
     pub terms: Vec<(f64, B::Scalar)>,
-    /// Pixels that reached the confidence threshold, and their confidences in bins; `None` for [`Algorithm::MeanTeacher`].
-    pub confidence: Option<(B::Scalar, B::Counts)>,
+    /// Counts of the pseudo labels; `None` for [`Algorithm::MeanTeacher`].
+    pub pseudo: Option<PseudoCounts<B>>,
+}
+
+/// What is counted of a step's pseudo labels.
+pub struct PseudoCounts<B: Backend> {
+    /// Pixels that reached the confidence threshold.
+    pub passed: B::Scalar,
+    /// Confidences in equal bins.
+    pub histogram: B::Counts,
+    /// Passed pixels: row = pseudo label, column = the student's largest class.
+    pub confusion: B::Counts,
 }
 
 impl<B: Backend> StepOut<B> {

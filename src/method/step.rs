@@ -2,10 +2,10 @@
 //! unlabelled pass, update. Each student pass is followed by its backward at once, so that only one pass's activations
 //! are alive; the gradients add up.
 
-use super::{Algorithm, Batch, Networks, StepArgs, StepOut, SupervisedLoss, Unsup, tvat};
+use super::{Algorithm, Batch, Networks, PseudoCounts, StepArgs, StepOut, SupervisedLoss, Unsup, tvat};
 use crate::Result;
 use crate::model::{DecoderSaved, DeepLab, EncoderSaved, Network, Norm};
-use crate::ops::{self, Backend, LossGrad, PseudoLabel, Sgd, Size};
+use crate::ops::{self, Backend, ConfCeOut, LabelLoss, LossGrad, PseudoLabel, Sgd, Size};
 
 /// What memory is for, in the words of a plan.
 const STUDENT: &str = "student's activations";
@@ -30,7 +30,8 @@ pub fn train_step<B: Backend>(
     b.clear(&mut nets.grads);
     let labelled = student_forward(b, arch, nets, &batch.x_l, &batch.d_l, args)?;
     b.phase("losses");
-    let LossGrad { loss: loss_sup, dlogits } = supervised_loss(b, &labelled.logits, &batch.y_l, args)?;
+    let LabelLoss { loss: loss_sup, dlogits, confusion } =
+        supervised_loss(b, &labelled.logits, &batch.y_l, args)?;
     let (logits_l, r_l) = (labelled.logits.clone(), labelled.noise.clone().filter(|_| args.keep_noise));
     student_backward(b, arch, nets, labelled, &dlogits)?;
 
@@ -49,7 +50,7 @@ pub fn train_step<B: Backend>(
     let mut logits = vec![("core teacher's", targets.core)];
     logits.extend(targets.assist.map(|t| ("assisting teacher's", t)));
     logits.extend([("student's labelled", logits_l), ("student's unlabelled", logits_u)]);
-    Ok(StepOut { loss_sup, unsup: Some(unsup), noise: r_l.zip(r_u), logits })
+    Ok(StepOut { loss_sup, confusion, unsup: Some(unsup), noise: r_l.zip(r_u), logits })
 }
 
 /// One supervised iteration of any network: warm-up of all three, and the supervised baseline.
@@ -69,13 +70,13 @@ pub fn supervised_step<B: Backend>(
     let (logits, decoder) =
         arch.decoder_forward(b, &net.params, Norm::Train(&mut net.stats), &features, true)?;
     b.phase("losses");
-    let LossGrad { loss, dlogits } = supervised_loss(b, &logits, y, args)?;
+    let LabelLoss { loss, dlogits, confusion } = supervised_loss(b, &logits, y, args)?;
     b.phase(BACKWARD);
     let (encoder, decoder) = (encoder.expect("saved"), decoder.expect("saved"));
     let dfeatures = arch.decoder_backward(b, &net.params, grads, decoder, &dlogits)?;
     arch.encoder_backward(b, &net.params, grads, encoder, &dfeatures)?;
     sgd(b, arch, net, momentum, grads, args)?;
-    Ok(StepOut { loss_sup: loss, unsup: None, noise: None, logits: vec![("labelled", logits)] })
+    Ok(StepOut { loss_sup: loss, confusion, unsup: None, noise: None, logits: vec![("labelled", logits)] })
 }
 
 fn supervised_loss<B: Backend>(
@@ -83,7 +84,7 @@ fn supervised_loss<B: Backend>(
     logits: &B::Tensor,
     y: &B::Labels,
     args: &StepArgs,
-) -> Result<LossGrad<B>> {
+) -> Result<LabelLoss<B>> {
     match &args.supervised_loss {
         SupervisedLoss::CrossEntropy => ops::cross_entropy(b, logits, y, 1.0),
         SupervisedLoss::Ohem(ohem) => ops::ohem_cross_entropy(b, logits, y, ohem, 1.0),
@@ -163,7 +164,7 @@ impl<B: Backend> Targets<B> {
         let Some(pseudo) = &self.pseudo else {
             let LossGrad { loss, dlogits } =
                 ops::mse_consistency(b, student, core, assist, self.size, &args.ensemble, mix, weight)?;
-            return Ok((Unsup { terms: vec![(weight, loss)], confidence: None }, dlogits));
+            return Ok((Unsup { terms: vec![(weight, loss)], pseudo: None }, dlogits));
         };
         let out = ops::conf_ce(b, student, pseudo, core, assist, &args.ensemble, mix, &args.conf_ce, weight)?;
         let terms = vec![
@@ -171,7 +172,8 @@ impl<B: Backend> Targets<B> {
             (weight, out.negative),
             (weight * args.conf_ce.square_weight, out.square),
         ];
-        Ok((Unsup { terms, confidence: Some((out.passed, out.histogram)) }, out.dstudent))
+        let ConfCeOut { passed, histogram, confusion, dstudent, .. } = out;
+        Ok((Unsup { terms, pseudo: Some(PseudoCounts { passed, histogram, confusion }) }, dstudent))
     }
 }
 

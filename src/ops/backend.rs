@@ -13,6 +13,22 @@ pub struct LossGrad<B: Backend> {
     pub dlogits: B::Tensor,
 }
 
+/// What a loss over labelled pixels returns.
+pub struct LabelLoss<B: Backend> {
+    /// Value, on the device until [`Backend::read_scalar`].
+    pub loss: B::Scalar,
+    /// Gradient with respect to the logits, times the `grad_scale` that was asked for.
+    pub dlogits: B::Tensor,
+    /// Counts `[classes, classes]` over all labelled pixels: row = label, column = largest logit, of equal ones the first.
+    pub confusion: B::Counts,
+}
+
+impl<B: Backend> From<LabelLoss<B>> for LossGrad<B> {
+    fn from(loss: LabelLoss<B>) -> LossGrad<B> {
+        LossGrad { loss: loss.loss, dlogits: loss.dlogits }
+    }
+}
+
 /// Hard labels and their confidences, one a pixel.
 pub struct PseudoLabel<B: Backend> {
     /// Arg max class.
@@ -33,6 +49,8 @@ pub struct ConfCeOut<B: Backend> {
     pub passed: B::Scalar,
     /// Confidences in [`HISTOGRAM_BINS`] equal bins over [0, 1], 1 in the last.
     pub histogram: B::Counts,
+    /// Counts `[classes, classes]` over passed pixels: row = pseudo label, column = the student's largest logit.
+    pub confusion: B::Counts,
     /// Gradient of positive + negative + square_weight * square with respect to the student's logits.
     pub dstudent: B::Tensor,
 }
@@ -227,7 +245,8 @@ pub trait Backend: Send + Sync + Sized + 'static {
 
     // ---- losses: low-resolution logits, interpolated to `size` inside
     /// Mean cross entropy over pixels that are not [`IGNORE`]; 0 with zero gradient where there is none.
-    fn cross_entropy(&self, logits: &Self::Tensor, target: &Self::Labels, grad_scale: f64) -> LossGrad<Self>;
+    fn cross_entropy(&self, logits: &Self::Tensor, target: &Self::Labels, grad_scale: f64)
+    -> LabelLoss<Self>;
     /// Cross entropy over the hardest pixels.
     fn ohem_cross_entropy(
         &self,
@@ -235,7 +254,7 @@ pub trait Backend: Send + Sync + Sized + 'static {
         target: &Self::Labels,
         ohem: &Ohem,
         grad_scale: f64,
-    ) -> LossGrad<Self>;
+    ) -> LabelLoss<Self>;
     /// Label and confidence a pixel of the ensemble's softmax at `size`.
     fn ensemble_pseudo_label(
         &self,

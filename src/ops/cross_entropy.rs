@@ -1,7 +1,7 @@
 //! Supervised losses over labelled pixels: validated entry points. Logits `[n, h, w, classes]` at low resolution are
 //! interpolated (bilinear, align_corners) to the target's size inside; labels are classes or [`super::IGNORE`].
 
-use super::{Backend, LossGrad, Ohem, check};
+use super::{Backend, LabelLoss, Ohem, check};
 use crate::{Error, Result};
 
 fn valid<B: Backend>(op: &'static str, logits: &B::Tensor, target: &B::Labels) -> Result<()> {
@@ -23,7 +23,7 @@ pub fn cross_entropy<B: Backend>(
     logits: &B::Tensor,
     target: &B::Labels,
     grad_scale: f64,
-) -> Result<LossGrad<B>> {
+) -> Result<LabelLoss<B>> {
     valid::<B>("cross_entropy", logits, target)?;
     Ok(b.cross_entropy(logits, target, grad_scale))
 }
@@ -39,7 +39,7 @@ pub fn ohem_cross_entropy<B: Backend>(
     target: &B::Labels,
     ohem: &Ohem,
     grad_scale: f64,
-) -> Result<LossGrad<B>> {
+) -> Result<LabelLoss<B>> {
     const OP: &str = "ohem_cross_entropy";
     valid::<B>(OP, logits, target)?;
     if ohem.min_kept == 0 {

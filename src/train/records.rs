@@ -40,18 +40,22 @@ pub struct Losses {
     pub sup: f64,
     /// Unsupervised, weighted.
     pub unsup: f64,
+    /// The student's confusion matrix over labelled pixels.
+    pub confusion: Vec<u64>,
     /// `None` where there are no pseudo labels.
-    pub confidence: Option<Confidence>,
+    pub pseudo: Option<PseudoLabels>,
 }
 
-/// Confidences of a step's pseudo labels.
-pub struct Confidence {
+/// Counts of a step's pseudo labels.
+pub struct PseudoLabels {
     /// Pixels that reached the threshold.
     pub passed: u64,
     /// Pixels with a pseudo label.
     pub pixels: u64,
     /// Confidences in equal bins.
     pub histogram: Vec<u64>,
+    /// The student's confusion matrix with the pseudo labels, over pixels that passed.
+    pub confusion: Vec<u64>,
 }
 
 /// The record of a step.
@@ -60,7 +64,7 @@ pub fn step_record<B: Backend>(step: &Pending<B>, losses: &Losses, images_per_se
         "kind": "step", "step": step.step + 1, "epoch": step.epoch, "warm_up": step.warm_up, "lr": step.lr,
         "loss_sup": losses.sup, "loss_unsup": losses.unsup, "unsup_weight": step.unsup_weight,
     });
-    if let Some(c) = &losses.confidence {
+    if let Some(c) = &losses.pseudo {
         record["pass_rate"] = json!(c.passed as f64 / c.pixels as f64);
     }
     record["images_per_second"] = json!(images_per_second);
@@ -81,7 +85,9 @@ pub fn epoch_record(
     let mut record = json!({
         "kind": "epoch", "epoch": epoch, "step": step, "warm_up": warm_up, "loss_sup": sup, "loss_unsup": unsup,
     });
+    record["train_miou"] = json!(sums.labeled.scores().miou);
     if sums.pixels > 0 {
+        record["pseudo_agreement"] = json!(sums.pseudo.scores().pixel_accuracy);
         record["pass_rate"] = json!(sums.pass_rate());
         record["confidence_histogram"] = json!(sums.histogram);
     }

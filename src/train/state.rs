@@ -3,7 +3,7 @@
 
 use super::records::Losses;
 use crate::config::{RunConfig, TeacherStart};
-use crate::eval::{Nets, Scores, Which};
+use crate::eval::{Confusion, Nets, Scores, Which};
 use crate::method::{Algorithm, Networks};
 use crate::model::{DeepLab, Network};
 use crate::ops::{Backend, HISTOGRAM_BINS, first_non_finite};
@@ -52,6 +52,12 @@ pub struct Sums {
     pub pixels: u64,
     /// Confidences in equal bins.
     pub histogram: [u64; HISTOGRAM_BINS],
+    /// The student against the labels, in training mode.
+    #[serde(default)]
+    pub labeled: Confusion,
+    /// The student against the pseudo labels that passed.
+    #[serde(default)]
+    pub pseudo: Confusion,
 }
 
 impl Sums {
@@ -60,10 +66,12 @@ impl Sums {
         self.steps += 1;
         self.loss_sup = (f64::from_bits(self.loss_sup) + losses.sup).to_bits();
         self.loss_unsup = (f64::from_bits(self.loss_unsup) + losses.unsup).to_bits();
-        let Some(confidence) = &losses.confidence else { return };
-        self.passed += confidence.passed;
-        self.pixels += confidence.pixels;
-        for (sum, n) in self.histogram.iter_mut().zip(&confidence.histogram) {
+        self.labeled.add(&losses.confusion);
+        let Some(pseudo) = &losses.pseudo else { return };
+        self.passed += pseudo.passed;
+        self.pixels += pseudo.pixels;
+        self.pseudo.add(&pseudo.confusion);
+        for (sum, n) in self.histogram.iter_mut().zip(&pseudo.histogram) {
             *sum += n;
         }
     }

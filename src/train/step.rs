@@ -20,6 +20,8 @@ pub const METHOD: &str = "training step";
 pub struct Outcome<B: Backend> {
     /// The student's supervised loss.
     pub loss_sup: B::Scalar,
+    /// The student's confusion matrix over labelled pixels.
+    pub confusion: B::Counts,
     /// The unsupervised loss in its parts; `None` in the warm-up and for the supervised baseline.
     pub unsup: Option<Unsup<B>>,
     /// Pixels with a pseudo label.
@@ -50,7 +52,8 @@ pub fn warm_up<B: Backend>(
             };
             let out = method::supervised_step(b, arch, net, momentum, &mut nets.grads, &x, &y, args)?;
             let outcome = outcome.get_or_insert_with(|| Outcome {
-                loss_sup: out.loss_sup.clone(),
+                loss_sup: out.loss_sup,
+                confusion: out.confusion,
                 unsup: None,
                 pixels: 0,
                 watched: Vec::new(),
@@ -79,7 +82,7 @@ pub fn method<B: Backend>(
         let mut watched = Vec::new();
         watch.step(b, &out.logits, &state.nets.grads, ("student", false), &mut watched);
         let pixels = if out.unsup.is_some() { shape.positions() as u64 } else { 0 };
-        Ok(Outcome { loss_sup: out.loss_sup, unsup: out.unsup, pixels, watched })
+        Ok(Outcome { loss_sup: out.loss_sup, confusion: out.confusion, unsup: out.unsup, pixels, watched })
     })
 }
 

@@ -1,7 +1,7 @@
 //! Steps whose results are still on the device. Reading waits for the device, so it is done now and then, for many steps
 //! at once. Knows what steps leave; must not know records or files.
 
-use super::records::{Confidence, Losses};
+use super::records::{Losses, PseudoLabels};
 use super::step::Outcome;
 use super::watch::{Found, Watch};
 use crate::Result;
@@ -92,14 +92,16 @@ impl<B: Backend> Unread<B> {
 
 fn losses<B: Backend>(b: &B, outcome: &Outcome<B>) -> Losses {
     let terms = outcome.unsup.iter().flat_map(|u| &u.terms);
-    let confidence = outcome.unsup.as_ref().and_then(|u| u.confidence.as_ref());
+    let pseudo = outcome.unsup.as_ref().and_then(|u| u.pseudo.as_ref());
     Losses {
         sup: b.read_scalar(&outcome.loss_sup),
         unsup: terms.fold(0.0, |sum, (weight, term)| sum + weight * b.read_scalar(term)),
-        confidence: confidence.map(|(passed, histogram)| Confidence {
-            passed: b.read_scalar(passed) as u64,
+        confusion: b.read_counts(&outcome.confusion),
+        pseudo: pseudo.map(|counts| PseudoLabels {
+            passed: b.read_scalar(&counts.passed) as u64,
             pixels: outcome.pixels,
-            histogram: b.read_counts(histogram),
+            histogram: b.read_counts(&counts.histogram),
+            confusion: b.read_counts(&counts.confusion),
         }),
     }
 }

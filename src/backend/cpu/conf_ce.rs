@@ -1,6 +1,7 @@
 //! Confidence-weighted cross entropy of the student against pseudo labels read through CutMix, with optional negative
 //! learning (PS-MT, equations 6 and 7), and its gradient with respect to the student's low-resolution logits.
 
+use super::confusion_matrix::{add_row, total};
 use super::cut_mix::mixed_row;
 use super::ensemble_pseudo_label::MixedTarget;
 use super::softmax::{Softmax, softmax_gradient};
@@ -26,6 +27,7 @@ struct Band<'a, T> {
     negative: f64,
     selected: f64,
     square: f64,
+    confusion: Vec<u64>,
 }
 
 /// Loss terms, counts and the gradient of positive + negative + square_weight * square times `grad_scale`.
@@ -63,6 +65,7 @@ pub fn forward_backward<T: Real>(
         negative: 0.0,
         selected: 0.0,
         square: 0.0,
+        confusion: vec![0; grid.low.c * grid.low.c],
     };
     // The number of selected pairs is known at the end only, so the gradient of negative learning has its own planes.
     let groups = if negative_on { 2 } else { 1 };
@@ -74,13 +77,15 @@ pub fn forward_backward<T: Real>(
             let passing = if spec.weighted { c } else { T::ONE };
             *weight = if c >= threshold { passing } else { T::ZERO };
         }
-        if !negative_on && !square_on && band.weights.iter().all(|&v| v == T::ZERO) {
+        if !negative_on && !square_on && band.confidence.iter().all(|&c| !(c >= threshold)) {
             row.fill(T::ZERO);
             return;
         }
         let (row, negative) = row.split_at_mut(len);
         band.student.row(image, y, row);
         band.positive += band.softmax.cross_entropy(row, &band.labels, &band.weights);
+        let Band { confusion, labels, softmax, confidence, .. } = &mut *band;
+        add_row(confusion, grid.low.c, labels, &softmax.best, |x| confidence[x] >= threshold);
         if negative_on || square_on {
             // Both need the probabilities; the exponentials become these and their sums 1.
             band.softmax.normalize(row);
@@ -105,8 +110,8 @@ pub fn forward_backward<T: Real>(
         }
     });
 
-    let total = |part: fn(&Band<T>) -> f64| bands.iter().map(part).sum::<f64>();
-    let selected = total(|b| b.selected).max(1.0);
+    let sum = |part: fn(&Band<T>) -> f64| bands.iter().map(part).sum::<f64>();
+    let selected = sum(|b| b.selected).max(1.0);
     let dstudent = if negative_on {
         let (c, factor) = (grid.low.c, T::from_f64(grad_scale / selected));
         Tensor::from_fn(grid.low, |i| {
@@ -117,11 +122,12 @@ pub fn forward_backward<T: Real>(
         sums
     };
     ConfCeOut {
-        positive: total(|b| b.positive) / passed.max(1) as f64,
-        negative: total(|b| b.negative) / selected,
-        square: total(|b| b.square) / values,
+        positive: sum(|b| b.positive) / passed.max(1) as f64,
+        negative: sum(|b| b.negative) / selected,
+        square: sum(|b| b.square) / values,
         passed: passed as f64,
         histogram,
+        confusion: total(grid.low.c * grid.low.c, bands.iter().map(|b| &b.confusion)),
         dstudent,
     }
 }

@@ -6,6 +6,32 @@ use rayon::prelude::*;
 /// Pixels of one task.
 const CHUNK: usize = 1 << 16;
 
+/// Adds the pairs of a row of labels and predictions, where `counted` says so of the pixel.
+pub fn add_row(
+    counts: &mut [u64],
+    num_classes: usize,
+    labels: &[u8],
+    best: &[u32],
+    counted: impl Fn(usize) -> bool,
+) {
+    for (x, (&label, &best)) in labels.iter().zip(best).enumerate() {
+        if usize::from(label) < num_classes && counted(x) {
+            counts[usize::from(label) * num_classes + best as usize] += 1;
+        }
+    }
+}
+
+/// Sum of matrices.
+pub fn total<'a>(len: usize, parts: impl Iterator<Item = &'a Vec<u64>>) -> Vec<u64> {
+    let mut total = vec![0; len];
+    for part in parts {
+        for (t, v) in total.iter_mut().zip(part) {
+            *t += v;
+        }
+    }
+    total
+}
+
 /// Counts `[num_classes, num_classes]`, row = target, column = prediction. Pixels whose target is no class (ignored)
 /// do not count.
 pub fn count(pred: &Labels, target: &Labels, num_classes: usize) -> Vec<u64> {
@@ -24,11 +50,5 @@ pub fn count(pred: &Labels, target: &Labels, num_classes: usize) -> Vec<u64> {
             counts
         })
         .collect();
-    let mut total = vec![0; num_classes * num_classes];
-    for part in parts {
-        for (t, v) in total.iter_mut().zip(part) {
-            *t += v;
-        }
-    }
-    total
+    total(num_classes * num_classes, parts.iter())
 }

@@ -1,17 +1,18 @@
 //! Supervised losses on low-resolution logits: cross entropy and online hard example mining. Rows of full-resolution
 //! logits exist one at a time a thread.
 
+use super::confusion_matrix::{add_row, total};
 use super::softmax::Softmax;
 use super::upsample::{Grid, Reader};
 use super::{Cpu, Labels, Real, Tensor};
-use crate::ops::{IGNORE, LossGrad, Ohem};
+use crate::ops::{IGNORE, LabelLoss, Ohem};
 use rayon::prelude::*;
 
 /// Output rows of one task of the pass that only reads.
 const ROWS: usize = 32;
 
 /// Mean cross entropy over labelled pixels and its gradient times `grad_scale`; zero where all are ignored.
-pub fn cross_entropy<T: Real>(logits: &Tensor<T>, target: &Labels, grad_scale: f64) -> LossGrad<Cpu<T>> {
+pub fn cross_entropy<T: Real>(logits: &Tensor<T>, target: &Labels, grad_scale: f64) -> LabelLoss<Cpu<T>> {
     let grid = Grid::new(logits.shape(), (target.shape.h, target.shape.w));
     mean(&grid, logits, target, grad_scale, target.data.iter().filter(|&&t| t != IGNORE).count(), |_| true)
 }
@@ -24,7 +25,7 @@ pub fn ohem_cross_entropy<T: Real>(
     target: &Labels,
     ohem: &Ohem,
     grad_scale: f64,
-) -> LossGrad<Cpu<T>> {
+) -> LabelLoss<Cpu<T>> {
     let grid = Grid::new(logits.shape(), (target.shape.h, target.shape.w));
     let valid = target.data.iter().filter(|&&t| t != IGNORE).count();
     // With min_kept = 0 the bound is the largest probability: nothing is dropped.
@@ -50,28 +51,33 @@ fn mean<T: Real>(
     grad_scale: f64,
     count: usize,
     keep: impl Fn(usize) -> bool + Sync,
-) -> LossGrad<Cpu<T>> {
+) -> LabelLoss<Cpu<T>> {
     let (height, width) = grid.size;
     let scale = 1.0 / count.max(1) as f64;
     let factor = T::from_f64(grad_scale * scale);
-    let init = || (Reader::new(grid, logits), Softmax::new(width), vec![T::ZERO; width], 0.0);
+    let classes = grid.low.c;
+    let matrix = classes * classes;
+    let init =
+        || (Reader::new(grid, logits), Softmax::new(width), vec![T::ZERO; width], 0.0, vec![0; matrix]);
     let (dlogits, bands) =
-        grid.transpose_planes(1, init, |(reader, softmax, weights, loss), image, y, row| {
+        grid.transpose_planes(1, init, |(reader, softmax, weights, loss, confusion), image, y, row| {
             let start = (image * height + y) * width;
             let labels = &target.data[start..start + width];
             for (x, (weight, &label)) in weights.iter_mut().zip(labels).enumerate() {
                 *weight = if label != IGNORE && keep(start + x) { T::ONE } else { T::ZERO };
             }
-            if weights.iter().all(|&v| v == T::ZERO) {
+            if labels.iter().all(|&label| label == IGNORE) {
                 row.fill(T::ZERO);
                 return;
             }
             reader.row(image, y, row);
             *loss += softmax.cross_entropy(row, labels, weights);
+            add_row(confusion, classes, labels, &softmax.best, |_| true);
             softmax.cross_entropy_gradient(row, labels, weights, factor);
         });
     let loss = bands.iter().map(|band| band.3).sum::<f64>() * scale;
-    LossGrad { loss, dlogits }
+    let confusion = total(matrix, bands.iter().map(|band| &band.4));
+    LabelLoss { loss, dlogits, confusion }
 }
 
 /// softmax(logits)[target] of every pixel, 1 where the target is ignored.

@@ -226,7 +226,7 @@ impl<T: Real> Backend for Cpu<T> {
         elementwise::sum_positions(x)
     }
 
-    fn cross_entropy(&self, logits: &Tensor<T>, target: &Labels, grad_scale: f64) -> LossGrad<Self> {
+    fn cross_entropy(&self, logits: &Tensor<T>, target: &Labels, grad_scale: f64) -> LabelLoss<Self> {
         cross_entropy::cross_entropy(logits, target, grad_scale)
     }
     fn ohem_cross_entropy(
@@ -235,7 +235,7 @@ impl<T: Real> Backend for Cpu<T> {
         target: &Labels,
         ohem: &Ohem,
         grad_scale: f64,
-    ) -> LossGrad<Self> {
+    ) -> LabelLoss<Self> {
         cross_entropy::ohem_cross_entropy(logits, target, ohem, grad_scale)
     }
     fn ensemble_pseudo_label(

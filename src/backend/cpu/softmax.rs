@@ -24,12 +24,15 @@ pub struct Softmax<T> {
     pub sum: Vec<T>,
     /// Scratch of one value a pixel.
     pub pixel: Vec<T>,
+    /// Class of the largest logit of each pixel, of equal ones the first; found by [`Softmax::cross_entropy`].
+    pub best: Vec<u32>,
 }
 
 impl<T: Real> Softmax<T> {
     /// For rows of `width` pixels.
     pub fn new(width: usize) -> Softmax<T> {
-        Softmax { max: vec![T::ZERO; width], sum: vec![T::ZERO; width], pixel: vec![T::ZERO; width] }
+        let zeros = || vec![T::ZERO; width];
+        Softmax { max: zeros(), sum: zeros(), pixel: zeros(), best: vec![0; width] }
     }
 
     /// Finds `max` of each pixel.
@@ -43,9 +46,28 @@ impl<T: Real> Softmax<T> {
         }
     }
 
+    /// Finds `max` and `best` of each pixel.
+    fn find_best(&mut self, logits: &[T]) {
+        let width = self.max.len();
+        self.max.copy_from_slice(&logits[..width]);
+        self.best.fill(0);
+        for (c, plane) in (0..).zip(logits.chunks_exact(width)).skip(1) {
+            for ((m, best), &z) in self.max.iter_mut().zip(&mut self.best).zip(plane) {
+                let better = z > *m;
+                *m = if better { z } else { *m };
+                *best = if better { c } else { *best };
+            }
+        }
+    }
+
     /// Replaces logits by e^(logit - max), with `sum` their sums.
     pub fn exponentials(&mut self, logits: &mut [T]) {
         self.find_max(logits);
+        self.below_max(logits);
+    }
+
+    /// The same where `max` is known.
+    fn below_max(&mut self, logits: &mut [T]) {
         self.sum.fill(T::ZERO);
         for plane in logits.chunks_exact_mut(self.max.len()) {
             for ((z, &m), s) in plane.iter_mut().zip(&self.max).zip(&mut self.sum) {
@@ -77,7 +99,8 @@ impl<T: Real> Softmax<T> {
         for (x, (v, &label)) in picked.iter_mut().zip(labels).enumerate() {
             *v = if label == IGNORE { T::ZERO } else { logits[usize::from(label) * width + x] };
         }
-        self.exponentials(logits);
+        self.find_best(logits);
+        self.below_max(logits);
         let mut loss = 0.0;
         for (x, &weight) in weights.iter().enumerate() {
             if weight != T::ZERO {

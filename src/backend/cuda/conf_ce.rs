@@ -44,6 +44,8 @@ pub fn forward_backward(
     let [positive, negative, square, passed] = [(); 4].map(|()| d.scalar());
     // Numbers of passed pixels and of selected pairs.
     let (counts, histogram, boxes) = (d.counts(2), d.counts(HISTOGRAM_BINS), mix_buffer(d, mix));
+    let confusion = d.counts(student.shape.c * student.shape.c);
+    let (launch, tally) = plan.fold_counting(&confusion);
     let labels = Pseudo {
         label: pseudo.label.buffer.ptr(),
         confidence: pseudo.confidence.buffer.ptr(),
@@ -60,14 +62,16 @@ pub fn forward_backward(
     if plain {
         d.clear_buffer(&negative.0);
         d.clear_buffer(&square.0);
-        let args = args![parts, sums, counts, histogram, student, labels, Boxes::new(&boxes), plan.upsample];
-        d.launch_typed(FILE, "conf_ce_fwd_bwd", student.dtype, plan.fold(), args);
+        let args =
+            args![parts, sums, counts, histogram, tally, student, labels, Boxes::new(&boxes), plan.upsample];
+        d.launch_typed(FILE, "conf_ce_fwd_bwd", student.dtype, launch, args);
     } else {
         let args = args![
             parts,
             sums,
             counts,
             histogram,
+            tally,
             student,
             core,
             assist,
@@ -78,8 +82,8 @@ pub fn forward_backward(
             i32::from(square_on),
             plan.upsample
         ];
-        d.launch_typed(FILE, "conf_ce_negative_fwd_bwd", student.dtype, plan.fold(), args);
+        d.launch_typed(FILE, "conf_ce_negative_fwd_bwd", student.dtype, launch, args);
     }
     let dstudent = plan.finish(d, &workspace, student.dtype, &terms[..groups], Some(&passed));
-    ConfCeOut { positive, negative, square, passed, histogram, dstudent }
+    ConfCeOut { positive, negative, square, passed, histogram, confusion, dstudent }
 }

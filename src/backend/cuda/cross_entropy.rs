@@ -14,7 +14,7 @@ const BOUND: usize = 8;
 const SELECTION_BYTES: usize = 16;
 
 /// Mean cross entropy over labelled pixels and its gradient times `grad_scale`.
-pub fn cross_entropy(d: &Cuda, logits: &Tensor, target: &Labels, grad_scale: f64) -> LossGrad<Cuda> {
+pub fn cross_entropy(d: &Cuda, logits: &Tensor, target: &Labels, grad_scale: f64) -> LabelLoss<Cuda> {
     mean(d, logits, target, grad_scale, None)
 }
 
@@ -26,7 +26,7 @@ pub fn ohem_cross_entropy(
     target: &Labels,
     ohem: &Ohem,
     grad_scale: f64,
-) -> LossGrad<Cuda> {
+) -> LabelLoss<Cuda> {
     let pixels = target.shape.positions();
     let probability = d.buffer(4 * pixels);
     let labelled = d.counts(1);
@@ -55,9 +55,11 @@ fn mean(
     target: &Labels,
     grad_scale: f64,
     bounded: Option<(&Buffer, DevicePtr)>,
-) -> LossGrad<Cuda> {
+) -> LabelLoss<Cuda> {
     let plan = Plan::new(logits.shape, (target.shape.h, target.shape.w), 1);
     let (workspace, kept, loss) = (plan.workspace(d, 1), d.counts(1), d.scalar());
+    let confusion = d.counts(logits.shape.c * logits.shape.c);
+    let (launch, tally) = plan.fold_counting(&confusion);
     let (probability, bound) = bounded.unzip();
     let args = args![
         workspace.parts,
@@ -67,10 +69,11 @@ fn mean(
         target,
         probability,
         bound,
+        tally,
         plan.upsample
     ];
-    d.launch_typed(FILE, "cross_entropy_fwd_bwd", logits.dtype, plan.fold(), args);
+    d.launch_typed(FILE, "cross_entropy_fwd_bwd", logits.dtype, launch, args);
     let term = Term::new(Some((&kept, 0)), Some(&loss), 1.0, grad_scale);
     let dlogits = plan.finish(d, &workspace, logits.dtype, &[term], None);
-    LossGrad { loss, dlogits }
+    LabelLoss { loss, dlogits, confusion }
 }

@@ -18,6 +18,9 @@ const COLUMNS: usize = 128;
 /// Shared memory of a block that every supported device has, less what kernels declare themselves.
 const MAX_SHARED: usize = 90 << 10;
 
+/// Largest confusion matrix that blocks count in shared memory, in bytes.
+const MAX_CONFUSION: usize = 8 << 10;
+
 /// Most terms of a loss.
 const TERMS: usize = 3;
 
@@ -80,6 +83,15 @@ pub struct Boxes {
     unused: u32,
 }
 
+/// `Confusion` of kernels/common/tally.cuh.
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+pub struct Confusion {
+    counts: DevicePtr,
+    shared: i32,
+    unused: u32,
+}
+
 /// One term of a loss: `scale` / max(count, 1) times its sum, and `grad` times that in the gradient.
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]
@@ -101,7 +113,7 @@ macro_rules! struct_arg {
         }
     })* };
 }
-struct_arg!(Upsample, Field, FieldSum, Teachers, Boxes, Terms);
+struct_arg!(Upsample, Field, FieldSum, Teachers, Boxes, Confusion, Terms);
 pub(super) use struct_arg;
 
 impl Field {
@@ -230,6 +242,20 @@ impl Plan {
         self.grid().with_shared(self.fold_shared())
     }
 
+    /// Bytes in which a block counts a confusion matrix; 0 where it counts in global memory, as the matrix would keep blocks
+    /// from a multiprocessor.
+    fn confusion_shared(&self) -> usize {
+        let bytes = 4 * self.shape.c * self.shape.c;
+        if bytes <= MAX_CONFUSION && self.fold_shared() + bytes <= MAX_SHARED { bytes } else { 0 }
+    }
+
+    /// Launch of a kernel that folds a gradient and counts a confusion matrix, which it takes as the argument.
+    pub fn fold_counting(&self, confusion: &Counts) -> (Launch, Confusion) {
+        let bytes = self.confusion_shared();
+        let confusion = Confusion { counts: confusion.buffer.ptr(), shared: i32::from(bytes > 0), unused: 0 };
+        (self.grid().with_shared(self.fold_shared() + bytes), confusion)
+    }
+
     /// Memory for the blocks' gradients and sums of `terms` terms.
     pub fn workspace(&self, d: &Cuda, terms: usize) -> Workspace {
         let part = (TILE_CELLS + 1) * self.upsample.positions as usize * self.shape.c.next_multiple_of(4);
@@ -277,7 +303,9 @@ mod tests {
         let plan = |h, w, c, size, fields| Plan::new(Shape::new(8, h, w, c), size, fields);
         let p = plan(128, 128, 21, (512, 512), 1);
         assert_eq!((p.upsample.columns, p.upsample.tiles_x, p.upsample.tiles_y), (128, 4, 32));
-        assert!(p.fold_shared() <= 45 << 10, "{}", p.fold_shared());
+        assert!(p.fold_shared() + p.confusion_shared() <= 45 << 10, "{}", p.fold_shared());
+        assert_eq!(p.confusion_shared(), 4 * 21 * 21);
+        assert_eq!(plan(128, 128, 150, (512, 512), 1).confusion_shared(), 0);
         assert_eq!(plan(80, 80, 21, (320, 320), 1).upsample.columns, 64);
         for fields in 1..=3 {
             for (w, full) in [(128, 512), (1, 513), (512, 512), (513, 40), (2048, 7), (193, 769)] {

@@ -357,7 +357,7 @@ impl Backend for Cuda {
         elementwise::sum_positions(self, x)
     }
 
-    fn cross_entropy(&self, logits: &Tensor, target: &Labels, grad_scale: f64) -> LossGrad<Self> {
+    fn cross_entropy(&self, logits: &Tensor, target: &Labels, grad_scale: f64) -> LabelLoss<Self> {
         cross_entropy::cross_entropy(self, logits, target, grad_scale)
     }
     fn ohem_cross_entropy(
@@ -366,7 +366,7 @@ impl Backend for Cuda {
         target: &Labels,
         ohem: &Ohem,
         grad_scale: f64,
-    ) -> LossGrad<Self> {
+    ) -> LabelLoss<Self> {
         cross_entropy::ohem_cross_entropy(self, logits, target, ohem, grad_scale)
     }
     fn ensemble_pseudo_label(

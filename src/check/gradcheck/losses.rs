@@ -49,7 +49,7 @@ pub(super) fn cross_entropy(rng: &mut Stream) -> Result<Vec<Problem>> {
             let target = labels(rng, shape, size, ignored);
             let case = format!("logits {shape} to {} by {}, {} % ignored", size.0, size.1, 100.0 * ignored);
             problems.push(loss(rng, case, shape, move |x| {
-                ops::cross_entropy(&Device::new(), x, &target, GRAD_SCALE)
+                ops::cross_entropy(&Device::new(), x, &target, GRAD_SCALE).map(LossGrad::from)
             })?);
         }
     }
@@ -67,7 +67,7 @@ pub(super) fn ohem_cross_entropy(rng: &mut Stream) -> Result<Vec<Problem>> {
             );
             let ohem = Ohem { threshold, min_kept };
             problems.push(loss(rng, case, shape, move |x| {
-                ops::ohem_cross_entropy(&Device::new(), x, &target, &ohem, GRAD_SCALE)
+                ops::ohem_cross_entropy(&Device::new(), x, &target, &ohem, GRAD_SCALE).map(LossGrad::from)
             })?);
         }
     }

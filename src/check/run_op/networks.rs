@@ -256,8 +256,8 @@ pub(super) fn train_step<B: Backend>(run: &mut Run<'_, B>) -> Result<()> {
     let out = method_step(b, &arch, &mut nets, &batch, &args)?;
     run.put_scalar("loss_sup", b.read_scalar(&out.loss_sup));
     run.put_scalar("loss_unsup", out.loss_unsup(b));
-    if let Some((_, counts)) = out.unsup.and_then(|u| u.confidence) {
-        let counts = b.read_counts(&counts);
+    if let Some(pseudo) = out.unsup.and_then(|u| u.pseudo) {
+        let counts = b.read_counts(&pseudo.histogram);
         run.put_counts("histogram", vec![counts.len()], &counts);
     }
     if let Some((r_l, r_u)) = out.noise {
