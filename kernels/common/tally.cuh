@@ -11,41 +11,42 @@ struct Confusion {
 
 /// A thread's count. Neighbouring pixels of a column mostly agree, so runs of equal pairs are added as one.
 struct Tally {
-    u64* counts;
+    const Confusion& matrix;
+    const Upsample& u;
     u32* block;
-    i32 classes;
-    u32 pair, run;
+    /// The last pair, below 2^16, and above it how often it came.
+    u32 run;
 
-    DEVICE Tally(const Confusion& confusion, const LossShared& shared, const Upsample& u)
-        : counts(confusion.counts), block(nullptr), classes(u.classes), pair(0), run(0) {
-        if (!confusion.shared) return;
-        block = reinterpret_cast<u32*>(shared.begin + u.positions + 2);
+    DEVICE Tally(const Confusion& confusion, const LossShared& shared, const Upsample& size)
+        : matrix(confusion), u(size), block(reinterpret_cast<u32*>(shared.begin + u.positions + 2)), run(0) {
+        if (!matrix.shared) return;
         // The barriers before the first pixels come between this and the first count.
-        for (i32 i = i32(threadIdx.x); i < classes * classes; i += i32(blockDim.x)) block[i] = 0;
+        for (i32 i = i32(threadIdx.x); i < u.classes * u.classes; i += i32(blockDim.x)) block[i] = 0;
     }
 
     DEVICE void add(i32 label, i32 prediction) {
-        u32 next = u32(label * classes + prediction);
-        if (next != pair) {
+        u32 pair = u32(label * u.classes + prediction);
+        if (pair != (run & 0xffffu) || run >= 0xffff0000u) {
             flush_run();
-            pair = next;
+            run = pair;
         }
-        run++;
+        run += 0x10000u;
     }
 
     DEVICE void flush_run() {
-        if (run > 0 && block) atomic_add(&block[pair], run);
-        if (run > 0 && !block) atomic_add(&counts[pair], u64(run));
-        run = 0;
+        u32 pair = run & 0xffffu, times = run >> 16;
+        if (times == 0) return;
+        if (matrix.shared) atomic_add(&block[pair], times);
+        else atomic_add(&matrix.counts[pair], u64(times));
     }
 
     /// Adds the block's counts to the matrix; all threads, at the end.
     DEVICE void flush() {
         flush_run();
-        if (!block) return;
+        if (!matrix.shared) return;
         block_sync();
-        for (i32 i = i32(threadIdx.x); i < classes * classes; i += i32(blockDim.x)) {
-            if (block[i] > 0) atomic_add(&counts[i], u64(block[i]));
+        for (i32 i = i32(threadIdx.x); i < u.classes * u.classes; i += i32(blockDim.x)) {
+            if (block[i] > 0) atomic_add(&matrix.counts[i], u64(block[i]));
         }
     }
 };
