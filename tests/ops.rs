@@ -32,6 +32,7 @@ fn conv(kernel: usize, dilation: usize) -> Conv2d {
         bias: None,
         in_channels: 2,
         out_channels: 4,
+        groups: 1,
         kernel,
         stride: 1,
         padding: 0,
@@ -48,6 +49,13 @@ fn convolutions_that_do_not_fit() {
     refused(ops::conv2d_fprop(&b, &zeros(1, 9, 9, 2), &vec![0.0; 71], &c3), "conv2d_fprop", &["72", "71"]);
     let c0 = Conv2d { stride: 0, ..c1 };
     refused(ops::conv2d_fprop(&b, &zeros(1, 9, 9, 2), &params, &c0), "conv2d_fprop", &["stride"]);
+    for groups in [0, 3] {
+        let uneven = Conv2d { groups, ..c1 };
+        let words = ["2 channels in and 4 out", &format!("{groups} groups")];
+        refused(ops::conv2d_fprop(&b, &zeros(1, 9, 9, 2), &params, &uneven), "conv2d_fprop", &words);
+    }
+    let grouped = Conv2d { groups: 2, ..c1 };
+    refused(ops::conv2d_fprop(&b, &zeros(1, 9, 9, 2), &params, &grouped), "conv2d_fprop", &["weight of 4"]);
     let far = Conv2d { weight: Span { offset: usize::MAX, len: 8 }, ..c1 };
     refused(ops::conv2d_fprop(&b, &zeros(1, 9, 9, 2), &params, &far), "conv2d_fprop", &["weight"]);
     let biased = Conv2d { bias: Some(Span { offset: 70, len: 4 }), ..c1 };

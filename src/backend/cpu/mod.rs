@@ -4,6 +4,7 @@
 //! not depend on the number of threads. One file an op; this file only ties them to [`Backend`].
 
 mod batch_norm;
+mod channels;
 mod conf_ce;
 mod confusion_matrix;
 mod conv2d;
