@@ -148,6 +148,7 @@ fn main() {
             bias: None,
             in_channels: cin,
             out_channels: cout,
+            groups: 1,
             kernel,
             stride,
             padding: kernel / 2 * dilation,

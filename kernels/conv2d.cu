@@ -1,4 +1,5 @@
-// 2-D convolution and its data gradient as implicit matrix products, NHWC activations, weight [out, kernel, kernel, in].
+// 2-D convolution and its data gradient as implicit matrix products, NHWC activations, weight [out, kernel, kernel, in] with
+// the input channels of one group.
 //
 //   fprop  y[n, i, j, o] = bias[o] + sum over (r, s, c) of x[n, i stride - padding + r dilation, j ..., c] w[o, r, s, c]
 //          m = positions of y, n = o, k = (r, s, c)
@@ -6,7 +7,8 @@
 //          over the taps for which the divisions have no remainder; m = positions of x, n = c, k = (r, s, o). Positions of
 //          the same remainders by the stride form a class; a tile holds positions of one class, so no tap is in vain.
 //
-// Blocks are numbered tiles of n first, so that neighbours share the activation's rows, then tiles of m, then classes.
+// Blocks are numbered tiles of n first, so that neighbours share the activation's rows, then tiles of m, then classes. Block
+// z is the group: the same over its channels of x and y and its rows of the weight.
 // Positions, and taps times channels, are below 2^31; the plan sees to it.
 #include "common/conv2d_operands.cuh"
 #include "common/conv2d_product.cuh"
@@ -19,17 +21,18 @@ DEVICE void fprop(T* y, const T* x, const T* weight, const float* bias, const Co
     const u32 depth = s.kernel * s.kernel * s.in_channels;
     const Axis rows = fprop_axis(s, s.h, s.out_h), cols = fprop_axis(s, s.w, s.out_w);
 
-    PositionRows<T, Tile, any> a(x, rows, cols, s.n, s.in_channels, m_begin, s.aligned_a != 0);
-    MatrixRows<T, Tile, any> b(weight, n_begin, s.out_channels, depth, s.aligned_b != 0);
+    const u32 first_in = blockIdx.z * s.in_channels, first_out = blockIdx.z * s.out_channels;
+    PositionRows<T, Tile, any> a(x, rows, cols, s.n, first_in, s.in_channels, s.in_pitch, m_begin, s.aligned_a != 0);
+    MatrixRows<T, Tile, any> b(weight, first_out, n_begin, s.out_channels, depth, s.aligned_b != 0);
     Product<T, Tile, true, true> product;
     accumulate<T, Tile>(product, a, b, num_steps(depth, DEPTH<T>), shared);
 
-    product.template stage<T>(shared, bias ? bias + n_begin : nullptr, s.out_channels - n_begin);
+    product.template stage<T>(shared, bias ? bias + first_out + n_begin : nullptr, s.out_channels - n_begin);
     block_sync();
     const u32 positions = s.n * s.out_h * s.out_w;
     write_tile<Tile>(y, shared, n_begin, s.out_channels, [&](u32 row) {
         u32 m = m_begin + row;
-        return m < positions ? i64(m) * s.out_channels + n_begin : i64(-1);
+        return m < positions ? i64(m) * s.out_pitch + (first_out + n_begin) : i64(-1);
     });
 }
 
@@ -42,8 +45,9 @@ template <class T, class Tile, bool any> DEVICE void dgrad(T* dx, const T* dy, c
     // The tiles are counted for the largest class; the whole block is one too many for this one.
     if (m_begin >= s.n * rows.results * cols.results) return;
 
-    PositionRows<T, Tile, any> a(dy, rows, cols, s.n, s.out_channels, m_begin, s.aligned_a != 0);
-    TapRows<T, Tile, any> b(weight, rows, cols, s, n_begin);
+    const u32 first_in = blockIdx.z * s.in_channels, first_out = blockIdx.z * s.out_channels;
+    PositionRows<T, Tile, any> a(dy, rows, cols, s.n, first_out, s.out_channels, s.out_pitch, m_begin, s.aligned_a != 0);
+    TapRows<T, Tile, any> b(weight, rows, cols, s, first_out, n_begin);
     Product<T, Tile, true, false> product;
     accumulate<T, Tile>(product, a, b, num_steps(rows.taps * cols.taps * s.out_channels, DEPTH<T>), shared);
 
@@ -52,7 +56,7 @@ template <class T, class Tile, bool any> DEVICE void dgrad(T* dx, const T* dy, c
     write_tile<Tile>(dx, shared, n_begin, s.in_channels, [&](u32 row) {
         Digits at = to_digits(m_begin + row, rows.results, cols.results);
         u32 i = at.mid * s.stride + phase_y, j = at.low * s.stride + phase_x;
-        return at.high < s.n ? i64((at.high * s.h + i) * s.w + j) * s.in_channels + n_begin : i64(-1);
+        return at.high < s.n ? i64((at.high * s.h + i) * s.w + j) * s.in_pitch + (first_in + n_begin) : i64(-1);
     });
 }
 
@@ -84,7 +88,8 @@ conv2d_fprop_any_bf16(bf16* y, const bf16* x, const bf16* weight, const float* b
 KERNEL(256) conv2d_dgrad_large_f32(float* dx, const float* dy, const float* weight, const Conv2dSizes s) {
     dgrad<float, Tiles<float>::Large, false>(dx, dy, weight, s);
 }
-KERNEL(128) conv2d_dgrad_small_f32(float* dx, const float* dy, const float* weight, const Conv2dSizes s) {
+// Four blocks are what fits into the shared memory of a multiprocessor.
+KERNEL_RESIDENT(128, 4) conv2d_dgrad_small_f32(float* dx, const float* dy, const float* weight, const Conv2dSizes s) {
     dgrad<float, Tiles<float>::Small, false>(dx, dy, weight, s);
 }
 KERNEL(128) conv2d_dgrad_any_f32(float* dx, const float* dy, const float* weight, const Conv2dSizes s) {

@@ -4,13 +4,13 @@
 //   dbias[o]            += sum over positions of dy[n, i, j, o]
 //
 // The weight's is a matrix product over positions: m = o, n = (r, s, c), k = positions. There are few tiles and many
-// positions, so the positions are split; each split leaves its sums as floats in a workspace [splits, m, n], and a second
-// pass adds the splits in their order. The sums therefore repeat bit by bit.
+// positions, so the positions are split; each split leaves its sums as floats in a workspace [splits, groups, m, n], and a
+// second pass adds the splits in their order. The sums therefore repeat bit by bit.
 #include "common/conv2d_operands.cuh"
 #include "common/conv2d_product.cuh"
 #include "common/conv2d_tiles.cuh"
 
-/// Block x: tiles of n, then of m; block y: split.
+/// Block x: tiles of n, then of m; block y: split; block z: group.
 template <class T, class Tile, bool any> DEVICE void wgrad(float* partial, const T* x, const T* dy, const Conv2dSizes& s) {
     DYNAMIC_SHARED(u8, shared);
     const u32 n_begin = blockIdx.x % s.n_tiles * Tile::n, m_begin = blockIdx.x / s.n_tiles * Tile::m;
@@ -18,14 +18,16 @@ template <class T, class Tile, bool any> DEVICE void wgrad(float* partial, const
     const u32 begin = blockIdx.y * s.split_len;
     const u32 end = begin + s.split_len < positions ? begin + s.split_len : positions;
 
-    ChannelRows<T, Tile, any> a(dy, s.out_channels, m_begin, begin, end, s.aligned_a != 0);
-    PatchRows<T, Tile, any> b(x, s, n_begin, begin, end);
+    const u32 first_in = blockIdx.z * s.in_channels, first_out = blockIdx.z * s.out_channels;
+    ChannelRows<T, Tile, any> a(dy, first_out, first_out + s.out_channels, s.out_pitch, m_begin, begin, end,
+                                s.aligned_a != 0);
+    PatchRows<T, Tile, any> b(x, s, first_in, n_begin, begin, end);
     Product<T, Tile, false, false> product;
     accumulate<T, Tile>(product, a, b, num_steps(end - begin, DEPTH<T>), shared);
 
     product.template stage<float>(shared, nullptr, 0);
     block_sync();
-    float* out = partial + u64(blockIdx.y) * s.out_channels * columns;
+    float* out = partial + (u64(blockIdx.y) * gridDim.z + blockIdx.z) * s.out_channels * columns;
     write_tile<Tile>(out, shared, n_begin, columns, [&](u32 row) {
         u32 m = m_begin + row;
         return m < s.out_channels ? i64(m) * columns + n_begin : i64(-1);

@@ -1,6 +1,6 @@
 // The end of every fused loss: what the blocks of fold.cuh wrote becomes the low-resolution gradient and the loss terms.
 //
-//     out = sum over terms of scale grad / max(count, 1) * (sum over tiles of parts)      [images, low_h, low_w, classes]
+//     out = sum over terms of scale grad / max(count, 1) * (sum over tiles of parts)  [images, low_h, low_w, copies, classes]
 //     value = scale / max(count, 1) * (sum over blocks of sums)
 //
 // Denominators are counts that the loss kernel left on the device. One block a low row (the first also adds up the terms).
@@ -38,8 +38,8 @@ DEVICE void add_terms(double* passed, const double* sums, i32 blocks, i32 groups
 }
 
 template <class T>
-DEVICE void loss_finish(T* out, double* passed, const float* parts, const double* sums, i32 groups, const Terms& terms,
-                        const Upsample& u) {
+DEVICE void loss_finish(T* out, double* passed, const float* parts, const double* sums, i32 groups, i32 copies,
+                        const Terms& terms, const Upsample& u) {
     // First and last tile that a low column has a share from, and each tile's first cell column.
     DYNAMIC_SHARED(i32, first_tile);
     i32* last_tile = first_tile + u.low_w;
@@ -69,7 +69,7 @@ DEVICE void loss_finish(T* out, double* passed, const float* parts, const double
     i32 last_y = (row < ys.cells() ? row : ys.cells() - 1) / u.tile_cells;
     i32 column = i32(threadIdx.x) / u.classes, c = i32(threadIdx.x) - column * u.classes;
     i32 column_step = THREADS / u.classes, class_step = THREADS - column_step * u.classes;
-    T* y = out + i64(blockIdx.x) * u.low_w * u.classes;
+    T* y = out + i64(blockIdx.x) * u.low_w * copies * u.classes;
     while (column < u.low_w) {
         float value = 0.0f;
         for (i32 ty = first_y; ty <= last_y; ty++) {
@@ -83,7 +83,9 @@ DEVICE void loss_finish(T* out, double* passed, const float* parts, const double
                 }
             }
         }
-        y[i64(column) * u.classes + c] = from_float<T>(value);
+        T* to = y + i64(column) * copies * u.classes + c;
+#pragma unroll 1
+        for (i32 k = 0; k < copies; k++) to[k * u.classes] = from_float<T>(value);
         column += column_step;
         c += class_step;
         if (c >= u.classes) {
@@ -93,13 +95,13 @@ DEVICE void loss_finish(T* out, double* passed, const float* parts, const double
     }
 }
 
-KERNEL(256) loss_finish_f32(float* out, double* passed, const float* parts, const double* sums, i32 groups,
+KERNEL(256) loss_finish_f32(float* out, double* passed, const float* parts, const double* sums, i32 groups, i32 copies,
                             const Terms terms, const Upsample u) {
-    loss_finish(out, passed, parts, sums, groups, terms, u);
+    loss_finish(out, passed, parts, sums, groups, copies, terms, u);
 }
-KERNEL(256) loss_finish_bf16(bf16* out, double* passed, const float* parts, const double* sums, i32 groups,
+KERNEL(256) loss_finish_bf16(bf16* out, double* passed, const float* parts, const double* sums, i32 groups, i32 copies,
                              const Terms terms, const Upsample u) {
-    loss_finish(out, passed, parts, sums, groups, terms, u);
+    loss_finish(out, passed, parts, sums, groups, copies, terms, u);
 }
 REGISTER_KERNEL(loss_finish_f32)
 REGISTER_KERNEL(loss_finish_bf16)

@@ -3,6 +3,7 @@
 //
 //   sgd   v = momentum v + g, p += step v with step = -lr; g is the gradient, plus decay p for the first num_decayed
 //   ema   teacher = keep teacher + rest student
+//   copy_spans   to[to_k + i] = from[from_k + i], i < len_k, for each part k; parts do not overlap in `to`
 #include "common/vector.cuh"
 
 /// Floats that a thread takes at a time.
@@ -59,5 +60,24 @@ KERNEL(256) ema(float* teacher, bf16* half, const float* student, float keep, fl
         ema_run<1>(teacher, half, student, keep, rest, i);
     }
 }
+
+/// Parts that one launch copies, at most.
+constexpr int MAX_MOVES = 8;
+
+/// Where parts lie, in values; `Moves` in src/backend/cuda/optimizer.rs.
+struct Moves {
+    u64 to[MAX_MOVES], from[MAX_MOVES], len[MAX_MOVES];
+};
+
+/// Block y: a part. They begin anywhere, so values are copied one by one.
+KERNEL(256) copy_spans(float* to, bf16* half, const float* from, const Moves moves) {
+    u64 first = moves.to[blockIdx.y], source = moves.from[blockIdx.y], len = moves.len[blockIdx.y];
+    for (u64 i = grid_thread(); i < len; i += grid_threads()) {
+        float v = from[source + i];
+        to[first + i] = v;
+        if (half) half[first + i] = from_float<bf16>(v);
+    }
+}
 REGISTER_KERNEL(sgd)
 REGISTER_KERNEL(ema)
+REGISTER_KERNEL(copy_spans)

@@ -3,7 +3,7 @@
 //     normalize       y = scale d / (norm + 1e-8), the norm over each image
 //     tvat_cotangent  upᵀ(p t - p (p·t)) / k,  p = softmax(up(mean of logits)), t = up(mean of tangents) over k decoders
 //     kl_gradient     upᵀ(q - p) / (n k),  p, q the softmax of the mean upsampled clean and perturbed logits
-// Logits, tangents and results [n, h, w, classes]. The last two give unscaled sums (fold.cuh); loss.cu finishes them.
+// Logits, tangents and results [n, h, w, k, classes], the result the same for each k. The last two give unscaled sums (fold.cuh); loss.cu finishes them.
 #include "common/device.cuh"
 #include "common/fold.cuh"
 #include "common/philox.cuh"

@@ -29,6 +29,19 @@ const CONVS: &[Geometry] = &[
     (1, 101, 96, 32, 32, 3, 1, 1, 1, false),
 ];
 
+/// Geometries and their groups: each path, groups of odd widths, one channel a group.
+const GROUPED: &[(Geometry, usize)] = &[
+    ((2, 17, 19, 16, 24, 1, 1, 0, 1, true), 2),
+    ((2, 15, 13, 33, 48, 1, 2, 0, 1, false), 3),
+    ((1, 21, 18, 24, 40, 3, 1, 6, 6, false), 2),
+    ((2, 9, 9, 160, 96, 3, 1, 18, 18, true), 2),
+    ((2, 9, 11, 10, 6, 3, 2, 1, 1, true), 2),
+    ((1, 8, 7, 5, 10, 3, 1, 1, 1, true), 5),
+    ((1, 12, 10, 1400, 14, 3, 1, 2, 2, false), 2),
+    // Winograd.
+    ((2, 18, 23, 80, 144, 3, 1, 1, 1, true), 2),
+];
+
 fn values<T: Real>(len: usize, seed: u64) -> Vec<T> {
     let key = Key::new(seed, Domain::Bench, 0);
     (0..len).map(|i| T::from_f32(key.uniform(i as u64) * 2.0 - 1.0)).collect()
@@ -64,6 +77,9 @@ fn plain<T: Real>(x: &Tensor<T>, dy: &[T], params: &[T], conv: &Conv2d) -> [Vec<
         let (n, oy, ox) = (p / (o.h * o.w), p / o.w % o.h, p % o.w);
         for k in 0..o.c {
             let at = p * o.c + k;
+            // Channels of the group and their first.
+            let c = s.c / conv.groups;
+            let first = k / (o.c / conv.groups) * c;
             y[at] = conv.bias.map_or(0.0, |b| params[b.offset + k].to_f64());
             for tap in 0..conv.kernel * conv.kernel {
                 let iy = (oy * conv.stride + tap / conv.kernel * conv.dilation).wrapping_sub(conv.padding);
@@ -72,8 +88,8 @@ fn plain<T: Real>(x: &Tensor<T>, dy: &[T], params: &[T], conv: &Conv2d) -> [Vec<
                     continue;
                 }
                 let (from, wf) =
-                    (((n * s.h + iy) * s.w + ix) * s.c, (k * conv.kernel * conv.kernel + tap) * s.c);
-                for i in 0..s.c {
+                    (((n * s.h + iy) * s.w + ix) * s.c + first, (k * conv.kernel * conv.kernel + tap) * c);
+                for i in 0..c {
                     y[at] += x.data()[from + i].to_f64() * w[wf + i].to_f64();
                     dx[from + i] += dy[at].to_f64() * w[wf + i].to_f64();
                     dw[wf + i] += dy[at].to_f64() * x.data()[from + i].to_f64();
@@ -87,18 +103,20 @@ fn plain<T: Real>(x: &Tensor<T>, dy: &[T], params: &[T], conv: &Conv2d) -> [Vec<
 fn conv_of(
     cin: usize,
     cout: usize,
+    groups: usize,
     kernel: usize,
     stride: usize,
     padding: usize,
     dilation: usize,
     bias: bool,
 ) -> Conv2d {
-    let len = cout * kernel * kernel * cin;
+    let len = cout * kernel * kernel * cin / groups;
     Conv2d {
         weight: Span { offset: 3, len },
         bias: bias.then_some(Span { offset: 3 + len, len: cout }),
         in_channels: cin,
         out_channels: cout,
+        groups,
         kernel,
         stride,
         padding,
@@ -108,8 +126,9 @@ fn conv_of(
 
 fn convolutions<T: Real>(tolerance: f64) {
     let b = Cpu::<T>::new();
-    for &(n, h, w, cin, cout, kernel, stride, padding, dilation, bias) in CONVS {
-        let conv = conv_of(cin, cout, kernel, stride, padding, dilation, bias);
+    let cases = CONVS.iter().map(|&geometry| (geometry, 1)).chain(GROUPED.iter().copied());
+    for ((n, h, w, cin, cout, kernel, stride, padding, dilation, bias), groups) in cases {
+        let conv = conv_of(cin, cout, groups, kernel, stride, padding, dilation, bias);
         let x = tensor::<T>(Shape::new(n, h, w, cin), 1);
         let params = values::<T>(3 + conv.weight.len + cout, 2);
         let dy = tensor::<T>(conv.out_shape(x.shape()), 3);
@@ -141,7 +160,7 @@ fn convolutions_agree_with_plain_loops() {
 
 #[test]
 fn results_do_not_depend_on_the_number_of_threads() {
-    let conv = conv_of(40, 56, 3, 1, 1, 1, false);
+    let conv = conv_of(40, 56, 1, 3, 1, 1, 1, false);
     let run = |threads: usize| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a pool");
         pool.install(|| {

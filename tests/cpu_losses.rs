@@ -346,14 +346,19 @@ fn tvat_cotangents() {
             full.extend(p.iter().zip(t).map(|(p, t)| 0.5 * p * (t - dot)));
         }
         let want = b.interpolate_bwd(&Tensor::new(t.shape(), full), (shape.h, shape.w));
-        all_close(b.tvat_cotangent(&[&z1, &z2], &[&t1, &t2], size).data(), want.data(), 1e-12, "cotangent");
+        let (z, t) = (b.concat(&[&z1, &z2]), b.concat(&[&t1, &t2]));
+        let got = b.tvat_cotangent(&z, &t, 2, size);
+        all_close(got.data(), b.concat(&[&want, &want]).data(), 1e-12, "cotangent");
 
         let kl = |perturbed: &Tensor<f64>| {
             let q = softmax_pixels(&up(&mean(perturbed, &t2), size));
             let pairs = p.iter().flatten().zip(q.iter().flatten());
             pairs.map(|(p, q)| p * (p / q).ln()).sum::<f64>() / shape.n as f64
         };
-        check_gradient(&t1, &b.kl_gradient(&[&z1, &z2], &[&t1, &t2], size), kl, "KL");
+        let got = b.kl_gradient(&z, &t, 2, size);
+        check_gradient(&t1, &b.slice_channels(&got, 0, shape.c), kl, "KL");
+        let halves = [0, shape.c].map(|from| b.slice_channels(&got, from, shape.c));
+        assert_eq!(halves[0].data(), halves[1].data(), "each decoder has the same gradient");
     }
 }
 
@@ -410,8 +415,19 @@ fn updates_follow_their_formulas() {
     all_close(&v1, &want_v, 1e-14, "momentum");
     all_close(&p1, &want_p, 1e-14, "parameters");
     b.ema(&mut p1, &s, 0.996);
-    let want: Vec<f64> = want_p.iter().zip(&s).map(|(t, s)| 0.996 * t + 0.004 * s).collect();
+    let mut want: Vec<f64> = want_p.iter().zip(&s).map(|(t, s)| 0.996 * t + 0.004 * s).collect();
     all_close(&p1, &want, 1e-14, "ema");
+    want[5..40_005].copy_from_slice(&s[30_001..]);
+    want[60_000..60_003].copy_from_slice(&s[..3]);
+    b.copy_spans(
+        &mut p1,
+        &s,
+        &[(Span { offset: 30_001, len: 40_000 }, 5), (Span { offset: 0, len: 3 }, 60_000)],
+    );
+    all_close(&p1[..5], &want[..5], 1e-14, "what no span covers");
+    assert_eq!(p1[5..40_005], want[5..40_005]);
+    assert_eq!(p1[60_000..60_003], want[60_000..60_003]);
+    all_close(&p1, &want, 1e-14, "the rest");
 }
 
 #[test]
@@ -430,7 +446,8 @@ fn results_do_not_depend_on_the_number_of_threads() {
         pool.install(|| {
             let pseudo = b.ensemble_pseudo_label(&core, &assist, size, &e);
             let out = b.conf_ce(&student, &pseudo, &core, &assist, &e, &m, &spec, 1.0);
-            let t = b.tvat_cotangent(&[&core, &assist], &[&student, &student], size);
+            let logits = b.concat(&[&core, &assist]);
+            let t = b.tvat_cotangent(&logits, &b.concat(&[&student, &student]), 2, size);
             let sums = [out.positive, out.negative, out.square].map(f64::to_bits);
             let bits: Vec<u32> =
                 out.dstudent.data().iter().chain(b.normalize(&t, 2.0).data()).map(|v| v.to_bits()).collect();

@@ -18,11 +18,11 @@ fn device(dtype: Dtype, options: EmulatorOptions) -> Cuda {
 }
 
 /// A convolution whose parts lie at `offset` and behind, with its input shape.
-fn layer(geometry: Geometry, offset: usize) -> (Conv2d, Shape) {
+fn layer(geometry: Geometry, groups: usize, offset: usize) -> (Conv2d, Shape) {
     let (n, h, w, in_channels, out_channels, kernel, stride, padding, dilation, bias) = geometry;
-    let weight = Span { offset, len: out_channels * kernel * kernel * in_channels };
+    let weight = Span { offset, len: out_channels * kernel * kernel * in_channels / groups };
     let bias = bias.then_some(Span { offset: offset + weight.len + 3, len: out_channels });
-    let conv = Conv2d { weight, bias, in_channels, out_channels, kernel, stride, padding, dilation };
+    let conv = Conv2d { weight, bias, in_channels, out_channels, groups, kernel, stride, padding, dilation };
     (conv, Shape::new(n, h, w, in_channels))
 }
 
@@ -92,10 +92,11 @@ fn close(what: &str, got: &[f32], want: &[f32], terms: &[f32], rounding: f64) {
     );
 }
 
-fn agree_in(dtype: Dtype, geometries: &[Geometry], offset: usize, options: EmulatorOptions) {
+/// The device and the CPU agree on `geometries` with their groups.
+fn groups_agree(dtype: Dtype, geometries: &[(Geometry, usize)], offset: usize, options: EmulatorOptions) {
     let d = device(dtype, options);
-    for &geometry in geometries {
-        let (conv, shape) = layer(geometry, offset);
+    for &(geometry, groups) in geometries {
+        let (conv, shape) = layer(geometry, groups, offset);
         let inputs = Inputs::new(&conv, shape, dtype);
         let cpu = Cpu::<f64>::new();
         let (want, terms) = (inputs.run(&cpu, &conv, shape), inputs.abs().run(&cpu, &conv, shape));
@@ -103,10 +104,15 @@ fn agree_in(dtype: Dtype, geometries: &[Geometry], offset: usize, options: Emula
         for (i, name) in ["y", "dx", "grads"].into_iter().enumerate() {
             // Gradients of parameters are floats in either mode.
             let rounding = if dtype == Dtype::Bf16 && i < 2 { 1.0 / 256.0 } else { 0.0 };
-            let what = format!("{name} {dtype:?} {geometry:?}");
+            let what = format!("{name} {dtype:?} {geometry:?}, {groups} groups");
             close(&what, &got[i], &want[i], &terms[i], rounding);
         }
     }
+}
+
+fn agree_in(dtype: Dtype, geometries: &[Geometry], offset: usize, options: EmulatorOptions) {
+    let geometries: Vec<_> = geometries.iter().map(|&geometry| (geometry, 1)).collect();
+    groups_agree(dtype, &geometries, offset, options);
 }
 
 fn agree(geometries: &[Geometry], offset: usize, options: EmulatorOptions) {
@@ -189,6 +195,35 @@ fn unaligned_weights() {
     }
 }
 
+/// Aligned groups, groups whose channels are no whole chunks, one channel a group.
+const GROUPED: [(Geometry, usize); 8] = [
+    ((2, 9, 11, 32, 16, 3, 1, 1, 1, true), 2),
+    ((1, 10, 7, 48, 24, 3, 2, 1, 1, false), 3),
+    ((2, 7, 9, 144, 144, 1, 1, 0, 1, true), 2),
+    ((2, 7, 5, 64, 10, 1, 1, 0, 1, true), 2),
+    ((1, 9, 8, 10, 14, 3, 2, 2, 2, true), 2),
+    ((1, 12, 11, 16, 32, 3, 1, 6, 6, false), 2),
+    ((2, 5, 6, 12, 24, 3, 3, 1, 1, false), 4),
+    ((1, 6, 7, 5, 10, 3, 1, 1, 1, true), 5),
+];
+
+#[test]
+fn groups() {
+    for dtype in [Dtype::F32, Dtype::Bf16] {
+        groups_agree(dtype, &GROUPED, 8, EmulatorOptions::default());
+        groups_agree(dtype, &GROUPED[..2], 3, EmulatorOptions::default());
+    }
+}
+
+/// Enough blocks that the plans take large tiles, with positions in splits.
+#[test]
+fn groups_in_large_tiles() {
+    let geometries = [((1, 96, 96, 144, 144, 1, 1, 0, 1, true), 2)];
+    for dtype in [Dtype::F32, Dtype::Bf16] {
+        groups_agree(dtype, &geometries, 0, EmulatorOptions::default());
+    }
+}
+
 /// Every access to memory is checked.
 #[test]
 fn no_access_is_out_of_place() {
@@ -197,7 +232,12 @@ fn no_access_is_out_of_place() {
         (1, 4, 5, 3, 5, 3, 1, 2, 2, true),
         (2, 1, 1, 16, 8, 1, 1, 0, 1, false),
     ];
-    agree(&cases, 8, EmulatorOptions { check: true, ..EmulatorOptions::default() });
+    let options = EmulatorOptions { check: true, ..EmulatorOptions::default() };
+    agree(&cases, 8, options);
+    let grouped = [((1, 5, 7, 16, 24, 3, 2, 1, 1, true), 2), ((1, 4, 5, 9, 6, 3, 1, 2, 2, true), 3)];
+    for dtype in [Dtype::F32, Dtype::Bf16] {
+        groups_agree(dtype, &grouped, 8, options);
+    }
 }
 
 /// The same bits in any order of threads, and whenever copies land.
@@ -206,7 +246,7 @@ fn results_do_not_depend_on_the_order_of_threads() {
     let options = |schedule, copies| EmulatorOptions { schedule, copies, ..EmulatorOptions::default() };
     for dtype in [Dtype::F32, Dtype::Bf16] {
         for geometry in [(2, 13, 11, 16, 24, 3, 2, 1, 1, true), (1, 19, 17, 3, 8, 3, 1, 1, 1, true)] {
-            let (conv, shape) = layer(geometry, 8);
+            let (conv, shape) = layer(geometry, 1, 8);
             let inputs = Inputs::new(&conv, shape, dtype);
             let run = |o| {
                 inputs
@@ -239,7 +279,7 @@ fn half_precision_parameters() {
     }
     // What a convolution sees: 1x1 of an image that is one at each channel in turn.
     let weights = values(35 * 32, 6, Dtype::F32);
-    let (conv, _) = layer((1, 1, 1, 32, 35, 1, 1, 0, 1, false), 0);
+    let (conv, _) = layer((1, 1, 1, 32, 35, 1, 1, 0, 1, false), 1, 0);
     let eye: Vec<f32> = (0..32 * 32).map(|i| f32::from(u8::from(i / 32 == i % 32))).collect();
     let x = d.upload(Shape::new(1, 32, 1, 32), &eye);
     let y = d.download(&conv2d_fprop(&d, &x, &d.upload_vector(&weights), &conv).unwrap());

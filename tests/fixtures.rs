@@ -112,6 +112,34 @@ fn perturbed(fixture: &Fixture, draw: u64) -> Fixture {
     fixture
 }
 
+/// A convolution in two groups is one whose weight is zero between them.
+#[test]
+fn convolutions_have_groups_if_asked_for() {
+    let mut dense = fixture("conv2d_1");
+    let mut grouped = dense.clone();
+    let Some(Values::F32(weight)) = dense.inputs.get_mut("weight").map(|a| &mut a.values) else {
+        panic!("the weight is float32")
+    };
+    let (rows, columns) = (24, 16);
+    assert_eq!(weight.len(), rows * columns);
+    let own = |i: usize| i / columns / (rows / 2) == i % columns / (columns / 2);
+    let part = |v: &[f32]| (0..v.len()).filter(|&i| own(i)).map(|i| v[i]).collect::<Vec<f32>>();
+    let shape = [rows, columns / 2, 1, 1];
+    grouped.inputs.insert("weight".into(), Array::f32(shape, part(weight)));
+    grouped.attrs = r#"{"stride": 1, "padding": 0, "dilation": 1, "groups": 2}"#.into();
+    weight.iter_mut().enumerate().filter(|(i, _)| !own(*i)).for_each(|(_, v)| *v = 0.0);
+
+    let mut want = run_op(&Cpu::<f64>::new(), &dense).unwrap();
+    let Values::F32(dweight) = &want["dweight"].values else { panic!("dweight is float32") };
+    let dweight = Array::f32(shape, part(dweight));
+    want.insert("dweight".into(), dweight);
+    let got = run_op(&Cpu::<f64>::new(), &grouped).unwrap();
+    let expected = Fixture { outputs: want, ..grouped };
+    for row in compare(&expected, &got, 1e-6).unwrap() {
+        assert!(row.ok, "{row:?}");
+    }
+}
+
 #[test]
 fn a_wrong_result_is_reported() {
     let fixture = fixture("conv2d_7");
@@ -222,8 +250,12 @@ fn wrong_settings_are_named() {
     expect(spoiled("conv2d_0", attrs("{")), 3, &["attrs"]);
     expect(spoiled("conv2d_0", attrs("[1, 2]")), 3, &["attrs"]);
     expect(spoiled("conv2d_0", attrs(r#"{"stride": 2, "padding": 1}"#)), 3, &["dilation"]);
-    let unknown = r#"{"stride": 2, "padding": 1, "dilation": 1, "groups": 2}"#;
-    expect(spoiled("conv2d_0", attrs(unknown)), 3, &["groups"]);
+    let unknown = r#"{"stride": 2, "padding": 1, "dilation": 1, "transposed": true}"#;
+    expect(spoiled("conv2d_0", attrs(unknown)), 3, &["transposed"]);
+    for (groups, word) in [("0", "0 groups"), ("2", "6 channels")] {
+        let text = format!(r#"{{"stride": 2, "padding": 1, "dilation": 1, "groups": {groups}}}"#);
+        expect(spoiled("conv2d_0", attrs(&text)), 6, &[word]);
+    }
     expect(spoiled("conv2d_0", attrs(r#"{"stride": 2, "padding": -1, "dilation": 1}"#)), 3, &["-1"]);
     expect(spoiled("conv2d_0", attrs(r#"{"stride": 0, "padding": 1, "dilation": 1}"#)), 6, &["stride"]);
     expect(spoiled("conv2d_0", attrs(r#"{"stride": 2, "padding": 4000000000, "dilation": 1}"#)), 5, &["dy"]);

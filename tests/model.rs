@@ -141,6 +141,49 @@ fn decoder_tangent_and_pullback_are_its_jacobian() {
     assert!((left - right).abs() < 1e-11 * left.abs(), "<J t, c> {left}, <t, Jᵀ c> {right}");
 }
 
+/// Several decoders side by side give each one's logits and tangent, and the sum of their pullbacks.
+#[test]
+fn decoders_side_by_side_are_those_of_each_network() {
+    let arch = DeepLab::new(ModelConfig::tiny(5)).unwrap();
+    let b = Cpu::<f64>::new();
+    let mut stream = Key::new(7, Domain::Bench, 0).stream();
+    let nets: Vec<Network<Cpu<f64>>> = (0..3)
+        .map(|i| {
+            let (mut params, mut stats) = arch.init(4, i);
+            params[arch.table.num_decayed..].iter_mut().for_each(|v| *v += 0.2 * stream.normal());
+            stats.iter_mut().for_each(|v| *v += 0.3 * stream.uniform());
+            Network::upload(&b, &params, &stats)
+        })
+        .collect();
+    let shape = arch.feature_shape(Shape::new(2, 29, 37, 3));
+    let (x, t) = (normal(shape, 1), normal(shape, 2));
+    assert!(matches!(arch.decoders(&b, &[]), Err(Error::Usage(_))));
+    for count in 1..=3 {
+        let nets: Vec<_> = nets[..count].iter().collect();
+        let decoders = arch.decoders(&b, &nets).unwrap();
+        assert_eq!(decoders.count(), count);
+        let (logits, saved) = decoders.forward(&b, &x, true).unwrap();
+        let saved = saved.unwrap();
+        let tangent = decoders.tangent(&b, &saved, &t).unwrap();
+        let c = normal(logits.shape(), 3);
+        let pullback = decoders.pullback(&b, &saved, &c).unwrap();
+        assert!(decoders.forward(&b, &x, false).unwrap().1.is_none());
+
+        let mut sum = Tensor::from_fn(shape, |_| 0.0);
+        for (i, net) in nets.iter().enumerate() {
+            let part = |wide: &Tensor<f64>| b.slice_channels(wide, 5 * i, 5);
+            let norm = Norm::Frozen(&net.stats);
+            let (want, saved) = arch.decoder_forward(&b, &net.params, norm, &x, true).unwrap();
+            let saved = saved.unwrap();
+            assert_tensor("logits", &part(&logits), &want, 1e-12);
+            let want = arch.decoder_tangent(&b, net, &saved, &t).unwrap();
+            assert_tensor("tangent", &part(&tangent), &want, 1e-12);
+            sum = along(&sum, &arch.decoder_pullback(&b, net, &saved, &part(&c)).unwrap(), 1.0);
+        }
+        assert_tensor("pullback", &pullback, &sum, 1e-12);
+    }
+}
+
 #[test]
 fn saved_passes_of_the_wrong_mode_are_errors() {
     let arch = DeepLab::new(ModelConfig::tiny(3)).unwrap();

@@ -32,6 +32,7 @@ fn conv(kernel: usize, dilation: usize) -> Conv2d {
         bias: None,
         in_channels: 2,
         out_channels: 4,
+        groups: 1,
         kernel,
         stride: 1,
         padding: 0,
@@ -48,6 +49,13 @@ fn convolutions_that_do_not_fit() {
     refused(ops::conv2d_fprop(&b, &zeros(1, 9, 9, 2), &vec![0.0; 71], &c3), "conv2d_fprop", &["72", "71"]);
     let c0 = Conv2d { stride: 0, ..c1 };
     refused(ops::conv2d_fprop(&b, &zeros(1, 9, 9, 2), &params, &c0), "conv2d_fprop", &["stride"]);
+    for groups in [0, 3] {
+        let uneven = Conv2d { groups, ..c1 };
+        let words = ["2 channels in and 4 out", &format!("{groups} groups")];
+        refused(ops::conv2d_fprop(&b, &zeros(1, 9, 9, 2), &params, &uneven), "conv2d_fprop", &words);
+    }
+    let grouped = Conv2d { groups: 2, ..c1 };
+    refused(ops::conv2d_fprop(&b, &zeros(1, 9, 9, 2), &params, &grouped), "conv2d_fprop", &["weight of 4"]);
     let far = Conv2d { weight: Span { offset: usize::MAX, len: 8 }, ..c1 };
     refused(ops::conv2d_fprop(&b, &zeros(1, 9, 9, 2), &params, &far), "conv2d_fprop", &["weight"]);
     let biased = Conv2d { bias: Some(Span { offset: 70, len: 4 }), ..c1 };
@@ -145,8 +153,12 @@ fn losses_of_tensors_that_do_not_belong_together() {
     let result = ops::conf_ce(&b, &x, &pseudo, &x, &x, &ensemble, &Mix::default(), &spec, 1.0);
     refused(result.map(|_| ()), "conf_ce", &["confidence"]);
     refused(ops::confusion_matrix(&b, &labels(1, 2, 3), &labels(1, 3, 2), 4), "confusion_matrix", &["pred"]);
-    refused(ops::tvat_cotangent(&b, &[&x, &x], &[&x], (9, 9)), "tvat_cotangent", &["2 decoders"]);
-    refused(ops::kl_gradient(&b, &[&x], &[&zeros(2, 3, 3, 5)], (9, 9)), "kl_gradient", &["c 5"]);
+    for decoders in [0, 3] {
+        let result = ops::tvat_cotangent(&b, &x, &x, decoders, (9, 9));
+        refused(result, "tvat_cotangent", &["4 channels", &decoders.to_string()]);
+    }
+    refused(ops::kl_gradient(&b, &x, &zeros(2, 3, 3, 5), 2, (9, 9)), "kl_gradient", &["c 5"]);
+    refused(ops::kl_gradient(&b, &x, &x, 2, (9, 0)), "kl_gradient", &["9 by 0"]);
     refused(ops::normalize(&b, &x, f64::INFINITY), "normalize", &["finite"]);
 }
 
@@ -158,4 +170,11 @@ fn updates_of_vectors_of_other_lengths() {
     refused(ops::sgd(&b, &mut vec![0.0; 4], &vec![0.0; 4], &mut vec![0.0; 4], &spec), "sgd", &["at most 4"]);
     refused(ops::ema(&b, &mut vec![0.0; 4], &vec![0.0; 5], 0.9), "ema", &["student of 4"]);
     refused(ops::ema(&b, &mut vec![0.0; 4], &vec![0.0; 4], 1.1), "ema", &["keep"]);
+    let from = vec![1.0; 4];
+    let copy = |moves: &[(Span, usize)]| ops::copy_spans(&b, &mut vec![0.0; 6], &from, moves);
+    let span = |offset, len| Span { offset, len };
+    refused(copy(&[(span(2, 3), 0)]), "copy_spans", &["span of 3", "vector of 4"]);
+    refused(copy(&[(span(0, 3), 4)]), "copy_spans", &["place of 3", "vector of 6"]);
+    refused(copy(&[(span(0, 2), 3), (span(0, 4), 0)]), "copy_spans", &["0..4 and 3..5"]);
+    copy(&[(span(0, 2), 4), (span(0, 4), 0)]).unwrap();
 }

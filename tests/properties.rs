@@ -98,16 +98,28 @@ proptest! {
     #[test]
     fn convolution_gradients_are_transposes(
         x_shape in shape(9, 5),
-        out_channels in 1..6usize,
+        parts in 1..6usize,
+        groups in 1..4usize,
         kernel in 1..4usize,
         stride in 1..4usize,
         dilation in 1..4usize,
         padding in 0..4usize,
     ) {
-        let len = out_channels * kernel * kernel * x_shape.c;
-        let weight = Span { offset: 0, len };
-        let in_channels = x_shape.c;
-        let conv = Conv2d { weight, bias: None, in_channels, out_channels, kernel, stride, padding, dilation };
+        let x_shape = x_shape.with_channels(groups * x_shape.c);
+        let (in_channels, out_channels) = (x_shape.c, groups * parts);
+        let len = out_channels * kernel * kernel * in_channels / groups;
+        let conv = Conv2d {
+            weight: Span { offset: 0, len },
+            bias: None,
+            in_channels,
+            out_channels,
+            groups,
+            kernel,
+            stride,
+            padding,
+            dilation,
+        };
+        assert_eq!(conv.weight_len(), len);
         let y_shape = conv.out_shape(x_shape);
         prop_assume!(!y_shape.is_empty());
         let b = Cpu::<f64>::new();

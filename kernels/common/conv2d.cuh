@@ -10,8 +10,9 @@
 
 /// Sizes of a convolution and of its launch; `Sizes` in src/backend/cuda/conv2d/plan.rs is the same.
 struct Conv2dSizes {
-    u32 n, h, w, in_channels;                    // x
-    u32 out_h, out_w, out_channels;              // y
+    u32 n, h, w, in_channels;                    // x, channels of a group
+    u32 out_h, out_w, out_channels;              // y, channels of a group
+    u32 in_pitch, out_pitch;                     // channels of x and y: of all groups
     u32 kernel, stride, padding, dilation;       // square
     u32 tap_period;                              // taps this far apart reach rows of equal remainder by the stride
     u32 m_tiles, n_tiles;                        // tiles along m (of the largest class, for dgrad) and n

@@ -33,19 +33,20 @@ DEVICE Axis dgrad_axis(const Conv2dSizes& s, u32 len, u32 out_len, u32 phase) {
 }
 
 /// k-contiguous rows of positions: row m is a position of the result, k runs over (tap row, tap column, channel) of the
-/// source [n, h, w, channels]. A of fprop and dgrad.
+/// source, of which it reads `channels` from `first_channel` on. A of fprop and dgrad.
 template <class T, class Tile, bool any> struct PositionRows {
     static constexpr int STRIDE = Tile::threads / 8, PASSES = Tile::m / STRIDE;
     const T* source;
     Axis y, x;
-    u32 channels;
+    u32 first_channel, channels, pitch;
     bool aligned;
     u32 image[PASSES];
     i32 row[PASSES], col[PASSES];
     Digits tap, step;
 
-    DEVICE PositionRows(const T* source, Axis y, Axis x, u32 num_images, u32 channels, u32 m_begin, bool aligned)
-        : source(source), y(y), x(x), channels(channels), aligned(aligned) {
+    DEVICE PositionRows(const T* source, Axis y, Axis x, u32 num_images, u32 first_channel, u32 channels, u32 pitch,
+                        u32 m_begin, bool aligned)
+        : source(source), y(y), x(x), first_channel(first_channel), channels(channels), pitch(pitch), aligned(aligned) {
         u32 taps = x.taps ? x.taps : 1;
         tap = to_digits(threadIdx.x % 8 * CHUNK<T>, taps, channels);
         step = to_digits(DEPTH<T>, taps, channels);
@@ -62,7 +63,7 @@ template <class T, class Tile, bool any> struct PositionRows {
     /// Where the value of pass i at `t` lies; false if it is zero.
     DEVICE bool find(int i, const Digits& t, const T*& at) const {
         i32 r = row[i] + i32(t.high) * y.tap_step, c = col[i] + i32(t.mid) * x.tap_step;
-        at = source + u64(image[i] + u32(r) * x.len + u32(c)) * channels + t.low;
+        at = source + u64(image[i] + u32(r) * x.len + u32(c)) * pitch + (first_channel + t.low);
         return t.high < y.taps && x.taps != 0 && u32(r) < y.len && u32(c) < x.len;
     }
 
@@ -87,22 +88,24 @@ template <class T, class Tile, bool any> struct PositionRows {
     }
 };
 
-/// k-contiguous rows of a matrix [rows, depth]. B of fprop: the weight, row n is an output channel.
+/// k-contiguous rows of a matrix [rows, depth] that begins at row `first_row`. B of fprop: the weight, row n is an output
+/// channel of the group.
 template <class T, class Tile, bool any> struct MatrixRows {
     static constexpr int STRIDE = Tile::threads / 8, PASSES = Tile::n / STRIDE;
     const T* matrix;
-    u32 n_begin, rows, depth, k;
+    u32 first_row, n_begin, rows, depth, k;
     bool aligned;
 
-    DEVICE MatrixRows(const T* matrix, u32 n_begin, u32 rows, u32 depth, bool aligned)
-        : matrix(matrix), n_begin(n_begin), rows(rows), depth(depth), k(threadIdx.x % 8 * CHUNK<T>), aligned(aligned) {}
+    DEVICE MatrixRows(const T* matrix, u32 first_row, u32 n_begin, u32 rows, u32 depth, bool aligned)
+        : matrix(matrix), first_row(first_row), n_begin(n_begin), rows(rows), depth(depth),
+          k(threadIdx.x % 8 * CHUNK<T>), aligned(aligned) {}
 
     DEVICE void load(u8* tile) {
 #pragma unroll
         for (int i = 0; i < PASSES; ++i) {
             u32 local = threadIdx.x / 8 + i * STRIDE, n = n_begin + local;
             u8* slot = chunk_at<8>(tile, local, threadIdx.x % 8);
-            const T* at = matrix + u64(n) * depth + k;
+            const T* at = matrix + u64(first_row + n) * depth + k;
             if (!any || aligned) {
                 fetch_chunk(slot, at, matrix, n < rows && k < depth);
             } else {
@@ -114,18 +117,18 @@ template <class T, class Tile, bool any> struct MatrixRows {
 };
 
 /// Rows of input channels, one for each (tap row, tap column, output channel): the weight [out, kernel, kernel, in] read
-/// across. B of dgrad.
+/// across, from output `first_channel` on. B of dgrad.
 template <class T, class Tile, bool any> struct TapRows {
     static constexpr int CHUNKS = Tile::n / CHUNK<T>, STRIDE = Tile::threads / CHUNKS, PASSES = DEPTH<T> / STRIDE;
     const T* weight;
-    u32 first_row, first_col, tap_period, taps_y, taps_x, kernel, in_channels, out_channels, n;
+    u32 first_row, first_col, tap_period, taps_y, taps_x, kernel, in_channels, first_channel, out_channels, n;
     bool aligned;
     Digits tap, step;
 
-    DEVICE TapRows(const T* weight, const Axis& y, const Axis& x, const Conv2dSizes& s, u32 n_begin)
+    DEVICE TapRows(const T* weight, const Axis& y, const Axis& x, const Conv2dSizes& s, u32 first_channel, u32 n_begin)
         : weight(weight), first_row(y.first_tap), first_col(x.first_tap), tap_period(s.tap_period), taps_y(y.taps),
-          taps_x(x.taps ? x.taps : 1), kernel(s.kernel), in_channels(s.in_channels), out_channels(s.out_channels),
-          n(n_begin + threadIdx.x % CHUNKS * CHUNK<T>), aligned(s.aligned_b != 0) {
+          taps_x(x.taps ? x.taps : 1), kernel(s.kernel), in_channels(s.in_channels), first_channel(first_channel),
+          out_channels(s.out_channels), n(n_begin + threadIdx.x % CHUNKS * CHUNK<T>), aligned(s.aligned_b != 0) {
         tap = to_digits(threadIdx.x / CHUNKS, taps_x, out_channels);
         step = to_digits(STRIDE, taps_x, out_channels);
     }
@@ -135,7 +138,7 @@ template <class T, class Tile, bool any> struct TapRows {
         for (int i = 0; i < PASSES; ++i) {
             u8* slot = chunk_at<CHUNKS>(tile, threadIdx.x / CHUNKS + i * STRIDE, threadIdx.x % CHUNKS);
             u32 place = (first_row + tap.high * tap_period) * kernel + first_col + tap.mid * tap_period;
-            const T* at = weight + (u64(tap.low) * kernel * kernel + place) * in_channels + n;
+            const T* at = weight + (u64(first_channel + tap.low) * kernel * kernel + place) * in_channels + n;
             bool ok = tap.high < taps_y;
             if (!any || aligned) {
                 fetch_chunk(slot, at, weight, ok && n < in_channels);
@@ -147,27 +150,30 @@ template <class T, class Tile, bool any> struct TapRows {
     }
 };
 
-/// Rows of channels of the positions from `begin` to `end` of [positions, channels]. A of wgrad: dy.
+/// Rows of the channels from `first_channel` to `end_channel` of the positions from `begin` to `end` of [positions, pitch].
+/// A of wgrad: dy.
 template <class T, class Tile, bool any> struct ChannelRows {
     static constexpr int CHUNKS = Tile::m / CHUNK<T>, STRIDE = Tile::threads / CHUNKS, PASSES = DEPTH<T> / STRIDE;
     const T* source;
-    u32 channels, m, position, end;
+    u32 end_channel, pitch, m, position, end;
     bool aligned;
 
-    DEVICE ChannelRows(const T* source, u32 channels, u32 m_begin, u32 begin, u32 end, bool aligned)
-        : source(source), channels(channels), m(m_begin + threadIdx.x % CHUNKS * CHUNK<T>),
+    DEVICE ChannelRows(const T* source, u32 first_channel, u32 end_channel, u32 pitch, u32 m_begin, u32 begin, u32 end,
+                       bool aligned)
+        : source(source), end_channel(end_channel), pitch(pitch),
+          m(first_channel + m_begin + threadIdx.x % CHUNKS * CHUNK<T>),
           position(begin + threadIdx.x / CHUNKS), end(end), aligned(aligned) {}
 
     DEVICE void load(u8* tile) {
 #pragma unroll
         for (int i = 0; i < PASSES; ++i) {
             u8* slot = chunk_at<CHUNKS>(tile, threadIdx.x / CHUNKS + i * STRIDE, threadIdx.x % CHUNKS);
-            const T* at = source + u64(position) * channels + m;
+            const T* at = source + u64(position) * pitch + m;
             bool ok = position < end;
             if (!any || aligned) {
-                fetch_chunk(slot, at, source, ok && m < channels);
+                fetch_chunk(slot, at, source, ok && m < end_channel);
             } else {
-                for (u32 e = 0; e < u32(CHUNK<T>); ++e) put(slot, e, at + e, ok && m + e < channels);
+                for (u32 e = 0; e < u32(CHUNK<T>); ++e) put(slot, e, at + e, ok && m + e < end_channel);
             }
             position += STRIDE;
         }
@@ -175,16 +181,16 @@ template <class T, class Tile, bool any> struct ChannelRows {
 };
 
 /// Rows of (tap row, tap column, input channel), one for each position of y from `begin` to `end`: what the position reads
-/// of x. B of wgrad.
+/// of x in the group whose channels begin at `first_channel`. B of wgrad.
 template <class T, class Tile, bool any> struct PatchRows {
     static constexpr int CHUNKS = Tile::n / CHUNK<T>, STRIDE = Tile::threads / CHUNKS, PASSES = DEPTH<T> / STRIDE;
     const T* source;
     const Conv2dSizes& s;
-    u32 position, end;
+    u32 first_channel, position, end;
     Digits at, step, tap;
 
-    DEVICE PatchRows(const T* source, const Conv2dSizes& s, u32 n_begin, u32 begin, u32 end)
-        : source(source), s(s), position(begin + threadIdx.x / CHUNKS), end(end) {
+    DEVICE PatchRows(const T* source, const Conv2dSizes& s, u32 first_channel, u32 n_begin, u32 begin, u32 end)
+        : source(source), s(s), first_channel(first_channel), position(begin + threadIdx.x / CHUNKS), end(end) {
         at = to_digits(position, s.out_h, s.out_w);
         step = to_digits(STRIDE, s.out_h, s.out_w);
         tap = to_digits(n_begin + threadIdx.x % CHUNKS * CHUNK<T>, s.kernel, s.in_channels);
@@ -194,7 +200,7 @@ template <class T, class Tile, bool any> struct PatchRows {
     DEVICE bool find(const Digits& t, const T*& p) const {
         i32 row = i32(at.mid * s.stride + t.high * s.dilation) - i32(s.padding);
         i32 col = i32(at.low * s.stride + t.mid * s.dilation) - i32(s.padding);
-        p = source + u64((at.high * s.h + u32(row)) * s.w + u32(col)) * s.in_channels + t.low;
+        p = source + u64((at.high * s.h + u32(row)) * s.w + u32(col)) * s.in_pitch + (first_channel + t.low);
         return position < end && t.high < s.kernel && u32(row) < s.h && u32(col) < s.w;
     }
 

@@ -105,15 +105,25 @@ template <class T> struct Field {
     const T* x;
     float factor;
 
+    /// Values from one position to the next.
+    DEVICE i32 pitch(const Upsample& u) const { return u.classes; }
     DEVICE float at(u64 i) const { return factor * to_float(x[i]); }
 };
 
-/// factor * (x + y).
+/// factor * the sum of `parts` parts of the channels, `step` (the number of classes) apart: x [images, low_h, low_w, parts,
+/// classes].
 template <class T> struct FieldSum {
-    const T *x, *y;
+    const T* x;
+    i32 parts, step;
     float factor;
 
-    DEVICE float at(u64 i) const { return factor * (to_float(x[i]) + to_float(y[i])); }
+    DEVICE i32 pitch(const Upsample&) const { return parts * step; }
+    DEVICE float at(u64 i) const {
+        float sum = to_float(x[i]);
+#pragma unroll 1
+        for (i32 k = 1; k < parts; k++) sum += to_float(x[i + k * step]);
+        return factor * sum;
+    }
 };
 
 /// Coefficients of z in a cell.
@@ -139,7 +149,7 @@ DEVICE void find_peaks(float* peaks, const F& field, const Upsample& u, const Ti
         i32 side = corner & 1, y = corner < 2 ? row + 1 : row;
         i32 column = tile.cell_of(u, slot) + side;
         column = column < u.low_w ? column : u.low_w - 1;
-        u64 at = ((u64(image) * u.low_h + (y < u.low_h ? y : row)) * u.low_w + column) * u.classes;
+        u64 at = ((u64(image) * u.low_h + (y < u.low_h ? y : row)) * u.low_w + column) * field.pitch(u);
         float peak = field.at(at);
         for (i32 c = 1; c < u.classes; c++) peak = fmaxf(peak, field.at(at + c));
         peaks[((y & 1) * 2 + side) * u.slots + slot] = peak;
@@ -153,7 +163,8 @@ DEVICE void stage_cells(Cell* cells, const F& field, const float* peaks, const U
                         i32 row) {
     i32 classes = u.classes, tasks = tile.slots * classes;
     i32 below = row + 1 < u.low_h ? row + 1 : row;
-    u64 stride = u64(u.low_w) * classes;
+    i32 pitch = field.pitch(u);
+    u64 stride = u64(u.low_w) * pitch;
     u64 top = (u64(image) * u.low_h + row) * stride, bottom = (u64(image) * u.low_h + below) * stride;
     // Consecutive threads take consecutive classes; a step is one division less than finding slot and class anew.
     i32 slot = i32(threadIdx.x) / classes, c = i32(threadIdx.x) - slot * classes;
@@ -162,7 +173,7 @@ DEVICE void stage_cells(Cell* cells, const F& field, const float* peaks, const U
     for (i32 task = i32(threadIdx.x); task < tasks; task += i32(blockDim.x)) {
         i32 left = tile.cell_of(u, slot);
         i32 right = left + 1 < u.low_w ? left + 1 : left;
-        u64 l = u64(left) * classes + c, r = u64(right) * classes + c;
+        u64 l = u64(left) * pitch + c, r = u64(right) * pitch + c;
         float v00 = field.at(top + l), v01 = field.at(top + r);
         float v10 = field.at(bottom + l), v11 = field.at(bottom + r);
         if (peaks) {

@@ -4,12 +4,13 @@
 
 use super::{Algorithm, Batch, Networks, PseudoCounts, StepArgs, StepOut, SupervisedLoss, Unsup, tvat};
 use crate::Result;
-use crate::model::{DecoderSaved, DeepLab, EncoderSaved, Network, Norm};
+use crate::model::{DecoderSaved, Decoders, DeepLab, EncoderSaved, Network, Norm};
 use crate::ops::{self, Backend, ConfCeOut, LabelLoss, LossGrad, PseudoLabel, Sgd, Size};
 
 /// What memory is for, in the words of a plan.
 const STUDENT: &str = "student's activations";
 const BACKWARD: &str = "student's backward pass";
+const TVAT: &str = "T-VAT";
 
 /// One iteration of PS-MT or of a baseline: updates the student, its momentum and running statistics, the active
 /// teacher, and all teachers' running statistics.
@@ -27,25 +28,33 @@ pub fn train_step<B: Backend>(
     b.phase("teachers' passes");
     let targets = Targets::new(b, arch, nets, batch, args)?;
 
-    b.clear(&mut nets.grads);
-    let labelled = student_forward(b, arch, nets, &batch.x_l, &batch.d_l, args)?;
+    // From here until the update nothing of the teachers changes, so both student passes share their decoders.
+    b.phase(TVAT);
+    let Networks { student, teacher1, teacher2, momentum, grads } = nets;
+    let teachers: &[&Network<B>] =
+        if args.algorithm.num_teachers() == 2 { &[teacher1, teacher2] } else { &[teacher1] };
+    let adversary = if args.tvat.kind.asks_teachers() { Some(arch.decoders(b, teachers)?) } else { None };
+
+    b.clear(grads);
+    let labelled = student_forward(b, arch, student, adversary.as_ref(), &batch.x_l, &batch.d_l, args)?;
     b.phase("losses");
     let LabelLoss { loss: loss_sup, dlogits, confusion } =
         supervised_loss(b, &labelled.logits, &batch.y_l, args)?;
     let (logits_l, r_l) = (labelled.logits.clone(), labelled.noise.clone().filter(|_| args.keep_noise));
-    student_backward(b, arch, nets, labelled, &dlogits)?;
+    student_backward(b, arch, &student.params, grads, labelled, &dlogits)?;
 
     let x_u = ops::cut_mix(b, &batch.x_u_strong, &batch.mix)?;
-    let unlabelled = student_forward(b, arch, nets, &x_u, &batch.d_u, args)?;
+    let unlabelled = student_forward(b, arch, student, adversary.as_ref(), &x_u, &batch.d_u, args)?;
+    drop(adversary);
     b.phase("losses");
     let (unsup, dlogits) = targets.unsupervised_loss(b, &unlabelled.logits, batch, args)?;
     let (logits_u, r_u) = (unlabelled.logits.clone(), unlabelled.noise.clone().filter(|_| args.keep_noise));
-    student_backward(b, arch, nets, unlabelled, &dlogits)?;
+    student_backward(b, arch, &student.params, grads, unlabelled, &dlogits)?;
 
-    sgd(b, arch, &mut nets.student, &mut nets.momentum, &nets.grads, args)?;
-    let teacher = if args.active_teacher == 1 { &mut nets.teacher1 } else { &mut nets.teacher2 };
-    ops::ema(b, &mut teacher.params, &nets.student.params, args.ema_decay)?;
-    ops::ema(b, &mut teacher.stats, &nets.student.stats, args.ema_decay)?;
+    sgd(b, arch, student, momentum, grads, args)?;
+    let teacher = if args.active_teacher == 1 { teacher1 } else { teacher2 };
+    ops::ema(b, &mut teacher.params, &student.params, args.ema_decay)?;
+    ops::ema(b, &mut teacher.stats, &student.stats, args.ema_decay)?;
 
     let mut logits = vec![("core teacher's", targets.core)];
     logits.extend(targets.assist.map(|t| ("assisting teacher's", t)));
@@ -185,26 +194,28 @@ struct StudentPass<B: Backend> {
     decoder: DecoderSaved<B>,
 }
 
+/// `adversary` has the teachers' decoders, where T-VAT asks them.
 fn student_forward<B: Backend>(
     b: &B,
     arch: &DeepLab,
-    nets: &mut Networks<B>,
+    student: &mut Network<B>,
+    adversary: Option<&Decoders<'_, B>>,
     x: &B::Tensor,
     d: &B::Tensor,
     args: &StepArgs,
 ) -> Result<StudentPass<B>> {
-    let Networks { student, teacher1, teacher2, .. } = nets;
     let shape = B::shape(x);
     b.phase(STUDENT);
     let norm = Norm::Train(&mut student.stats);
     let (mut features, encoder) = arch.encoder_forward(b, &student.params, norm, x, true)?;
-    let adversaries: &[&Network<B>] = match (args.tvat.kind, args.algorithm.num_teachers()) {
-        (tvat::Tvat::StudentVat, _) => &[student],
-        (_, 2) => &[teacher1, teacher2],
-        _ => &[teacher1],
+    b.phase(TVAT);
+    let noise = {
+        let own = match args.tvat.kind {
+            tvat::Tvat::StudentVat => Some(arch.decoders(b, &[student])?),
+            _ => None,
+        };
+        tvat::noise(b, own.as_ref().or(adversary), &features, (shape.h, shape.w), d, &args.tvat)?
     };
-    b.phase("T-VAT");
-    let noise = tvat::noise(b, arch, adversaries, &features, (shape.h, shape.w), d, &args.tvat)?;
     b.phase(STUDENT);
     if let Some(r) = &noise {
         features = ops::add(b, &features, r, 1.0)?;
@@ -219,14 +230,14 @@ fn student_forward<B: Backend>(
 fn student_backward<B: Backend>(
     b: &B,
     arch: &DeepLab,
-    nets: &mut Networks<B>,
+    params: &B::Vector,
+    grads: &mut B::Vector,
     pass: StudentPass<B>,
     dlogits: &B::Tensor,
 ) -> Result<()> {
     b.phase(BACKWARD);
-    let params = &nets.student.params;
     let StudentPass { encoder, decoder, logits, noise } = pass;
     drop((logits, noise));
-    let dfeatures = arch.decoder_backward(b, params, &mut nets.grads, decoder, dlogits)?;
-    arch.encoder_backward(b, params, &mut nets.grads, encoder, &dfeatures)
+    let dfeatures = arch.decoder_backward(b, params, grads, decoder, dlogits)?;
+    arch.encoder_backward(b, params, grads, encoder, &dfeatures)
 }

@@ -11,9 +11,9 @@ use crate::{Error, Result};
 /// Features `[n, h, w, aspp + low_level]` to logits `[n, h, w, num_classes]`.
 #[derive(Clone, Debug)]
 pub(super) struct Decoder {
-    conv1: ConvBn,
-    conv2: ConvBn,
-    classifier: Conv2d,
+    pub conv1: ConvBn,
+    pub conv2: ConvBn,
+    pub classifier: Conv2d,
 }
 
 /// What the decoder keeps of a pass.

@@ -46,7 +46,7 @@ pub struct DeepLab {
     backbone: Backbone,
     aspp: Aspp,
     reduce: ConvBn,
-    decoder: Decoder,
+    pub(super) decoder: Decoder,
 }
 
 /// What the encoder keeps of a training pass.

@@ -7,6 +7,7 @@
 mod aspp;
 mod config;
 mod decoder;
+mod decoders;
 mod deeplab;
 mod init;
 pub mod io;
@@ -17,6 +18,7 @@ mod table;
 pub use aspp::AsppSaved;
 pub use config::{ModelConfig, NAMES as MODEL_NAMES};
 pub use decoder::DecoderSaved;
+pub use decoders::Decoders;
 pub use deeplab::{DeepLab, EncoderSaved, Network};
 pub use layers::{ConvBnSaved, Norm};
 pub use resnet::{BackboneSaved, BottleneckSaved};

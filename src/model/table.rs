@@ -175,7 +175,7 @@ impl Builder {
         let (in_channels, out_channels) = channels;
         let weight = self.decayed(format!("{name}.weight"), vec![out_channels, in_channels, kernel, kernel]);
         let padding = dilation * (kernel - 1) / 2;
-        Conv2d { weight, bias: None, in_channels, out_channels, kernel, stride, padding, dilation }
+        Conv2d { weight, bias: None, in_channels, out_channels, groups: 1, kernel, stride, padding, dilation }
     }
 
     /// A 1x1 convolution with bias.

@@ -303,21 +303,30 @@ pub trait Backend: Send + Sync + Sized + 'static {
     fn uniform_noise(&self, shape: Shape, key: Key) -> Self::Tensor;
     /// scale * d / (‖d‖ + 1e-8), norm over each image.
     fn normalize(&self, d: &Self::Tensor, scale: f64) -> Self::Tensor;
-    /// Low-resolution cotangent of exact T-VAT, the same for each decoder: upᵀ(p t - p (p·t)) / k with
-    /// p = softmax(mean of up(logits)), t = mean of up(tangents), k the number of decoders.
+    /// Low-resolution cotangent of exact T-VAT, the same for each of k decoders, whose logits lie side by side:
+    /// upᵀ(p t - p (p·t)) / k with p = softmax(mean of up(logits)), t = mean of up(tangents).
     fn tvat_cotangent(
         &self,
-        logits: &[&Self::Tensor],
-        tangents: &[&Self::Tensor],
+        logits: &Self::Tensor,
+        tangents: &Self::Tensor,
+        decoders: usize,
         size: Size,
     ) -> Self::Tensor;
-    /// Low-resolution gradient of KL(softmax(clean) ‖ softmax(perturbed)) / n with respect to each decoder's perturbed
-    /// logits: upᵀ(q - p) / (n k), p and q from the mean upsampled logits.
-    fn kl_gradient(&self, clean: &[&Self::Tensor], perturbed: &[&Self::Tensor], size: Size) -> Self::Tensor;
+    /// Low-resolution gradient of KL(softmax(clean) ‖ softmax(perturbed)) / n with respect to the perturbed logits of k
+    /// decoders, which lie side by side: upᵀ(q - p) / (n k), p and q from the mean upsampled logits.
+    fn kl_gradient(
+        &self,
+        clean: &Self::Tensor,
+        perturbed: &Self::Tensor,
+        decoders: usize,
+        size: Size,
+    ) -> Self::Tensor;
 
     // ---- optimiser
     /// One step of [`Sgd`] over flat vectors.
     fn sgd(&self, params: &mut Self::Vector, grads: &Self::Vector, momentum: &mut Self::Vector, sgd: &Sgd);
     /// teacher = keep teacher + (1 - keep) student.
     fn ema(&self, teacher: &mut Self::Vector, student: &Self::Vector, keep: f64);
+    /// to[at..at + span.len] = from[span] for each (span, at).
+    fn copy_spans(&self, to: &mut Self::Vector, from: &Self::Vector, moves: &[(Span, usize)]);
 }

@@ -1,7 +1,8 @@
 //! 2-D convolution (cross-correlation, as PyTorch's `conv2d`): validated forward, data gradient, weight gradient.
 //!
 //! y[n, i, j, o] = bias[o] + Σ over (r, s, c) of x[n, i stride - padding + r dilation, j …, c] weight[o, r, s, c], zero
-//! outside the image; x `[n, h, w, in]`, weight `[out, kernel, kernel, in]`, y as [`Conv2d::out_shape`].
+//! outside the image; x `[n, h, w, in]`, weight `[out, kernel, kernel, in / groups]`, y as [`Conv2d::out_shape`]. In one
+//! group c runs over all input channels, in several over those of output o's group.
 
 use super::{Backend, Conv2d, Shape, check};
 use crate::{Error, Result};
@@ -13,6 +14,11 @@ fn valid(op: &'static str, conv: &Conv2d, x: Shape) -> Result<()> {
             "kernel, stride, dilation and out channels of at least 1",
             format!("{conv:?}"),
         ));
+    }
+    let Conv2d { in_channels, out_channels, groups, .. } = *conv;
+    if groups == 0 || !in_channels.is_multiple_of(groups) || !out_channels.is_multiple_of(groups) {
+        let expected = format!("groups that divide {in_channels} channels in and {out_channels} out");
+        return Err(Error::shape(op, expected, format!("{groups} groups")));
     }
     check::not_empty(op, "x", x)?;
     if x.c != conv.in_channels {
@@ -30,8 +36,7 @@ fn valid(op: &'static str, conv: &Conv2d, x: Shape) -> Result<()> {
 }
 
 fn spans<B: Backend>(op: &'static str, conv: &Conv2d, vector: &B::Vector) -> Result<()> {
-    let len = conv.out_channels * conv.kernel * conv.kernel * conv.in_channels;
-    check::span::<B>(op, "weight", conv.weight, len, vector)?;
+    check::span::<B>(op, "weight", conv.weight, conv.weight_len(), vector)?;
     conv.bias.map_or(Ok(()), |bias| check::span::<B>(op, "bias", bias, conv.out_channels, vector))
 }
 

@@ -1,6 +1,7 @@
-//! Updates over flat vectors: stochastic gradient descent and the exponential moving average; validated entry points.
+//! Updates over flat vectors: stochastic gradient descent, the exponential moving average, and copies of parts; validated
+//! entry points.
 
-use super::{Backend, Sgd};
+use super::{Backend, Sgd, Span, check};
 use crate::{Error, Result};
 
 fn same_len<B: Backend>(op: &'static str, what: &str, vector: &B::Vector, len: usize) -> Result<()> {
@@ -49,5 +50,32 @@ pub fn ema<B: Backend>(b: &B, teacher: &mut B::Vector, student: &B::Vector, keep
         return Err(Error::shape(OP, "keep within 0 to 1", keep.to_string()));
     }
     b.ema(teacher, student, keep);
+    Ok(())
+}
+
+/// to[at..at + span.len] = from[span] for each (span, at) of `moves`; the rest of `to` stays.
+///
+/// # Errors
+/// [`Error::Shape`] where a span or its place is not within its vector, or places overlap.
+pub fn copy_spans<B: Backend>(
+    b: &B,
+    to: &mut B::Vector,
+    from: &B::Vector,
+    moves: &[(Span, usize)],
+) -> Result<()> {
+    const OP: &str = "copy_spans";
+    let mut places = Vec::with_capacity(moves.len());
+    for &(span, at) in moves {
+        let place = Span { offset: at, len: span.len };
+        check::span::<B>(OP, "a span", span, span.len, from)?;
+        check::span::<B>(OP, "a place", place, span.len, to)?;
+        places.push(place);
+    }
+    places.sort_by_key(|place| (place.offset, place.len));
+    if let Some(pair) = places.windows(2).find(|pair| pair[0].range().end > pair[1].offset) {
+        let ranges = format!("{:?} and {:?}", pair[0].range(), pair[1].range());
+        return Err(Error::shape(OP, "places that do not overlap", ranges));
+    }
+    b.copy_spans(to, from, moves);
     Ok(())
 }

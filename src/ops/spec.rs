@@ -76,7 +76,10 @@ impl Span {
     }
 }
 
-/// A square convolution. The weight is stored OHWI: `[out_channels, kernel, kernel, in_channels]`.
+/// A square convolution. The weight is stored OHWI: `[out_channels, kernel, kernel, in_channels / groups]`.
+///
+/// With several groups (as PyTorch's `groups`) it is as many convolutions side by side: the g-th part of the output
+/// channels reads the g-th part of the input channels alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Conv2d {
     /// Where the weight lies among the parameters.
@@ -87,6 +90,8 @@ pub struct Conv2d {
     pub in_channels: usize,
     /// Channels out.
     pub out_channels: usize,
+    /// Parts that the channels are divided into; it divides both their numbers.
+    pub groups: usize,
     /// Side of the kernel.
     pub kernel: usize,
     /// Step between outputs.
@@ -109,9 +114,31 @@ impl Conv2d {
         Shape::new(x.n, self.out_len(x.h), self.out_len(x.w), self.out_channels)
     }
 
+    /// Number of weights.
+    pub fn weight_len(&self) -> usize {
+        self.out_channels * self.kernel * self.kernel * (self.in_channels / self.groups)
+    }
+
+    /// Group `g` as a convolution of its own, over its part of the channels.
+    pub fn group(&self, g: usize) -> Conv2d {
+        let part = |span: Span| {
+            let len = span.len / self.groups;
+            Span { offset: span.offset + g * len, len }
+        };
+        Conv2d {
+            weight: part(self.weight),
+            bias: self.bias.map(part),
+            in_channels: self.in_channels / self.groups,
+            out_channels: self.out_channels / self.groups,
+            groups: 1,
+            ..*self
+        }
+    }
+
     /// Multiply-adds times two of one pass over input shape `x`.
     pub fn flops(&self, x: Shape) -> u64 {
-        2 * self.out_shape(x).len() as u64 * (self.kernel * self.kernel * self.in_channels) as u64
+        let taps = self.kernel * self.kernel;
+        2 * self.out_shape(x).len() as u64 * (taps * (self.in_channels / self.groups)) as u64
     }
 }
 

@@ -27,48 +27,53 @@ pub fn normalize<B: Backend>(b: &B, d: &B::Tensor, scale: f64) -> Result<B::Tens
     Ok(b.normalize(d, scale))
 }
 
-fn pairs<B: Backend>(op: &'static str, x: &[&B::Tensor], other: &[&B::Tensor], size: Size) -> Result<()> {
-    let Some(first) = x.first().map(|x| B::shape(x)) else {
-        return Err(Error::shape(op, "at least one decoder", "none"));
-    };
-    if x.len() != other.len() {
-        return Err(Error::shape(
-            op,
-            format!("two tensors for each of {} decoders", x.len()),
-            other.len().to_string(),
-        ));
+/// Two tensors of the logits of `decoders` decoders side by side.
+fn pair<B: Backend>(
+    op: &'static str,
+    x: &B::Tensor,
+    other: &B::Tensor,
+    decoders: usize,
+    size: Size,
+) -> Result<()> {
+    let shape = B::shape(x);
+    if decoders == 0 || !shape.c.is_multiple_of(decoders) {
+        let expected = format!("a number of decoders that divides {} channels", shape.c);
+        return Err(Error::shape(op, expected, decoders.to_string()));
     }
-    check::logits(op, "logits", first)?;
-    x.iter().chain(other).try_for_each(|x| check::shape(op, "logits", first, B::shape(x)))?;
+    check::logits(op, "logits", shape.with_channels(shape.c / decoders))?;
+    check::shape(op, "logits", shape, B::shape(other))?;
     check::size(op, size)
 }
 
-/// upᵀ(p t - p (p·t)) / k with p = softmax(mean of up(logits)), t = mean of up(tangents) over k decoders, each
-/// `[n, h, w, classes]` and interpolated to `size`: the cotangent of every decoder's logits in exact T-VAT.
+/// upᵀ(p t - p (p·t)) / k with p = softmax(mean of up(logits)), t = mean of up(tangents) over k decoders, interpolated to
+/// `size`: the cotangent of every decoder's logits in exact T-VAT. All three `[n, h, w, k * classes]`, one decoder's
+/// classes after the other's; the result is the same in each.
 ///
 /// # Errors
-/// [`Error::Shape`] where the tensors differ in shape or number, or the size is 0.
+/// [`Error::Shape`] where the tensors differ in shape, `decoders` does not divide their channels, or the size is 0.
 pub fn tvat_cotangent<B: Backend>(
     b: &B,
-    logits: &[&B::Tensor],
-    tangents: &[&B::Tensor],
+    logits: &B::Tensor,
+    tangents: &B::Tensor,
+    decoders: usize,
     size: Size,
 ) -> Result<B::Tensor> {
-    pairs::<B>("tvat_cotangent", logits, tangents, size)?;
-    Ok(b.tvat_cotangent(logits, tangents, size))
+    pair::<B>("tvat_cotangent", logits, tangents, decoders, size)?;
+    Ok(b.tvat_cotangent(logits, tangents, decoders, size))
 }
 
 /// upᵀ(q - p) / (n k), p and q the softmax of the mean upsampled clean and perturbed logits over k decoders: gradient of
-/// KL(p ‖ q) / n with respect to each decoder's perturbed logits.
+/// KL(p ‖ q) / n with respect to each decoder's perturbed logits. Shapes as in [`tvat_cotangent`].
 ///
 /// # Errors
-/// [`Error::Shape`] where the tensors differ in shape or number, or the size is 0.
+/// As [`tvat_cotangent`].
 pub fn kl_gradient<B: Backend>(
     b: &B,
-    clean: &[&B::Tensor],
-    perturbed: &[&B::Tensor],
+    clean: &B::Tensor,
+    perturbed: &B::Tensor,
+    decoders: usize,
     size: Size,
 ) -> Result<B::Tensor> {
-    pairs::<B>("kl_gradient", clean, perturbed, size)?;
-    Ok(b.kl_gradient(clean, perturbed, size))
+    pair::<B>("kl_gradient", clean, perturbed, decoders, size)?;
+    Ok(b.kl_gradient(clean, perturbed, decoders, size))
 }

@@ -4,8 +4,10 @@
 //! In NHWC the channels that a tap reads are one contiguous row, so a convolution of one tap multiplies the input as it
 //! lies in memory. For several taps a task copies what a strip of positions reads, a few hundred values of each at a
 //! time, and multiplies that; there is no column matrix of the whole input. Small maps under wide kernels, whose
-//! classes are a few positions each, go tap by tap instead: the weight passes through the cache once.
+//! classes are a few positions each, go tap by tap instead: the weight passes through the cache once. Groups come one
+//! after another, each over its channels where they lie.
 
+use super::channels::{Channels, Target};
 use super::gather::{Class, Gather};
 use super::gemm::{Matrix, product, product_into};
 use super::memory::Buffer;
@@ -31,10 +33,20 @@ const NARROW: usize = 64;
 
 /// y = x * weight + bias.
 pub fn fprop<T: Real>(x: &Tensor<T>, params: &[T], conv: &Conv2d) -> Tensor<T> {
+    let shape = conv.out_shape(x.shape());
+    Tensor::overwrite(shape, |y| {
+        for g in 0..conv.groups {
+            let x = Channels::group(x, g, conv.groups);
+            fprop_group(&Target::group(y, shape, g, conv.groups), &x, params, &conv.group(g));
+        }
+    })
+}
+
+fn fprop_group<T: Real>(y: &Target<'_, T>, x: &Channels<'_, T>, params: &[T], conv: &Conv2d) {
     let weight = &params[conv.weight.range()];
     let bias = conv.bias.map(|b| &params[b.range()]);
-    if winograd::suits::<T>(conv, x.shape()) {
-        return winograd::fprop(x, weight, bias, conv);
+    if winograd::suits::<T>(conv, x.shape) {
+        return winograd::fprop(y, x, weight, bias, conv);
     }
     let (cin, taps) = (conv.in_channels, conv.kernel * conv.kernel);
     let lines = Lines {
@@ -44,18 +56,26 @@ pub fn fprop<T: Real>(x: &Tensor<T>, params: &[T], conv: &Conv2d) -> Tensor<T> {
         column_step: taps * cin,
         joined: true,
     };
-    let gather = Gather::fprop(conv, x.shape());
-    convolve(conv.out_shape(x.shape()), x, &lines, gather, bias)
+    convolve(y, x, &lines, Gather::fprop(conv, x.shape), bias);
 }
 
 /// Gradient with respect to the input of shape `x_shape`.
 pub fn dgrad<T: Real>(dy: &Tensor<T>, params: &[T], conv: &Conv2d, x_shape: Shape) -> Tensor<T> {
+    Tensor::overwrite(x_shape, |dx| {
+        for g in 0..conv.groups {
+            let dy = Channels::group(dy, g, conv.groups);
+            dgrad_group(&Target::group(dx, x_shape, g, conv.groups), &dy, params, &conv.group(g));
+        }
+    })
+}
+
+fn dgrad_group<T: Real>(dx: &Target<'_, T>, dy: &Channels<'_, T>, params: &[T], conv: &Conv2d) {
     let weight = &params[conv.weight.range()];
-    if winograd::suits::<T>(conv, x_shape) {
-        return winograd::dgrad(dy, weight, conv);
+    if winograd::suits::<T>(conv, dx.shape) {
+        return winograd::dgrad(dx, dy, weight, conv);
     }
     let (taps, cin, cout) = (conv.kernel * conv.kernel, conv.in_channels, conv.out_channels);
-    let gather = Gather::dgrad(conv, x_shape);
+    let gather = Gather::dgrad(conv, dx.shape);
     if taps > 1 && cout < NARROW {
         // The order of the data gradient's taps, which count from the last.
         let mut data = Buffer::stale(weight.len());
@@ -64,12 +84,12 @@ pub fn dgrad<T: Real>(dy: &Tensor<T>, params: &[T], conv: &Conv2d, x_shape: Shap
         }
         let taps = (0..taps).map(|t| t * cout * cin).collect();
         let lines = Lines { data: &data, taps, inner_step: cin, column_step: 1, joined: true };
-        convolve(x_shape, dy, &lines, gather, None)
+        convolve(dx, dy, &lines, gather, None);
     } else {
         let starts = (0..taps).map(|t| (taps - 1 - t) * cin).collect();
         let lines =
             Lines { data: weight, taps: starts, inner_step: taps * cin, column_step: 1, joined: false };
-        convolve(x_shape, dy, &lines, gather, None)
+        convolve(dx, dy, &lines, gather, None);
     }
 }
 
@@ -78,11 +98,15 @@ pub fn wgrad<T: Real>(x: &Tensor<T>, dy: &Tensor<T>, grads: &mut [T], conv: &Con
     if let Some(bias) = conv.bias {
         wgrad::bias(dy, &mut grads[bias.range()]);
     }
-    let dweight = &mut grads[conv.weight.range()];
-    if winograd::suits::<T>(conv, x.shape()) {
-        winograd::wgrad(x, dy, dweight, conv);
-    } else {
-        wgrad::weight(x, dy, dweight, conv);
+    for g in 0..conv.groups {
+        let (x, dy) = (Channels::group(x, g, conv.groups), Channels::group(dy, g, conv.groups));
+        let conv = conv.group(g);
+        let dweight = &mut grads[conv.weight.range()];
+        if winograd::suits::<T>(&conv, x.shape) {
+            winograd::wgrad(&x, &dy, dweight, &conv);
+        } else {
+            wgrad::weight(&x, &dy, dweight, &conv);
+        }
     }
 }
 
@@ -109,11 +133,12 @@ impl<'a, T> Lines<'a, T> {
 
 /// What all tasks of a convolution share.
 struct Work<'a, T: Real> {
-    out: Disjoint<'a, T>,
+    target: &'a Target<'a, T>,
     outputs: usize,
     source: &'a [T],
-    /// Channels of the source.
+    /// Channels of the source, and values from one of its positions to the next.
     width: usize,
+    step: usize,
     lines: &'a Lines<'a, T>,
     gather: Gather,
     bias: Option<&'a [T]>,
@@ -121,13 +146,14 @@ struct Work<'a, T: Real> {
 
 /// `out[position] = sum over taps of source[position's row at tap] * lines[tap] + bias`, by the cheapest of three ways.
 fn convolve<T: Real>(
-    shape: Shape,
-    source: &Tensor<T>,
+    target: &Target<'_, T>,
+    source: &Channels<'_, T>,
     lines: &Lines<'_, T>,
     mut gather: Gather,
     bias: Option<&[T]>,
-) -> Tensor<T> {
-    let (width, outputs) = (source.shape().c, shape.c);
+) {
+    let shape = target.shape;
+    let (width, outputs) = (source.shape.c, shape.c);
     // Costs in multiply-adds of one tap and position; every product packs its lines anew.
     let start = PACK + START / (width * outputs).max(1);
     let class = |c: &Class| (c.len + start * c.len.div_ceil(ROWS)) * c.taps.len();
@@ -142,11 +168,8 @@ fn convolve<T: Real>(
     if several && merged <= exact {
         gather.classes = vec![whole];
     }
-    Tensor::overwrite(shape, |out| {
-        let (out, source) = (Disjoint::new(out), source.data());
-        let work = Work { out, outputs, source, width, lines, gather, bias };
-        if tap_by_tap { work.by_tap(shape.positions()) } else { work.by_class() }
-    })
+    let work = Work { target, outputs, source: source.data, width, step: source.step, lines, gather, bias };
+    if tap_by_tap { work.by_tap(shape.positions()) } else { work.by_class() }
 }
 
 /// Output channels of group `g` of `groups`, cut where the crate's tiles end.
@@ -189,7 +212,7 @@ impl<T: Real> Work<'_, T> {
 
     /// The product tap by tap: tasks own positions and output channels.
     fn by_tap(&self, positions: usize) {
-        let &Work { ref out, outputs, source, width, lines, .. } = self;
+        let &Work { target, outputs, source, width, step, lines, .. } = self;
         let pairs: Vec<_> = (0..lines.taps.len()).map(|tap| self.gather.pairs(tap)).collect();
         let work = pairs.iter().map(Vec::len).sum::<usize>() * width * outputs;
         let blocks = positions.div_ceil(ROWS);
@@ -199,7 +222,9 @@ impl<T: Real> Work<'_, T> {
             let (first, end) = (positions * block / blocks, positions * (block + 1) / blocks);
             let columns = group(outputs, g, groups);
             // SAFETY: these positions and channels are this task's, no other part of them is out.
-            unsafe { self.begin(out, first * outputs + columns.start, outputs, end - first, &columns) };
+            unsafe {
+                self.begin(&target.out, target.at(first, columns.start), target.step, end - first, &columns);
+            }
             let mut strip = Buffer::stale((end - first) * DEPTH.min(width));
             let mut sums = Buffer::stale((end - first) * columns.len());
             for (tap, pairs) in pairs.iter().enumerate() {
@@ -211,21 +236,21 @@ impl<T: Real> Work<'_, T> {
                     product_into(&mut sums, columns.len(), from > 0, left, right);
                 };
                 if (q1 - q0) as usize == part.len() - 1 {
-                    multiply(Matrix::new(&source[q0 as usize * width..], part.len(), width, width), 0);
+                    multiply(Matrix::new(&source[q0 as usize * step..], part.len(), width, step), 0);
                 } else {
-                    let step = width.div_ceil(width.div_ceil(DEPTH));
-                    for from in (0..width).step_by(step) {
-                        let len = step.min(width - from);
+                    let depth = width.div_ceil(width.div_ceil(DEPTH));
+                    for from in (0..width).step_by(depth) {
+                        let len = depth.min(width - from);
                         for (&(_, q), row) in part.iter().zip(strip.chunks_exact_mut(len)) {
-                            row.copy_from_slice(&source[q as usize * width + from..][..len]);
+                            row.copy_from_slice(&source[q as usize * step + from..][..len]);
                         }
                         multiply(Matrix::new(&strip, part.len(), len, len), from);
                     }
                 }
                 for (&(p, _), sums) in part.iter().zip(sums.chunks_exact(columns.len())) {
-                    let at = p as usize * outputs;
+                    let at = target.at(p as usize, columns.start);
                     // SAFETY: as above.
-                    let row = unsafe { out.part(at + columns.start..at + columns.end) };
+                    let row = unsafe { target.out.part(at..at + columns.len()) };
                     row.iter_mut().zip(sums).for_each(|(r, &s)| *r += s);
                 }
             }
@@ -259,7 +284,7 @@ impl<T: Real> Work<'_, T> {
 
     /// The product class by class.
     fn by_class(&self) {
-        let &Work { ref out, outputs, source, width, lines, ref gather, bias } = self;
+        let &Work { target, source, width, step: source_step, lines, ref gather, bias, .. } = self;
         let list = self.cut();
         let work = list.iter().map(|t| t.len * t.columns.len() * (t.class.taps.len() * width + 8)).sum();
         tasks(list.len(), work, |i| {
@@ -270,7 +295,7 @@ impl<T: Real> Work<'_, T> {
             let mut sums = Buffer::stale(if in_order.is_some() { 0 } else { len * columns.len() });
             let apart = Disjoint::new(&mut sums);
             let (to, at, step) = match in_order {
-                Some(first) => (out, first * outputs + columns.start, outputs),
+                Some(first) => (&target.out, target.at(first, columns.start), target.step),
                 None => (&apart, 0, columns.len()),
             };
             let mut add = bias.is_some();
@@ -289,14 +314,15 @@ impl<T: Real> Work<'_, T> {
                 _ => None,
             };
             if let Some((tap, first)) = read_in_place {
-                multiply(Matrix::new(&source[first * width..], len, width, width), tap, 0);
+                let left = Matrix::new(&source[first * source_step..], len, width, source_step);
+                multiply(left, tap, 0);
             } else if !class.taps.is_empty() {
                 places = gather.places(class, from, len);
                 let mut strip = Buffer::stale(len * DEPTH.min(class.taps.len() * width));
                 for (taps, part) in chunks(&class.taps, width) {
                     let inner = taps.len() * part.len();
                     let strip = &mut strip[..len * inner];
-                    gather.fill(strip, class, &places, taps, source, width, part.clone());
+                    gather.fill(strip, class, &places, taps, source, source_step, part.clone());
                     let mut before = 0;
                     for run in taps.chunk_by(|a, b| lines.joined && a + 1 == *b) {
                         let depth = run.len() * part.len();
@@ -310,9 +336,9 @@ impl<T: Real> Work<'_, T> {
                     places = gather.places(class, from, len);
                 }
                 for (place, row) in places.iter().zip(sums.chunks_exact(columns.len())) {
-                    let at = gather.target(place) * outputs;
+                    let at = target.at(gather.target(place), columns.start);
                     // SAFETY: as above.
-                    unsafe { out.part(at + columns.start..at + columns.end) }.copy_from_slice(row);
+                    unsafe { target.out.part(at..at + columns.len()) }.copy_from_slice(row);
                 }
             }
         });

@@ -201,7 +201,7 @@ impl Gather {
     }
 
     /// For each of `places` a row of `strip`: what it reads through `taps`, one tap after the other, of each tap the
-    /// values `columns` of the `width` that a position of `source` has; zeros for padding.
+    /// values `columns` of a position of `source`, whose positions are `width` values apart; zeros for padding.
     pub fn fill<T: Real>(
         &self,
         strip: &mut [T],

@@ -5,6 +5,7 @@
 
 mod available;
 mod batch_norm;
+mod channels;
 mod conf_ce;
 mod confusion_matrix;
 mod conv2d;
@@ -284,16 +285,31 @@ impl<T: Real> Backend for Cpu<T> {
     fn normalize(&self, d: &Tensor<T>, scale: f64) -> Tensor<T> {
         tvat::normalize(d, scale)
     }
-    fn tvat_cotangent(&self, logits: &[&Tensor<T>], tangents: &[&Tensor<T>], size: Size) -> Tensor<T> {
-        tvat::cotangent(logits, tangents, size)
+    fn tvat_cotangent(
+        &self,
+        logits: &Tensor<T>,
+        tangents: &Tensor<T>,
+        decoders: usize,
+        size: Size,
+    ) -> Tensor<T> {
+        tvat::cotangent(logits, tangents, decoders, size)
     }
-    fn kl_gradient(&self, clean: &[&Tensor<T>], perturbed: &[&Tensor<T>], size: Size) -> Tensor<T> {
-        tvat::kl_gradient(clean, perturbed, size)
+    fn kl_gradient(
+        &self,
+        clean: &Tensor<T>,
+        perturbed: &Tensor<T>,
+        decoders: usize,
+        size: Size,
+    ) -> Tensor<T> {
+        tvat::kl_gradient(clean, perturbed, decoders, size)
     }
     fn sgd(&self, params: &mut Vec<T>, grads: &Vec<T>, momentum: &mut Vec<T>, spec: &Sgd) {
         optimizer::sgd(params, grads, momentum, spec)
     }
     fn ema(&self, teacher: &mut Vec<T>, student: &Vec<T>, keep: f64) {
         optimizer::ema(teacher, student, keep)
+    }
+    fn copy_spans(&self, to: &mut Vec<T>, from: &Vec<T>, moves: &[(Span, usize)]) {
+        optimizer::copy_spans(to, from, moves)
     }
 }

@@ -1,7 +1,8 @@
-//! Updates of flat vectors: stochastic gradient descent and the exponential moving average, each one pass over memory.
+//! Updates of flat vectors: stochastic gradient descent, the exponential moving average and copies of parts, each one pass
+//! over memory.
 
 use super::Real;
-use crate::ops::Sgd;
+use crate::ops::{Sgd, Span};
 use rayon::prelude::*;
 
 /// Elements of one task.
@@ -34,4 +35,12 @@ pub fn ema<T: Real>(teacher: &mut [T], student: &[T], keep: f64) {
             *t = keep.mul_add(*t, rest * s);
         }
     });
+}
+
+/// to[at..at + span.len] = from[span] for each (span, at).
+pub fn copy_spans<T: Real>(to: &mut [T], from: &[T], moves: &[(Span, usize)]) {
+    for &(span, at) in moves {
+        let chunks = to[at..at + span.len].par_chunks_mut(CHUNK).zip(from[span.range()].par_chunks(CHUNK));
+        chunks.for_each(|(to, from)| to.copy_from_slice(from));
+    }
 }

@@ -47,10 +47,15 @@ pub fn normalize<T: Real>(d: &Tensor<T>, scale: f64) -> Tensor<T> {
     })
 }
 
-/// upᵀ(p t - p (p·t)) / k with p = softmax(mean of up(logits)), t = mean of up(tangents), k the number of decoders.
+/// upᵀ(p t - p (p·t)) / k with p = softmax(mean of up(logits)), t = mean of up(tangents) over k decoders side by side.
 /// Means are taken before the upsampling, which is linear.
-pub fn cotangent<T: Real>(logits: &[&Tensor<T>], tangents: &[&Tensor<T>], size: Size) -> Tensor<T> {
-    let (mean_logits, mean_tangent) = (mean(logits), mean(tangents));
+pub fn cotangent<T: Real>(
+    logits: &Tensor<T>,
+    tangents: &Tensor<T>,
+    decoders: usize,
+    size: Size,
+) -> Tensor<T> {
+    let (mean_logits, mean_tangent) = (mean(logits, decoders), mean(tangents, decoders));
     let grid = Grid::new(mean_logits.shape(), size);
     let init = || {
         let readers = (Reader::new(&grid, &mean_logits), Reader::new(&grid, &mean_tangent));
@@ -62,12 +67,18 @@ pub fn cotangent<T: Real>(logits: &[&Tensor<T>], tangents: &[&Tensor<T>], size: 
         tangent.row(image, y, row);
         softmax_gradient(row, p, &mut softmax.pixel);
     });
-    scaled(&out, 1.0 / logits.len() as f64)
+    repeated(&out, decoders, 1.0 / decoders as f64)
 }
 
-/// upᵀ(q - p) / (n k) with p, q the softmax of the mean upsampled clean and perturbed logits, n images, k decoders.
-pub fn kl_gradient<T: Real>(clean: &[&Tensor<T>], perturbed: &[&Tensor<T>], size: Size) -> Tensor<T> {
-    let (mean_clean, mean_perturbed) = (mean(clean), mean(perturbed));
+/// upᵀ(q - p) / (n k) with p, q the softmax of the mean upsampled clean and perturbed logits, n images, k decoders side by
+/// side.
+pub fn kl_gradient<T: Real>(
+    clean: &Tensor<T>,
+    perturbed: &Tensor<T>,
+    decoders: usize,
+    size: Size,
+) -> Tensor<T> {
+    let (mean_clean, mean_perturbed) = (mean(clean, decoders), mean(perturbed, decoders));
     let grid = Grid::new(mean_clean.shape(), size);
     let init = || {
         let readers = (Reader::new(&grid, &mean_clean), Reader::new(&grid, &mean_perturbed));
@@ -82,15 +93,30 @@ pub fn kl_gradient<T: Real>(clean: &[&Tensor<T>], perturbed: &[&Tensor<T>], size
             *q -= p;
         }
     });
-    scaled(&out, 1.0 / (grid.low.n * clean.len()) as f64)
+    repeated(&out, decoders, 1.0 / (grid.low.n * decoders) as f64)
 }
 
-fn mean<T: Real>(parts: &[&Tensor<T>]) -> Tensor<T> {
-    let factor = T::from_f64(1.0 / parts.len() as f64);
-    Tensor::from_fn(parts[0].shape(), |i| factor * parts.iter().map(|p| p.data()[i]).sum::<T>())
+/// Mean over `parts` equal parts of the channels.
+fn mean<T: Real>(x: &Tensor<T>, parts: usize) -> Tensor<T> {
+    let (shape, factor) = (x.shape(), T::from_f64(1.0 / parts as f64));
+    let c = shape.c / parts;
+    Tensor::overwrite(shape.with_channels(c), |out| {
+        for (out, x) in out.chunks_exact_mut(c).zip(x.data().chunks_exact(shape.c)) {
+            for (i, v) in out.iter_mut().enumerate() {
+                *v = factor * x[i..].iter().step_by(c).copied().sum::<T>();
+            }
+        }
+    })
 }
 
-fn scaled<T: Real>(x: &Tensor<T>, factor: f64) -> Tensor<T> {
-    let factor = T::from_f64(factor);
-    Tensor::from_fn(x.shape(), |i| factor * x.data()[i])
+/// factor * x, its channels `parts` times one after another.
+fn repeated<T: Real>(x: &Tensor<T>, parts: usize, factor: f64) -> Tensor<T> {
+    let (shape, factor) = (x.shape(), T::from_f64(factor));
+    Tensor::overwrite(shape.with_channels(parts * shape.c), |out| {
+        for (out, x) in out.chunks_exact_mut(parts * shape.c).zip(x.data().chunks_exact(shape.c)) {
+            for part in out.chunks_exact_mut(shape.c) {
+                part.iter_mut().zip(x).for_each(|(v, &x)| *v = factor * x);
+            }
+        }
+    })
 }

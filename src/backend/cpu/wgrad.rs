@@ -5,6 +5,7 @@
 //! the positions that the tap reaches. Narrow layers (few channels, many positions): tasks own ranges of positions,
 //! copy all taps of a position together and leave partial sums, which are added in their order.
 
+use super::channels::Channels;
 use super::gather::Gather;
 use super::gemm::{Matrix, product, product_into};
 use super::memory::Buffer;
@@ -39,11 +40,11 @@ pub fn bias<T: Real>(dy: &Tensor<T>, dbias: &mut [T]) {
     dbias.iter_mut().zip(&total).for_each(|(d, &t)| *d += T::from_f64(t));
 }
 
-/// Adds the gradient of the weight.
-pub fn weight<T: Real>(x: &Tensor<T>, dy: &Tensor<T>, dweight: &mut [T], conv: &Conv2d) {
-    let gather = Gather::fprop(conv, x.shape());
+/// Adds the gradient of a group's weight.
+pub fn weight<T: Real>(x: &Channels<'_, T>, dy: &Channels<'_, T>, dweight: &mut [T], conv: &Conv2d) {
+    let gather = Gather::fprop(conv, x.shape);
     let reached: usize = gather.classes.iter().map(|c| c.len * c.taps.len()).sum();
-    let all = dy.shape().positions() * conv.kernel * conv.kernel;
+    let all = dy.shape.positions() * conv.kernel * conv.kernel;
     if conv.in_channels < NARROW && dweight.len() <= PARTIAL && reached * 2 >= all {
         by_position(x, dy, dweight, conv, &gather);
     } else {
@@ -52,7 +53,13 @@ pub fn weight<T: Real>(x: &Tensor<T>, dy: &Tensor<T>, dweight: &mut [T], conv: &
 }
 
 /// Tasks own taps and channel blocks.
-fn by_block<T: Real>(x: &Tensor<T>, dy: &Tensor<T>, dweight: &mut [T], conv: &Conv2d, gather: &Gather) {
+fn by_block<T: Real>(
+    x: &Channels<'_, T>,
+    dy: &Channels<'_, T>,
+    dweight: &mut [T],
+    conv: &Conv2d,
+    gather: &Gather,
+) {
     let (cin, cout, taps) = (conv.in_channels, conv.out_channels, conv.kernel * conv.kernel);
     let pairs: Vec<_> = (0..taps).map(|tap| gather.pairs(tap)).collect();
     let reached = pairs.iter().filter(|p| !p.is_empty()).count();
@@ -62,7 +69,7 @@ fn by_block<T: Real>(x: &Tensor<T>, dy: &Tensor<T>, dweight: &mut [T], conv: &Co
     }
     let (num_ob, num_ib) = (cout.div_ceil(ob), cin.div_ceil(ib));
     let shared = Disjoint::new(dweight);
-    let work = dy.data().len() * cin * taps / 8;
+    let work = dy.shape.len() * cin * taps / 8;
     tasks(taps * num_ob * num_ib, work, |task| {
         let (tap, block) = (task / (num_ob * num_ib), task % (num_ob * num_ib));
         let (o0, i0) = (block / num_ib * ob, block % num_ib * ib);
@@ -77,8 +84,8 @@ fn by_block<T: Real>(x: &Tensor<T>, dy: &Tensor<T>, dweight: &mut [T], conv: &Co
         let (p0, q0) = (p0 as usize, q0 as usize);
         // Both rise with the number of the pair.
         if (p1 as usize - p0, q1 as usize - q0) == (pairs.len() - 1, pairs.len() - 1) {
-            let left = Matrix::new(&dy.data()[p0 * cout + o0..], pairs.len(), outputs, cout);
-            add(left, Matrix::new(&x.data()[q0 * cin + i0..], pairs.len(), inputs, cin));
+            let left = Matrix::new(&dy.data[p0 * dy.step + o0..], pairs.len(), outputs, dy.step);
+            add(left, Matrix::new(&x.data[q0 * x.step + i0..], pairs.len(), inputs, x.step));
             return;
         }
         let depth = DEPTH.min(pairs.len());
@@ -86,8 +93,8 @@ fn by_block<T: Real>(x: &Tensor<T>, dy: &Tensor<T>, dweight: &mut [T], conv: &Co
         for part in pairs.chunks(depth) {
             let rows = left.chunks_exact_mut(outputs).zip(right.chunks_exact_mut(inputs));
             for (&(p, q), (left, right)) in part.iter().zip(rows) {
-                left.copy_from_slice(&dy.data()[p as usize * cout + o0..][..outputs]);
-                right.copy_from_slice(&x.data()[q as usize * cin + i0..][..inputs]);
+                left.copy_from_slice(&dy.data[p as usize * dy.step + o0..][..outputs]);
+                right.copy_from_slice(&x.data[q as usize * x.step + i0..][..inputs]);
             }
             let left = Matrix::new(&left, part.len(), outputs, outputs);
             add(left, Matrix::new(&right, part.len(), inputs, inputs));
@@ -96,23 +103,29 @@ fn by_block<T: Real>(x: &Tensor<T>, dy: &Tensor<T>, dweight: &mut [T], conv: &Co
 }
 
 /// Tasks own positions and leave partial sums.
-fn by_position<T: Real>(x: &Tensor<T>, dy: &Tensor<T>, dweight: &mut [T], conv: &Conv2d, gather: &Gather) {
-    let (cin, cout, len) = (conv.in_channels, conv.out_channels, dy.shape().positions());
+fn by_position<T: Real>(
+    x: &Channels<'_, T>,
+    dy: &Channels<'_, T>,
+    dweight: &mut [T],
+    conv: &Conv2d,
+    gather: &Gather,
+) {
+    let (cin, cout, len) = (conv.in_channels, conv.out_channels, dy.shape.positions());
     let whole = gather.whole();
     let inner = cin * whole.taps.len();
     let count = (len * inner * cout / PART).clamp(1, TASKS);
     let mut parts = Buffer::stale(count * dweight.len());
     let shared = Disjoint::new(&mut parts);
-    tasks(count, dy.data().len() * inner / 8, |task| {
+    tasks(count, dy.shape.len() * inner / 8, |task| {
         let (first, end) = (len * task / count, len * (task + 1) / count);
         // SAFETY: each part is one task's.
         let sums = unsafe { shared.part(task * dweight.len()..(task + 1) * dweight.len()) };
         let left =
-            |from: usize, rows: usize| Matrix::new(&dy.data()[from * cout..], rows, cout, cout).turned();
+            |from: usize, rows: usize| Matrix::new(&dy.data[from * dy.step..], rows, cout, dy.step).turned();
         if let [tap] = whole.taps[..]
             && let Some(q) = gather.sources_in_order(&whole, first, end - first, tap)
         {
-            let right = Matrix::new(&x.data()[q * cin..], end - first, cin, cin);
+            let right = Matrix::new(&x.data[q * x.step..], end - first, cin, x.step);
             product_into(sums, inner, false, left(first, end - first), right);
             return;
         }
@@ -121,7 +134,7 @@ fn by_position<T: Real>(x: &Tensor<T>, dy: &Tensor<T>, dweight: &mut [T], conv: 
         for from in (first..end).step_by(depth) {
             let rows = depth.min(end - from);
             let places = gather.places(&whole, from, rows);
-            gather.fill(&mut strip, &whole, &places, &whole.taps, x.data(), cin, 0..cin);
+            gather.fill(&mut strip, &whole, &places, &whole.taps, x.data, x.step, 0..cin);
             product_into(
                 sums,
                 inner,

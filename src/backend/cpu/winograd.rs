@@ -5,10 +5,11 @@
 //! their coefficients are exact in binary, and in f32 the result differs from the exact one by about 1.3e-6 (relative
 //! norm, 256 channels); the customary 0, ±1, ±2, ∞ by 2.7e-6, the direct sum by 3e-7. The f64 device does not use it.
 
+use super::Real;
+use super::channels::{Channels, Target};
 use super::gemm::{Matrix, product};
 use super::memory::Buffer;
 use super::parallel::{Disjoint, tasks};
-use super::{Real, Tensor};
 use crate::ops::*;
 
 /// Squares of the finite points.
@@ -54,7 +55,13 @@ pub fn suits<T: Real>(conv: &Conv2d, x: Shape) -> bool {
 }
 
 /// y = x * weight + bias.
-pub fn fprop<T: Real>(x: &Tensor<T>, weight: &[T], bias: Option<&[T]>, conv: &Conv2d) -> Tensor<T> {
+pub fn fprop<T: Real>(
+    y: &Target<'_, T>,
+    x: &Channels<'_, T>,
+    weight: &[T],
+    bias: Option<&[T]>,
+    conv: &Conv2d,
+) {
     let (cin, cout) = (conv.in_channels, conv.out_channels);
     let packed = transform_weight(cin, cout, |tap, first, j, n, lines| {
         let len = lines.len();
@@ -63,24 +70,24 @@ pub fn fprop<T: Real>(x: &Tensor<T>, weight: &[T], bias: Option<&[T]>, conv: &Co
             lines.iter_mut().zip(row).for_each(|(line, &v)| line[i] = v);
         }
     });
-    convolve(x, &packed, bias)
+    convolve(y, x, &packed, bias);
 }
 
 /// Gradient with respect to the input: the same convolution with the kernel turned and its channels exchanged.
-pub fn dgrad<T: Real>(dy: &Tensor<T>, weight: &[T], conv: &Conv2d) -> Tensor<T> {
+pub fn dgrad<T: Real>(dx: &Target<'_, T>, dy: &Channels<'_, T>, weight: &[T], conv: &Conv2d) {
     let (cin, cout) = (conv.in_channels, conv.out_channels);
     let packed = transform_weight(cout, cin, |tap, first, j, n, lines| {
         for (k, line) in lines.iter_mut().enumerate() {
             line[..n].copy_from_slice(&weight[((first + k) * 9 + 8 - tap) * cin + j..][..n]);
         }
     });
-    convolve(dy, &packed, None)
+    convolve(dx, dy, &packed, None);
 }
 
 /// Adds the gradient of the weight: dg = Gᵀ [sum over tiles of (A dy Aᵀ) ⊙ (Bᵀ d B)] G.
-pub fn wgrad<T: Real>(x: &Tensor<T>, dy: &Tensor<T>, dweight: &mut [T], conv: &Conv2d) {
+pub fn wgrad<T: Real>(x: &Channels<'_, T>, dy: &Channels<'_, T>, dweight: &mut [T], conv: &Conv2d) {
     let (cin, cout) = (conv.in_channels, conv.out_channels);
-    let tiles = Tiles::new(x.shape());
+    let tiles = Tiles::new(x.shape);
     let stride = cout * cin + GAP;
     let mut sums = Buffer::stale(POINTS * stride);
     let span = SPAN.min(tiles.count);
@@ -95,12 +102,12 @@ pub fn wgrad<T: Real>(x: &Tensor<T>, dy: &Tensor<T>, dweight: &mut [T], conv: &C
                 out.part(at..at + LANES).copy_from_slice(line);
             };
             for c in (0..cout).step_by(LANES) {
-                let patch = tiles.patch::<T, 4>(dy.data(), first + t, cout, c, 0);
+                let patch = tiles.patch::<T, 4>(dy, first + t, c, 0);
                 let wide = transform(&transform(&patch, spread_1d), spread_1d);
                 for_points(&wide, |p, line| write(&l, p * l_stride + t * cout + c, line));
             }
             for c in (0..cin).step_by(LANES) {
-                let patch = tiles.patch::<T, 6>(x.data(), first + t, cin, c, 1);
+                let patch = tiles.patch::<T, 6>(x, first + t, c, 1);
                 let wide = transform(&transform(&patch, input_1d), input_1d);
                 for_points(&wide, |p, line| write(&r, p * r_stride + t * cin + c, line));
             }
@@ -158,9 +165,8 @@ impl Tiles {
     #[inline(always)]
     fn patch<T: Real, const N: usize>(
         &self,
-        data: &[T],
+        source: &Channels<'_, T>,
         t: usize,
-        width: usize,
         c: usize,
         border: usize,
     ) -> [[Lanes<T>; N]; N] {
@@ -174,7 +180,8 @@ impl Tiles {
             for (j, to) in line.iter_mut().enumerate() {
                 let x = (x + j).wrapping_sub(border);
                 if x < self.shape.w {
-                    *to = lanes(&data[((n * self.shape.h + y) * self.shape.w + x) * width + c..]);
+                    *to =
+                        lanes(&source.data[((n * self.shape.h + y) * self.shape.w + x) * source.step + c..]);
                 }
             }
         }
@@ -328,70 +335,66 @@ fn transform_weight<T: Real>(
 }
 
 /// The convolution with a transformed weight.
-fn convolve<T: Real>(x: &Tensor<T>, weight: &Weight<T>, bias: Option<&[T]>) -> Tensor<T> {
+fn convolve<T: Real>(y: &Target<'_, T>, x: &Channels<'_, T>, weight: &Weight<T>, bias: Option<&[T]>) {
     let (inputs, outputs) = (weight.inputs, weight.outputs);
-    let shape = x.shape().with_channels(outputs);
-    let tiles = Tiles::new(x.shape());
+    let tiles = Tiles::new(x.shape);
     let most = (VALUES / (POINTS * (inputs + outputs))).clamp(MIN_TILES, SPAN);
     let span = tiles.count.div_ceil(tiles.count.div_ceil(most));
     let (v_stride, m_stride) = (span * inputs + GAP, span * outputs + GAP);
     let (mut v, mut m) = (Buffer::stale(POINTS * v_stride), Buffer::stale(POINTS * m_stride));
     let blocks = outputs.div_ceil(BLOCK);
     let block = outputs.div_ceil(blocks).next_multiple_of(LANES);
-    Tensor::overwrite(shape, |y| {
-        let y = Disjoint::new(y);
-        for first in (0..tiles.count).step_by(span) {
-            let len = span.min(tiles.count - first);
-            let shared = Disjoint::new(&mut v);
-            tasks(len, usize::MAX, |t| {
-                for c in (0..inputs).step_by(LANES) {
-                    let patch = tiles.patch::<T, 6>(x.data(), first + t, inputs, c, 1);
-                    let wide = transform(&transform(&patch, input_1d), input_1d);
-                    for_points(&wide, |p, line| {
-                        let at = p * v_stride + t * inputs + c;
-                        // SAFETY: each tile's rows are one task's.
-                        unsafe { shared.part(at..at + LANES) }.copy_from_slice(line);
-                    });
-                }
-            });
-            let shared = Disjoint::new(&mut m);
-            tasks(POINTS * blocks, usize::MAX, |task| {
-                let (p, from) = (task / blocks, task % blocks * block);
-                let right = &weight.data[p * weight.stride() + from..];
-                let right = Matrix::new(right, inputs, block.min(outputs - from), weight.line());
-                let left = Matrix::new(&v[p * v_stride..], len, inputs, inputs);
-                // SAFETY: this point's block of outputs is this task's.
-                unsafe { product(&shared, p * m_stride + from, outputs, false, left, right) };
-            });
-            tasks(len, usize::MAX, |t| {
-                for c in (0..outputs).step_by(LANES) {
-                    let wide: [[Lanes<T>; 6]; 6] = std::array::from_fn(|i| {
-                        std::array::from_fn(|j| lanes(&m[(i * 6 + j) * m_stride + t * outputs + c..]))
-                    });
-                    let bias = bias.map_or([T::ZERO; LANES], |b| lanes(&b[c..]));
-                    write(&y, shape, tiles.place(first + t), c, &wide, &bias);
-                }
-            });
-        }
-    })
+    for first in (0..tiles.count).step_by(span) {
+        let len = span.min(tiles.count - first);
+        let shared = Disjoint::new(&mut v);
+        tasks(len, usize::MAX, |t| {
+            for c in (0..inputs).step_by(LANES) {
+                let patch = tiles.patch::<T, 6>(x, first + t, c, 1);
+                let wide = transform(&transform(&patch, input_1d), input_1d);
+                for_points(&wide, |p, line| {
+                    let at = p * v_stride + t * inputs + c;
+                    // SAFETY: each tile's rows are one task's.
+                    unsafe { shared.part(at..at + LANES) }.copy_from_slice(line);
+                });
+            }
+        });
+        let shared = Disjoint::new(&mut m);
+        tasks(POINTS * blocks, usize::MAX, |task| {
+            let (p, from) = (task / blocks, task % blocks * block);
+            let right = &weight.data[p * weight.stride() + from..];
+            let right = Matrix::new(right, inputs, block.min(outputs - from), weight.line());
+            let left = Matrix::new(&v[p * v_stride..], len, inputs, inputs);
+            // SAFETY: this point's block of outputs is this task's.
+            unsafe { product(&shared, p * m_stride + from, outputs, false, left, right) };
+        });
+        tasks(len, usize::MAX, |t| {
+            for c in (0..outputs).step_by(LANES) {
+                let wide: [[Lanes<T>; 6]; 6] = std::array::from_fn(|i| {
+                    std::array::from_fn(|j| lanes(&m[(i * 6 + j) * m_stride + t * outputs + c..]))
+                });
+                let bias = bias.map_or([T::ZERO; LANES], |b| lanes(&b[c..]));
+                write(y, tiles.place(first + t), c, &wide, &bias);
+            }
+        });
+    }
 }
 
 /// Transforms [`LANES`] channels of one tile back and writes them, `bias` added, where they lie within the map.
 #[inline(always)]
 fn write<T: Real>(
-    y: &Disjoint<'_, T>,
-    shape: Shape,
+    y: &Target<'_, T>,
     (n, y0, x0): (usize, usize, usize),
     c: usize,
     wide: &[[Lanes<T>; 6]; 6],
     bias: &Lanes<T>,
 ) {
     let out = transform(&transform(wide, output_1d), output_1d);
+    let shape = y.shape;
     for (i, line) in out.iter().enumerate().take(shape.h - y0) {
         for (j, line) in line.iter().enumerate().take(shape.w - x0) {
-            let at = ((n * shape.h + y0 + i) * shape.w + x0 + j) * shape.c + c;
+            let at = y.at((n * shape.h + y0 + i) * shape.w + x0 + j, c);
             // SAFETY: each tile's outputs are one task's.
-            let y = unsafe { y.part(at..at + LANES) };
+            let y = unsafe { y.out.part(at..at + LANES) };
             for l in 0..LANES {
                 y[l] = line[l] + bias[l];
             }

@@ -60,7 +60,8 @@ pub struct Field {
 #[derive(Clone, Copy, Pod, Zeroable)]
 pub struct FieldSum {
     x: DevicePtr,
-    y: DevicePtr,
+    parts: i32,
+    step: i32,
     factor: f32,
     unused: u32,
 }
@@ -124,9 +125,10 @@ impl Field {
 }
 
 impl FieldSum {
-    /// factor * (x + y).
-    pub fn new(x: &Tensor, y: &Tensor, factor: f64) -> FieldSum {
-        FieldSum { x: x.buffer.ptr(), y: y.buffer.ptr(), factor: factor as f32, unused: 0 }
+    /// factor * the sum of `parts` equal parts of the channels of `x`.
+    pub fn new(x: &Tensor, parts: usize, factor: f64) -> FieldSum {
+        let step = (x.shape.c / parts) as i32;
+        FieldSum { x: x.buffer.ptr(), parts: parts as i32, step, factor: factor as f32, unused: 0 }
     }
 }
 
@@ -163,6 +165,8 @@ pub struct Plan {
     pub upsample: Upsample,
     shape: Shape,
     fields: usize,
+    /// How often the gradient's channels repeat.
+    copies: usize,
 }
 
 /// Number of the gap between `from` inputs that output `i` of `to` lies in.
@@ -204,7 +208,12 @@ impl Plan {
             positions: cells as i32 + 1,
             chunk: low.c.div_ceil(chunks).next_multiple_of(8) as i32,
         };
-        Plan { upsample, shape: low, fields }
+        Plan { upsample, shape: low, fields, copies: 1 }
+    }
+
+    /// The same with a gradient whose channels come `copies` times one after another.
+    pub fn repeated(self, copies: usize) -> Plan {
+        Plan { copies, ..self }
     }
 
     fn threads(&self) -> usize {
@@ -274,13 +283,14 @@ impl Plan {
         terms: &[Term],
         passed: Option<&Scalar>,
     ) -> Tensor {
-        let out = d.tensor_of(dtype, self.shape);
+        let out = d.tensor_of(dtype, self.shape.with_channels(self.copies * self.shape.c));
         let mut all = [Term::zeroed(); TERMS];
         all[..terms.len()].copy_from_slice(terms);
         let tables = 2 * self.shape.w + self.upsample.tiles_x as usize;
         let launch = Launch::new(self.shape.n * self.shape.h, 256).with_shared(4 * tables);
         let Workspace { parts, sums } = workspace;
-        let args = args![out, passed, parts, sums, terms.len() as i32, Terms(all), self.upsample];
+        let (groups, copies) = (terms.len() as i32, self.copies as i32);
+        let args = args![out, passed, parts, sums, groups, copies, Terms(all), self.upsample];
         d.launch_typed("loss", "loss_finish", dtype, launch, args);
         out
     }

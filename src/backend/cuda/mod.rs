@@ -415,17 +415,20 @@ impl Backend for Cuda {
     fn normalize(&self, d: &Tensor, scale: f64) -> Tensor {
         tvat::normalize(self, d, scale)
     }
-    fn tvat_cotangent(&self, logits: &[&Tensor], tangents: &[&Tensor], size: Size) -> Tensor {
-        tvat::cotangent(self, logits, tangents, size)
+    fn tvat_cotangent(&self, logits: &Tensor, tangents: &Tensor, decoders: usize, size: Size) -> Tensor {
+        tvat::cotangent(self, logits, tangents, decoders, size)
     }
-    fn kl_gradient(&self, clean: &[&Tensor], perturbed: &[&Tensor], size: Size) -> Tensor {
-        tvat::kl_gradient(self, clean, perturbed, size)
+    fn kl_gradient(&self, clean: &Tensor, perturbed: &Tensor, decoders: usize, size: Size) -> Tensor {
+        tvat::kl_gradient(self, clean, perturbed, decoders, size)
     }
     fn sgd(&self, params: &mut Vector, grads: &Vector, momentum: &mut Vector, spec: &Sgd) {
         optimizer::sgd(self, params, grads, momentum, spec)
     }
     fn ema(&self, teacher: &mut Vector, student: &Vector, keep: f64) {
         optimizer::ema(self, teacher, student, keep)
+    }
+    fn copy_spans(&self, to: &mut Vector, from: &Vector, moves: &[(Span, usize)]) {
+        optimizer::copy_spans(self, to, from, moves)
     }
 }
 

@@ -1,6 +1,9 @@
 //! Launch plans of kernels/optimizer.cu.
 
+use super::loss::struct_arg;
+use super::memory::Arg;
 use super::*;
+use bytemuck::{Pod, Zeroable};
 
 const FILE: &str = "optimizer";
 
@@ -28,6 +31,33 @@ pub fn ema(d: &Cuda, teacher: &mut Vector, student: &Vector, keep: f64) {
     let (keep, rest) = (keep as f32, (1.0 - keep) as f32);
     let args = args![teacher.buffer, teacher.half(), student.buffer, keep, rest, len as u64];
     d.launch(FILE, "ema", Launch::linear(len / WIDTH), args);
+}
+
+/// Most parts that one launch copies.
+const MAX_MOVES: usize = 8;
+
+/// `Moves` of kernels/optimizer.cu.
+#[repr(C)]
+#[derive(Clone, Copy, Default, Pod, Zeroable)]
+struct Moves {
+    to: [u64; MAX_MOVES],
+    from: [u64; MAX_MOVES],
+    len: [u64; MAX_MOVES],
+}
+struct_arg!(Moves);
+
+/// to[at..at + span.len] = from[span] for each (span, at).
+pub fn copy_spans(d: &Cuda, to: &mut Vector, from: &Vector, moves: &[(Span, usize)]) {
+    for part in moves.chunks(MAX_MOVES) {
+        let mut table = Moves::default();
+        for (i, &(span, at)) in part.iter().enumerate() {
+            (table.to[i], table.from[i], table.len[i]) = (at as u64, span.offset as u64, span.len as u64);
+        }
+        let longest = part.iter().map(|(span, _)| span.len).max().unwrap_or(0);
+        let blocks = Launch::linear(longest).grid[0] as usize;
+        let args = args![to.buffer, to.half(), from.buffer, table];
+        d.launch(FILE, "copy_spans", Launch::grid3([blocks, part.len(), 1], 256), args);
+    }
 }
 
 #[cfg(test)]
@@ -60,6 +90,11 @@ mod tests {
         ema(&d, &mut teacher, &params, 0.9);
         follows(&teacher_half, &teacher);
         assert_ne!(d.download_vector(&teacher), vec![0.0; 21]);
+        let mut want = d.download_vector(&teacher);
+        want[3..8].copy_from_slice(&d.download_vector(&params)[11..16]);
+        copy_spans(&d, &mut teacher, &params, &[(Span { offset: 11, len: 5 }, 3)]);
+        follows(&teacher_half, &teacher);
+        assert_eq!(d.download_vector(&teacher), want);
         d.clear(&mut teacher);
         follows(&teacher_half, &teacher);
         d.check().unwrap();

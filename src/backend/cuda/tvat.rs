@@ -38,45 +38,35 @@ pub fn normalize(d: &Cuda, x: &Tensor, scale: f64) -> Tensor {
     y
 }
 
-/// upᵀ(p t - p (p·t)) / k with p = softmax(mean of up(logits)), t = mean of up(tangents), k the number of decoders.
-pub fn cotangent(d: &Cuda, logits: &[&Tensor], tangents: &[&Tensor], size: Size) -> Tensor {
-    let k = logits.len() as f64;
-    fold_pair(d, "tvat_cotangent", (logits, LOG2_E / k), (tangents, 1.0 / k), size, 1.0 / k)
+/// upᵀ(p t - p (p·t)) / k with p = softmax(mean of up(logits)), t = mean of up(tangents) over k decoders side by side.
+pub fn cotangent(d: &Cuda, logits: &Tensor, tangents: &Tensor, decoders: usize, size: Size) -> Tensor {
+    let k = decoders as f64;
+    fold_pair(d, "tvat_cotangent", (logits, LOG2_E / k), (tangents, 1.0 / k), decoders, size, 1.0 / k)
 }
 
-/// upᵀ(q - p) / (n k) with p, q the softmax of the mean upsampled clean and perturbed logits, n images, k decoders.
-pub fn kl_gradient(d: &Cuda, clean: &[&Tensor], perturbed: &[&Tensor], size: Size) -> Tensor {
-    let k = clean.len() as f64;
-    let scale = 1.0 / (clean[0].shape.n as f64 * k);
-    fold_pair(d, "kl_gradient", (clean, LOG2_E / k), (perturbed, LOG2_E / k), size, scale)
+/// upᵀ(q - p) / (n k) with p, q the softmax of the mean upsampled clean and perturbed logits, n images, k decoders side by
+/// side.
+pub fn kl_gradient(d: &Cuda, clean: &Tensor, perturbed: &Tensor, decoders: usize, size: Size) -> Tensor {
+    let k = decoders as f64;
+    let scale = 1.0 / (clean.shape.n as f64 * k);
+    fold_pair(d, "kl_gradient", (clean, LOG2_E / k), (perturbed, LOG2_E / k), decoders, size, scale)
 }
 
-/// Runs kernel `name` over two sums of tensors, each with its factor, and scales the result.
+/// Runs kernel `name` over the sums of all decoders' channels of two tensors, each with its factor, and scales the result,
+/// which is every decoder's.
 fn fold_pair(
     d: &Cuda,
     name: &str,
-    x: (&[&Tensor], f64),
-    y: (&[&Tensor], f64),
+    x: (&Tensor, f64),
+    y: (&Tensor, f64),
+    decoders: usize,
     size: Size,
     scale: f64,
 ) -> Tensor {
-    let first = x.0[0];
-    let plan = Plan::new(first.shape, size, 2);
+    let (shape, dtype) = (x.0.shape, x.0.dtype);
+    let plan = Plan::new(shape.with_channels(shape.c / decoders), size, 2).repeated(decoders);
     let workspace = plan.workspace(d, 1);
-    let ((x, _x_rest), (y, _y_rest)) = (field_sum(d, x.0, x.1), field_sum(d, y.0, y.1));
-    d.launch_typed(FILE, name, first.dtype, plan.fold(), args![workspace.parts, x, y, plan.upsample]);
-    plan.finish(d, &workspace, first.dtype, &[Term::new(None, None, scale, 1.0)], None)
-}
-
-/// factor * (sum of parts), with the tensor that holds the sum of all but the first two where there are more.
-fn field_sum(d: &Cuda, parts: &[&Tensor], factor: f64) -> (FieldSum, Option<Tensor>) {
-    match *parts {
-        [x] => (FieldSum::new(x, x, 0.5 * factor), None),
-        [x, y] => (FieldSum::new(x, y, factor), None),
-        [x, y, ref others @ ..] => {
-            let sum = others.iter().fold((*y).clone(), |sum, part| elementwise::add(d, &sum, part, 1.0));
-            (FieldSum::new(x, &sum, factor), Some(sum))
-        }
-        [] => unreachable!("validated: at least one decoder"),
-    }
+    let field = |(x, factor): (&Tensor, f64)| FieldSum::new(x, decoders, factor);
+    d.launch_typed(FILE, name, dtype, plan.fold(), args![workspace.parts, field(x), field(y), plan.upsample]);
+    plan.finish(d, &workspace, dtype, &[Term::new(None, None, scale, 1.0)], None)
 }

@@ -9,23 +9,27 @@ use crate::rng::Stream;
 pub(super) fn conv2d(rng: &mut Stream) -> Result<Vec<Problem>> {
     let b = Device::new();
     let mut problems = Vec::new();
-    for (x_shape, out_channels, kernel, stride, padding, dilation, with_bias) in [
-        (Shape::new(2, 5, 6, 3), 4, 3, 2, 1, 1, true),
-        (Shape::new(1, 5, 4, 3), 2, 1, 1, 0, 1, false),
-        (Shape::new(2, 7, 7, 5), 7, 3, 1, 1, 1, true),
-        (Shape::new(1, 9, 8, 2), 3, 3, 1, 4, 4, true),
+    for (x_shape, out_channels, groups, kernel, stride, padding, dilation, with_bias) in [
+        (Shape::new(2, 5, 6, 3), 4, 1, 3, 2, 1, 1, true),
+        (Shape::new(1, 5, 4, 3), 2, 1, 1, 1, 0, 1, false),
+        (Shape::new(2, 7, 7, 5), 7, 1, 3, 1, 1, 1, true),
+        (Shape::new(1, 9, 8, 2), 3, 1, 3, 1, 4, 4, true),
         // Only the middle tap ever meets the image.
-        (Shape::new(1, 3, 3, 2), 3, 3, 1, 6, 6, false),
-        (Shape::new(2, 7, 9, 1), 2, 7, 2, 3, 1, false),
-        (Shape::new(1, 7, 8, 2), 2, 2, 3, 0, 1, true),
-        (Shape::new(2, 5, 7, 3), 4, 1, 2, 0, 1, false),
+        (Shape::new(1, 3, 3, 2), 3, 1, 3, 1, 6, 6, false),
+        (Shape::new(2, 7, 9, 1), 2, 1, 7, 2, 3, 1, false),
+        (Shape::new(1, 7, 8, 2), 2, 1, 2, 3, 0, 1, true),
+        (Shape::new(2, 5, 7, 3), 4, 1, 1, 2, 0, 1, false),
+        (Shape::new(2, 5, 6, 6), 4, 2, 3, 1, 1, 1, true),
+        (Shape::new(1, 7, 5, 6), 9, 3, 3, 2, 2, 2, false),
+        (Shape::new(2, 4, 3, 4), 4, 4, 1, 1, 0, 1, true),
     ] {
-        let len = out_channels * kernel * kernel * x_shape.c;
+        let len = out_channels * kernel * kernel * x_shape.c / groups;
         let conv = Conv2d {
             weight: Span { offset: 0, len },
             bias: with_bias.then_some(Span { offset: len, len: out_channels }),
             in_channels: x_shape.c,
             out_channels,
+            groups,
             kernel,
             stride,
             padding,
@@ -43,7 +47,7 @@ pub(super) fn conv2d(rng: &mut Stream) -> Result<Vec<Problem>> {
         let mut grads = vec![0.0; num_params];
         ops::conv2d_wgrad(&b, &x, &dy_tensor, &mut grads, &conv)?;
         problems.push(Problem {
-            case: format!("x {x_shape}, {out_channels} of {kernel}x{kernel}, stride {stride}, padding {padding}, dilation {dilation}"),
+            case: format!("x {x_shape}, {out_channels} of {kernel}x{kernel}, {groups} groups, stride {stride}, padding {padding}, dilation {dilation}"),
             point,
             value: Box::new(move |mut p| {
                 let x = take(&mut p, x_shape);

@@ -145,14 +145,12 @@ pub(super) fn mse_consistency(rng: &mut Stream) -> Result<Vec<Problem>> {
     Ok(problems)
 }
 
-/// Mean of the interpolated logits of `count` decoders that lie one after another in `point`, pixel by pixel.
+/// Mean of the interpolated logits of `count` decoders that lie side by side in `point`, pixel by pixel; `shape` is one's.
 fn mean_logits(point: &[f64], count: usize, shape: Shape, size: Size) -> Result<Vec<f64>> {
-    let mut mean = vec![0.0; shape.n * size.0 * size.1 * shape.c];
-    for logits in point.chunks_exact(shape.len()) {
-        let up = ops::interpolate(&Device::new(), &tensor(shape, logits), size)?;
-        mean.iter_mut().zip(up.data()).for_each(|(m, v)| *m += v / count as f64);
-    }
-    Ok(mean)
+    let wide = tensor(shape.with_channels(count * shape.c), point);
+    let up = ops::interpolate(&Device::new(), &wide, size)?;
+    let mean = |pixel: &[f64], c: usize| pixel[c..].iter().step_by(shape.c).sum::<f64>() / count as f64;
+    Ok(up.data().chunks_exact(count * shape.c).flat_map(|p| (0..shape.c).map(move |c| mean(p, c))).collect())
 }
 
 fn log_softmax(logits: &[f64]) -> Vec<f64> {
@@ -161,23 +159,14 @@ fn log_softmax(logits: &[f64]) -> Vec<f64> {
     logits.iter().map(|v| v - largest - log_total).collect()
 }
 
-fn decoders(point: &[f64], shape: Shape) -> Vec<Tensor<f64>> {
-    point.chunks_exact(shape.len()).map(|p| tensor(shape, p)).collect()
-}
-
 /// Gradient of KL(softmax(clean) ‖ softmax(perturbed)) / n over all decoders' perturbed logits.
 pub(super) fn kl_gradient(rng: &mut Stream) -> Result<Vec<Problem>> {
     let mut problems = Vec::new();
     for (shape, size) in CASES {
         for count in [1, 2, 3] {
             let (clean, point) = (normals(rng, count * shape.len()), normals(rng, count * shape.len()));
-            let (clean_tensors, tensors) = (decoders(&clean, shape), decoders(&point, shape));
-            let dlogits = ops::kl_gradient(
-                &Device::new(),
-                &clean_tensors.iter().collect::<Vec<_>>(),
-                &tensors.iter().collect::<Vec<_>>(),
-                size,
-            )?;
+            let wide = |values: &[f64]| tensor(shape.with_channels(count * shape.c), values);
+            let dlogits = ops::kl_gradient(&Device::new(), &wide(&clean), &wide(&point), count, size)?;
             let clean_mean = mean_logits(&clean, count, shape, size)?;
             problems.push(Problem {
                 case: format!("{count} decoders, logits {shape} to {} by {}", size.0, size.1),
@@ -191,7 +180,7 @@ pub(super) fn kl_gradient(rng: &mut Stream) -> Result<Vec<Problem>> {
                     });
                     Ok(divergence.sum::<f64>() / shape.n as f64)
                 }),
-                claim: Claim::Gradient(dlogits.data().repeat(count)),
+                claim: Claim::Gradient(dlogits.data().to_vec()),
             });
         }
     }
@@ -205,13 +194,9 @@ pub(super) fn tvat_cotangent(rng: &mut Stream) -> Result<Vec<Problem>> {
     for (shape, size) in CASES {
         for count in [1, 2, 3] {
             let (tangents, point) = (normals(rng, count * shape.len()), normals(rng, count * shape.len()));
-            let (tangent_tensors, tensors) = (decoders(&tangents, shape), decoders(&point, shape));
-            let cotangent = ops::tvat_cotangent(
-                &Device::new(),
-                &tensors.iter().collect::<Vec<_>>(),
-                &tangent_tensors.iter().collect::<Vec<_>>(),
-                size,
-            )?;
+            let wide = |values: &[f64]| tensor(shape.with_channels(count * shape.c), values);
+            let cotangent =
+                ops::tvat_cotangent(&Device::new(), &wide(&point), &wide(&tangents), count, size)?;
             let tangent_mean = mean_logits(&tangents, count, shape, size)?;
             problems.push(Problem {
                 case: format!("{count} decoders, logits {shape} to {} by {}", size.0, size.1),
@@ -225,7 +210,7 @@ pub(super) fn tvat_cotangent(rng: &mut Stream) -> Result<Vec<Problem>> {
                         })
                         .sum())
                 }),
-                claim: Claim::Gradient(cotangent.data().repeat(count)),
+                claim: Claim::Gradient(cotangent.data().to_vec()),
             });
         }
     }

@@ -49,6 +49,7 @@ const CHECKS: &[(&str, Draw)] = &[
     ("decoder_pullback", networks::decoder_pullback),
     ("decoder_tangent", networks::decoder_tangent),
     ("train_step", networks::train_step),
+    ("decoders", networks::decoders),
 ];
 
 /// Result of one problem.

@@ -149,6 +149,47 @@ pub(super) fn decoder_tangent(rng: &mut Stream) -> Result<Vec<Problem>> {
     }])
 }
 
+/// Jᵀ dlogits and J t of two networks' decoders side by side; the function sums over both, one by one.
+pub(super) fn decoders(rng: &mut Stream) -> Result<Vec<Problem>> {
+    let b = Device::new();
+    let arch = small()?;
+    let nets = [values(&arch, rng), values(&arch, rng)];
+    let (features, logits) = (arch.feature_shape(IMAGES), arch.logits_shape(IMAGES));
+    let (point, dy) = (normals(rng, features.len()), normals(rng, 2 * logits.len()));
+    let wide = logits.with_channels(2 * logits.c);
+    let pair = arch.decoders(&b, &[&nets[0], &nets[1]])?;
+    let saved = kept(pair.forward(&b, &tensor(features, &point), true)?.1)?;
+    let dx = pair.pullback(&b, &saved, &tensor(wide, &dy))?;
+    let function = || -> Function {
+        let (arch, nets, dy) = (arch.clone(), nets.clone(), dy.clone());
+        Box::new(move |p| {
+            let mut sum = 0.0;
+            for (i, net) in nets.iter().enumerate() {
+                let x = tensor(features, p);
+                let (y, _) =
+                    arch.decoder_forward(&Device::new(), &net.params, Norm::Frozen(&net.stats), &x, false)?;
+                let part = dy.chunks_exact(logits.c).skip(i).step_by(2).flatten();
+                sum += y.data().iter().zip(part).map(|(y, dy)| y * dy).sum::<f64>();
+            }
+            Ok(sum)
+        })
+    };
+    let case = |what: &str| format!("{what}, features {features}");
+    let pullback = Problem {
+        case: case("pullback"),
+        value: function(),
+        point: point.clone(),
+        claim: Claim::Gradient(dx.data().to_vec()),
+    };
+    let value = function();
+    let tangent = move |t: &[f64]| -> Result<f64> {
+        let pair = arch.decoders(&b, &[&nets[0], &nets[1]])?;
+        Ok(dot(pair.tangent(&b, &saved, &tensor(features, t))?.data(), &dy))
+    };
+    let tangent = Problem { case: case("tangent"), value, point, claim: Claim::Tangent(Box::new(tangent)) };
+    Ok(vec![pullback, tangent])
+}
+
 /// The student's gradient of a whole step. The function is the two losses written out over forward passes alone, with
 /// the noise that the step found and the teachers' targets as constants.
 pub(super) fn train_step(rng: &mut Stream) -> Result<Vec<Problem>> {

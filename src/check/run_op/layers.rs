@@ -12,18 +12,24 @@ struct ConvAttrs {
     stride: u32,
     padding: u32,
     dilation: u32,
+    #[serde(default = "one_group")]
+    groups: u32,
+}
+
+fn one_group() -> u32 {
+    1
 }
 
 pub(super) fn conv2d<B: Backend>(run: &mut Run<'_, B>) -> Result<()> {
-    let ConvAttrs { stride, padding, dilation } = run.attrs()?;
-    let ([out_channels, in_channels, kernel, kernel_w], weight) = run.fixture.f32("weight")?;
+    let ConvAttrs { stride, padding, dilation, groups } = run.attrs()?;
+    let ([out_channels, group_channels, kernel, kernel_w], weight) = run.fixture.f32("weight")?;
     if kernel != kernel_w || kernel == 0 || stride == 0 || dilation == 0 {
         let what = "a square kernel, stride and dilation of at least 1";
         let found = format!("kernel {kernel} by {kernel_w}, stride {stride}, dilation {dilation}");
         return Err(crate::Error::shape("conv2d", what, found));
     }
     let taps = kernel * kernel;
-    let mut params = swap_inner(weight, out_channels, in_channels, taps);
+    let mut params = swap_inner(weight, out_channels, group_channels, taps);
     let weight_span = Span { offset: 0, len: params.len() };
     let mut bias = None;
     if run.fixture.inputs.contains_key("bias") {
@@ -33,8 +39,9 @@ pub(super) fn conv2d<B: Backend>(run: &mut Run<'_, B>) -> Result<()> {
     let conv = Conv2d {
         weight: weight_span,
         bias,
-        in_channels,
+        in_channels: group_channels.saturating_mul(groups as usize),
         out_channels,
+        groups: groups as usize,
         kernel,
         stride: stride as usize,
         padding: padding as usize,
@@ -51,8 +58,8 @@ pub(super) fn conv2d<B: Backend>(run: &mut Run<'_, B>) -> Result<()> {
     run.put_tensor("y", &y);
     run.put_tensor("dx", &dx);
     let grads = run.b.download_vector(&grads);
-    let dweight = swap_inner(&grads[weight_span.range()], out_channels, taps, in_channels);
-    run.put("dweight", Array::f32([out_channels, in_channels, kernel, kernel], dweight));
+    let dweight = swap_inner(&grads[weight_span.range()], out_channels, taps, group_channels);
+    run.put("dweight", Array::f32([out_channels, group_channels, kernel, kernel], dweight));
     if let Some(bias) = bias {
         run.put_vector("dbias", &grads[bias.range()]);
     }

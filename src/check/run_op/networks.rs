@@ -148,7 +148,8 @@ pub(super) fn tvat<B: Backend>(run: &mut Run<'_, B>) -> Result<()> {
     let teacher1 = values(b, run.fixture, &arch, "teacher1", true)?;
     let teacher2 = values(b, run.fixture, &arch, "teacher2", true)?;
     let args = exact(attrs.eps, attrs.iterations);
-    let noise = method_tvat::noise(b, &arch, &[&teacher1, &teacher2], &x, size, &d, &args)?;
+    let decoders = arch.decoders(b, &[&teacher1, &teacher2])?;
+    let noise = method_tvat::noise(b, Some(&decoders), &x, size, &d, &args)?;
     if let Some(r) = noise {
         run.put_tensor("r", &r);
     }

@@ -1,7 +1,7 @@
 //! Launch plans of the convolution kernels: tiles, blocks, shared memory, workspace. Plain arithmetic over sizes.
 //!
 //! A convolution is a matrix product `out[m, n] = Σ over k of A[m, k] B[k, n]` (kernels/conv2d.cu says what m, n and k
-//! are); a block makes one tile of `out`.
+//! are); a block makes one tile of `out`. Groups are as many products in one launch.
 
 use super::super::memory::Arg;
 use super::*;
@@ -19,6 +19,8 @@ const BIAS_LANES: usize = 8;
 const BIAS_POSITIONS: usize = 512;
 /// Sizes and flat indices of positions are 32-bit numbers with a sign in the kernels.
 const LIMIT: usize = 1 << 30;
+/// Most blocks along z.
+const MAX_GROUPS: usize = (1 << 16) - 1;
 
 /// `Conv2dSizes` of kernels/common/conv2d.cuh.
 #[repr(C)]
@@ -30,14 +32,18 @@ pub struct Sizes {
     pub h: u32,
     /// Columns of x.
     pub w: u32,
-    /// Channels of x.
+    /// Channels of x in a group.
     pub in_channels: u32,
     /// Rows of y.
     pub out_h: u32,
     /// Columns of y.
     pub out_w: u32,
-    /// Channels of y.
+    /// Channels of y in a group.
     pub out_channels: u32,
+    /// Channels of x.
+    pub in_pitch: u32,
+    /// Channels of y.
+    pub out_pitch: u32,
     /// Side of the kernel.
     pub kernel: u32,
     /// Step between outputs.
@@ -138,14 +144,15 @@ fn gcd(a: usize, b: usize) -> usize {
     if b == 0 { a } else { gcd(b, a % b) }
 }
 
-/// What all three products share; `aligned` says so of A and B.
-fn sizes(op: &'static str, conv: &Conv2d, x: Shape, aligned: (bool, bool)) -> Result<Sizes> {
+/// What all three products of group `part` of `conv` share; `aligned` says so of A and B.
+fn sizes(op: &'static str, conv: &Conv2d, part: &Conv2d, x: Shape, aligned: (bool, bool)) -> Result<Sizes> {
     let y = conv.out_shape(x);
     let reach = conv.kernel * conv.dilation + conv.padding + conv.stride + x.h.max(x.w);
-    let columns = conv.kernel * conv.kernel * conv.in_channels.max(conv.out_channels);
-    let largest = x.positions().max(y.positions()).max(reach).max(columns);
-    if largest >= LIMIT {
-        return Err(Error::shape(op, format!("sizes below {LIMIT}"), format!("{conv:?} of {x}")));
+    let columns = conv.kernel * conv.kernel * part.in_channels.max(part.out_channels);
+    let largest = x.positions().max(y.positions()).max(reach).max(columns).max(x.c).max(y.c);
+    if largest >= LIMIT || conv.groups > MAX_GROUPS {
+        let expected = format!("sizes below {LIMIT} and at most {MAX_GROUPS} groups");
+        return Err(Error::shape(op, expected, format!("{conv:?} of {x}")));
     }
     // All below the limit.
     let narrow = |v: usize| v as u32;
@@ -153,10 +160,12 @@ fn sizes(op: &'static str, conv: &Conv2d, x: Shape, aligned: (bool, bool)) -> Re
         n: narrow(x.n),
         h: narrow(x.h),
         w: narrow(x.w),
-        in_channels: narrow(x.c),
+        in_channels: narrow(part.in_channels),
         out_h: narrow(y.h),
         out_w: narrow(y.w),
-        out_channels: narrow(y.c),
+        out_channels: narrow(part.out_channels),
+        in_pitch: narrow(x.c),
+        out_pitch: narrow(y.c),
         kernel: narrow(conv.kernel),
         stride: narrow(conv.stride),
         padding: narrow(conv.padding),
@@ -168,18 +177,25 @@ fn sizes(op: &'static str, conv: &Conv2d, x: Shape, aligned: (bool, bool)) -> Re
     })
 }
 
-/// The plan of `out[m, n]`, of `classes` such products of at most m rows in one launch, or of one in `splits` parts.
-fn plan(mut sizes: Sizes, tile: Tile, dtype: Dtype, m: usize, n: usize, classes: usize) -> Plan {
+/// The plan of `out[m, n]` of each of `groups`, of `classes` such products of at most m rows in one launch.
+fn plan(
+    mut sizes: Sizes,
+    tile: Tile,
+    dtype: Dtype,
+    (m, n): (usize, usize),
+    classes: usize,
+    groups: usize,
+) -> Plan {
     let (tile_m, tile_n) = tile.size(dtype);
     let (m_tiles, n_tiles) = (m.div_ceil(tile_m), n.div_ceil(tile_n));
     (sizes.m_tiles, sizes.n_tiles) = (m_tiles as u32, n_tiles as u32);
-    let launch = Launch::new(classes * m_tiles * n_tiles, tile.threads());
+    let launch = Launch::grid3([classes * m_tiles * n_tiles, 1, groups], tile.threads());
     let launch = launch.with_shared(tile.shared_bytes(dtype, dtype.size()));
     Plan { tile, sizes, launch, splits: 1, workspace_bytes: 0 }
 }
 
 /// The tile for m x n results in `parts` independent parts.
-fn choose(sizes: &Sizes, dtype: Dtype, m: usize, n: usize, parts: usize) -> Tile {
+fn choose(sizes: &Sizes, dtype: Dtype, (m, n): (usize, usize), parts: usize) -> Tile {
     let (tile_m, tile_n) = Tile::Large.size(dtype);
     let blocks = m.div_ceil(tile_m) * n.div_ceil(tile_n) * parts;
     if sizes.aligned_a == 0 || sizes.aligned_b == 0 {
@@ -194,50 +210,52 @@ fn choose(sizes: &Sizes, dtype: Dtype, m: usize, n: usize, parts: usize) -> Tile
 /// Forward: m = positions of y, n = output channels, k = taps and input channels.
 ///
 /// # Errors
-/// [`Error::Shape`] for sizes that 32-bit indices of positions cannot hold.
+/// [`Error::Shape`] for sizes that 32-bit indices of positions, or groups that blocks cannot hold.
 pub fn fprop(conv: &Conv2d, x: Shape, dtype: Dtype) -> Result<Plan> {
-    let chunk = chunk(dtype);
-    let columns = conv.kernel * conv.kernel * conv.in_channels;
+    let (chunk, part, groups) = (chunk(dtype), conv.group(0), conv.groups);
+    let columns = conv.kernel * conv.kernel * part.in_channels;
     let b = columns.is_multiple_of(chunk) && conv.weight.offset.is_multiple_of(chunk);
-    let sizes = sizes("conv2d_fprop", conv, x, (conv.in_channels.is_multiple_of(chunk), b))?;
-    let (m, n) = (conv.out_shape(x).positions(), conv.out_channels);
-    Ok(plan(sizes, choose(&sizes, dtype, m, n, 1), dtype, m, n, 1))
+    let sizes = sizes("conv2d_fprop", conv, &part, x, (part.in_channels.is_multiple_of(chunk), b))?;
+    let results = (conv.out_shape(x).positions(), part.out_channels);
+    Ok(plan(sizes, choose(&sizes, dtype, results, groups), dtype, results, 1, groups))
 }
 
 /// Data gradient for an input of shape `x`: n = input channels, k = taps and output channels, m = positions of x of equal
 /// remainders by the stride, of which there are `stride²` classes, fewer in an image that is smaller than the stride.
 ///
 /// # Errors
-/// [`Error::Shape`] for sizes that 32-bit indices of positions cannot hold.
+/// As [`fprop`].
 pub fn dgrad(conv: &Conv2d, x: Shape, dtype: Dtype) -> Result<Plan> {
-    let chunk = chunk(dtype);
-    let b = conv.in_channels.is_multiple_of(chunk) && conv.weight.offset.is_multiple_of(chunk);
-    let sizes = sizes("conv2d_dgrad", conv, x, (conv.out_channels.is_multiple_of(chunk), b))?;
+    let (chunk, part, groups) = (chunk(dtype), conv.group(0), conv.groups);
+    let b = part.in_channels.is_multiple_of(chunk) && conv.weight.offset.is_multiple_of(chunk);
+    let sizes = sizes("conv2d_dgrad", conv, &part, x, (part.out_channels.is_multiple_of(chunk), b))?;
     let classes = conv.stride.min(x.h) * conv.stride.min(x.w);
-    let (m, n) = (x.n * x.h.div_ceil(conv.stride) * x.w.div_ceil(conv.stride), conv.in_channels);
-    Ok(plan(sizes, choose(&sizes, dtype, m, n, classes), dtype, m, n, classes))
+    let results = (x.n * x.h.div_ceil(conv.stride) * x.w.div_ceil(conv.stride), part.in_channels);
+    let tile = choose(&sizes, dtype, results, classes * groups);
+    Ok(plan(sizes, tile, dtype, results, classes, groups))
 }
 
 /// Weight gradient: m = output channels, n = taps and input channels, k = positions of y, split into whole steps so that
 /// there are about two blocks a multiprocessor.
 ///
 /// # Errors
-/// [`Error::Shape`] for sizes that 32-bit indices of positions cannot hold.
+/// As [`fprop`].
 pub fn wgrad(conv: &Conv2d, x: Shape, dtype: Dtype) -> Result<Plan> {
-    let chunk = chunk(dtype);
-    let aligned = (conv.out_channels.is_multiple_of(chunk), conv.in_channels.is_multiple_of(chunk));
-    let sizes = sizes("conv2d_wgrad", conv, x, aligned)?;
-    let (m, n) = (conv.out_channels, conv.kernel * conv.kernel * conv.in_channels);
+    let (chunk, part, groups) = (chunk(dtype), conv.group(0), conv.groups);
+    let aligned = (part.out_channels.is_multiple_of(chunk), part.in_channels.is_multiple_of(chunk));
+    let sizes = sizes("conv2d_wgrad", conv, &part, x, aligned)?;
+    let results = (part.out_channels, conv.kernel * conv.kernel * part.in_channels);
     let steps = conv.out_shape(x).positions().div_ceil(depth(dtype));
     let most = steps.div_ceil(MIN_STEPS);
-    let mut plan = plan(sizes, choose(&sizes, dtype, m, n, most), dtype, m, n, 1);
-    let tiles = plan.launch.grid[0] as usize;
+    let tile = choose(&sizes, dtype, results, most * groups);
+    let mut plan = plan(sizes, tile, dtype, results, 1, groups);
+    let tiles = plan.launch.grid[0] as usize * groups;
     let steps_each = steps.div_ceil((2 * MULTIPROCESSORS).div_ceil(tiles).min(most));
     plan.splits = steps.div_ceil(steps_each);
     plan.sizes.split_len = (steps_each * depth(dtype)) as u32;
     plan.launch.grid[1] = plan.splits as u32;
     plan.launch = plan.launch.with_shared(plan.tile.shared_bytes(dtype, 4));
-    plan.workspace_bytes = 4 * plan.splits * m * n;
+    plan.workspace_bytes = 4 * plan.splits * conv.weight_len();
     Ok(plan)
 }
 
