@@ -1,7 +1,8 @@
 // Updates of flat vectors, each one pass over memory. Where a bf16 copy of the parameters exists (`half`), the same pass
 // writes it.
 //
-//   sgd   v = momentum v + g, p += step v with step = -lr; g is the gradient, plus decay p for the first num_decayed
+//   sgd   v = momentum v + g, p += step v with step = -lr; g is the gradient, plus decay p for the first num_decayed;
+//         where there is a teacher, also teacher = keep teacher + rest p
 //   ema   teacher = keep teacher + rest student
 //   copy_spans   to[to_k + i] = from[from_k + i], i < len_k, for each part k; parts do not overlap in `to`
 #include "common/vector.cuh"
@@ -11,10 +12,19 @@ constexpr int WIDTH = VECTOR<float>;
 
 struct Sgd {
     float step, momentum, decay;
+    /// Of the teacher.
+    float keep, rest;
+};
+
+/// A flat vector that is averaged with another; `values` is null for none.
+struct Average {
+    float* values;
+    bf16* half;
 };
 
 template <int width>
-DEVICE void sgd_run(float* params, float* velocity, bf16* half, const float* grads, u64 num_decayed, Sgd sgd, u64 i) {
+DEVICE void sgd_run(float* params, float* velocity, bf16* half, const float* grads, const Average& teacher, u64 num_decayed,
+                    const Sgd& sgd, u64 i) {
     float p[width], v[width], g[width];
     load(p, params + i);
     load(v, velocity + i);
@@ -28,6 +38,13 @@ DEVICE void sgd_run(float* params, float* velocity, bf16* half, const float* gra
     store(params + i, p);
     store(velocity + i, v);
     if (half) store(half + i, p);
+    if (!teacher.values) return;
+    float t[width];
+    load(t, teacher.values + i);
+#pragma unroll
+    for (int k = 0; k < width; ++k) t[k] = sgd.keep * t[k] + sgd.rest * p[k];
+    store(teacher.values + i, t);
+    if (teacher.half) store(teacher.half + i, t);
 }
 
 template <int width>
@@ -41,13 +58,14 @@ DEVICE void ema_run(float* teacher, bf16* half, const float* student, float keep
     if (half) store(half + i, t);
 }
 
-KERNEL(256) sgd(float* params, float* velocity, bf16* half, const float* grads, u64 len, u64 num_decayed, Sgd sgd) {
+KERNEL(256) sgd(float* params, float* velocity, bf16* half, const float* grads, const Average teacher, u64 len,
+                u64 num_decayed, const Sgd sgd) {
     u64 runs = len / WIDTH;
     for (u64 i = grid_thread(); i < runs; i += grid_threads()) {
-        sgd_run<WIDTH>(params, velocity, half, grads, num_decayed, sgd, i * WIDTH);
+        sgd_run<WIDTH>(params, velocity, half, grads, teacher, num_decayed, sgd, i * WIDTH);
     }
     for (u64 i = runs * WIDTH + grid_thread(); i < len; i += grid_threads()) {
-        sgd_run<1>(params, velocity, half, grads, num_decayed, sgd, i);
+        sgd_run<1>(params, velocity, half, grads, teacher, num_decayed, sgd, i);
     }
 }
 

@@ -360,6 +360,10 @@ fn optimizer<B: Backend>(b: &B, run: &mut Run) {
         run.put_vector(b, "params", &params);
         run.put_vector(b, "momentum", &momentum);
         run.put_vector(b, "teacher", &teacher);
+        b.sgd_ema(&mut params, &grads, &mut momentum, &spec, &mut teacher, 0.9);
+        run.put_vector(b, "params of both", &params);
+        run.put_vector(b, "momentum of both", &momentum);
+        run.put_vector(b, "teacher of both", &teacher);
     }
 }
 

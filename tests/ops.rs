@@ -167,6 +167,19 @@ fn updates_of_vectors_of_other_lengths() {
     let b = cpu();
     let spec = Sgd { lr: 0.1, momentum: 0.9, weight_decay: 0.0, num_decayed: 5 };
     refused(ops::sgd(&b, &mut vec![0.0; 4], &vec![0.0; 3], &mut vec![0.0; 4], &spec), "sgd", &["grads of 4"]);
+    let fitting = Sgd { num_decayed: 4, ..spec };
+    let (mut p, mut m, mut t) = (vec![0.0; 4], vec![0.0; 4], vec![0.0; 3]);
+    refused(
+        ops::sgd_ema(&b, &mut p, &vec![0.0; 4], &mut m, &fitting, &mut t, 0.9),
+        "sgd_ema",
+        &["student of 3"],
+    );
+    t.push(0.0);
+    refused(
+        ops::sgd_ema(&b, &mut p, &vec![0.0; 4], &mut m, &fitting, &mut t, 1.1),
+        "sgd_ema",
+        &["keep within"],
+    );
     refused(ops::sgd(&b, &mut vec![0.0; 4], &vec![0.0; 4], &mut vec![0.0; 4], &spec), "sgd", &["at most 4"]);
     refused(ops::ema(&b, &mut vec![0.0; 4], &vec![0.0; 5], 0.9), "ema", &["student of 4"]);
     refused(ops::ema(&b, &mut vec![0.0; 4], &vec![0.0; 4], 1.1), "ema", &["keep"]);

@@ -51,9 +51,9 @@ pub fn train_step<B: Backend>(
     let (logits_u, r_u) = (unlabelled.logits.clone(), unlabelled.noise.clone().filter(|_| args.keep_noise));
     student_backward(b, arch, &student.params, grads, unlabelled, &dlogits)?;
 
-    sgd(b, arch, student, momentum, grads, args)?;
     let teacher = if args.active_teacher == 1 { teacher1 } else { teacher2 };
-    ops::ema(b, &mut teacher.params, &student.params, args.ema_decay)?;
+    let (params, average) = (&mut student.params, &mut teacher.params);
+    ops::sgd_ema(b, params, grads, momentum, &sgd(arch, args), average, args.ema_decay)?;
     ops::ema(b, &mut teacher.stats, &student.stats, args.ema_decay)?;
 
     let mut logits = vec![("core teacher's", targets.core)];
@@ -84,7 +84,7 @@ pub fn supervised_step<B: Backend>(
     let (encoder, decoder) = (encoder.expect("saved"), decoder.expect("saved"));
     let dfeatures = arch.decoder_backward(b, &net.params, grads, decoder, &dlogits)?;
     arch.encoder_backward(b, &net.params, grads, encoder, &dfeatures)?;
-    sgd(b, arch, net, momentum, grads, args)?;
+    ops::sgd(b, &mut net.params, grads, momentum, &sgd(arch, args))?;
     Ok(StepOut { loss_sup: loss, confusion, unsup: None, noise: None, logits: vec![("labelled", logits)] })
 }
 
@@ -100,21 +100,13 @@ fn supervised_loss<B: Backend>(
     }
 }
 
-fn sgd<B: Backend>(
-    b: &B,
-    arch: &DeepLab,
-    net: &mut Network<B>,
-    momentum: &mut B::Vector,
-    grads: &B::Vector,
-    args: &StepArgs,
-) -> Result<()> {
-    let spec = Sgd {
+fn sgd(arch: &DeepLab, args: &StepArgs) -> Sgd {
+    Sgd {
         lr: args.lr,
         momentum: args.momentum,
         weight_decay: args.weight_decay,
         num_decayed: arch.table.num_decayed,
-    };
-    ops::sgd(b, &mut net.params, grads, momentum, &spec)
+    }
 }
 
 /// The teachers' answers on the weakly augmented images.

@@ -325,6 +325,19 @@ pub trait Backend: Send + Sync + Sized + 'static {
     // ---- optimiser
     /// One step of [`Sgd`] over flat vectors.
     fn sgd(&self, params: &mut Self::Vector, grads: &Self::Vector, momentum: &mut Self::Vector, sgd: &Sgd);
+    /// [`Backend::sgd`], then [`Backend::ema`] of the parameters into `teacher`, in one pass where that is faster.
+    fn sgd_ema(
+        &self,
+        params: &mut Self::Vector,
+        grads: &Self::Vector,
+        momentum: &mut Self::Vector,
+        sgd: &Sgd,
+        teacher: &mut Self::Vector,
+        keep: f64,
+    ) {
+        self.sgd(params, grads, momentum, sgd);
+        self.ema(teacher, params, keep);
+    }
     /// teacher = keep teacher + (1 - keep) student.
     fn ema(&self, teacher: &mut Self::Vector, student: &Self::Vector, keep: f64);
     /// to[at..at + span.len] = from[span] for each (span, at).

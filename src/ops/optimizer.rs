@@ -24,18 +24,58 @@ pub fn sgd<B: Backend>(
     momentum: &mut B::Vector,
     sgd: &Sgd,
 ) -> Result<()> {
-    const OP: &str = "sgd";
-    let len = B::vector_len(params);
-    same_len::<B>(OP, "grads", grads, len)?;
-    same_len::<B>(OP, "momentum", momentum, len)?;
-    if sgd.num_decayed > len {
-        return Err(Error::shape(
-            OP,
-            format!("at most {len} decayed parameters"),
-            sgd.num_decayed.to_string(),
-        ));
-    }
+    valid_sgd::<B>("sgd", params, grads, momentum, sgd)?;
     b.sgd(params, grads, momentum, sgd);
+    Ok(())
+}
+
+/// [`sgd`], then [`ema`] of the parameters into `teacher`: what ends a step of PS-MT, in one pass over memory on a GPU.
+///
+/// # Errors
+/// Those of both.
+pub fn sgd_ema<B: Backend>(
+    b: &B,
+    params: &mut B::Vector,
+    grads: &B::Vector,
+    momentum: &mut B::Vector,
+    sgd: &Sgd,
+    teacher: &mut B::Vector,
+    keep: f64,
+) -> Result<()> {
+    const OP: &str = "sgd_ema";
+    valid_sgd::<B>(OP, params, grads, momentum, sgd)?;
+    valid_ema::<B>(OP, teacher, params, keep)?;
+    b.sgd_ema(params, grads, momentum, sgd, teacher, keep);
+    Ok(())
+}
+
+fn valid_sgd<B: Backend>(
+    op: &'static str,
+    params: &B::Vector,
+    grads: &B::Vector,
+    momentum: &B::Vector,
+    sgd: &Sgd,
+) -> Result<()> {
+    let len = B::vector_len(params);
+    same_len::<B>(op, "grads", grads, len)?;
+    same_len::<B>(op, "momentum", momentum, len)?;
+    if sgd.num_decayed > len {
+        let expected = format!("at most {len} decayed parameters");
+        return Err(Error::shape(op, expected, sgd.num_decayed.to_string()));
+    }
+    Ok(())
+}
+
+fn valid_ema<B: Backend>(
+    op: &'static str,
+    teacher: &B::Vector,
+    student: &B::Vector,
+    keep: f64,
+) -> Result<()> {
+    same_len::<B>(op, "student", student, B::vector_len(teacher))?;
+    if !(0.0..=1.0).contains(&keep) {
+        return Err(Error::shape(op, "keep within 0 to 1", keep.to_string()));
+    }
     Ok(())
 }
 
@@ -44,11 +84,7 @@ pub fn sgd<B: Backend>(
 /// # Errors
 /// [`Error::Shape`] where the vectors differ in length or `keep` is not within 0 to 1.
 pub fn ema<B: Backend>(b: &B, teacher: &mut B::Vector, student: &B::Vector, keep: f64) -> Result<()> {
-    const OP: &str = "ema";
-    same_len::<B>(OP, "student", student, B::vector_len(teacher))?;
-    if !(0.0..=1.0).contains(&keep) {
-        return Err(Error::shape(OP, "keep within 0 to 1", keep.to_string()));
-    }
+    valid_ema::<B>("ema", teacher, student, keep)?;
     b.ema(teacher, student, keep);
     Ok(())
 }

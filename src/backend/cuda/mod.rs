@@ -422,7 +422,18 @@ impl Backend for Cuda {
         tvat::kl_gradient(self, clean, perturbed, decoders, size)
     }
     fn sgd(&self, params: &mut Vector, grads: &Vector, momentum: &mut Vector, spec: &Sgd) {
-        optimizer::sgd(self, params, grads, momentum, spec)
+        optimizer::sgd(self, params, grads, momentum, spec, None)
+    }
+    fn sgd_ema(
+        &self,
+        params: &mut Vector,
+        grads: &Vector,
+        momentum: &mut Vector,
+        spec: &Sgd,
+        teacher: &mut Vector,
+        keep: f64,
+    ) {
+        optimizer::sgd(self, params, grads, momentum, spec, Some((teacher, keep)))
     }
     fn ema(&self, teacher: &mut Vector, student: &Vector, keep: f64) {
         optimizer::ema(self, teacher, student, keep)

@@ -10,18 +10,25 @@ const FILE: &str = "optimizer";
 /// Values that a thread takes at a time.
 const WIDTH: usize = 4;
 
-/// v = momentum v + g, p -= lr v; g is the gradient, plus weight_decay p for the first `num_decayed` parameters.
-pub fn sgd(d: &Cuda, params: &mut Vector, grads: &Vector, momentum: &mut Vector, spec: &Sgd) {
+/// v = momentum v + g, p -= lr v; g is the gradient, plus weight_decay p for the first `num_decayed` parameters. Where there is
+/// a teacher, also teacher = keep teacher + (1 - keep) p.
+pub fn sgd(
+    d: &Cuda,
+    params: &mut Vector,
+    grads: &Vector,
+    momentum: &mut Vector,
+    spec: &Sgd,
+    teacher: Option<(&mut Vector, f64)>,
+) {
     let len = params.len;
-    let mut args = args![
-        params.buffer,
-        momentum.buffer,
-        params.half(),
-        grads.buffer,
-        len as u64,
-        spec.num_decayed as u64
-    ];
-    args.push([-spec.lr, spec.momentum, spec.weight_decay].map(|v| v as f32));
+    let (teacher, keep) = teacher.unzip();
+    let keep = keep.unwrap_or(1.0);
+    let half = teacher.as_ref().and_then(|t| t.half());
+    let mut args = args![params.buffer, momentum.buffer, params.half(), grads.buffer];
+    args.push([teacher.map_or(DevicePtr(0), |t| t.buffer.ptr()), half.map_or(DevicePtr(0), |h| h.ptr())]);
+    args.push(len as u64);
+    args.push(spec.num_decayed as u64);
+    args.push([-spec.lr, spec.momentum, spec.weight_decay, keep, 1.0 - keep].map(|v| v as f32));
     d.launch(FILE, "sgd", Launch::linear(len / WIDTH), args);
 }
 
@@ -85,8 +92,9 @@ mod tests {
         };
         let spec = Sgd { lr: 0.5, momentum: 0.9, weight_decay: 0.1, num_decayed: 7 };
         let grads = d.upload_vector(&values);
-        sgd(&d, &mut params, &grads, &mut momentum, &spec);
+        sgd(&d, &mut params, &grads, &mut momentum, &spec, Some((&mut teacher, 0.3)));
         follows(&half, &params);
+        follows(&teacher_half, &teacher);
         ema(&d, &mut teacher, &params, 0.9);
         follows(&teacher_half, &teacher);
         assert_ne!(d.download_vector(&teacher), vec![0.0; 21]);
