@@ -26,7 +26,7 @@ const REDRAWS: usize = 8;
 type Device = Cpu<f64>;
 type Draw = fn(&mut Stream) -> Result<Vec<Problem>>;
 
-/// Every check: the op's name and what draws its problems.
+/// Every check: the op's name and what draws its problems. A check's place seeds its draws, so new ones go to the end.
 const CHECKS: &[(&str, Draw)] = &[
     ("conv2d", layers::conv2d),
     ("batch_norm_train", layers::batch_norm_train),
