@@ -75,11 +75,17 @@ pub(super) struct DeviceArgs {
 }
 
 impl DeviceArgs {
-    /// The device, where this build and this machine have it.
-    pub fn open(self) -> Result<Opened> {
+    /// The device that is meant and the type that it computes in.
+    pub fn resolve(self) -> (Device, Precision) {
         let device = self.device.resolve();
         let usual = if matches!(device, Device::Cuda(_)) { Precision::Bf16 } else { Precision::F32 };
-        device.open(self.precision.unwrap_or(usual))
+        (device, self.precision.unwrap_or(usual))
+    }
+
+    /// The device, where this build and this machine have it.
+    pub fn open(self) -> Result<Opened> {
+        let (device, precision) = self.resolve();
+        device.open(precision)
     }
 }
 

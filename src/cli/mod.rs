@@ -36,7 +36,7 @@ enum Command {
     Eval(eval::Args),
     /// Write masks and confidences for images.
     Predict(predict::Args),
-    /// Time a training step on random data.
+    /// Time kernels, layers and stages of a training step on drawn data.
     Bench(bench::Args),
     /// Run or check single operations on tensor files.
     Op(op::Args),

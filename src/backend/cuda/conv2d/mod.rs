@@ -15,6 +15,17 @@ impl Cuda {
     fn plan<P>(&self, plan: Result<P>) -> Option<P> {
         self.note(plan.map(Some))
     }
+
+    /// How `conv` over inputs of shape `x` is launched, in words: forward, data gradient, weight gradient.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] for sizes that the kernels do not take.
+    pub fn conv2d_plans(&self, conv: &Conv2d, x: Shape) -> Result<[String; 3]> {
+        let dtype = self.dtype;
+        let plans =
+            [plan::fprop(conv, x, dtype)?, plan::dgrad(conv, x, dtype)?, plan::wgrad(conv, x, dtype)?];
+        Ok(plans.map(|plan| plan.describe(dtype)))
+    }
 }
 
 /// y = x * weight + bias, of shape [`Conv2d::out_shape`].

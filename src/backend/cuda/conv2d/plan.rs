@@ -130,6 +130,16 @@ pub struct Plan {
     pub workspace_bytes: usize,
 }
 
+impl Plan {
+    /// Tile, blocks and splits in words.
+    pub fn describe(&self, dtype: Dtype) -> String {
+        let (m, n) = self.tile.size(dtype);
+        let blocks: u32 = self.launch.grid.iter().product();
+        let splits = if self.splits > 1 { format!(" in {} splits", self.splits) } else { String::new() };
+        format!("{} {m}x{n}, {blocks} blocks{splits}", self.tile.name())
+    }
+}
+
 /// Values of a 16-byte chunk.
 fn chunk(dtype: Dtype) -> usize {
     16 / dtype.size()

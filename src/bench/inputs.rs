@@ -1,0 +1,360 @@
+//! Drawn inputs of one call, and running it. Knows every op by its arguments.
+
+use super::call::Call;
+use super::coarse;
+use crate::Result;
+use crate::ops::{self, *};
+use crate::rng::{Domain, Key};
+
+/// What a call reads and updates, in the order of the op's arguments.
+pub struct Inputs<B: Backend> {
+    /// Activations.
+    pub tensors: Vec<B::Tensor>,
+    /// Parameters, gradients, momenta, statistics.
+    pub vectors: Vec<B::Vector>,
+    /// Label maps.
+    pub labels: Vec<B::Labels>,
+    saved: Option<BatchNormSaved<B>>,
+    pseudo: Option<PseudoLabel<B>>,
+    watch: Option<B::Counts>,
+    /// Counts through which noise is drawn.
+    key: Key,
+}
+
+/// What a call makes; what it updates stays in its inputs.
+pub struct Outputs<B: Backend> {
+    /// Activations and gradients of activations.
+    pub tensors: Vec<B::Tensor>,
+    /// Label maps.
+    pub labels: Vec<B::Labels>,
+    /// Losses.
+    pub scalars: Vec<B::Scalar>,
+    /// Histograms and confusion matrices.
+    pub counts: Vec<B::Counts>,
+}
+
+/// A slope that is neither of a ReLU nor of the identity.
+const SLOPE: f64 = 0.01;
+/// Half the width of the interval that logits are drawn from: some classes are sure, some not.
+const LOGITS: f64 = 8.0;
+
+impl<B: Backend> Inputs<B> {
+    /// Inputs number `set` for `call`.
+    ///
+    /// # Errors
+    /// Those of the ops that make inputs which only they can make.
+    pub fn draw(b: &B, call: &Call, set: u64) -> Result<Inputs<B>> {
+        let mut number = 64 * set + 100;
+        let mut next = || {
+            number += 1;
+            number
+        };
+        let mut tensor = |shape: Shape| b.uniform_noise(shape, Key::new(0, Domain::Bench, next()));
+        let mut inputs = Inputs {
+            tensors: Vec::new(),
+            vectors: Vec::new(),
+            labels: Vec::new(),
+            saved: None,
+            pseudo: None,
+            watch: None,
+            key: Key::new(1, Domain::Bench, set),
+        };
+        let i = &mut inputs;
+        let weights = |conv: &Conv2d| {
+            let len = conv.bias.unwrap_or(conv.weight).range().end;
+            b.upload_vector(&coarse(len, 64 * set + 1))
+        };
+        let vector = |len: usize, k: u64| b.upload_vector(&coarse(len, 64 * set + k));
+        // Means around 0, variances around 1.
+        let stats = |bn: &BatchNorm| {
+            let mut values = coarse(2 * bn.channels, 64 * set + 2);
+            values[bn.channels..].iter_mut().for_each(|v| *v += 1.0);
+            b.upload_vector(&values)
+        };
+        let affine = |bn: &BatchNorm| {
+            let mut values = coarse(2 * bn.channels, 64 * set + 3);
+            values[..bn.channels].iter_mut().for_each(|v| *v += 1.0);
+            b.upload_vector(&values)
+        };
+        let labels = |n: usize, size: &Size, classes: usize, k: u64| {
+            let mut rng = Key::new(0, Domain::Bench, 64 * set + k).stream();
+            let shape = Shape::new(n, size.0, size.1, 1);
+            // One pixel in ten is ignored.
+            let label = |_| if rng.below(10) == 0 { IGNORE } else { rng.below(classes) as u8 };
+            b.upload_labels(shape, &(0..shape.len()).map(label).collect::<Vec<u8>>())
+        };
+        match call {
+            Call::Fprop { conv, x } => {
+                (i.tensors, i.vectors) = (vec![tensor(*x)], vec![weights(conv)]);
+            }
+            Call::Dgrad { conv, x } => {
+                (i.tensors, i.vectors) = (vec![tensor(conv.out_shape(*x))], vec![weights(conv)]);
+            }
+            Call::Wgrad { conv, x } => {
+                let len = conv.bias.unwrap_or(conv.weight).range().end;
+                i.tensors = vec![tensor(*x), tensor(conv.out_shape(*x))];
+                i.vectors = vec![b.zeros(len)];
+            }
+            Call::BatchNormTrain { bn, x, residual, .. } | Call::BatchNormEval { bn, x, residual, .. } => {
+                i.tensors = vec![tensor(*x)];
+                if *residual {
+                    i.tensors.push(tensor(*x));
+                }
+                i.vectors = vec![affine(bn), stats(bn)];
+            }
+            Call::BatchNormTrainBwd { bn, x, act, residual } => {
+                let (dy, x) = (tensor(*x), tensor(*x));
+                let (params, mut moved) = (affine(bn), stats(bn));
+                let other = residual.then(|| tensor(B::shape(&x)));
+                let (y, saved) = ops::batch_norm_train(b, &x, &params, &mut moved, bn, *act, other.as_ref())?;
+                i.tensors = vec![dy, x, y];
+                i.vectors = vec![params, b.zeros(2 * bn.channels)];
+                i.saved = Some(saved);
+            }
+            Call::BatchNormEvalBwd { bn, x, act } | Call::BatchNormTangent { bn, x, act } => {
+                let (dy, x) = (tensor(*x), tensor(*x));
+                let (params, stats) = (affine(bn), stats(bn));
+                let y = ops::batch_norm_eval(b, &x, &params, &stats, bn, *act, None)?;
+                i.tensors = vec![dy, x, y];
+                i.vectors = vec![params, stats, b.zeros(2 * bn.channels)];
+            }
+            Call::LeakyRelu { x }
+            | Call::MaxPool2d { x, .. }
+            | Call::AdaptiveAvgPool2d { x, .. }
+            | Call::AdaptiveAvgPool2dBwd { dy: x, .. }
+            | Call::Interpolate { x, .. }
+            | Call::InterpolateBwd { dy: x, .. }
+            | Call::SliceChannels { x, .. }
+            | Call::SumPositions { x }
+            | Call::CutMix { x, .. }
+            | Call::Normalize { x } => i.tensors = vec![tensor(*x)],
+            Call::LeakyReluBwd { x } => i.tensors = vec![tensor(*x), tensor(*x)],
+            Call::MaxPool2dBwd { x, pool } => i.tensors = vec![tensor(pool.out_shape(*x)), tensor(*x)],
+            Call::Concat { parts } => i.tensors = parts.iter().map(|p| tensor(*p)).collect(),
+            Call::Add { x, y } => i.tensors = vec![tensor(*x), tensor(*y)],
+            Call::CrossEntropy { logits, size } | Call::OhemCrossEntropy { logits, size, .. } => {
+                i.tensors = vec![wide(b, tensor(*logits))?];
+                i.labels = vec![labels(logits.n, size, logits.c, 4)];
+            }
+            Call::EnsemblePseudoLabel { logits, .. }
+            | Call::TvatCotangent { logits, .. }
+            | Call::KlGradient { logits, .. } => {
+                i.tensors = vec![wide(b, tensor(*logits))?, wide(b, tensor(*logits))?];
+            }
+            Call::ConfCe { logits, size, ensemble, .. } => {
+                for _ in 0..3 {
+                    i.tensors.push(wide(b, tensor(*logits))?);
+                }
+                i.pseudo =
+                    Some(ops::ensemble_pseudo_label(b, &i.tensors[1], &i.tensors[2], *size, ensemble)?);
+            }
+            Call::MseConsistency { logits, .. } => {
+                for _ in 0..3 {
+                    i.tensors.push(wide(b, tensor(*logits))?);
+                }
+            }
+            Call::ConfusionMatrix { x, classes } => {
+                let size = (x.h, x.w);
+                i.labels = vec![labels(x.n, &size, *classes, 4), labels(x.n, &size, *classes, 5)];
+            }
+            Call::UniformNoise { .. } => {}
+            Call::Sgd { len, .. } => {
+                i.vectors = vec![read_by_conv(b, vector(*len, 4))?, vector(*len, 5), vector(*len, 6)];
+            }
+            Call::SgdEma { len, .. } => {
+                i.vectors = vec![
+                    read_by_conv(b, vector(*len, 4))?,
+                    vector(*len, 5),
+                    vector(*len, 6),
+                    read_by_conv(b, vector(*len, 7))?,
+                ];
+            }
+            Call::Ema { len } => i.vectors = vec![vector(*len, 4), vector(*len, 5)],
+            Call::CopySpans { to, from, .. } => i.vectors = vec![vector(*to, 4), vector(*from, 5)],
+            Call::Clear { len } => i.vectors = vec![vector(*len, 4)],
+            // One value in the middle is there to be found.
+            Call::WatchTensor { x } => {
+                let mut values = coarse(x.len(), 64 * set + 4);
+                values[x.len() / 2] = f32::INFINITY;
+                i.tensors = vec![b.upload(*x, &values)];
+                i.watch = Some(b.zero_counts(1));
+            }
+            Call::WatchVector { len } => {
+                let mut values = coarse(*len, 64 * set + 4);
+                values[len / 2] = f32::NAN;
+                i.vectors = vec![b.upload_vector(&values)];
+                i.watch = Some(b.zero_counts(1));
+            }
+        }
+        Ok(inputs)
+    }
+
+    /// The same values on another device.
+    pub fn on<C: Backend>(&self, from: &B, to: &C) -> Inputs<C> {
+        let tensor = |x: &B::Tensor| to.upload(B::shape(x), &from.download(x));
+        let vector = |v: &B::Vector| to.upload_vector(&from.download_vector(v));
+        let labels = |x: &B::Labels| to.upload_labels(B::labels_shape(x), &from.download_labels(x));
+        Inputs {
+            tensors: self.tensors.iter().map(tensor).collect(),
+            vectors: self.vectors.iter().map(vector).collect(),
+            labels: self.labels.iter().map(labels).collect(),
+            saved: self.saved.as_ref().map(|s| BatchNormSaved { moments: vector(&s.moments) }),
+            pseudo: self
+                .pseudo
+                .as_ref()
+                .map(|p| PseudoLabel { label: labels(&p.label), confidence: tensor(&p.confidence) }),
+            watch: self.watch.as_ref().map(|_| to.zero_counts(1)),
+            key: self.key,
+        }
+    }
+
+    /// Runs `call` on inputs that were drawn for it.
+    ///
+    /// # Errors
+    /// Those of the op.
+    pub fn run(&mut self, b: &B, call: &Call) -> Result<Outputs<B>> {
+        let t = &self.tensors;
+        // Vectors that the op updates come out of the list, as the others are read beside them.
+        let mut v = std::mem::take(&mut self.vectors);
+        let mut out = Outputs { tensors: vec![], labels: vec![], scalars: vec![], counts: vec![] };
+        let o = &mut out;
+        match call {
+            Call::Fprop { conv, .. } => o.tensors.push(ops::conv2d_fprop(b, &t[0], &v[0], conv)?),
+            Call::Dgrad { conv, x } => o.tensors.push(ops::conv2d_dgrad(b, &t[0], &v[0], conv, *x)?),
+            Call::Wgrad { conv, .. } => ops::conv2d_wgrad(b, &t[0], &t[1], &mut v[0], conv)?,
+            Call::BatchNormTrain { bn, act, .. } => {
+                let [params, stats] = &mut v[..] else { unreachable!("drawn so") };
+                let (y, _) = ops::batch_norm_train(b, &t[0], params, stats, bn, *act, t.get(1))?;
+                o.tensors.push(y);
+            }
+            Call::BatchNormEval { bn, act, .. } => {
+                o.tensors.push(ops::batch_norm_eval(b, &t[0], &v[0], &v[1], bn, *act, t.get(1))?);
+            }
+            Call::BatchNormTrainBwd { bn, act, residual, .. } => {
+                let [params, grads] = &mut v[..] else { unreachable!("drawn so") };
+                let saved = self.saved.as_ref().expect("drawn so");
+                let (dx, dres) = ops::batch_norm_train_bwd(
+                    b, &t[0], &t[1], &t[2], saved, params, grads, bn, *act, *residual,
+                )?;
+                o.tensors.push(dx);
+                o.tensors.extend(dres);
+            }
+            Call::BatchNormEvalBwd { bn, act, .. } => {
+                let [params, stats, grads] = &mut v[..] else { unreachable!("drawn so") };
+                let dx = ops::batch_norm_eval_bwd(b, &t[0], &t[1], &t[2], params, stats, grads, bn, *act)?;
+                o.tensors.push(dx);
+            }
+            Call::BatchNormTangent { bn, act, .. } => {
+                o.tensors.push(ops::batch_norm_tangent(b, &t[0], &t[2], &v[0], &v[1], bn, *act)?);
+            }
+            Call::LeakyRelu { .. } => o.tensors.push(ops::leaky_relu(b, &t[0], SLOPE)?),
+            Call::LeakyReluBwd { .. } => o.tensors.push(ops::leaky_relu_bwd(b, &t[0], &t[1], SLOPE)?),
+            Call::MaxPool2d { pool, .. } => o.tensors.push(ops::max_pool2d(b, &t[0], pool)?),
+            Call::MaxPool2dBwd { pool, .. } => o.tensors.push(ops::max_pool2d_bwd(b, &t[0], &t[1], pool)?),
+            Call::AdaptiveAvgPool2d { size, .. } => {
+                o.tensors.push(ops::adaptive_avg_pool2d(b, &t[0], *size)?)
+            }
+            Call::AdaptiveAvgPool2dBwd { size, .. } => {
+                o.tensors.push(ops::adaptive_avg_pool2d_bwd(b, &t[0], *size)?);
+            }
+            Call::Interpolate { size, .. } => o.tensors.push(ops::interpolate(b, &t[0], *size)?),
+            Call::InterpolateBwd { size, .. } => o.tensors.push(ops::interpolate_bwd(b, &t[0], *size)?),
+            Call::Concat { .. } => o.tensors.push(ops::concat(b, &t.iter().collect::<Vec<_>>())?),
+            Call::SliceChannels { offset, len, .. } => {
+                o.tensors.push(ops::slice_channels(b, &t[0], *offset, *len)?);
+            }
+            Call::Add { .. } => o.tensors.push(ops::add(b, &t[0], &t[1], 0.5)?),
+            Call::SumPositions { .. } => o.tensors.push(ops::sum_positions(b, &t[0])?),
+            Call::CrossEntropy { .. } => label_loss(o, ops::cross_entropy(b, &t[0], &self.labels[0], 1.0)?),
+            Call::OhemCrossEntropy { ohem, .. } => {
+                label_loss(o, ops::ohem_cross_entropy(b, &t[0], &self.labels[0], ohem, 1.0)?);
+            }
+            Call::EnsemblePseudoLabel { size, ensemble, .. } => {
+                let pseudo = ops::ensemble_pseudo_label(b, &t[0], &t[1], *size, ensemble)?;
+                o.labels.push(pseudo.label);
+                o.tensors.push(pseudo.confidence);
+            }
+            Call::ConfCe { ensemble, mix, conf_ce, .. } => {
+                let pseudo = self.pseudo.as_ref().expect("drawn so");
+                let c = ops::conf_ce(b, &t[0], pseudo, &t[1], &t[2], ensemble, mix, conf_ce, 1.0)?;
+                o.tensors.push(c.dstudent);
+                o.scalars.extend([c.positive, c.negative, c.square, c.passed]);
+                o.counts.extend([c.histogram, c.confusion]);
+            }
+            Call::MseConsistency { size, ensemble, mix, .. } => {
+                let l = ops::mse_consistency(b, &t[0], &t[1], &t[2], *size, ensemble, mix, 1.0)?;
+                o.tensors.push(l.dlogits);
+                o.scalars.push(l.loss);
+            }
+            Call::CutMix { mix, .. } => o.tensors.push(ops::cut_mix(b, &t[0], mix)?),
+            Call::ConfusionMatrix { classes, .. } => {
+                o.counts.push(ops::confusion_matrix(b, &self.labels[0], &self.labels[1], *classes)?);
+            }
+            Call::UniformNoise { x } => o.tensors.push(ops::uniform_noise(b, *x, self.key)?),
+            Call::Normalize { .. } => o.tensors.push(ops::normalize(b, &t[0], 2.0)?),
+            Call::TvatCotangent { decoders, size, .. } => {
+                o.tensors.push(ops::tvat_cotangent(b, &t[0], &t[1], *decoders, *size)?);
+            }
+            Call::KlGradient { decoders, size, .. } => {
+                o.tensors.push(ops::kl_gradient(b, &t[0], &t[1], *decoders, *size)?);
+            }
+            Call::Sgd { sgd, .. } => {
+                let [params, grads, momentum] = &mut v[..] else { unreachable!("drawn so") };
+                ops::sgd(b, params, grads, momentum, sgd)?;
+            }
+            Call::SgdEma { sgd, .. } => {
+                let [params, grads, momentum, teacher] = &mut v[..] else { unreachable!("drawn so") };
+                ops::sgd_ema(b, params, grads, momentum, sgd, teacher, 0.99)?;
+            }
+            Call::Ema { .. } => {
+                let [teacher, student] = &mut v[..] else { unreachable!("drawn so") };
+                ops::ema(b, teacher, student, 0.99)?;
+            }
+            Call::CopySpans { moves, .. } => {
+                let [to, from] = &mut v[..] else { unreachable!("drawn so") };
+                ops::copy_spans(b, to, from, moves)?;
+            }
+            Call::Clear { .. } => b.clear(&mut v[0]),
+            Call::WatchTensor { .. } => {
+                b.watch_tensor(self.watch.as_mut().expect("drawn so"), &t[0], 0);
+                o.counts.extend(self.watch.clone());
+            }
+            Call::WatchVector { .. } => {
+                b.watch_vector(self.watch.as_mut().expect("drawn so"), &v[0], 0);
+                o.counts.extend(self.watch.clone());
+            }
+        }
+        self.vectors = v;
+        Ok(out)
+    }
+}
+
+fn label_loss<B: Backend>(out: &mut Outputs<B>, loss: LabelLoss<B>) {
+    out.tensors.push(loss.dlogits);
+    out.scalars.push(loss.loss);
+    out.counts.push(loss.confusion);
+}
+
+/// Values in [-0.5, 0.5) stretched to logits.
+fn wide<B: Backend>(b: &B, x: B::Tensor) -> Result<B::Tensor> {
+    ops::add(b, &x, &x, 2.0 * LOGITS - 1.0)
+}
+
+/// Parameters that a convolution has read, of which a 16-bit device therefore keeps a copy, as of a network's.
+fn read_by_conv<B: Backend>(b: &B, params: B::Vector) -> Result<B::Vector> {
+    let weight = Span { offset: 0, len: 1 };
+    let conv = Conv2d {
+        weight,
+        bias: None,
+        in_channels: 1,
+        out_channels: 1,
+        groups: 1,
+        kernel: 1,
+        stride: 1,
+        padding: 0,
+        dilation: 1,
+    };
+    let x = b.upload(Shape::new(1, 1, 1, 1), &[1.0]);
+    ops::conv2d_fprop(b, &x, &params, &conv)?;
+    Ok(params)
+}

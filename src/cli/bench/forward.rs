@@ -1,0 +1,55 @@
+//! `bench forward`: a network in evaluation mode, images in, full-size logits out.
+
+use super::report::Record;
+use super::{Flags, Run, stage};
+use crate::Error;
+use crate::Result;
+use crate::backend::cpu::Cpu;
+use crate::bench::{Sizes, close, images};
+use crate::cli::{Precision, on_device};
+use crate::model::Network;
+use crate::ops::{self, Backend};
+
+pub(super) fn run(flags: &Flags) -> Result<()> {
+    let run = flags.resolve()?;
+    on_device!(run.open()?, b => forward(b, &run))
+}
+
+/// A network and images.
+struct State<B: Backend> {
+    net: Network<B>,
+    x: B::Tensor,
+}
+
+fn make<B: Backend>(b: &B, sizes: &Sizes) -> State<B> {
+    let (params, stats) = sizes.arch.init(0, 0);
+    State { net: Network::upload(b, &params, &stats), x: images(b, sizes.images(), 0) }
+}
+
+fn logits<B: Backend>(b: &B, sizes: &Sizes, state: &State<B>) -> Result<B::Tensor> {
+    let low = sizes.arch.predict(b, &state.net, &state.x)?;
+    ops::interpolate(b, &low, (sizes.crop, sizes.crop))
+}
+
+fn forward<B: Backend>(b: &B, run: &Run) -> Result<()> {
+    let small = run.sizes.small()?;
+    let cpu = Cpu::<f64>::new();
+    let want = cpu.download(&logits(&cpu, &small, &make(&cpu, &small))?);
+    let got = b.download(&logits(b, &small, &make(b, &small))?);
+    b.check()?;
+    // A network rounds at each of its layers, an op once.
+    let tolerance = if run.precision == Precision::Bf16 { 5e-2 } else { 1e-3 };
+    let error = close("forward: the logits of a tiny network", &got, &want, tolerance)?;
+    let out = logits(b, &run.sizes, &make(b, &run.sizes))?;
+    let mut watch = b.zero_counts(1);
+    b.watch_tensor(&mut watch, &out, 0);
+    let found = b.read_counts(&watch)[0];
+    b.check()?;
+    if found != 0 {
+        return Err(Error::CheckFailed("forward: a logit is not finite".into()));
+    }
+    drop(out);
+    let timed = stage::time(b, run, |b| Ok(make(b, &run.sizes)), |b, s| logits(b, &run.sizes, s).map(drop))?;
+    let check = format!("a tiny network beside the processor in f64, off by {error:.1e}; finite here");
+    stage::report(run, "forward", &timed, &check, Record::new())
+}

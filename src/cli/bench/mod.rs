@@ -1,0 +1,193 @@
+//! `bench`: times kernels, layers and stages of a training step on drawn data, beside `bench_torch.py` with the same sizes.
+//! One file a subcommand; here are the flags that they share.
+
+mod forward;
+mod kernels;
+mod layers;
+mod loss;
+mod report;
+mod stage;
+mod step;
+mod tvat;
+
+use super::device::Opened;
+use super::{Device, DeviceArgs, Precision};
+use crate::Result;
+use crate::bench::{Oracle, Sampling, Sizes, known_calls};
+use crate::check::{BF16_TOLERANCE, DEFAULT_TOLERANCE};
+use crate::method::Tvat;
+use crate::model::ModelConfig;
+use clap::ValueEnum;
+use std::path::PathBuf;
+
+/// Flags of `bench`.
+#[derive(clap::Args)]
+pub struct Args {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(clap::Subcommand)]
+enum What {
+    /// One full iteration: teachers, T-VAT, both student passes, update.
+    Step(StageFlags),
+    /// A network in evaluation mode, images to full-size logits.
+    Forward(Flags),
+    /// The noise of T-VAT for given features and two teachers' decoders.
+    Tvat(StageFlags),
+    /// The loss stage: teachers' and student's stride-4 logits in, Conf-CE's gradient out.
+    Loss(Flags),
+    /// Every distinct convolution of a step: forward, data gradient, weight gradient.
+    Layers(CallFlags),
+    /// Every op of a step at its sizes.
+    Kernels(CallFlags),
+}
+
+#[derive(clap::Args)]
+struct Flags {
+    #[command(flatten)]
+    device: DeviceArgs,
+    /// Network [default: r50 on a GPU, else tiny]
+    #[arg(long, value_parser = ["tiny", "r50", "r101", "resnet50", "resnet101"])]
+    model: Option<String>,
+    /// Side of the images [default: 512 on a GPU, 33 on the emulator, else 96]
+    #[arg(long)]
+    crop: Option<usize>,
+    /// Labelled images, and as many unlabelled ones [default: 8 on a GPU, else 2]
+    #[arg(long)]
+    batch: Option<usize>,
+    /// Classes.
+    #[arg(long, default_value_t = 21)]
+    classes: usize,
+    /// Timed samples.
+    #[arg(long, visible_alias = "samples", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    steps: u32,
+    /// Calls before those.
+    #[arg(long, default_value_t = 2)]
+    warmup: u32,
+    /// Write the figures to this file too.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+#[derive(clap::Args)]
+struct StageFlags {
+    #[command(flatten)]
+    shared: Flags,
+    /// Feature noise.
+    #[arg(long, value_enum, default_value = "exact")]
+    tvat: Tvat,
+}
+
+#[derive(clap::Args)]
+struct CallFlags {
+    #[command(flatten)]
+    shared: Flags,
+    /// Only ops and sizes that contain this
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    filter: String,
+    /// Memory of the calls: cold goes round sets of inputs that together are larger than a cache, warm repeats one
+    /// [default: cold on a GPU, else warm]
+    #[arg(long, value_enum)]
+    cache: Option<Cache>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Cache {
+    Warm,
+    Cold,
+}
+
+/// Runs `bench`.
+///
+/// # Errors
+/// [`crate::Error::CheckFailed`] where what is timed computes something wrong, and those of sizes, devices and files.
+pub fn run(args: Args) -> Result<()> {
+    match args.what {
+        What::Step(flags) => step::run(&flags),
+        What::Forward(flags) => forward::run(&flags),
+        What::Tvat(flags) => tvat::run(&flags),
+        What::Loss(flags) => loss::run(&flags),
+        What::Layers(flags) => layers::run(&flags),
+        What::Kernels(flags) => kernels::run(&flags),
+    }
+}
+
+/// Flags with the device's defaults.
+struct Run<'a> {
+    flags: &'a Flags,
+    device: Device,
+    precision: Precision,
+    /// As on the command line.
+    model: String,
+    sizes: Sizes,
+}
+
+impl Flags {
+    fn resolve(&self) -> Result<Run<'_>> {
+        let (device, precision) = self.device.resolve();
+        let (model, crop, batch) = match device {
+            Device::Cuda(_) => ("r50", 512, 8),
+            Device::Emulated | Device::EmulatedCheck => ("tiny", 33, 2),
+            _ => ("tiny", 96, 2),
+        };
+        let model = self.model.as_deref().unwrap_or(model);
+        let config = ModelConfig::by_name(full_name(model), self.classes)?;
+        let sizes = Sizes::new(config, self.crop.unwrap_or(crop), self.batch.unwrap_or(batch))?;
+        Ok(Run { flags: self, device, precision, model: model.into(), sizes })
+    }
+}
+
+/// A network's name as configurations have it.
+fn full_name(model: &str) -> &str {
+    match model {
+        "r50" => "resnet50",
+        "r101" => "resnet101",
+        other => other,
+    }
+}
+
+impl Run<'_> {
+    fn open(&self) -> Result<Opened> {
+        self.device.open(self.precision)
+    }
+
+    fn on_gpu(&self) -> bool {
+        matches!(self.device, Device::Cuda(_))
+    }
+
+    fn emulated(&self) -> bool {
+        matches!(self.device, Device::Emulated | Device::EmulatedCheck)
+    }
+
+    /// Samples of many short calls; of single calls on the emulator, whose time means nothing.
+    fn sampling(&self) -> Sampling {
+        let min_ms = if self.emulated() { 0.0 } else { 10.0 };
+        Sampling { samples: self.flags.steps as usize, warmup: self.flags.warmup as usize, min_ms }
+    }
+
+    /// Bytes of an activation.
+    fn value_bytes(&self) -> usize {
+        match self.precision {
+            Precision::F64 => 8,
+            Precision::F32 => 4,
+            Precision::Bf16 => 2,
+        }
+    }
+
+    /// Largest relative error of an op beside the processor in double precision.
+    fn tolerance(&self) -> f64 {
+        if self.precision == Precision::Bf16 { BF16_TOLERANCE } else { DEFAULT_TOLERANCE }
+    }
+
+    /// Small calls of every op.
+    fn oracle(&self) -> Result<Oracle> {
+        let calls = known_calls(&self.sizes.small()?, Tvat::Exact)?;
+        Ok(Oracle::new(calls.into_iter().map(|c| c.call).collect(), self.tolerance()))
+    }
+
+    /// Whether memory is to be cold.
+    fn cold(&self, cache: Option<Cache>) -> bool {
+        cache.unwrap_or(if self.on_gpu() { Cache::Cold } else { Cache::Warm }) == Cache::Cold
+    }
+}
