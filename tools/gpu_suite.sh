@@ -161,10 +161,17 @@ else
         "$bin" bench step --device "$device" --model tiny --crop 33 --batch 2 --steps 1 --warmup 0
 fi
 
-# Speed proves nothing, but a step that fails does.
-item bench-tiny 30 "$bin" bench step --device "$device" --model tiny --json "$out/bench-tiny.json"
+# Speed proves nothing, but what is timed is checked first, and a step that fails does.
+item bench-tiny 30 "$bin" bench step --device "$device" --model tiny --crop 96 --batch 2 --json "$out/bench-tiny.json"
 if [[ $device == cuda* ]]; then
-    item bench-r50 60 "$bin" bench step --device "$device" --model r50 --crop 512 --batch 8 --json "$out/bench-r50.json"
+    sizes=(--device "$device" --model r50 --crop 512 --batch 8)
+    for what in step forward loss tvat layers kernels; do
+        item "bench-$what" 90 "$bin" bench "$what" "${sizes[@]}" --json "$out/bench-$what.json"
+    done
+else
+    for what in forward loss tvat layers kernels; do
+        item "bench-$what" 30 "$bin" bench "$what" --device "$device" --steps 1 --json "$out/bench-$what.json"
+    done
 fi
 
 {

@@ -46,7 +46,7 @@ fn kernels<B: Backend>(b: &B, run: &Run, flags: &CallFlags) -> Result<()> {
     let (mut oracle, ceilings) = (run.oracle()?, Ceilings::measure(b, run)?);
     println!("kernels of a step, {}", report::sizes(run));
     println!(
-        "ceilings: copy {:.1} GB/s (leaky ReLU, read and written), product {:.1} GFLOP/s (square 1x1 convolution)",
+        "ceilings: copy {:.1} GB/s (a sum, read and written), product {:.1} GFLOP/s (square 1x1 convolution)",
         1e-9 * ceilings.copy,
         1e-9 * ceilings.product
     );
@@ -66,7 +66,9 @@ fn kernels<B: Backend>(b: &B, run: &Run, flags: &CallFlags) -> Result<()> {
         let check = format!("{compared} small calls beside the processor in f64, off by at most {error:.1e}");
         rows.push(row(run, call, *count, &timing, &ceilings, cold, check));
     }
-    println!("all calls of a step, one after another: {} ms", report::ms(step_ms));
+    if step_ms > 0.0 {
+        println!("these calls of a step, one after another: {} ms", report::ms(step_ms));
+    }
     let mut out = report::header(run, "kernels");
     out.extend(record(json!({
         "copy_gb_s": 1e-9 * ceilings.copy,
