@@ -138,6 +138,39 @@ pub fn check_finite<B: Backend>(b: &B, call: &Call, inputs: &Inputs<B>, outputs:
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bench::{Sizes, known_calls};
+    use crate::method::Tvat;
+    use crate::model::ModelConfig;
+
+    #[test]
+    fn every_op_is_compared_and_a_rounded_one_is_not_exact() {
+        let sizes = Sizes::new(ModelConfig::tiny(5), 33, 2).unwrap();
+        let calls: Vec<Call> =
+            known_calls(&sizes, Tvat::Exact).unwrap().into_iter().map(|c| c.call).collect();
+        let b = Cpu::<f32>::new();
+        let mut oracle = Oracle::new(calls.clone(), 1e-4);
+        for call in &calls {
+            let (count, error) = oracle.check(&b, call.name()).unwrap();
+            assert!(count > 0 && error < 1e-4, "{}: {error}", call.name());
+        }
+        let mut exact = Oracle::new(calls, 0.0);
+        for rounded in ["conv2d_fprop", "batch_norm_train_bwd", "conf_ce", "sgd_ema"] {
+            let text = exact.check(&b, rounded).unwrap_err().to_string();
+            assert!(text.contains(rounded) && text.contains("is off by"), "{text}");
+        }
+        assert!(exact.check(&b, "unknown").is_err());
+    }
+
+    #[test]
+    fn values_that_are_not_finite_are_found() {
+        let (b, call) = (Cpu::<f32>::new(), Call::LeakyRelu { x: Shape::new(1, 1, 1, 3) });
+        let mut inputs = Inputs::draw(&b, &call, 0).unwrap();
+        let good = inputs.run(&b, &call).unwrap();
+        check_finite(&b, &call, &inputs, &good).unwrap();
+        inputs.tensors[0] = b.upload(Shape::new(1, 1, 1, 3), &[0.0, f32::NAN, 1.0]);
+        let bad = inputs.run(&b, &call).unwrap();
+        assert!(check_finite(&b, &call, &inputs, &bad).is_err());
+    }
 
     #[test]
     fn differences_are_relative_and_nan_is_never_close() {

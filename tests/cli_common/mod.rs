@@ -102,6 +102,7 @@ impl Project {
         ["train"].into_iter().chain(base).chain(more.iter().copied()).collect()
     }
 
+    #[allow(dead_code)] // not every test binary trains
     pub fn train(&self, out: &str, more: &[&str]) -> Output {
         self.run(&self.train_args(out, more))
     }
