@@ -23,8 +23,10 @@ pub fn needed_mib(config: &RunConfig) -> Result<u64> {
     let passing = activations.max(6 * values);
     // Three networks, three momenta in the warm-up, one gradient.
     let kept = 7 * values;
-    // Batches in use, ready and in the making: labelled, weak and strong images of f32.
-    let batches = (8 * 3 * 3 * 4 * (n as u64)).saturating_mul(h as u64).saturating_mul(w as u64);
+    // Batches in use, ready and in the making: labelled and unlabelled images of bytes. Of one step labelled, weak and
+    // strong images of f32.
+    let pixel = 8 * 2 * 3 + 3 * 3 * 4;
+    let batches = (pixel * (n as u64)).saturating_mul(h as u64).saturating_mul(w as u64);
     Ok(passing.saturating_add(kept).saturating_add(batches).div_ceil(MIB))
 }
 

@@ -14,7 +14,7 @@ use crate::eval::{self, Palette, Scores};
 use crate::method::schedule::poly_lr;
 use crate::method::{self, Algorithm, Batch, StepArgs, StepOut, cut_mix};
 use crate::model::DeepLab;
-use crate::ops::{Backend, Shape};
+use crate::ops::{self, Backend, Images, Pixels, Shape};
 use crate::rng::{Domain, Key};
 use crate::{Error, Result};
 use serde_json::{Value, json};
@@ -142,7 +142,7 @@ impl<B: Backend> Trainer<'_, B> {
         let mut student_loss = 0.0;
         for number in 0..warm_up_networks(self.config) {
             let batch = clock.waiting(|| loaders.labeled(number))?;
-            let (x, y) = self.upload(&batch);
+            let (x, y) = self.upload(&batch)?;
             let nets = &mut self.state.nets;
             let (name, net, momentum) = match number {
                 0 => ("student", &mut nets.student, &mut nets.momentum),
@@ -165,7 +165,7 @@ impl<B: Backend> Trainer<'_, B> {
         let args = self.step_args(lr);
         let (step, seed) = (self.state.progress.step, self.config.schedule.seed);
         let labeled = clock.waiting(|| loaders.labeled(0))?;
-        let (x_l, y_l) = self.upload(&labeled);
+        let (x_l, y_l) = self.upload(&labeled)?;
         let noise = |x: &B::Tensor, domain| {
             self.b.uniform_noise(self.arch.feature_shape(B::shape(x)), Key::new(seed, domain, step))
         };
@@ -175,10 +175,12 @@ impl<B: Backend> Trainer<'_, B> {
             let (x_u_weak, x_u_strong) = (x_l.clone(), x_l.clone());
             Batch { x_l, y_l, x_u_weak, x_u_strong, mix: Default::default(), d_l: d.clone(), d_u: d }
         } else {
-            let images = clock.waiting(|| loaders.unlabeled())?;
-            let Shape { n, h, w, .. } = images.weak.shape;
+            let unlabeled = clock.waiting(|| loaders.unlabeled())?;
+            let Shape { n, h, w, .. } = unlabeled.images.shape;
             let key = Key::new(seed, Domain::CutMix, step);
-            let (x_u_weak, x_u_strong) = (self.image(&images.weak), self.image(&images.strong));
+            let (images, normalize) = (self.images(&unlabeled.images)?, &self.config.normalize);
+            let x_u_weak = ops::normalize_bytes(self.b, &images, normalize)?;
+            let x_u_strong = ops::photometric(self.b, Pixels::Bytes(&images), &unlabeled.strong, normalize)?;
             Batch {
                 d_l: noise(&x_l, Domain::NoiseLabeled),
                 d_u: noise(&x_u_weak, Domain::NoiseUnlabeled),
@@ -207,12 +209,13 @@ impl<B: Backend> Trainer<'_, B> {
         Ok(losses)
     }
 
-    fn image(&self, images: &HostImages) -> B::Tensor {
-        self.b.upload(images.shape, &images.data)
+    fn images(&self, images: &HostImages) -> Result<Images<B>> {
+        ops::upload_images(self.b, images.shape, &images.data, images.shown.clone())
     }
 
-    fn upload(&self, batch: &LabeledBatch) -> (B::Tensor, B::Labels) {
-        (self.image(&batch.images), self.b.upload_labels(batch.images.shape.with_channels(1), &batch.labels))
+    fn upload(&self, batch: &LabeledBatch) -> Result<(B::Tensor, B::Labels)> {
+        let x = ops::normalize_bytes(self.b, &self.images(&batch.images)?, &self.config.normalize)?;
+        Ok((x, self.b.upload_labels(batch.images.shape.with_channels(1), &batch.labels)))
     }
 
     /// Counts the step, and records every few of them.

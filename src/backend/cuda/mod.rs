@@ -21,6 +21,7 @@ mod loss;
 mod memory;
 mod mse_consistency;
 mod optimizer;
+mod photometric;
 mod pool;
 mod tvat;
 
@@ -219,6 +220,12 @@ impl Backend for Cuda {
         self.fault.lock().unwrap_or_else(PoisonError::into_inner).take().map_or(Ok(()), Err)
     }
 
+    fn normalize_bytes(&self, images: &Images<Self>, normalize: &Normalize) -> Tensor {
+        photometric::normalize_bytes(self, images, normalize)
+    }
+    fn photometric(&self, pixels: Pixels<'_, Self>, strong: &[Strong], normalize: &Normalize) -> Tensor {
+        photometric::photometric(self, pixels, strong, normalize)
+    }
     fn conv2d_fprop(&self, x: &Tensor, params: &Vector, conv: &Conv2d) -> Tensor {
         conv2d::fprop(self, x, params, conv)
     }
