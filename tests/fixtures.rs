@@ -58,11 +58,8 @@ fn every_op_has_a_fixture() {
 
 #[test]
 fn fixtures_hold_in_double_precision() {
-    // The files hold single precision (6e-8); image transforms were computed in it and are so here.
-    let failures = failures(&Cpu::<f64>::new(), |op, _| match op {
-        "adjust_brightness" | "adjust_contrast" | "adjust_saturation" | "adjust_hue" => 1e-5,
-        _ => 1e-6,
-    });
+    // The files hold single precision (6e-8), in which image transforms were computed.
+    let failures = failures(&Cpu::<f64>::new(), |_, _| 1e-6);
     assert!(failures.is_empty(), "{} tensors differ:\n{}", failures.len(), failures.join("\n"));
 }
 

@@ -146,7 +146,7 @@ else
     selection=()
     for file in "$fixtures"/*_0.safetensors "$fixtures"/ohem_cross_entropy_00.safetensors; do
         case $(basename "$file") in
-        network_* | train_step_* | schedule_* | resize_* | gaussian_* | grayscale_* | adjust_*) ;;
+        network_* | train_step_* | schedule_* | resize_*) ;;
         *) selection+=("$file") ;;
         esac
     done

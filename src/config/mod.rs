@@ -13,12 +13,12 @@ pub use load::{Overrides, parse};
 pub use memory::estimated_memory;
 pub use validate::{check_batch, validate};
 
-use crate::data::{Augment, Normalize, Preset};
+use crate::data::{Augment, Preset};
 use crate::method::cut_mix::CutMixForm;
 use crate::method::schedule::RampUp;
 use crate::method::{Algorithm, SupervisedLoss, Tvat, TvatArgs};
 use crate::model::ModelConfig;
-use crate::ops::{ConfCe, Ensemble, Ohem};
+use crate::ops::{ConfCe, Ensemble, Normalize, Ohem};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;

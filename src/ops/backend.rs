@@ -2,6 +2,7 @@
 //! module's siblings have validated.
 
 use super::memory::MemoryPlan;
+use super::photometric::{Images, Normalize, Pixels, Strong};
 use super::spec::*;
 use crate::rng::Key;
 
@@ -70,7 +71,7 @@ pub trait Backend: Send + Sync + Sized + 'static {
     type Tensor: Clone + Send + Sync;
     /// A flat array: parameters, gradients, momenta, running statistics.
     type Vector: Clone + Send + Sync;
-    /// One byte a pixel, `[n, h, w]`.
+    /// Bytes: labels `[n, h, w]` with c = 1, or the channels of 8-bit images.
     type Labels: Clone + Send + Sync;
     /// A number on the device.
     type Scalar: Clone + Send + Sync;
@@ -83,7 +84,7 @@ pub trait Backend: Send + Sync + Sized + 'static {
     // ---- memory and transfers
     /// Shape of an activation.
     fn shape(x: &Self::Tensor) -> Shape;
-    /// Shape of labels, with c = 1.
+    /// Shape of labels, with c = 1, or of 8-bit images.
     fn labels_shape(x: &Self::Labels) -> Shape;
     /// Length of a vector.
     fn vector_len(v: &Self::Vector) -> usize;
@@ -91,9 +92,9 @@ pub trait Backend: Send + Sync + Sized + 'static {
     fn upload(&self, shape: Shape, data: &[f32]) -> Self::Tensor;
     /// Copies an activation to the host, NHWC.
     fn download(&self, x: &Self::Tensor) -> Vec<f32>;
-    /// Copies labels `[n, h, w]` to the device; `shape.c` is 1.
+    /// Copies labels `[n, h, w]` (`shape.c` is 1) or 8-bit images, NHWC, to the device.
     fn upload_labels(&self, shape: Shape, data: &[u8]) -> Self::Labels;
-    /// Copies labels to the host.
+    /// Copies labels or 8-bit images to the host.
     fn download_labels(&self, x: &Self::Labels) -> Vec<u8>;
     /// A vector of zeros.
     fn zeros(&self, len: usize) -> Self::Vector;
@@ -144,6 +145,14 @@ pub trait Backend: Send + Sync + Sized + 'static {
     ) -> crate::Result<Option<(Self, MemoryPlan)>> {
         Ok(None)
     }
+
+    // ---- images
+    /// (byte / 255 - mean) / std, 0 outside the part that is shown.
+    fn normalize_bytes(&self, images: &Images<Self>, normalize: &Normalize) -> Self::Tensor;
+    /// Each image with its colours changed by its [`Strong`], then (value - mean) / std. Outside the part that is shown
+    /// colours are the mean to begin with.
+    fn photometric(&self, pixels: Pixels<'_, Self>, strong: &[Strong], normalize: &Normalize)
+    -> Self::Tensor;
 
     // ---- layers
     /// y = x * weight + bias.

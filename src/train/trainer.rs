@@ -147,7 +147,7 @@ impl<B: Backend> Trainer<'_, B> {
             let networks = 0..warm_up_networks(config);
             let batches: Vec<_> =
                 networks.map(|number| clock.waiting(|| loaders.labeled(number))).collect::<Result<_>>()?;
-            step::warm_up(b, arch, &mut self.state, &batches, &args, &mut self.unread.watch)?
+            step::warm_up(b, arch, config, &mut self.state, &batches, &args, &mut self.unread.watch)?
         } else {
             let labeled = clock.waiting(|| loaders.labeled(0))?;
             let unlabeled = match args.algorithm {

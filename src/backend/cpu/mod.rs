@@ -21,6 +21,7 @@ mod memory;
 mod mse_consistency;
 mod optimizer;
 mod parallel;
+mod photometric;
 mod pool;
 mod real;
 mod softmax;
@@ -36,12 +37,12 @@ pub use memory::Tensor;
 pub use real::Real;
 use std::marker::PhantomData;
 
-/// Labels on the CPU: one byte a pixel.
+/// Labels or 8-bit images on the CPU.
 #[derive(Clone, Debug)]
 pub struct Labels {
-    /// `[n, h, w]` with c = 1.
+    /// `[n, h, w]` with c = 1 for labels.
     pub shape: Shape,
-    /// Class ids, row by row.
+    /// Class ids row by row, or bytes NHWC.
     pub data: std::sync::Arc<Vec<u8>>,
 }
 
@@ -120,6 +121,12 @@ impl<T: Real> Backend for Cpu<T> {
         available_memory()
     }
 
+    fn normalize_bytes(&self, images: &Images<Self>, normalize: &Normalize) -> Tensor<T> {
+        photometric::normalize_bytes(images, normalize)
+    }
+    fn photometric(&self, pixels: Pixels<'_, Self>, strong: &[Strong], normalize: &Normalize) -> Tensor<T> {
+        photometric::photometric(pixels, strong, normalize)
+    }
     fn conv2d_fprop(&self, x: &Tensor<T>, params: &Vec<T>, conv: &Conv2d) -> Tensor<T> {
         conv2d::fprop(x, params, conv)
     }
