@@ -24,6 +24,7 @@ DEVICE u32 warp_ballot(bool p) { return __ballot_sync(FULL_WARP, p); }
 DEVICE void atomic_add(u32* p, u32 v) { atomicAdd(p, v); }
 DEVICE void atomic_add(u64* p, u64 v) { atomicAdd(p, v); }
 DEVICE void atomic_max(u32* p, u32 v) { atomicMax(p, v); }
+DEVICE void atomic_max(u64* p, u64 v) { atomicMax(p, v); }
 
 DEVICE u32 float_to_bits(float v) { return __float_as_uint(v); }
 DEVICE float bits_to_float(u32 v) { return __uint_as_float(v); }

@@ -58,6 +58,7 @@ void emu_op_mma_m16n8k16(void* const (&lanes)[32]);
 u32 emu_fetch_add32(u32* p, u32 v);
 u64 emu_fetch_add64(u64* p, u64 v);
 u32 emu_fetch_max32(u32* p, u32 v);
+u64 emu_fetch_max64(u64* p, u64 v);
 }
 
 #define threadIdx (emu_current->index)
@@ -175,6 +176,10 @@ DEVICE void atomic_add(u64* p, u64 v) {
 DEVICE void atomic_max(u32* p, u32 v) {
     EMU_ATOMIC(p);
     emu_fetch_max32(p, v);
+}
+DEVICE void atomic_max(u64* p, u64 v) {
+    EMU_ATOMIC(p);
+    emu_fetch_max64(p, v);
 }
 
 DEVICE u32 float_to_bits(float v) {

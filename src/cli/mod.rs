@@ -8,6 +8,7 @@ mod eval;
 mod gradcheck;
 mod op;
 mod predict;
+mod selftest;
 mod train;
 
 use crate::{Error, Result};
@@ -41,6 +42,8 @@ enum Command {
     Op(op::Args),
     /// Check every backward pass against finite differences.
     Gradcheck(gradcheck::Args),
+    /// Check what the kernels' instructions do on a device.
+    Selftest(selftest::Args),
     /// Print what this machine and this build offer.
     Doctor(doctor::Args),
 }
@@ -80,6 +83,7 @@ fn run(cli: Cli) -> Result<()> {
         Command::Bench(args) => bench::run(args),
         Command::Op(args) => op::run(args),
         Command::Gradcheck(args) => gradcheck::run(args),
+        Command::Selftest(args) => selftest::run(args),
         Command::Doctor(args) => doctor::run(args),
     }
 }
