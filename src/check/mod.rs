@@ -3,6 +3,7 @@
 //! definition. Knows ops, networks, the method and the image transforms; must not know command-line flags, and prints
 //! nothing.
 
+mod bars;
 mod compare;
 mod fixture;
 pub mod gradcheck;
@@ -10,7 +11,8 @@ mod margin;
 mod run_op;
 pub mod selftest;
 
-pub use compare::{BF16_TOLERANCE, DEFAULT_TOLERANCE, Row, compare};
+pub use bars::{BF16_TOLERANCE, Bars, DEFAULT_TOLERANCE, UNJUDGED};
+pub use compare::{Row, compare};
 pub use fixture::{Array, Fixture, Outputs, Values};
 pub use run_op::{OPS, run_op};
 

@@ -229,7 +229,7 @@ mod tests {
             assert!(!right.is_empty() && right.iter().all(|e| *e <= bar.tolerance), "{op}: {right:?}");
             let scaled = |p: &mut Problem| {
                 if let Claim::Gradient(g) = &mut p.claim {
-                    g.iter_mut().for_each(|v| *v *= 1.01);
+                    g.iter_mut().for_each(|v| *v *= 1.1);
                 }
             };
             // Losses of pixels that all fall away have no gradient to scale.

@@ -11,8 +11,10 @@ use crate::backend::cuda::driver::{Args, DevicePtr, Driver, Kernel, Launch};
 use bytemuck::Pod;
 use std::cell::RefCell;
 
+type Check = fn(&Device<'_>) -> Result<Outcome>;
+
 /// Every check: what it proves, and how.
-const CHECKS: [(&str, fn(&Device<'_>) -> Result<Outcome>); 17] = [
+const CHECKS: [(&str, Check); 17] = [
     ("shared arrays, block barrier", blocks::shared_arrays),
     ("dynamic shared memory, shuffles of doubles", blocks::block_sums),
     ("shuffles and ballots", blocks::warp_operations),

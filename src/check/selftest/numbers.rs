@@ -53,7 +53,7 @@ fn nearest_bf16(bits: u32) -> u16 {
         return below as u16;
     }
     let (down, up) = (size - value(below), value(below + 1) - size);
-    let even = if below % 2 == 0 { below } else { below + 1 };
+    let even = if below.is_multiple_of(2) { below } else { below + 1 };
     (if down < up {
         below
     } else if up < down {
@@ -112,7 +112,7 @@ pub(super) fn exp2(d: &Device<'_>) -> Result<Outcome> {
         let describe = || format!("2^{v}: got {got}");
         if v.is_nan() {
             outcome.judge(if got.is_nan() { 0.0 } else { f64::NAN }, 0.0, describe);
-        } else if v < -126.0 || v >= 128.0 {
+        } else if !(-126.0..128.0).contains(&v) {
             let want = if v < 0.0 { 0.0 } else { f32::INFINITY };
             outcome.judge(if got == want { 0.0 } else { f64::NAN }, 0.0, describe);
         } else {
