@@ -113,7 +113,7 @@ impl Measure<'_> {
             let near_bend = ((near_ahead - at_point) - (at_point - near_behind)).abs() / (h / 2.0);
             // Rounding of a sum of this size, over the step.
             let noise = 1e-14 * ahead.abs().max(behind.abs()).max(at_point.abs()) / h;
-            let slack = 0.1 * bar.tolerance * coarse.abs().max(fine.abs()) + noise;
+            let slack = 0.1 * bar.smooth * coarse.abs().max(fine.abs()) + noise;
             if (coarse - fine).abs() <= slack && near_bend <= 0.75 * bend + slack {
                 for point in &self.confusable {
                     let ahead = along(problem, point, direction, h / 2.0)?;
