@@ -24,12 +24,6 @@ pub struct LabelLoss<B: Backend> {
     pub confusion: B::Counts,
 }
 
-impl<B: Backend> From<LabelLoss<B>> for LossGrad<B> {
-    fn from(loss: LabelLoss<B>) -> LossGrad<B> {
-        LossGrad { loss: loss.loss, dlogits: loss.dlogits }
-    }
-}
-
 /// Hard labels and their confidences, one a pixel.
 pub struct PseudoLabel<B: Backend> {
     /// Arg max class.
