@@ -160,6 +160,8 @@ fn losses_of_tensors_that_do_not_belong_together() {
     refused(ops::kl_gradient(&b, &x, &zeros(2, 3, 3, 5), 2, (9, 9)), "kl_gradient", &["c 5"]);
     refused(ops::kl_gradient(&b, &x, &x, 2, (9, 0)), "kl_gradient", &["9 by 0"]);
     refused(ops::normalize(&b, &x, f64::INFINITY), "normalize", &["finite"]);
+    refused(ops::add_normalized(&b, &x, &x, f64::NAN), "add_normalized", &["finite"]);
+    refused(ops::add_normalized(&b, &x, &zeros(1, 1, 1, 1), 1.0), "add_normalized", &["n 1, h 1"]);
 }
 
 #[test]

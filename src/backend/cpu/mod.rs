@@ -292,6 +292,9 @@ impl<T: Real> Backend for Cpu<T> {
     fn normalize(&self, d: &Tensor<T>, scale: f64) -> Tensor<T> {
         tvat::normalize(d, scale)
     }
+    fn add_normalized(&self, x: &Tensor<T>, d: &Tensor<T>, scale: f64) -> Tensor<T> {
+        tvat::add_normalized(x, d, scale)
+    }
     fn tvat_cotangent(
         &self,
         logits: &Tensor<T>,

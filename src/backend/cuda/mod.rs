@@ -420,7 +420,10 @@ impl Backend for Cuda {
         tvat::uniform_noise(self, shape, key)
     }
     fn normalize(&self, d: &Tensor, scale: f64) -> Tensor {
-        tvat::normalize(self, d, scale)
+        tvat::normalize(self, None, d, scale)
+    }
+    fn add_normalized(&self, x: &Tensor, d: &Tensor, scale: f64) -> Tensor {
+        tvat::normalize(self, Some(x), d, scale)
     }
     fn tvat_cotangent(&self, logits: &Tensor, tangents: &Tensor, decoders: usize, size: Size) -> Tensor {
         tvat::cotangent(self, logits, tangents, decoders, size)
