@@ -384,11 +384,13 @@ pub struct RunSettings {
     pub log_every: u64,
     /// Pictures a validation.
     pub pictures: usize,
+    /// Write an event file for TensorBoard beside `metrics.jsonl`.
+    pub tensorboard: bool,
 }
 
 impl Default for RunSettings {
     fn default() -> Self {
-        RunSettings { checkpoint_every: 500, val_every: 1, log_every: 10, pictures: 4 }
+        RunSettings { checkpoint_every: 500, val_every: 1, log_every: 10, pictures: 4, tensorboard: true }
     }
 }
 

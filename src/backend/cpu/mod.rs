@@ -3,7 +3,6 @@
 //! Work is cut by problem size, never by the number of threads, and every reduction has a fixed order, so results do
 //! not depend on the number of threads. One file an op; this file only ties them to [`Backend`].
 
-mod available;
 mod batch_norm;
 mod channels;
 mod conf_ce;
@@ -32,7 +31,6 @@ mod winograd;
 
 use crate::ops::*;
 use crate::rng::Key;
-pub use available::available_memory;
 pub use memory::Tensor;
 pub use real::Real;
 use std::marker::PhantomData;
@@ -118,7 +116,7 @@ impl<T: Real> Backend for Cpu<T> {
     }
     fn synchronize(&self) {}
     fn available_memory(&self) -> Option<u64> {
-        available_memory()
+        crate::host::available_memory()
     }
 
     fn normalize_bytes(&self, images: &Images<Self>, normalize: &Normalize) -> Tensor<T> {
