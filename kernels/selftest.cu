@@ -1,5 +1,5 @@
-// One kernel for each promise of common/device.cuh, to compare with plain loops: on the emulator, and on a GPU whose
-// instructions the wrappers stand for.
+// Kernels for each promise of common/device.cuh, to compare with plain loops and golden values (src/check/selftest/): on
+// the emulator, and on a GPU whose instructions the wrappers stand for.
 #include "common/device.cuh"
 
 constexpr u32 THREADS = 256;
@@ -30,7 +30,7 @@ KERNEL(256) block_sum(double* sum, const double* x, u32 len) {
     }
 }
 
-/// One warp: row r of out[6, 32] is a warp operation on x[32] (32-bit) and x[l] << 32 | l (64-bit).
+/// One warp: row r of out[12, 32] is a warp operation on x[32] (32-bit) and x[l] << 32 | l (64-bit).
 KERNEL(32) warp_ops(u64* out, const u32* x) {
     u32 lane = threadIdx.x;
     u32 v = x[lane];
@@ -41,6 +41,13 @@ KERNEL(32) warp_ops(u64* out, const u32* x) {
     out[96 + lane] = warp_ballot(v % 3 == 0);
     out[128 + lane] = shfl(wide, int(lane * 7));
     out[160 + lane] = float_to_bits(shfl_xor(bits_to_float(v), 16));
+    out[192 + lane] = shfl_down(wide, 9);
+    out[224 + lane] = shfl_xor(v, 31);
+    // Beyond the warp the lane counts from its begin again.
+    out[256 + lane] = shfl(v, int(lane * 5 + 40));
+    out[288 + lane] = warp_ballot(true);
+    out[320 + lane] = warp_ballot(false);
+    out[352 + lane] = u64(shfl_down(double(v), 1));
 }
 
 /// Lanes hand values on through shared memory with nothing but warp_sync: y[t] = x[t] + (x of the next lane), three times.
@@ -57,13 +64,14 @@ KERNEL(256) warp_exchange(u32* y, const u32* x) {
     y[t] = v;
 }
 
-/// counts[x % bins] += 1, sum[0] += x, largest[0] = max x.
-KERNEL(256) atomics(u32* counts, u64* sum, u32* largest, const u32* x, u32 len, u32 bins) {
+/// counts[x % bins] += 1, sum[0] += x, largest[0] = max x, widest[0] = max of x % 16 and then x.
+KERNEL(256) atomics(u32* counts, u64* sum, u32* largest, u64* widest, const u32* x, u32 len, u32 bins) {
     u32 i = blockIdx.x * blockDim.x + threadIdx.x;
     if (i < len) {
         atomic_add(&counts[x[i] % bins], 1);
         atomic_add(sum, u64(x[i]));
         atomic_max(largest, x[i]);
+        atomic_max(widest, u64(x[i] % 16) << 32 | x[i]);
     }
 }
 
@@ -83,6 +91,68 @@ KERNEL(256) copy_pipeline(u32x4* y, const u32x4* x, u32 stages, int tail) {
         block_sync();
         begin(s + 2);
         y[s * THREADS + t] = ring[s % 3 * THREADS + THREADS - 1 - t];
+    }
+}
+
+/// y[t] = the first t % 17 bytes of x[t], then zeros. Where there are none x + THREADS stands for the source, which is
+/// past the end.
+KERNEL(256) copy_bytes(u32x4* y, const u32x4* x) {
+    SHARED(u32x4, pieces, THREADS);
+    u32 t = threadIdx.x;
+    int bytes = int(t % 17);
+    pieces[t] = u32x4{~0u, ~0u, ~0u, ~0u};
+    copy_async16(&pieces[t], bytes == 0 ? x + THREADS : x + t, bytes);
+    copy_async_commit();
+    copy_async_wait<0>();
+    y[t] = pieces[t];
+}
+
+/// y = x [3, THREADS] reversed within rows, a group of copies a row: each is read as soon as only later groups may be under
+/// way.
+KERNEL(256) copy_groups(u32x4* y, const u32x4* x) {
+    SHARED(u32x4, rows, 3 * THREADS);
+    u32 t = threadIdx.x, reversed = THREADS - 1 - t;
+    for (u32 row = 0; row < 3; ++row) {
+        copy_async16(&rows[row * THREADS + t], &x[row * THREADS + t], 16);
+        copy_async_commit();
+    }
+    copy_async_wait<2>();
+    block_sync();
+    y[t] = rows[reversed];
+    copy_async_wait<1>();
+    block_sync();
+    y[THREADS + t] = rows[THREADS + reversed];
+    copy_async_wait<0>();
+    block_sync();
+    y[2 * THREADS + t] = rows[2 * THREADS + reversed];
+}
+
+/// y = 2^x.
+KERNEL(256) exp2_sweep(float* y, const float* x, u32 len) {
+    u32 i = blockIdx.x * blockDim.x + threadIdx.x;
+    if (i < len) y[i] = exp2_approx(x[i]);
+}
+
+/// The bits of floats: y as they came, half rounded to bf16, back from that half's bits as a float's again.
+KERNEL(256) convert(u32* y, u16* half, u32* back, const u32* x, u32 len) {
+    u32 i = blockIdx.x * blockDim.x + threadIdx.x;
+    if (i < len) {
+        float v = bits_to_float(x[i]);
+        bf16 rounded = from_float<bf16>(v);
+        y[i] = float_to_bits(from_float<float>(to_float(v)));
+        half[i] = rounded.bits;
+        back[i] = float_to_bits(to_float(rounded));
+    }
+}
+
+/// Row r of out[4, len]: a b + c rounded once, then square root, its inverse, and binary logarithm of a.
+KERNEL(256) functions(float* out, const float* a, const float* b, const float* c, u32 len) {
+    u32 i = blockIdx.x * blockDim.x + threadIdx.x;
+    if (i < len) {
+        out[i] = fmaf(a[i], b[i], c[i]);
+        out[len + i] = sqrtf(a[i]);
+        out[2 * u64(len) + i] = rsqrtf(a[i]);
+        out[3 * u64(len) + i] = log2f(a[i]);
     }
 }
 
@@ -138,6 +208,11 @@ REGISTER_KERNEL(warp_ops)
 REGISTER_KERNEL(warp_exchange)
 REGISTER_KERNEL(atomics)
 REGISTER_KERNEL(copy_pipeline)
+REGISTER_KERNEL(copy_bytes)
+REGISTER_KERNEL(copy_groups)
+REGISTER_KERNEL(exp2_sweep)
+REGISTER_KERNEL(convert)
+REGISTER_KERNEL(functions)
 REGISTER_KERNEL(ldmatrix)
 REGISTER_KERNEL(mma)
 REGISTER_KERNEL(indices)

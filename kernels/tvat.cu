@@ -1,6 +1,6 @@
 // T-VAT's parts that are not network passes (PS-MT, section 3.2; virtual adversarial training, Miyato et al., 2018).
 //     uniform_noise   y[i] = uniform(i) - 0.5, counter-based
-//     normalize       y = scale d / (norm + 1e-8), the norm over each image
+//     normalize       y = scale d / (norm + 1e-8), the norm over each image; plus x where there is one
 //     tvat_cotangent  upᵀ(p t - p (p·t)) / k,  p = softmax(up(mean of logits)), t = up(mean of tangents) over k decoders
 //     kl_gradient     upᵀ(q - p) / (n k),  p, q the softmax of the mean upsampled clean and perturbed logits
 // Logits, tangents and results [n, h, w, k, classes], the result the same for each k. The last two give unscaled sums (fold.cuh); loss.cu finishes them.
@@ -49,13 +49,14 @@ template <int width, class T> DEVICE double sum_squares(const T* x, u64 len) {
     return sum;
 }
 
-/// Multiplies this thread's share of an image by `factor`.
-template <int width, class T> DEVICE void scale_values(T* y, const T* x, float factor, u64 len) {
+/// Multiplies this thread's share of an image by `factor`, and adds that of `x`, if it is not null.
+template <int width, class T> DEVICE void scale_values(T* y, const T* x, const T* d, float factor, u64 len) {
     for (u64 i = grid_thread() * width; i < len; i += grid_threads() * width) {
-        float v[width];
-        load(v, x + i);
+        float v[width], base[width] = {};
+        load(v, d + i);
+        if (x) load(base, x + i);
 #pragma unroll
-        for (int k = 0; k < width; k++) v[k] *= factor;
+        for (int k = 0; k < width; k++) v[k] = base[k] + factor * v[k];
         store(y + i, v);
     }
 }
@@ -69,19 +70,20 @@ template <class T> DEVICE void normalize_squares(double* squares, const T* d, u6
     if (threadIdx.x == 0) squares[blockIdx.y * gridDim.x + blockIdx.x] = sum;
 }
 
-/// y = scale d / (norm + eps); each block adds up the `num_squares` sums of its image in the same order.
+/// y = x + scale d / (norm + eps), x null for none; each block adds up the `num_squares` sums of its image in the same order.
 template <class T>
-DEVICE void normalize(T* y, const T* d, const double* squares, i32 num_squares, double scale, u64 image_len) {
+DEVICE void normalize(T* y, const T* x, const T* d, const double* squares, i32 num_squares, double scale, u64 image_len) {
     SHARED(double, warps, THREADS / 32);
     double sum = 0.0;
     for (i32 i = i32(threadIdx.x); i < num_squares; i += THREADS) sum += squares[blockIdx.y * num_squares + i];
     sum = block_sum<THREADS>(sum, warps);
     float factor = float(scale / (sqrt(sum) + NORM_EPS));
     u64 start = blockIdx.y * image_len;
+    const T* base = x ? x + start : nullptr;
     if (image_len % VECTOR<T> == 0) {
-        scale_values<VECTOR<T>>(y + start, d + start, factor, image_len);
+        scale_values<VECTOR<T>>(y + start, base, d + start, factor, image_len);
     } else {
-        scale_values<1>(y + start, d + start, factor, image_len);
+        scale_values<1>(y + start, base, d + start, factor, image_len);
     }
 }
 
@@ -91,11 +93,13 @@ KERNEL(256) normalize_squares_f32(double* squares, const float* d, u64 image_len
 KERNEL(256) normalize_squares_bf16(double* squares, const bf16* d, u64 image_len) {
     normalize_squares(squares, d, image_len);
 }
-KERNEL(256) normalize_f32(float* y, const float* d, const double* squares, i32 num_squares, double scale, u64 image_len) {
-    normalize(y, d, squares, num_squares, scale, image_len);
+KERNEL(256) normalize_f32(float* y, const float* x, const float* d, const double* squares, i32 num_squares, double scale,
+                          u64 image_len) {
+    normalize(y, x, d, squares, num_squares, scale, image_len);
 }
-KERNEL(256) normalize_bf16(bf16* y, const bf16* d, const double* squares, i32 num_squares, double scale, u64 image_len) {
-    normalize(y, d, squares, num_squares, scale, image_len);
+KERNEL(256) normalize_bf16(bf16* y, const bf16* x, const bf16* d, const double* squares, i32 num_squares, double scale,
+                           u64 image_len) {
+    normalize(y, x, d, squares, num_squares, scale, image_len);
 }
 REGISTER_KERNEL(normalize_squares_f32)
 REGISTER_KERNEL(normalize_squares_bf16)

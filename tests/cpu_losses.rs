@@ -368,6 +368,8 @@ fn noise_and_normalisation() {
     let d = b.uniform_noise(Shape::new(2, 7, 11, 303), key);
     assert!(d.data().iter().enumerate().all(|(i, &v)| v == f64::from(key.uniform(i as u64)) - 0.5));
     let r = b.normalize(&d, 2.0);
+    let sum = b.add_normalized(&d, &d, 2.0);
+    assert!(sum.data().iter().zip(d.data()).zip(r.data()).all(|((s, d), r)| *s == d + r));
     for (r, d) in r.data().chunks(7 * 11 * 303).zip(d.data().chunks(7 * 11 * 303)) {
         let norm = d.iter().map(|v| v * v).sum::<f64>().sqrt();
         let want: Vec<f64> = d.iter().map(|v| 2.0 * v / (norm + NORM_EPS)).collect();

@@ -297,6 +297,11 @@ fn noise_is_the_same_and_norms_are_right() {
             assert_eq!(b.download(&noise), want, "{dtype:?} {shape}");
             let want = ops::normalize(&Cpu64::new(), &to_cpu(&b, &noise), 2.0).expect("valid input");
             let got = ops::normalize(&b, &noise, 2.0).expect("valid input");
+            let sum = ops::add_normalized(&b, &got, &noise, 3.0).expect("valid input");
+            let want_sum = to_cpu(&b, &got);
+            let want_sum =
+                ops::add_normalized(&Cpu64::new(), &want_sum, &to_cpu(&b, &noise), 3.0).expect("valid input");
+            all_close(&to_cpu(&b, &sum), &want_sum, dtype, "added");
             all_close(&to_cpu(&b, &got), &want, dtype, &format!("normalize {dtype:?} {shape}"));
             no_fault(&b, "noise");
         }

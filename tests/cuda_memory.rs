@@ -51,9 +51,6 @@ impl Driver for Counting {
     fn synchronize(&self) -> Result<()> {
         self.under.synchronize()
     }
-    fn available_memory(&self) -> Option<u64> {
-        self.under.available_memory()
-    }
     fn allows_arena(&self) -> bool {
         self.arena
     }

@@ -133,9 +133,6 @@ impl Driver for Faulty {
     fn synchronize(&self) -> Result<()> {
         self.under.synchronize()
     }
-    fn available_memory(&self) -> Option<u64> {
-        self.under.available_memory()
-    }
 }
 
 #[test]

@@ -1,6 +1,8 @@
 //! Photometric functions and resizing against stored results of torchvision and Pillow.
 
-use psmt_fast::data::{RgbImage, photometric, resize::resize_bicubic};
+use psmt_fast::backend::cpu::Cpu;
+use psmt_fast::data::{RgbImage, resize::resize_bicubic};
+use psmt_fast::ops::{self, Adjust, Backend, Blur, Normalize, Pixels, Shape, Strong};
 use safetensors::SafeTensors;
 use std::path::Path;
 
@@ -39,14 +41,18 @@ impl Fixture {
     }
 }
 
-/// The fixture's image changed by `f` is within 1e-4 of the stored one, relative in norm.
-fn check(name: &str, f: impl Fn(&mut [f32], (usize, usize), f32, usize)) {
+/// The fixture's image changed by what `strong` makes of its factor or sigma and its kernel is within 1e-4 of the stored
+/// one, relative in norm.
+fn check(name: &str, strong: impl Fn(f32, usize) -> Strong) {
     let fixture = Fixture::read(name);
     let attrs = fixture.attrs();
     let factor = ["factor", "sigma"].iter().find_map(|k| attrs[k].as_f64()).unwrap_or_default() as f32;
     let kernel = attrs["kernel"].as_u64().unwrap_or_default() as usize;
-    let (mut image, size) = fixture.floats("in.image");
-    f(&mut image, size, factor, kernel);
+    let (image, (h, w)) = fixture.floats("in.image");
+    let b = Cpu::<f32>::new();
+    let x = b.upload(Shape::new(1, h, w, 3), &image);
+    let y = ops::photometric(&b, Pixels::Colors(&x), &[strong(factor, kernel)], &Normalize::IDENTITY);
+    let image = b.download(&y.unwrap());
     let (want, _) = fixture.floats("out.image");
     let norm = |v: &mut dyn Iterator<Item = f32>| v.map(|v| f64::from(v).powi(2)).sum::<f64>().sqrt();
     let error = norm(&mut image.iter().zip(&want).map(|(a, b)| a - b)) / norm(&mut want.iter().copied());
@@ -56,13 +62,16 @@ fn check(name: &str, f: impl Fn(&mut [f32], (usize, usize), f32, usize)) {
 
 #[test]
 fn photometric_functions_match_torchvision() {
-    check("adjust_brightness_0", |x, s, f, _| photometric::adjust_brightness(x, s, f).unwrap());
-    check("adjust_contrast_0", |x, s, f, _| photometric::adjust_contrast(x, s, f).unwrap());
-    check("adjust_saturation_0", |x, s, f, _| photometric::adjust_saturation(x, s, f).unwrap());
-    check("adjust_hue_0", |x, s, f, _| photometric::adjust_hue(x, s, f).unwrap());
-    check("grayscale_0", |x, s, _, _| photometric::grayscale(x, s).unwrap());
+    let adjust = |adjust: fn(f32) -> Adjust| {
+        move |factor, _| Strong { jitter: vec![adjust(factor)], ..Strong::default() }
+    };
+    check("adjust_brightness_0", adjust(Adjust::Brightness));
+    check("adjust_contrast_0", adjust(Adjust::Contrast));
+    check("adjust_saturation_0", adjust(Adjust::Saturation));
+    check("adjust_hue_0", adjust(Adjust::Hue));
+    check("grayscale_0", |_, _| Strong { gray: true, ..Strong::default() });
     for name in ["gaussian_blur_0", "gaussian_blur_1"] {
-        check(name, |x, s, f, k| photometric::gaussian_blur(x, s, k, f).unwrap());
+        check(name, |sigma, kernel| Strong { blur: Some(Blur { kernel, sigma }), ..Strong::default() });
     }
 }
 

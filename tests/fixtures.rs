@@ -2,7 +2,12 @@
 //! are not as they should be.
 
 use psmt_fast::backend::cpu::Cpu;
-use psmt_fast::check::{Array, DEFAULT_TOLERANCE, Fixture, OPS, Outputs, Values, compare, run_op};
+use psmt_fast::backend::cuda::emulator::{self, EmulatorOptions};
+use psmt_fast::backend::cuda::{Cuda, Dtype};
+use psmt_fast::check::{
+    Array, Bars, DEFAULT_TOLERANCE, Fixture, OPS, Outputs, UNJUDGED, Values, compare, run_op,
+    with_bf16_inputs,
+};
 use psmt_fast::ops::Backend;
 use psmt_fast::rng::{Domain, Key};
 use std::collections::BTreeMap;
@@ -35,7 +40,7 @@ fn failures<B: Backend>(b: &B, tolerance: impl Fn(&str, &str) -> f64) -> Vec<Str
         let fixture = Fixture::read(path).unwrap();
         assert!(!fixture.outputs.is_empty(), "{}", path.display());
         let got = run_op(b, &fixture).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-        for row in compare(&fixture, &got, 1e-2).unwrap() {
+        for row in compare(&fixture, &got, Bars::Flat(1e-2)).unwrap() {
             if !row.ok || row.error > tolerance(&fixture.op, &row.tensor) && !exact(&fixture, &row.tensor) {
                 failures.push(format!("{} {}: {:e} {}", path.display(), row.tensor, row.error, row.note));
             }
@@ -46,7 +51,7 @@ fn failures<B: Backend>(b: &B, tolerance: impl Fn(&str, &str) -> f64) -> Vec<Str
 
 /// Whether a tensor is of integers, which `compare` judges without a tolerance.
 fn exact(fixture: &Fixture, tensor: &str) -> bool {
-    !matches!(fixture.outputs[tensor].values, Values::F32(_))
+    fixture.outputs.get(tensor).is_some_and(|want| !matches!(want.values, Values::F32(_)))
 }
 
 #[test]
@@ -58,11 +63,8 @@ fn every_op_has_a_fixture() {
 
 #[test]
 fn fixtures_hold_in_double_precision() {
-    // The files hold single precision (6e-8); image transforms were computed in it and are so here.
-    let failures = failures(&Cpu::<f64>::new(), |op, _| match op {
-        "adjust_brightness" | "adjust_contrast" | "adjust_saturation" | "adjust_hue" => 1e-5,
-        _ => 1e-6,
-    });
+    // The files hold single precision (6e-8), in which image transforms were computed.
+    let failures = failures(&Cpu::<f64>::new(), |_, _| 1e-6);
     assert!(failures.is_empty(), "{} tensors differ:\n{}", failures.len(), failures.join("\n"));
 }
 
@@ -87,13 +89,13 @@ fn whole_networks_in_single_precision_are_off_by_no_more_than_rounding() {
         let mut spread: BTreeMap<String, f64> = BTreeMap::new();
         for draw in 0..12 {
             let got = run_op(&Cpu::<f64>::new(), &perturbed(&fixture, draw)).unwrap();
-            for row in compare(&fixture, &got, 1.0).unwrap() {
+            for row in compare(&fixture, &got, Bars::Flat(1.0)).unwrap() {
                 let largest = spread.entry(row.tensor).or_default();
                 *largest = largest.max(row.error);
             }
         }
         let got = run_op(&Cpu::<f32>::new(), &fixture).unwrap();
-        for row in compare(&fixture, &got, 1.0).unwrap() {
+        for row in compare(&fixture, &got, Bars::Flat(1.0)).unwrap() {
             let limit = DEFAULT_TOLERANCE.max(2.0 * spread[&row.tensor]);
             assert!(row.error <= limit, "{name}: limit {limit:e}, {row:?}");
         }
@@ -135,7 +137,7 @@ fn convolutions_have_groups_if_asked_for() {
     want.insert("dweight".into(), dweight);
     let got = run_op(&Cpu::<f64>::new(), &grouped).unwrap();
     let expected = Fixture { outputs: want, ..grouped };
-    for row in compare(&expected, &got, 1e-6).unwrap() {
+    for row in compare(&expected, &got, Bars::Flat(1e-6)).unwrap() {
         assert!(row.ok, "{row:?}");
     }
 }
@@ -147,7 +149,7 @@ fn a_wrong_result_is_reported() {
     if let Some(Values::F32(v)) = got.get_mut("dbias").map(|a| &mut a.values) {
         v.iter_mut().for_each(|v| *v *= 1.001);
     }
-    let rows = compare(&fixture, &got, DEFAULT_TOLERANCE).unwrap();
+    let rows = compare(&fixture, &got, Bars::Flat(DEFAULT_TOLERANCE)).unwrap();
     let failed: Vec<_> = rows.iter().filter(|r| !r.ok).map(|r| r.tensor.as_str()).collect();
     assert_eq!(failed, ["dbias"]);
 }
@@ -162,9 +164,113 @@ fn labels_and_counts_are_compared_exactly() {
         if let Some(Values::I32(v)) = got.get_mut(tensor).map(|a| &mut a.values) {
             v[0] += 1;
         }
-        let rows = compare(&fixture, &got, 1.0).unwrap();
+        let rows = compare(&fixture, &got, Bars::Flat(1.0)).unwrap();
         assert!(rows.iter().any(|r| r.tensor == tensor && !r.ok), "{name}: {rows:?}");
     }
+}
+
+/// The command over all fixtures on the emulator.
+fn check_emulated(args: &[&str]) -> Option<Output> {
+    if let Err(e) = emulator::open(EmulatorOptions::default()) {
+        eprintln!("skipped: {e}");
+        return None;
+    }
+    let mut command = Command::new(env!("CARGO_BIN_EXE_psmt-fast"));
+    command.args(["op", "--check", "--device", "emulated"]).args(args).args(files());
+    Some(command.output().unwrap())
+}
+
+#[test]
+fn the_kernels_hold_all_fixtures_within_their_bars() {
+    for (precision, bar) in [("f32", "1.0e-4"), ("bf16", "2.0e-2")] {
+        let Some(output) = check_emulated(&["--precision", precision]) else { return };
+        let table = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(output.status.success() && !table.contains("FAILED"), "{precision}:\n{table}");
+        // Each row says by what it was judged.
+        let row = table.lines().find(|line| line.starts_with("conv2d_0") && line.contains(" dweight "));
+        assert!(row.is_some_and(|line| line.contains(bar)), "{row:?}");
+        assert_eq!(table.contains("not judged in this precision"), precision == "bf16", "{table}");
+    }
+    // What the user asks for is asked of every tensor.
+    let output = check_emulated(&["--precision", "bf16", "--tolerance", "2e-2"]).expect("it opened before");
+    let table = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(table.lines().any(|line| line.starts_with("tvat_0") && line.contains("FAILED")), "{table}");
+    assert!(!table.contains(" none "), "{table}");
+}
+
+/// What fails of a fixture's results in bf16 on the emulator after `spoil_inputs` and `spoil_results`.
+fn faults(
+    name: &str,
+    spoil_inputs: impl Fn(&mut Fixture),
+    spoil_results: impl Fn(&mut Outputs),
+) -> Option<Vec<String>> {
+    let driver = emulator::open(EmulatorOptions::default()).map_err(|e| eprintln!("skipped: {e}")).ok()?;
+    let want = with_bf16_inputs(&fixture(name)).unwrap();
+    let mut spoiled = want.clone();
+    spoil_inputs(&mut spoiled);
+    let mut got = run_op(&Cuda::new(driver, Dtype::Bf16), &spoiled).unwrap();
+    spoil_results(&mut got);
+    let rows = compare(&want, &got, Bars::Bf16).unwrap();
+    assert!(rows.iter().all(|row| row.ok == (row.error <= row.bar) || row.bar == 0.0), "{rows:?}");
+    Some(rows.into_iter().filter(|row| !row.ok).map(|row| row.tensor).collect())
+}
+
+/// Scales every float result whose name begins so.
+fn scale(factor: f32, prefix: &'static str) -> impl Fn(&mut Outputs) {
+    move |got| {
+        for array in got.iter_mut().filter(|(name, _)| name.starts_with(prefix)).map(|(_, array)| array) {
+            if let Values::F32(values) = &mut array.values {
+                values.iter_mut().for_each(|v| *v *= factor);
+            }
+        }
+    }
+}
+
+#[test]
+fn faults_show_in_bf16_too() {
+    let none = |_: &mut Fixture| {};
+    let right = |_: &mut Outputs| {};
+    for name in ["conv2d_1", "batch_norm_0", "tvat_0", "network_0", "train_step_0"] {
+        let Some(failed) = faults(name, none, right) else { return };
+        assert!(failed.is_empty(), "{name}: {failed:?}");
+    }
+    // Ten percent too much.
+    for (name, prefix, expected) in [
+        ("conv2d_1", "dx", "dx"),
+        ("batch_norm_0", "dweight", "dweight"),
+        ("tvat_0", "r", "r, its length"),
+        ("network_0", "logits", "logits"),
+        ("network_0", "grad.decoder.upsample.classifier", "grad.decoder.upsample.classifier.weight"),
+        ("train_step_0", "loss", "loss_unsup"),
+        ("train_step_0", "r_l", "r_l, its length"),
+    ] {
+        let failed = faults(name, none, scale(1.1, prefix)).unwrap();
+        assert!(failed.iter().any(|tensor| tensor == expected), "{name} {prefix}: {failed:?}");
+    }
+    // Gradients that are missing or have the other sign.
+    for factor in [0.0, -1.0] {
+        let failed = faults("network_0", none, scale(factor, "grad.encoder.")).unwrap();
+        assert!(failed.iter().any(|tensor| tensor == "grad.encoder.*, together"), "{failed:?}");
+        let failed = faults("train_step_0", none, scale(factor, "grad.decoder.")).unwrap();
+        assert!(failed.iter().filter(|tensor| tensor.starts_with("grad.decoder")).count() > 4, "{failed:?}");
+    }
+    // A bias that is left out.
+    let drop_bias = |name: &'static str| {
+        move |f: &mut Fixture| {
+            if let Some(Values::F32(values)) = f.inputs.get_mut(name).map(|a| &mut a.values) {
+                values.fill(0.0);
+            }
+        }
+    };
+    assert_eq!(faults("conv2d_1", drop_bias("bias"), right).unwrap(), ["y"]);
+    let failed = faults("network_0", drop_bias("student.decoder.upsample.classifier.bias"), right).unwrap();
+    assert!(failed.iter().any(|tensor| tensor == "logits"), "{failed:?}");
+    // What no bar judges must still be a number.
+    let unjudged = "grad.encoder.backbone.bn1.bias";
+    assert_eq!(Bars::Bf16.of("network", unjudged), UNJUDGED);
+    let failed = faults("network_0", none, scale(f32::NAN, unjudged)).unwrap();
+    assert!(failed.iter().any(|tensor| tensor == unjudged), "{failed:?}");
 }
 
 #[test]
@@ -183,7 +289,7 @@ fn the_command_writes_what_it_checks() {
         assert_eq!((&got.op, &got.attrs), (&want.op, &want.attrs));
         assert!(got.inputs.is_empty());
         assert!(got.outputs.keys().eq(want.outputs.keys()), "{name}");
-        for row in compare(&want, &got.outputs, DEFAULT_TOLERANCE).unwrap() {
+        for row in compare(&want, &got.outputs, Bars::Flat(DEFAULT_TOLERANCE)).unwrap() {
             assert!(row.ok, "{name}: {row:?}");
         }
     }

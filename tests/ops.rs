@@ -160,6 +160,8 @@ fn losses_of_tensors_that_do_not_belong_together() {
     refused(ops::kl_gradient(&b, &x, &zeros(2, 3, 3, 5), 2, (9, 9)), "kl_gradient", &["c 5"]);
     refused(ops::kl_gradient(&b, &x, &x, 2, (9, 0)), "kl_gradient", &["9 by 0"]);
     refused(ops::normalize(&b, &x, f64::INFINITY), "normalize", &["finite"]);
+    refused(ops::add_normalized(&b, &x, &x, f64::NAN), "add_normalized", &["finite"]);
+    refused(ops::add_normalized(&b, &x, &zeros(1, 1, 1, 1), 1.0), "add_normalized", &["n 1, h 1"]);
 }
 
 #[test]
@@ -190,4 +192,46 @@ fn updates_of_vectors_of_other_lengths() {
     refused(copy(&[(span(0, 3), 4)]), "copy_spans", &["place of 3", "vector of 6"]);
     refused(copy(&[(span(0, 2), 3), (span(0, 4), 0)]), "copy_spans", &["0..4 and 3..5"]);
     copy(&[(span(0, 2), 4), (span(0, 4), 0)]).unwrap();
+}
+
+#[test]
+fn images_and_changes_that_make_no_sense() {
+    let b = cpu();
+    let upload = |shape: Shape, len: usize, shown: Vec<Box2d>| {
+        ops::upload_images(&b, shape, &vec![0; len], shown).map(|_| ())
+    };
+    let shape = Shape::new(1, 4, 5, 3);
+    upload(shape, 60, vec![[1, 2, 4, 5]]).unwrap();
+    refused(upload(Shape::new(1, 4, 5, 1), 20, vec![[0; 4]]), "upload_images", &["RGB", "c 1"]);
+    refused(upload(Shape::new(0, 4, 5, 3), 0, vec![]), "upload_images", &["n 0"]);
+    refused(upload(Shape::new(1, 1, 1 << 31, 3), 0, vec![[0; 4]]), "upload_images", &["1073741824"]);
+    refused(upload(shape, 59, vec![[0; 4]]), "upload_images", &["60 bytes", "59 bytes"]);
+    refused(upload(shape, 60, vec![]), "upload_images", &["1 boxes", "0 boxes"]);
+    for bad in [[0, 0, 5, 5], [0, 0, 4, 6], [3, 0, 2, 5], [0, 4, 4, 3]] {
+        refused(upload(shape, 60, vec![bad]), "upload_images", &["4 by 5", &format!("{bad:?}")]);
+    }
+
+    let x = zeros(2, 4, 5, 3);
+    let change = |x: &<Cpu<f32> as Backend>::Tensor, strong: &[Strong], normalize: &Normalize| {
+        ops::photometric(&b, Pixels::Colors(x), strong, normalize).map(|_| ())
+    };
+    let none = Strong::default();
+    let same = Normalize::IDENTITY;
+    change(&x, &[none.clone(), none.clone()], &same).unwrap();
+    refused(change(&x, std::slice::from_ref(&none), &same), "photometric", &["2 images", "for 1"]);
+    refused(change(&zeros(1, 4, 5, 4), std::slice::from_ref(&none), &same), "photometric", &["c 4"]);
+    let jitter = |jitter: Vec<Adjust>| change(&x, &[none.clone(), Strong { jitter, ..none.clone() }], &same);
+    refused(jitter(vec![Adjust::Brightness(-0.1)]), "adjust_brightness", &["-0.1"]);
+    refused(jitter(vec![Adjust::Contrast(f32::INFINITY)]), "adjust_contrast", &["inf"]);
+    refused(jitter(vec![Adjust::Saturation(f32::NAN)]), "adjust_saturation", &["NaN"]);
+    refused(jitter(vec![Adjust::Hue(0.51)]), "adjust_hue", &["[-0.5, 0.5]", "0.51"]);
+    refused(jitter(vec![Adjust::Hue(0.1), Adjust::Contrast(1.0), Adjust::Hue(0.1)]), "adjust_hue", &["once"]);
+    for (kernel, sigma) in [(4, 1.0), (0, 1.0), (MAX_BLUR_KERNEL + 2, 1.0), (3, 0.0), (3, f32::NAN)] {
+        let blur = Strong { blur: Some(Blur { kernel, sigma }), ..none.clone() };
+        let words = ["511", &kernel.to_string(), &sigma.to_string()];
+        refused(change(&x, &[blur, none.clone()], &same), "gaussian_blur", &words);
+    }
+    let flat = Normalize { std: [1.0, 0.0, 1.0], ..same };
+    let error = change(&x, &[none.clone(), none], &flat).unwrap_err();
+    assert!(matches!(error, Error::Config { .. }) && error.to_string().contains("deviations"), "{error}");
 }

@@ -6,6 +6,13 @@
 
 __thread EmuThread* emu_current = nullptr;
 
+template <class T> static T fetch_max(T* p, T v) {
+    T old = __atomic_load_n(p, __ATOMIC_RELAXED);
+    while (old < v && !__atomic_compare_exchange_n(p, &old, v, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
+    }
+    return old;
+}
+
 extern "C" {
 /// Where the calling OS thread keeps its current CUDA thread.
 EmuThread** emu_current_slot() { return &emu_current; }
@@ -81,16 +88,6 @@ void emu_op_mma_m16n8k16(void* const (&lanes)[32]) {
 
 u32 emu_fetch_add32(u32* p, u32 v) { return __atomic_fetch_add(p, v, __ATOMIC_RELAXED); }
 u64 emu_fetch_add64(u64* p, u64 v) { return __atomic_fetch_add(p, v, __ATOMIC_RELAXED); }
-u32 emu_fetch_max32(u32* p, u32 v) {
-    u32 old = __atomic_load_n(p, __ATOMIC_RELAXED);
-    while (old < v && !__atomic_compare_exchange_n(p, &old, v, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
-    }
-    return old;
-}
-u64 emu_fetch_max64(u64* p, u64 v) {
-    u64 old = __atomic_load_n(p, __ATOMIC_RELAXED);
-    while (old < v && !__atomic_compare_exchange_n(p, &old, v, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
-    }
-    return old;
-}
+u32 emu_fetch_max32(u32* p, u32 v) { return fetch_max(p, v); }
+u64 emu_fetch_max64(u64* p, u64 v) { return fetch_max(p, v); }
 }

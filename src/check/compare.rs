@@ -1,15 +1,10 @@
 //! Compares what an op gave with what its fixture holds. Knows arrays; asks [`super::margin`] which integers rounding
 //! may turn.
 
+use super::bars::{Bars, UNJUDGED};
 use super::fixture::{Array, Fixture, Outputs, Values};
 use super::margin;
 use crate::Result;
-
-/// Largest relative error of a float32 result on a device that computes in float32.
-pub const DEFAULT_TOLERANCE: f64 = 1e-4;
-
-/// Largest relative error on a device that keeps activations in bf16 (8 bits of mantissa).
-pub const BF16_TOLERANCE: f64 = 2e-2;
 
 /// 8-bit images may differ by this: Pillow's rounding of its fixed-point weights is its own.
 const IMAGE_STEP: f64 = 1.0;
@@ -17,28 +12,32 @@ const IMAGE_STEP: f64 = 1.0;
 /// Comparison of one tensor.
 #[derive(Clone, Debug)]
 pub struct Row {
-    /// Name without the prefix `out.`.
+    /// Name without the prefix `out.`, or what several tensors or a tensor's length are compared as.
     pub tensor: String,
     /// ‖got - want‖ / ‖want‖, or ‖got - want‖ where want is 0; NaN where there is nothing to compare.
     pub error: f64,
-    /// Whether it is within the tolerance.
+    /// The error that passes, [`super::UNJUDGED`] where any finite one does.
+    pub bar: f64,
+    /// Whether it is within the bar.
     pub ok: bool,
     /// Where it is not: the worst index with both values, or what does not fit. Else empty, or what was tolerated.
     pub note: String,
 }
 
-/// One row for every tensor `out.*` of the fixture, in the order of their names.
+/// One row for every tensor `out.*` of the fixture, in the order of their names; then one for the length of each noise and
+/// one for all gradients of a network's encoder together.
 ///
-/// A float32 tensor is within the tolerance if its relative error is. Labels and counts must be equal, save at pixels
-/// whose margin in double precision is under 1e-6; 8-bit images may differ by 1. What is missing, of another shape or type,
-/// or not finite is never within the tolerance.
+/// A float32 tensor is within its bar if its relative error is. Labels and counts must be equal, save at pixels whose
+/// margin in double precision is under 1e-6 and what [`Bars::of_counts`] lets go; 8-bit images may differ by 1. What is
+/// missing, of another shape or type, or not finite is never within the bar.
 ///
 /// # Errors
 /// Those of reading the fixture's inputs again for the margins.
-pub fn compare(fixture: &Fixture, got: &Outputs, tolerance: f64) -> Result<Vec<Row>> {
+pub fn compare(fixture: &Fixture, got: &Outputs, bars: Bars) -> Result<Vec<Row>> {
     let mut rows = Vec::with_capacity(fixture.outputs.len());
     for (name, want) in &fixture.outputs {
-        let fail = |note: String| Row { tensor: name.clone(), error: f64::NAN, ok: false, note };
+        let bar = bars.of(&fixture.op, name);
+        let fail = |note: String| Row { tensor: name.clone(), error: f64::NAN, bar, ok: false, note };
         let row = match got.get(name) {
             None => fail("missing".into()),
             Some(got) if got.shape != want.shape => {
@@ -47,18 +46,51 @@ pub fn compare(fixture: &Fixture, got: &Outputs, tolerance: f64) -> Result<Vec<R
             Some(got) if got.values.type_name() != want.values.type_name() => {
                 fail(format!("expected {}, got {}", want.values.type_name(), got.values.type_name()))
             }
-            Some(got) => row(fixture, name, got, want, tolerance)?,
+            Some(got) => row(fixture, name, got, want, bars)?,
         };
         rows.push(row);
+    }
+    // Noise has a length that does not depend on its direction, and gradients that are off one by one may not be all
+    // together.
+    let lengths = ["r", "r_l", "r_u"].map(|name| (format!("{name}, its length"), bars.of_length(), name));
+    let gradients = ("grad.encoder.*, together".to_string(), bars.of_encoder(), "grad.encoder.");
+    for (tensor, bar, name) in lengths.into_iter().chain([gradients]) {
+        let together = name.ends_with('.');
+        let wanted = if together { fixture.op == "network" } else { fixture.outputs.contains_key(name) };
+        if wanted {
+            let of = |n: &str| if together { n.starts_with(name) } else { n == name };
+            let error = joint_error(fixture, got, of, !together);
+            rows.push(Row { tensor, error, bar, ok: error <= bar, note: String::new() });
+        }
     }
     Ok(rows)
 }
 
-fn row(fixture: &Fixture, name: &str, got: &Array, want: &Array, tolerance: f64) -> Result<Row> {
+/// Relative error of all tensors whose names are chosen as if they were one, or that of its length alone. NaN where one is
+/// missing or of another shape.
+fn joint_error(fixture: &Fixture, got: &Outputs, of: impl Fn(&str) -> bool, length: bool) -> f64 {
+    let (mut difference, mut norm, mut got_norm) = (0.0f64, 0.0f64, 0.0f64);
+    for (name, want) in fixture.outputs.iter().filter(|(name, _)| of(name)) {
+        let Some(got) = got.get(name).filter(|got| got.shape == want.shape) else { return f64::NAN };
+        for i in 0..want.values.len() {
+            let (g, w) = (got.values.get(i), want.values.get(i));
+            difference += (g - w).powi(2);
+            norm += w * w;
+            got_norm += g * g;
+        }
+    }
+    let error = if length { (got_norm.sqrt() - norm.sqrt()).abs() } else { difference.sqrt() };
+    if norm > 0.0 { error / norm.sqrt() } else { error }
+}
+
+fn row(fixture: &Fixture, name: &str, got: &Array, want: &Array, bars: Bars) -> Result<Row> {
     let error = relative_error(got, want);
+    let float = matches!(want.values, Values::F32(_));
+    let bar = if float { bars.of(&fixture.op, name) } else { bars.of_counts(&fixture.op) };
     let differing = (0..want.values.len()).filter(|&i| got.values.get(i) != want.values.get(i)).count();
     let (ok, tolerated) = match want.values {
-        Values::F32(_) => (error <= tolerance, String::new()),
+        Values::F32(_) if bar == UNJUDGED => (error.is_finite(), "not judged".into()),
+        Values::F32(_) => (error <= bar, String::new()),
         _ if differing == 0 => (true, String::new()),
         Values::U8(_) => (worst(got, want).1 <= IMAGE_STEP, format!("{differing} values off by 1")),
         Values::I32(_) => {
@@ -75,11 +107,15 @@ fn row(fixture: &Fixture, name: &str, got: &Array, want: &Array, tolerance: f64)
                 }
                 _ => false,
             };
-            (tolerable, format!("{differing} values differ, each within 1e-6 of a decision"))
+            if !tolerable && error <= bar {
+                (true, format!("{differing} values differ"))
+            } else {
+                (tolerable, format!("{differing} values differ, each within 1e-6 of a decision"))
+            }
         }
     };
     let note = if ok { tolerated } else { describe_worst(got, want) };
-    Ok(Row { tensor: name.to_string(), error, ok, note })
+    Ok(Row { tensor: name.to_string(), error, bar, ok, note })
 }
 
 /// ‖got - want‖ / ‖want‖ in double precision, ‖got - want‖ where want is 0.
@@ -129,7 +165,7 @@ mod tests {
 
     fn check(want: Array, got: Option<Array>) -> Row {
         let got = got.into_iter().map(|a| ("y".to_string(), a)).collect();
-        compare(&fixture(want), &got, DEFAULT_TOLERANCE).unwrap().remove(0)
+        compare(&fixture(want), &got, Bars::F32).unwrap().remove(0)
     }
 
     #[test]

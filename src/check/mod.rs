@@ -1,14 +1,18 @@
 //! Checks of the numerics: fixture files are read, run through the ops of a device and compared with the results they
-//! hold, and every backward is compared with finite differences in double precision. Knows ops, networks, the method and
-//! the image transforms; must not know command-line flags, and prints nothing.
+//! hold, every backward is compared with finite differences in double precision, and what kernels are built on with its
+//! definition. Knows ops, networks, the method and the image transforms; must not know command-line flags, and prints
+//! nothing.
 
+mod bars;
 mod compare;
 mod fixture;
 pub mod gradcheck;
 mod margin;
 mod run_op;
+pub mod selftest;
 
-pub use compare::{BF16_TOLERANCE, DEFAULT_TOLERANCE, Row, compare};
+pub use bars::{BF16_TOLERANCE, Bars, DEFAULT_TOLERANCE, UNJUDGED};
+pub use compare::{Row, compare};
 pub use fixture::{Array, Fixture, Outputs, Values};
 pub use run_op::{OPS, run_op};
 

@@ -1,6 +1,7 @@
 //! Devices by name, and running code that is generic over them.
 
 use crate::backend::cpu::Cpu;
+use crate::backend::cuda::driver::Driver;
 use crate::backend::cuda::emulator::{self, EmulatorOptions};
 use crate::backend::cuda::gpu::{self, Gpu};
 use crate::backend::cuda::{Cuda, Dtype};
@@ -129,16 +130,22 @@ impl Device {
             Precision::F32 => Dtype::F32,
             Precision::Bf16 => Dtype::Bf16,
         };
-        match device {
-            Device::Cpu => Ok(Opened::Cpu(Cpu::new())),
-            Device::Cuda(index) => Ok(Opened::Cuda(Cuda::new(Arc::new(Gpu::open(index)?), dtype))),
-            Device::Emulated | Device::EmulatedCheck => {
+        Ok(match device.driver()? {
+            None => Opened::Cpu(Cpu::new()),
+            Some(driver) => Opened::Cuda(Cuda::new(driver, dtype)),
+        })
+    }
+
+    /// What runs kernels: of a GPU or the emulator, where this build and this machine have it; `None` for the processor.
+    pub fn driver(self) -> Result<Option<Arc<dyn Driver>>> {
+        Ok(match self.resolve() {
+            Device::Cuda(index) => Some(Arc::new(Gpu::open(index)?)),
+            device @ (Device::Emulated | Device::EmulatedCheck) => {
                 let check = device == Device::EmulatedCheck;
-                let options = EmulatorOptions { check, ..EmulatorOptions::default() };
-                Ok(Opened::Cuda(Cuda::new(emulator::open(options)?, dtype)))
+                Some(emulator::open(EmulatorOptions { check, ..EmulatorOptions::default() })?)
             }
-            Device::Auto => unreachable!("resolved above"),
-        }
+            Device::Cpu | Device::Auto => None,
+        })
     }
 }
 

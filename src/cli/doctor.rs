@@ -1,8 +1,8 @@
 //! `psmt-fast doctor`: what this machine and this build offer, and which device `auto` takes.
 
-use crate::backend::cpu::available_memory;
 use crate::backend::cuda::emulator::{self, EmulatorOptions};
 use crate::backend::cuda::gpu::{self, Gpu, Platform};
+use crate::host::available_memory;
 use crate::{Error, Result};
 use clap::Args as ClapArgs;
 use serde::Serialize;

@@ -9,6 +9,7 @@ mod gradcheck;
 mod memory;
 mod op;
 mod predict;
+mod selftest;
 mod train;
 
 use crate::{Error, Result};
@@ -42,6 +43,8 @@ enum Command {
     Op(op::Args),
     /// Check every backward pass against finite differences.
     Gradcheck(gradcheck::Args),
+    /// Check what the kernels' instructions do on a device.
+    Selftest(selftest::Args),
     /// Print what this machine and this build offer.
     Doctor(doctor::Args),
 }
@@ -81,6 +84,7 @@ fn run(cli: Cli) -> Result<()> {
         Command::Bench(args) => bench::run(args),
         Command::Op(args) => op::run(args),
         Command::Gradcheck(args) => gradcheck::run(args),
+        Command::Selftest(args) => selftest::run(args),
         Command::Doctor(args) => doctor::run(args),
     }
 }

@@ -14,8 +14,10 @@ pub fn estimated_memory(config: &RunConfig) -> Result<MemoryPlan> {
     let ([h, w], n) = (config.augment.crop, config.optim.batch_size);
     let values = 4 * (arch.table.num_params + arch.table.num_stats) as u64;
     let kept = arch.activation_bytes(Shape::new(n, h, w, 3));
-    // Batches in use, ready and in the making: labelled, weak and strong images of f32.
-    let batches = (8 * 3 * 3 * 4 * (n as u64)).saturating_mul(h as u64).saturating_mul(w as u64);
+    // Batches in use, ready and in the making: labelled and unlabelled images of bytes. Of one step labelled, weak and
+    // strong images of f32.
+    let pixel = 8 * 2 * 3 + 3 * 3 * 4;
+    let batches = (pixel * (n as u64)).saturating_mul(h as u64).saturating_mul(w as u64);
     let part = |what: &str, bytes: u64| MemoryUse { what: what.into(), bytes };
     // At the height of the backward pass: gradients of the largest layers, the convolutions' buffers; T-VAT's passes of the
     // teachers take about as much.

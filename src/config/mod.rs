@@ -13,12 +13,12 @@ pub use load::{Overrides, parse};
 pub use memory::estimated_memory;
 pub use validate::{check_batch, validate};
 
-use crate::data::{Augment, Normalize, Preset};
+use crate::data::{Augment, Preset};
 use crate::method::cut_mix::CutMixForm;
 use crate::method::schedule::RampUp;
 use crate::method::{Algorithm, SupervisedLoss, Tvat, TvatArgs};
 use crate::model::ModelConfig;
-use crate::ops::{ConfCe, Ensemble, Ohem};
+use crate::ops::{ConfCe, Ensemble, Normalize, Ohem};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -384,11 +384,13 @@ pub struct RunSettings {
     pub log_every: u64,
     /// Pictures a validation.
     pub pictures: usize,
+    /// Write an event file for TensorBoard beside `metrics.jsonl`.
+    pub tensorboard: bool,
 }
 
 impl Default for RunSettings {
     fn default() -> Self {
-        RunSettings { checkpoint_every: 500, val_every: 1, log_every: 10, pictures: 4 }
+        RunSettings { checkpoint_every: 500, val_every: 1, log_every: 10, pictures: 4, tensorboard: true }
     }
 }
 

@@ -1,14 +1,14 @@
-//! Weak and strong views of one image: which geometry and colours are drawn, and applying them. Knows no files, no
+//! Weak and strong views of one image: which geometry and colours are drawn, and applying the geometry. Knows no files, no
 //! lists and no batches.
 //!
 //! Weak (PS-MT, appendix): random scale, padding with the mean colour and the ignored label, random crop, flip. Strong:
-//! the same geometry, then colour jitter, grey and Gaussian blur. Only the window of the resized image that the crop
-//! shows is resampled.
+//! the same geometry, then colour jitter, grey and Gaussian blur. Both views are one crop of bytes; colours are changed and
+//! normalised on the device ([`crate::ops::photometric`]). Only the window of the resized image that the crop shows is
+//! resampled.
 
 use super::decode::{Mask, RgbImage};
-use super::photometric;
 use super::resize::{Window, resize_bicubic_window, resize_nearest_window};
-use crate::ops::{IGNORE, Size};
+use crate::ops::{Adjust, Blur, Box2d, IGNORE, MAX_BLUR_KERNEL, Size, Strong};
 use crate::rng::Stream;
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -42,7 +42,8 @@ pub struct Augment {
     pub blur: f32,
     /// Strong: least and largest standard deviation of the blur in pixels, drawn uniformly.
     pub blur_sigma: [f32; 2],
-    /// Strong: largest blur window, odd; the window is the least odd number of at least 4 sigma + 1, from 3 to this.
+    /// Strong: largest blur window, odd, at most 511; the window is the least odd number of at least 4 sigma + 1, from 3 to
+    /// this.
     pub blur_kernel: usize,
 }
 
@@ -66,53 +67,6 @@ impl Default for Augment {
     }
 }
 
-/// Affine normalisation of colours in [0, 1]: (value - mean) / std a channel. The default is ImageNet's.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Normalize {
-    /// Mean of red, green, blue.
-    pub mean: [f32; 3],
-    /// Standard deviation of red, green, blue.
-    pub std: [f32; 3],
-}
-
-impl Default for Normalize {
-    fn default() -> Normalize {
-        Normalize { mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225] }
-    }
-}
-
-impl Normalize {
-    /// # Errors
-    /// [`Error::Config`] when a value is not finite or a deviation is not positive.
-    pub fn validate(&self) -> Result<()> {
-        let bad =
-            self.mean.iter().any(|m| !m.is_finite()) || self.std.iter().any(|s| !(s.is_finite() && *s > 0.0));
-        if bad {
-            return Err(Error::config(
-                "normalize",
-                format!("expected finite means and positive deviations, got {self:?}"),
-            ));
-        }
-        Ok(())
-    }
-
-    /// Normalised value of every byte, a channel each.
-    fn table(&self) -> [[f32; 256]; 3] {
-        std::array::from_fn(|c| std::array::from_fn(|v| (v as f32 / 255.0 - self.mean[c]) / self.std[c]))
-    }
-
-    /// Normalised interleaved values of interleaved bytes.
-    pub fn apply(&self, rgb: &[u8], out: &mut [f32]) {
-        let table = self.table();
-        for (out, rgb) in out.chunks_exact_mut(3).zip(rgb.chunks_exact(3)) {
-            for c in 0..3 {
-                out[c] = table[c][usize::from(rgb[c])];
-            }
-        }
-    }
-}
-
 /// Where a crop comes from.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Geometry {
@@ -124,37 +78,11 @@ pub struct Geometry {
     pub flip: bool,
 }
 
-/// Colour changes of a strong view, drawn beforehand.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Strong {
-    /// In order of application.
-    pub jitter: Vec<Adjust>,
-    /// Grey afterwards.
-    pub gray: bool,
-    /// Kernel and sigma of the final blur.
-    pub blur: Option<(usize, f32)>,
-}
-
-/// One colour adjustment with its factor, as in [`photometric`].
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Adjust {
-    /// [`photometric::adjust_brightness`].
-    Brightness(f32),
-    /// [`photometric::adjust_contrast`].
-    Contrast(f32),
-    /// [`photometric::adjust_saturation`].
-    Saturation(f32),
-    /// [`photometric::adjust_hue`].
-    Hue(f32),
-}
-
 /// Work buffers that keep their memory from image to image.
 #[derive(Default)]
 pub struct Workspace {
     rgb: Vec<u8>,
     labels: Vec<u8>,
-    planes: Vec<f32>,
-    blur: Vec<f32>,
 }
 
 impl Augment {
@@ -188,8 +116,9 @@ impl Augment {
         if !(0.0..=0.5).contains(&self.hue) {
             return fail("hue", "a number in [0, 0.5]", self.hue.to_string());
         }
-        if self.blur_kernel < 3 || self.blur_kernel.is_multiple_of(2) {
-            return fail("blur_kernel", "an odd number of at least 3", self.blur_kernel.to_string());
+        if !(3..=MAX_BLUR_KERNEL).contains(&self.blur_kernel) || self.blur_kernel.is_multiple_of(2) {
+            let expected = format!("an odd number from 3 to {MAX_BLUR_KERNEL}");
+            return fail("blur_kernel", &expected, self.blur_kernel.to_string());
         }
         Ok(())
     }
@@ -237,85 +166,41 @@ impl Augment {
         let gray = rng.chance(self.gray);
         let sigma = rng.range(self.blur_sigma[0], self.blur_sigma[1]);
         let kernel = (2 * (2.0 * sigma).ceil() as usize + 1).clamp(3, self.blur_kernel);
-        Strong { jitter, gray, blur: rng.chance(self.blur).then_some((kernel, sigma)) }
+        Strong { jitter, gray, blur: rng.chance(self.blur).then_some(Blur { kernel, sigma }) }
     }
 
-    /// Resamples the shown part of `image` into the workspace, for [`Self::write_weak`] and [`Self::write_strong`].
-    pub fn sample(&self, image: &RgbImage, geometry: &Geometry, work: &mut Workspace) -> Result<()> {
-        resize_bicubic_window(image, geometry.full, geometry.window, &mut work.rgb)
+    /// The part of the crop that shows the image, first row and column and those after the last; the rest is padding.
+    pub fn shown(&self, geometry: &Geometry) -> Box2d {
+        let (rows, columns) = geometry.window.size;
+        let from = if geometry.flip { self.crop[1] - columns } else { 0 };
+        [0, from, rows, from + columns]
     }
 
-    /// The weak view of what was sampled: normalised, padding is the mean colour and so 0. `out` holds the crop, HWC.
-    pub fn write_weak(&self, geometry: &Geometry, normalize: &Normalize, work: &Workspace, out: &mut [f32]) {
-        let columns = self.crop[1];
-        let table = normalize.table();
-        out.fill(0.0);
-        let rows = out.chunks_exact_mut(columns * 3).zip(work.rgb.chunks_exact(geometry.window.size.1 * 3));
-        for (out, rgb) in rows {
-            let put = |(out, rgb): (&mut [f32], &[u8])| {
-                for c in 0..3 {
-                    out[c] = table[c][usize::from(rgb[c])];
-                }
-            };
-            if geometry.flip {
-                out.chunks_exact_mut(3).rev().zip(rgb.chunks_exact(3)).for_each(put);
-            } else {
-                out.chunks_exact_mut(3).zip(rgb.chunks_exact(3)).for_each(put);
-            }
-        }
-    }
-
-    /// The strong view of what was sampled: the weak view's pixels, padding included, with `strong`'s colours.
-    pub fn write_strong(
+    /// The crop's pixels; padding is 0. `out` holds the crop, HWC.
+    pub fn write_image(
         &self,
+        image: &RgbImage,
         geometry: &Geometry,
-        strong: &Strong,
-        normalize: &Normalize,
         work: &mut Workspace,
-        out: &mut [f32],
-    ) {
-        let [h, w] = self.crop;
-        let Workspace { rgb, planes, blur, .. } = work;
-        planes.resize(h * w * 3, 0.0);
-        for (c, plane) in planes.chunks_exact_mut(h * w).enumerate() {
-            let shown = geometry.window.size.1;
-            let mut sources = rgb.chunks_exact(shown * 3);
-            for row in plane.chunks_exact_mut(w) {
-                let values = sources.next().unwrap_or_default();
-                let value = |rgb: &[u8]| f32::from(rgb[c]) * (1.0 / 255.0);
-                if values.is_empty() {
-                    row.fill(normalize.mean[c]);
-                } else if geometry.flip {
-                    row[..w - shown].fill(normalize.mean[c]);
-                    row.iter_mut().rev().zip(values.chunks_exact(3)).for_each(|(o, rgb)| *o = value(rgb));
-                } else {
-                    row.iter_mut().zip(values.chunks_exact(3)).for_each(|(o, rgb)| *o = value(rgb));
-                    row[shown..].fill(normalize.mean[c]);
-                }
+        out: &mut [u8],
+    ) -> Result<()> {
+        resize_bicubic_window(image, geometry.full, geometry.window, &mut work.rgb)?;
+        out.fill(0);
+        let [_, x0, _, x1] = self.shown(geometry);
+        let rows =
+            out.chunks_exact_mut(self.crop[1] * 3).zip(work.rgb.chunks_exact(geometry.window.size.1 * 3));
+        for (out, rgb) in rows {
+            let out = &mut out[x0 * 3..x1 * 3];
+            if geometry.flip {
+                out.chunks_exact_mut(3)
+                    .rev()
+                    .zip(rgb.chunks_exact(3))
+                    .for_each(|(o, v)| o.copy_from_slice(v));
+            } else {
+                out.copy_from_slice(rgb);
             }
         }
-        for adjust in &strong.jitter {
-            match *adjust {
-                Adjust::Brightness(f) => photometric::brightness(planes, f),
-                Adjust::Contrast(f) => photometric::contrast(planes, f),
-                Adjust::Saturation(f) => photometric::saturation(planes, f),
-                Adjust::Hue(f) => photometric::hue(planes, f),
-            }
-        }
-        if strong.gray {
-            photometric::gray(planes);
-        }
-        if let Some((kernel, sigma)) = strong.blur {
-            photometric::blur(planes, (h, w), kernel, sigma, blur);
-        }
-        let (r, rest) = planes.split_at(h * w);
-        let (g, b) = rest.split_at(h * w);
-        let inverse = normalize.std.map(|s| 1.0 / s);
-        for (((out, r), g), b) in out.chunks_exact_mut(3).zip(r).zip(g).zip(b) {
-            for (c, v) in [*r, *g, *b].into_iter().enumerate() {
-                out[c] = (v - normalize.mean[c]) * inverse[c];
-            }
-        }
+        Ok(())
     }
 
     /// The labels of the crop: nearest resampling, padding is 255. `out` holds the crop, HW.

@@ -1,13 +1,13 @@
-//! Batches ahead of time: the order of samples, their augmentation in parallel, and a thread that keeps a few batches
-//! ready. Knows sources and augmentation; nothing of devices or of what the batches are for.
+//! Batches ahead of time: the order of samples, the geometry of their augmentation in parallel, and a thread that keeps a
+//! few batches ready. Knows sources and augmentation; nothing of devices or of what the batches are for.
 //!
 //! The batch of step s is a pure function of (seed, stream, s): its place j is position p = s · batch + j of an endless
 //! sequence, made of one shuffle of the source after the other; the augmentation is keyed by p. So any step can be made
 //! again alone, on any number of threads, and a resumed run sees what an uninterrupted one would have.
 
-use super::augment::{Augment, Normalize, Workspace};
+use super::augment::{Augment, Workspace};
 use super::source::{Sample, Source};
-use crate::ops::Shape;
+use crate::ops::{Box2d, Shape, Size, Strong};
 use crate::rng::{Domain, Key};
 use crate::{Error, Result};
 use rayon::prelude::*;
@@ -18,19 +18,21 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-/// Normalised images on the host.
-#[derive(Clone, Debug, PartialEq)]
+/// 8-bit images on the host, for [`crate::ops::upload_images`].
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HostImages {
     /// Three channels.
     pub shape: Shape,
     /// NHWC.
-    pub data: Vec<f32>,
+    pub data: Vec<u8>,
+    /// The part of each image that is not padding.
+    pub shown: Vec<Box2d>,
 }
 
 impl HostImages {
-    fn zeros(n: usize, [h, w]: [usize; 2]) -> HostImages {
-        let shape = Shape::new(n, h, w, 3);
-        HostImages { shape, data: vec![0.0; shape.len()] }
+    /// Images of one size without padding: `data` is `[n, size, 3]`.
+    pub fn whole(n: usize, (h, w): Size, data: Vec<u8>) -> HostImages {
+        HostImages { shape: Shape::new(n, h, w, 3), data, shown: vec![[0, 0, h, w]; n] }
     }
 }
 
@@ -48,10 +50,10 @@ pub struct LabeledBatch {
 /// Two views of each image with the same geometry.
 #[derive(Clone, Debug, PartialEq)]
 pub struct UnlabeledBatch {
-    /// `[batch, crop, 3]`, for the teachers.
-    pub weak: HostImages,
-    /// `[batch, crop, 3]`, for the student.
-    pub strong: HostImages,
+    /// `[batch, crop, 3]`: as they are for the teachers.
+    pub images: HostImages,
+    /// What the student sees changed in each.
+    pub strong: Vec<Strong>,
     /// Which samples of the source these are.
     pub indices: Vec<usize>,
 }
@@ -67,8 +69,6 @@ pub struct LoaderSpec {
     pub batch: usize,
     /// Both views.
     pub augment: Augment,
-    /// Colours to network input.
-    pub normalize: Normalize,
     /// Batches that wait, 2 to 4; about as many again are being made and used.
     pub prefetch: usize,
 }
@@ -239,7 +239,6 @@ thread_local! {
 impl Plan {
     fn new(source: Arc<dyn Source>, spec: LoaderSpec) -> Result<Plan> {
         spec.augment.validate()?;
-        spec.normalize.validate()?;
         if spec.batch == 0 {
             return Err(Error::config("loader", "batch: expected at least one image, got 0"));
         }
@@ -281,78 +280,52 @@ impl Plan {
     }
 
     fn labeled(&self, step: u64) -> Result<LabeledBatch> {
-        let LoaderSpec { augment, normalize, batch, .. } = &self.spec;
+        let LoaderSpec { augment, batch, .. } = &self.spec;
         let places = self.positions(step);
-        let mut images = HostImages::zeros(*batch, augment.crop);
-        let pixels = augment.crop[0] * augment.crop[1];
-        let mut labels = vec![0; batch * pixels];
-        let results: Vec<Result<()>> = places
+        let [h, w] = augment.crop;
+        let (mut data, mut labels) = (vec![0; batch * h * w * 3], vec![0; batch * h * w]);
+        let shown: Vec<Result<Box2d>> = places
             .par_iter()
-            .zip(images.data.par_chunks_exact_mut(pixels * 3).zip(labels.par_chunks_exact_mut(pixels)))
+            .zip(data.par_chunks_exact_mut(h * w * 3).zip(labels.par_chunks_exact_mut(h * w)))
             .map(|(&(p, i), (image, labels))| {
                 let sample = self.source.load(i)?;
                 let mask = sample.mask.as_ref().ok_or_else(|| missing_mask(&sample))?;
                 let geometry =
                     augment.geometry(sample.image.size, &mut self.key(Domain::Augment, p).stream());
                 WORK.with_borrow_mut(|work| {
-                    augment.sample(&sample.image, &geometry, work)?;
-                    augment.write_weak(&geometry, normalize, work, image);
+                    augment.write_image(&sample.image, &geometry, work, image)?;
                     augment.write_labels(mask, &geometry, work, labels)
-                })
+                })?;
+                Ok(augment.shown(&geometry))
             })
             .collect();
-        results.into_iter().collect::<Result<()>>()?;
+        let shown = shown.into_iter().collect::<Result<_>>()?;
+        let images = HostImages { shape: Shape::new(*batch, h, w, 3), data, shown };
         Ok(LabeledBatch { images, labels, indices: places.into_iter().map(|(_, i)| i).collect() })
     }
 
     fn unlabeled(&self, step: u64) -> Result<UnlabeledBatch> {
-        let LoaderSpec { augment, normalize, batch, .. } = &self.spec;
+        let LoaderSpec { augment, batch, .. } = &self.spec;
         let places = self.positions(step);
-        let mut weak = HostImages::zeros(*batch, augment.crop);
-        let mut strong = HostImages::zeros(*batch, augment.crop);
-        let values = augment.crop[0] * augment.crop[1] * 3;
-        let results: Vec<Result<()>> = places
+        let [h, w] = augment.crop;
+        let mut data = vec![0; batch * h * w * 3];
+        let drawn: Vec<Result<(Box2d, Strong)>> = places
             .par_iter()
-            .zip(weak.data.par_chunks_exact_mut(values).zip(strong.data.par_chunks_exact_mut(values)))
-            .map(|(&(p, i), (weak, strong))| {
+            .zip(data.par_chunks_exact_mut(h * w * 3))
+            .map(|(&(p, i), image)| {
                 let sample = self.source.load(i)?;
                 let mut rng = self.key(Domain::Augment, p).stream();
                 let geometry = augment.geometry(sample.image.size, &mut rng);
-                let colors = augment.strong(&mut rng);
-                WORK.with_borrow_mut(|work| {
-                    augment.sample(&sample.image, &geometry, work)?;
-                    augment.write_weak(&geometry, normalize, work, weak);
-                    augment.write_strong(&geometry, &colors, normalize, work, strong);
-                    Ok(())
-                })
+                WORK.with_borrow_mut(|work| augment.write_image(&sample.image, &geometry, work, image))?;
+                Ok((augment.shown(&geometry), augment.strong(&mut rng)))
             })
             .collect();
-        results.into_iter().collect::<Result<()>>()?;
-        Ok(UnlabeledBatch { weak, strong, indices: places.into_iter().map(|(_, i)| i).collect() })
+        let (shown, strong) = drawn.into_iter().collect::<Result<Vec<_>>>()?.into_iter().unzip();
+        let images = HostImages { shape: Shape::new(*batch, h, w, 3), data, shown };
+        Ok(UnlabeledBatch { images, strong, indices: places.into_iter().map(|(_, i)| i).collect() })
     }
 }
 
 fn missing_mask(sample: &Sample) -> Error {
     Error::data(Path::new(&sample.name), "expected a mask for this labelled image")
-}
-
-/// One whole image for evaluation, with its undistorted pixels and its mask.
-#[derive(Clone, Debug)]
-pub struct WholeImage {
-    /// `[1, rows, columns, 3]`, normalised.
-    pub images: HostImages,
-    /// Pixels, mask and name.
-    pub sample: Arc<Sample>,
-}
-
-/// Sample `i` whole, normalised, without augmentation.
-///
-/// # Errors
-/// Those of the source.
-pub fn load_whole(source: &dyn Source, i: usize, normalize: &Normalize) -> Result<WholeImage> {
-    let sample = source.load(i)?;
-    let (h, w) = sample.image.size;
-    let mut images = HostImages::zeros(1, [h, w]);
-    normalize.apply(&sample.image.data, &mut images.data);
-    Ok(WholeImage { images, sample })
 }

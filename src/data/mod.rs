@@ -1,10 +1,10 @@
 //! Lists, decoding, augmentation, built-in scenes, and a deterministic prefetching loader. Knows nothing above it, no
-//! device and no loss; what leaves it are batches of plain numbers on the host.
+//! device and no loss; what leaves it are batches of bytes on the host, with the colour changes drawn for them.
 //!
 //! - [`List`], [`Layout`]: from list files to existing files, with checks ([`check_disjoint`]).
 //! - [`FolderSource`], [`SceneSource`]: decoded samples by index, behind [`Source`].
-//! - [`Augment`]: the weak and strong views of the method; [`photometric`] and [`resize`] define their parts.
-//! - [`Loader`]: batches ahead of time, each a pure function of (seed, stream, step); [`load_whole`] for evaluation.
+//! - [`Augment`]: the weak and strong views of the method; [`resize`] defines their resampling.
+//! - [`Loader`]: batches ahead of time, each a pure function of (seed, stream, step).
 //! - [`Preset`]: classes, names, colours and layout of known data sets.
 
 pub mod augment;
@@ -12,17 +12,16 @@ pub mod decode;
 pub mod layout;
 pub mod list;
 pub mod loader;
-pub mod photometric;
 pub mod preset;
 pub mod resize;
 pub mod scenes;
 pub mod source;
 
-pub use augment::{Augment, Normalize};
+pub use augment::Augment;
 pub use decode::{Mask, RgbImage, decode_image, decode_mask};
 pub use layout::Layout;
 pub use list::{List, Masks, check_disjoint};
-pub use loader::{HostImages, LabeledBatch, Loader, LoaderSpec, UnlabeledBatch, WholeImage, load_whole};
+pub use loader::{HostImages, LabeledBatch, Loader, LoaderSpec, UnlabeledBatch};
 pub use preset::{Preset, class_names, distinct_palette, voc_color};
 pub use scenes::{SCENE_CLASSES, SceneSource, SceneSpec};
 pub use source::{FolderOptions, FolderSource, Sample, Source};

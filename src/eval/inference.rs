@@ -3,7 +3,7 @@
 
 use crate::data::HostImages;
 use crate::model::{DeepLab, Network, Norm};
-use crate::ops::{self, Backend, Ensemble, Shape, Size};
+use crate::ops::{self, Backend, Ensemble, Normalize, Shape, Size};
 use crate::{Error, Result};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -67,13 +67,14 @@ pub struct Prediction<B: Backend> {
 }
 
 /// Predicts a batch at `out` rows and columns, one [`Prediction`] for each of `which`. A `window` above 0 slides over
-/// the images in steps of two thirds of itself; probabilities of overlapping windows are averaged.
+/// the images, which have no padding, in steps of two thirds of itself; probabilities of overlapping windows are averaged.
 pub fn predict<B: Backend>(
     b: &B,
     arch: &DeepLab,
     nets: &Nets<'_, B>,
     which: &[Which],
     images: &HostImages,
+    normalize: &Normalize,
     out: Size,
     window: usize,
 ) -> Result<Vec<Prediction<B>>> {
@@ -86,11 +87,11 @@ pub fn predict<B: Backend>(
     }
     let shape = images.shape;
     if window == 0 || (window >= shape.h && window >= shape.w) {
-        let x = b.upload(shape, &images.data);
+        let x = upload(b, images, normalize)?;
         let logits = Logits::new(b, arch, nets, which, &x)?;
         return which.iter().map(|&w| logits.pseudo_label(b, w, out)).collect();
     }
-    sliding(b, arch, nets, which, images, out, window)
+    sliding(b, arch, nets, which, images, normalize, out, window)
 }
 
 /// Stride-4 logits of those networks that the wanted predictions need.
@@ -177,6 +178,7 @@ fn sliding<B: Backend>(
     nets: &Nets<'_, B>,
     which: &[Which],
     images: &HostImages,
+    normalize: &Normalize,
     out: Size,
     window: usize,
 ) -> Result<Vec<Prediction<B>>> {
@@ -187,8 +189,7 @@ fn sliding<B: Backend>(
     let mut hits = vec![0f32; h * w];
     for &y0 in &starts(h, wh) {
         for &x0 in &starts(w, ww) {
-            let crop = crop(images, y0, x0, wh, ww);
-            let x = b.upload(Shape::new(n, wh, ww, 3), &crop);
+            let x = upload(b, &crop(images, y0, x0, wh, ww), normalize)?;
             let logits = Logits::new(b, arch, nets, which, &x)?;
             for (sum, &which) in sums.iter_mut().zip(which) {
                 let p = logits.probabilities(b, which, (wh, ww))?;
@@ -230,7 +231,14 @@ fn arg_max(p: &[f32]) -> (u8, f32) {
     (best as u8, p[best])
 }
 
-fn crop(images: &HostImages, y0: usize, x0: usize, h: usize, w: usize) -> Vec<f32> {
+/// Network input.
+fn upload<B: Backend>(b: &B, images: &HostImages, normalize: &Normalize) -> Result<B::Tensor> {
+    let images = ops::upload_images(b, images.shape, &images.data, images.shown.clone())?;
+    ops::normalize_bytes(b, &images, normalize)
+}
+
+/// A window of images without padding.
+fn crop(images: &HostImages, y0: usize, x0: usize, h: usize, w: usize) -> HostImages {
     let s = images.shape;
     let mut data = Vec::with_capacity(s.n * h * w * 3);
     for i in 0..s.n {
@@ -239,7 +247,7 @@ fn crop(images: &HostImages, y0: usize, x0: usize, h: usize, w: usize) -> Vec<f3
             data.extend_from_slice(&images.data[at..at + w * 3]);
         }
     }
-    data
+    HostImages::whole(s.n, (h, w), data)
 }
 
 #[cfg(test)]

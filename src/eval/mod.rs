@@ -10,9 +10,9 @@ pub use metrics::{Confusion, Scores};
 pub use palette::Palette;
 
 use crate::data::resize::resize_bicubic;
-use crate::data::{HostImages, Mask, Normalize, RgbImage, Sample, Source};
+use crate::data::{HostImages, Mask, Sample, Source};
 use crate::model::DeepLab;
-use crate::ops::{self, Backend, Shape, Size};
+use crate::ops::{self, Backend, Normalize, Shape, Size};
 use crate::{Error, Result};
 use rayon::prelude::*;
 use std::sync::Arc;
@@ -113,28 +113,20 @@ pub fn predict_group<B: Backend>(
     settings: &Settings,
 ) -> Result<Vec<Prediction<B>>> {
     let images = prepare(group, settings)?;
-    predict(b, arch, nets, which, &images, group[0].image.size, settings.window)
+    let (out, normalize) = (group[0].image.size, &settings.normalize);
+    predict(b, arch, nets, which, &images, normalize, out, settings.window)
 }
 
-/// Images of one size, resized and normalised for the network.
+/// Images of one size, resized for the network.
 fn prepare(group: &[Arc<Sample>], settings: &Settings) -> Result<HostImages> {
     let size = network_size(group[0].image.size, settings.long_side);
-    let parts: Vec<Vec<f32>> = group
-        .par_iter()
-        .map(|s| {
-            let resized;
-            let image: &RgbImage = if size == s.image.size {
-                &s.image
-            } else {
-                resized = resize_bicubic(&s.image, size)?;
-                &resized
-            };
-            let mut values = vec![0.0; image.data.len()];
-            settings.normalize.apply(&image.data, &mut values);
-            Ok(values)
-        })
-        .collect::<Result<_>>()?;
-    Ok(HostImages { shape: Shape::new(group.len(), size.0, size.1, 3), data: parts.concat() })
+    let data = if size == group[0].image.size {
+        group.iter().flat_map(|s| s.image.data.iter().copied()).collect()
+    } else {
+        let parts = group.par_iter().map(|s| Ok(resize_bicubic(&s.image, size)?.data));
+        parts.collect::<Result<Vec<_>>>()?.concat()
+    };
+    Ok(HostImages::whole(group.len(), size, data))
 }
 
 fn network_size((h, w): Size, long_side: usize) -> Size {

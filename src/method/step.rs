@@ -40,7 +40,7 @@ pub fn train_step<B: Backend>(
     b.phase("losses");
     let LabelLoss { loss: loss_sup, dlogits, confusion } =
         supervised_loss(b, &labelled.logits, &batch.y_l, args)?;
-    let (logits_l, r_l) = (labelled.logits.clone(), labelled.noise.clone().filter(|_| args.keep_noise));
+    let (logits_l, r_l) = (labelled.logits.clone(), labelled.noise.clone());
     student_backward(b, arch, &student.params, grads, labelled, &dlogits)?;
 
     let x_u = ops::cut_mix(b, &batch.x_u_strong, &batch.mix)?;
@@ -48,7 +48,7 @@ pub fn train_step<B: Backend>(
     drop(adversary);
     b.phase("losses");
     let (unsup, dlogits) = targets.unsupervised_loss(b, &unlabelled.logits, batch, args)?;
-    let (logits_u, r_u) = (unlabelled.logits.clone(), unlabelled.noise.clone().filter(|_| args.keep_noise));
+    let (logits_u, r_u) = (unlabelled.logits.clone(), unlabelled.noise.clone());
     student_backward(b, arch, &student.params, grads, unlabelled, &dlogits)?;
 
     let teacher = if args.active_teacher == 1 { teacher1 } else { teacher2 };
@@ -181,6 +181,7 @@ impl<B: Backend> Targets<B> {
 /// A student pass with what its backward needs.
 struct StudentPass<B: Backend> {
     logits: B::Tensor,
+    /// If [`StepArgs::keep_noise`].
     noise: Option<B::Tensor>,
     encoder: EncoderSaved<B>,
     decoder: DecoderSaved<B>,
@@ -209,13 +210,15 @@ fn student_forward<B: Backend>(
         tvat::noise(b, own.as_ref().or(adversary), &features, (shape.h, shape.w), d, &args.tvat)?
     };
     b.phase(STUDENT);
-    if let Some(r) = &noise {
-        features = ops::add(b, &features, r, 1.0)?;
+    let mut kept = None;
+    if let Some(noise) = noise {
+        features = noise.add_to(b, &features)?;
+        kept = if args.keep_noise { Some(noise.values(b)?) } else { None };
     }
     let norm = Norm::Train(&mut student.stats);
     let (logits, decoder) = arch.decoder_forward(b, &student.params, norm, &features, true)?;
     let (encoder, decoder) = (encoder.expect("saved"), decoder.expect("saved"));
-    Ok(StudentPass { logits, noise, encoder, decoder })
+    Ok(StudentPass { logits, noise: kept, encoder, decoder })
 }
 
 /// Adds the student's gradient. The noise is a constant: the gradient of the features is that of the noisy features.

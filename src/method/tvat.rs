@@ -42,6 +42,30 @@ impl Tvat {
     }
 }
 
+/// Noise for features: a direction an image, and the length it is to have.
+pub struct Noise<B: Backend> {
+    direction: B::Tensor,
+    length: f64,
+}
+
+impl<B: Backend> Noise<B> {
+    /// Its values.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] for an empty direction or a length that is not finite.
+    pub fn values(&self, b: &B) -> Result<B::Tensor> {
+        ops::normalize(b, &self.direction, self.length)
+    }
+
+    /// features + noise.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] for features of another shape.
+    pub fn add_to(&self, b: &B, features: &B::Tensor) -> Result<B::Tensor> {
+        ops::add_normalized(b, features, &self.direction, self.length)
+    }
+}
+
 /// The noise for `features`, `None` for [`Tvat::None`]. `decoders` are the adversary's, needed where something is iterated;
 /// `size` is the image size at which predictions are compared, `d` the raw noise it starts from.
 ///
@@ -54,22 +78,23 @@ pub fn noise<B: Backend>(
     size: Size,
     d: &B::Tensor,
     args: &TvatArgs,
-) -> Result<Option<B::Tensor>> {
+) -> Result<Option<Noise<B>>> {
     if args.kind == Tvat::None {
         return Ok(None);
     }
     let rounds = if args.kind == Tvat::Uniform { 0 } else { args.iterations };
-    // Directions have length 1 while they probe, the last one has length eps.
-    let length = |round: usize| if round == rounds { args.eps } else { 1.0 };
-    let mut direction = ops::normalize(b, d, length(0))?;
+    let noise = |direction| Ok(Some(Noise { direction, length: args.eps }));
     if rounds == 0 {
-        return Ok(Some(direction));
+        return noise(d.clone());
     }
     let decoders = decoders.ok_or_else(|| Error::Usage("T-VAT needs at least one decoder".into()))?;
     let exact = args.kind != Tvat::FiniteDifference;
     let (clean, saved) = decoders.forward(b, features, exact)?;
-    for round in 1..=rounds {
-        let gradient = match &saved {
+    let mut gradient = d.clone();
+    for _ in 0..rounds {
+        // Directions have length 1 while they probe.
+        let direction = ops::normalize(b, &gradient, 1.0)?;
+        gradient = match &saved {
             Some(saved) => {
                 let tangents = decoders.tangent(b, saved, &direction)?;
                 let cotangent = ops::tvat_cotangent(b, &clean, &tangents, decoders.count(), size)?;
@@ -82,7 +107,6 @@ pub fn noise<B: Backend>(
                 decoders.pullback(b, &saved.expect("saved"), &dlogits)?
             }
         };
-        direction = ops::normalize(b, &gradient, length(round))?;
     }
-    Ok(Some(direction))
+    noise(gradient)
 }

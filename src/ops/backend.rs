@@ -2,6 +2,7 @@
 //! module's siblings have validated.
 
 use super::memory::MemoryPlan;
+use super::photometric::{Images, Normalize, Pixels, Strong};
 use super::spec::*;
 use crate::rng::Key;
 
@@ -21,12 +22,6 @@ pub struct LabelLoss<B: Backend> {
     pub dlogits: B::Tensor,
     /// Counts `[classes, classes]` over all labelled pixels: row = label, column = largest logit, of equal ones the first.
     pub confusion: B::Counts,
-}
-
-impl<B: Backend> From<LabelLoss<B>> for LossGrad<B> {
-    fn from(loss: LabelLoss<B>) -> LossGrad<B> {
-        LossGrad { loss: loss.loss, dlogits: loss.dlogits }
-    }
 }
 
 /// Hard labels and their confidences, one a pixel.
@@ -70,7 +65,7 @@ pub trait Backend: Send + Sync + Sized + 'static {
     type Tensor: Clone + Send + Sync;
     /// A flat array: parameters, gradients, momenta, running statistics.
     type Vector: Clone + Send + Sync;
-    /// One byte a pixel, `[n, h, w]`.
+    /// Bytes: labels `[n, h, w]` with c = 1, or the channels of 8-bit images.
     type Labels: Clone + Send + Sync;
     /// A number on the device.
     type Scalar: Clone + Send + Sync;
@@ -83,7 +78,7 @@ pub trait Backend: Send + Sync + Sized + 'static {
     // ---- memory and transfers
     /// Shape of an activation.
     fn shape(x: &Self::Tensor) -> Shape;
-    /// Shape of labels, with c = 1.
+    /// Shape of labels, with c = 1, or of 8-bit images.
     fn labels_shape(x: &Self::Labels) -> Shape;
     /// Length of a vector.
     fn vector_len(v: &Self::Vector) -> usize;
@@ -91,9 +86,9 @@ pub trait Backend: Send + Sync + Sized + 'static {
     fn upload(&self, shape: Shape, data: &[f32]) -> Self::Tensor;
     /// Copies an activation to the host, NHWC.
     fn download(&self, x: &Self::Tensor) -> Vec<f32>;
-    /// Copies labels `[n, h, w]` to the device; `shape.c` is 1.
+    /// Copies labels `[n, h, w]` (`shape.c` is 1) or 8-bit images, NHWC, to the device.
     fn upload_labels(&self, shape: Shape, data: &[u8]) -> Self::Labels;
-    /// Copies labels to the host.
+    /// Copies labels or 8-bit images to the host.
     fn download_labels(&self, x: &Self::Labels) -> Vec<u8>;
     /// A vector of zeros.
     fn zeros(&self, len: usize) -> Self::Vector;
@@ -144,6 +139,14 @@ pub trait Backend: Send + Sync + Sized + 'static {
     ) -> crate::Result<Option<(Self, MemoryPlan)>> {
         Ok(None)
     }
+
+    // ---- images
+    /// (byte / 255 - mean) / std, 0 outside the part that is shown.
+    fn normalize_bytes(&self, images: &Images<Self>, normalize: &Normalize) -> Self::Tensor;
+    /// Each image with its colours changed by its [`Strong`], then (value - mean) / std. Outside the part that is shown
+    /// colours are the mean to begin with.
+    fn photometric(&self, pixels: Pixels<'_, Self>, strong: &[Strong], normalize: &Normalize)
+    -> Self::Tensor;
 
     // ---- layers
     /// y = x * weight + bias.
@@ -303,6 +306,8 @@ pub trait Backend: Send + Sync + Sized + 'static {
     fn uniform_noise(&self, shape: Shape, key: Key) -> Self::Tensor;
     /// scale * d / (‖d‖ + 1e-8), norm over each image.
     fn normalize(&self, d: &Self::Tensor, scale: f64) -> Self::Tensor;
+    /// x + [`Backend::normalize`] of d.
+    fn add_normalized(&self, x: &Self::Tensor, d: &Self::Tensor, scale: f64) -> Self::Tensor;
     /// Low-resolution cotangent of exact T-VAT, the same for each of k decoders, whose logits lie side by side:
     /// upᵀ(p t - p (p·t)) / k with p = softmax(mean of up(logits)), t = mean of up(tangents).
     fn tvat_cotangent(

@@ -27,6 +27,20 @@ pub fn normalize<B: Backend>(b: &B, d: &B::Tensor, scale: f64) -> Result<B::Tens
     Ok(b.normalize(d, scale))
 }
 
+/// x + scale d / (‖d‖ + 1e-8), the norm over each image of d: noise of length `scale` added to features in one pass.
+///
+/// # Errors
+/// [`Error::Shape`] where d is not x's shape, for an empty x or a scale that is not finite.
+pub fn add_normalized<B: Backend>(b: &B, x: &B::Tensor, d: &B::Tensor, scale: f64) -> Result<B::Tensor> {
+    const OP: &str = "add_normalized";
+    check::not_empty(OP, "x", B::shape(x))?;
+    check::shape(OP, "d", B::shape(x), B::shape(d))?;
+    if !scale.is_finite() {
+        return Err(Error::shape(OP, "a finite scale", scale.to_string()));
+    }
+    Ok(b.add_normalized(x, d, scale))
+}
+
 /// Two tensors of the logits of `decoders` decoders side by side.
 fn pair<B: Backend>(
     op: &'static str,

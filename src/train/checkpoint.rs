@@ -3,12 +3,12 @@
 
 use super::state::{Progress, State};
 use crate::config::{EvalConfig, RunConfig};
-use crate::data::{Normalize, Preset};
+use crate::data::Preset;
 use crate::eval::{Nets, Settings};
 use crate::method::Algorithm;
 use crate::model::io::{TensorFile, prefixed, write_tensors};
 use crate::model::{DeepLab, ModelConfig, Network};
-use crate::ops::Backend;
+use crate::ops::{Backend, Normalize};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;

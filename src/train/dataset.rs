@@ -86,7 +86,6 @@ impl Datasets {
             stream,
             batch: config.optim.batch_size,
             augment: config.augment.clone(),
-            normalize: config.normalize,
             prefetch: PREFETCH,
         };
         let mut loaders = Loaders { labeled: Vec::new(), unlabeled: None };

@@ -8,7 +8,7 @@ use crate::config::{self, RunConfig};
 use crate::data::{HostImages, LabeledBatch, UnlabeledBatch};
 use crate::method::{Algorithm, StepArgs};
 use crate::model::DeepLab;
-use crate::ops::{Backend, MemoryPlan, Shape};
+use crate::ops::{Backend, MemoryPlan, Strong};
 use crate::{Error, Result};
 
 /// Larger batches are not looked for.
@@ -84,8 +84,8 @@ fn rehearse<B: Backend>(b: &B, arch: &DeepLab, config: &RunConfig) -> Result<()>
     let mut watch = Watch::new(b);
     let images = || {
         let [h, w] = config.augment.crop;
-        let shape = Shape::new(config.optim.batch_size, h, w, 3);
-        HostImages { shape, data: vec![0.0; shape.len()] }
+        let n = config.optim.batch_size;
+        HostImages::whole(n, (h, w), vec![0; n * h * w * 3])
     };
     let labeled = || {
         let images = images();
@@ -110,13 +110,13 @@ fn rehearse<B: Backend>(b: &B, arch: &DeepLab, config: &RunConfig) -> Result<()>
     if !supervised && config.method.warm_up_epochs > 0 {
         let batches: Vec<LabeledBatch> = (0..warm_up_networks(config)).map(|_| labeled()).collect();
         for _ in 0..2 {
-            step::warm_up(b, arch, &mut state, &batches, &args, &mut watch)?;
+            step::warm_up(b, arch, config, &mut state, &batches, &args, &mut watch)?;
         }
         state.teacher_momenta.clear();
     }
     let labeled = labeled();
-    let unlabeled =
-        (!supervised).then(|| UnlabeledBatch { weak: images(), strong: images(), indices: Vec::new() });
+    let strong = vec![Strong::default(); config.optim.batch_size];
+    let unlabeled = (!supervised).then(|| UnlabeledBatch { images: images(), strong, indices: Vec::new() });
     for _ in 0..2 {
         step::method(b, arch, config, &mut state, (&labeled, unlabeled.as_ref()), &args, &mut watch)?;
     }

@@ -3,6 +3,7 @@
 
 pub mod checkpoint;
 mod dataset;
+mod events;
 mod memory;
 pub mod pictures;
 mod progress;
@@ -28,6 +29,7 @@ use crate::eval::Scores;
 use crate::model::DeepLab;
 use crate::model::io::write_atomically;
 use crate::ops::{Backend, MemoryPlan};
+use events::Events;
 use run_dir::Metrics;
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -99,6 +101,12 @@ fn run<B: Backend>(
     drop(checkpoint);
     let metrics = Metrics::open(&dir.metrics(), state.progress.metrics_lines)?;
     let meta = Metadata::new(config)?;
+    let step = state.progress.step;
+    // Records at the checkpoint's own step are kept.
+    let events = match config.run.tensorboard {
+        true => Some(Events::create(dir.root(), if step > 0 { step + 1 } else { 0 })?),
+        false => None,
+    };
     let unread = Unread::new(b);
-    Trainer { b, arch: &arch, config, dir, data, state, meta, metrics, unread }.run()
+    Trainer { b, arch: &arch, config, dir, data, state, meta, metrics, events, unread }.run()
 }

@@ -31,11 +31,11 @@ pub fn strip<B: Backend>(seen: &Seen<'_, B>, which: Which, palette: &Palette) ->
     Strip { size: (h, 4 * w), data }
 }
 
-/// Writes strips one under another as PNG; narrower ones get a black border.
+/// Writes strips one under another as PNG; narrower ones get a black border. Returns the picture's size.
 ///
 /// # Errors
 /// [`Error::Io`].
-pub fn write(path: &Path, strips: &[Strip]) -> Result<()> {
+pub fn write(path: &Path, strips: &[Strip]) -> Result<Size> {
     let width = strips.iter().map(|s| s.size.1).max().unwrap_or(1);
     let height: usize = strips.iter().map(|s| s.size.0).sum();
     let mut data = Vec::with_capacity(width * height * 3);
@@ -45,7 +45,8 @@ pub fn write(path: &Path, strips: &[Strip]) -> Result<()> {
             data.resize(data.len() + 3 * (width - s.size.1), 0);
         }
     }
-    write_png(path, (height, width), Pixels::Rgb, &data)
+    write_png(path, (height, width), Pixels::Rgb, &data)?;
+    Ok((height, width))
 }
 
 /// What a PNG's bytes are.

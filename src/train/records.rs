@@ -4,6 +4,7 @@ use super::state::Sums;
 use super::unread::Pending;
 use crate::Result;
 use crate::eval::Scores;
+use crate::host::peak_memory;
 use crate::ops::Backend;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -94,6 +95,9 @@ pub fn epoch_record(
     record["images_per_second"] = json!(images_per_second);
     record["data_wait"] = json!(data_wait);
     record["seconds"] = json!(seconds);
+    if let Some(bytes) = peak_memory() {
+        record["memory_mib"] = json!(bytes >> 20);
+    }
     record
 }
 

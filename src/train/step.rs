@@ -8,7 +8,7 @@ use crate::config::RunConfig;
 use crate::data::{HostImages, LabeledBatch, UnlabeledBatch};
 use crate::method::{self, Batch, StepArgs, Unsup, cut_mix};
 use crate::model::DeepLab;
-use crate::ops::{Backend, Shape};
+use crate::ops::{self, Backend, Images, Normalize, Pixels, Shape};
 use crate::rng::{Domain, Key};
 
 /// Kind of [`Backend::step`] of the warm-up.
@@ -34,6 +34,7 @@ pub struct Outcome<B: Backend> {
 pub fn warm_up<B: Backend>(
     b: &B,
     arch: &DeepLab,
+    config: &RunConfig,
     state: &mut State<B>,
     batches: &[LabeledBatch],
     args: &StepArgs,
@@ -43,7 +44,7 @@ pub fn warm_up<B: Backend>(
         let mut outcome = None;
         for (number, batch) in batches.iter().enumerate() {
             b.phase("images, labels and noise");
-            let (x, y) = upload(b, batch);
+            let (x, y) = upload(b, batch, &config.normalize)?;
             let nets = &mut state.nets;
             let (name, net, momentum) = match number {
                 0 => ("student", &mut nets.student, &mut nets.momentum),
@@ -76,7 +77,7 @@ pub fn method<B: Backend>(
 ) -> Result<Outcome<B>> {
     b.step(METHOD, || {
         b.phase("images, labels and noise");
-        let batch = batch(b, arch, config, state.progress.step, labeled, unlabeled);
+        let batch = batch(b, arch, config, state.progress.step, labeled, unlabeled)?;
         let shape = B::shape(&batch.x_u_weak);
         let out = method::train_step(b, arch, &mut state.nets, &batch, args)?;
         let mut watched = Vec::new();
@@ -94,18 +95,20 @@ fn batch<B: Backend>(
     step: u64,
     labeled: &LabeledBatch,
     unlabeled: Option<&UnlabeledBatch>,
-) -> Batch<B> {
-    let seed = config.schedule.seed;
+) -> Result<Batch<B>> {
+    let (seed, normalize) = (config.schedule.seed, &config.normalize);
     let noise = |shape: Shape, domain| b.uniform_noise(shape, Key::new(seed, domain, step));
-    let (x_l, y_l) = upload(b, labeled);
-    let Some(images) = unlabeled else {
+    let (x_l, y_l) = upload(b, labeled, normalize)?;
+    let Some(unlabeled) = unlabeled else {
         let d = noise(Shape::new(1, 1, 1, 1), Domain::NoiseLabeled);
         let (x_u_weak, x_u_strong) = (x_l.clone(), x_l.clone());
-        return Batch { x_l, y_l, x_u_weak, x_u_strong, mix: Default::default(), d_l: d.clone(), d_u: d };
+        return Ok(Batch { x_l, y_l, x_u_weak, x_u_strong, mix: Default::default(), d_l: d.clone(), d_u: d });
     };
-    let Shape { n, h, w, .. } = images.weak.shape;
-    let (x_u_weak, x_u_strong) = (image(b, &images.weak), image(b, &images.strong));
-    Batch {
+    let Shape { n, h, w, .. } = unlabeled.images.shape;
+    let images = images(b, &unlabeled.images)?;
+    let x_u_weak = ops::normalize_bytes(b, &images, normalize)?;
+    let x_u_strong = ops::photometric(b, Pixels::Bytes(&images), &unlabeled.strong, normalize)?;
+    Ok(Batch {
         d_l: noise(arch.feature_shape(B::shape(&x_l)), Domain::NoiseLabeled),
         d_u: noise(arch.feature_shape(B::shape(&x_u_weak)), Domain::NoiseUnlabeled),
         mix: cut_mix::sample(config.method.cut_mix, n, (h, w), Key::new(seed, Domain::CutMix, step)),
@@ -113,13 +116,14 @@ fn batch<B: Backend>(
         y_l,
         x_u_weak,
         x_u_strong,
-    }
+    })
 }
 
-fn image<B: Backend>(b: &B, images: &HostImages) -> B::Tensor {
-    b.upload(images.shape, &images.data)
+fn images<B: Backend>(b: &B, images: &HostImages) -> Result<Images<B>> {
+    ops::upload_images(b, images.shape, &images.data, images.shown.clone())
 }
 
-fn upload<B: Backend>(b: &B, batch: &LabeledBatch) -> (B::Tensor, B::Labels) {
-    (image(b, &batch.images), b.upload_labels(batch.images.shape.with_channels(1), &batch.labels))
+fn upload<B: Backend>(b: &B, batch: &LabeledBatch, normalize: &Normalize) -> Result<(B::Tensor, B::Labels)> {
+    let x = ops::normalize_bytes(b, &images(b, &batch.images)?, normalize)?;
+    Ok((x, b.upload_labels(batch.images.shape.with_channels(1), &batch.labels)))
 }

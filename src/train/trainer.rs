@@ -3,6 +3,7 @@
 
 use super::checkpoint::{self, Metadata};
 use super::dataset::{Datasets, Loaders};
+use super::events::Events;
 use super::progress::{Display, StepView};
 use super::records::{Clock, epoch_record, step_record, validation_record};
 use super::run_dir::{Metrics, RunDir};
@@ -38,6 +39,8 @@ pub struct Trainer<'a, B: Backend> {
     pub meta: Metadata,
     /// Records.
     pub metrics: Metrics,
+    /// The same for TensorBoard, if asked for.
+    pub events: Option<Events>,
     /// Steps whose results are still on the device.
     pub unread: Unread<B>,
 }
@@ -147,7 +150,7 @@ impl<B: Backend> Trainer<'_, B> {
             let networks = 0..warm_up_networks(config);
             let batches: Vec<_> =
                 networks.map(|number| clock.waiting(|| loaders.labeled(number))).collect::<Result<_>>()?;
-            step::warm_up(b, arch, &mut self.state, &batches, &args, &mut self.unread.watch)?
+            step::warm_up(b, arch, config, &mut self.state, &batches, &args, &mut self.unread.watch)?
         } else {
             let labeled = clock.waiting(|| loaders.labeled(0))?;
             let unlabeled = match args.algorithm {
@@ -201,6 +204,9 @@ impl<B: Backend> Trainer<'_, B> {
 
     fn record(&mut self, record: &Value) -> Result<()> {
         self.metrics.write(record)?;
+        if let Some(events) = &mut self.events {
+            events.record(record)?;
+        }
         self.state.progress.metrics_lines = self.metrics.lines();
         Ok(())
     }
@@ -267,7 +273,7 @@ impl<B: Backend> Trainer<'_, B> {
         Ok(true)
     }
 
-    fn validate(&self, epoch: u64) -> Result<Option<BTreeMap<String, Scores>>> {
+    fn validate(&mut self, epoch: u64) -> Result<Option<BTreeMap<String, Scores>>> {
         let nets = self.state.eval_nets(self.algorithm());
         let which = nets.available();
         let shown = nets.best();
@@ -290,7 +296,11 @@ impl<B: Backend> Trainer<'_, B> {
         let Some(scores) = scores else { return Ok(None) };
         if !strips.is_empty() {
             let path = self.dir.pictures().join(format!("epoch-{epoch:04}.png"));
-            pictures::write(&path, &strips)?;
+            let size = pictures::write(&path, &strips)?;
+            if let Some(events) = &mut self.events {
+                let png = std::fs::read(&path).map_err(Error::io(&path))?;
+                events.picture("validation", self.state.progress.step, size, &png)?;
+            }
         }
         Ok(Some(scores.into_iter().map(|(w, s)| (w.name().to_string(), s)).collect()))
     }
@@ -301,6 +311,9 @@ impl<B: Backend> Trainer<'_, B> {
             return Err(self.non_finite(tensor, self.state.progress.step));
         }
         self.metrics.sync()?;
+        if let Some(events) = &mut self.events {
+            events.flush()?;
+        }
         self.meta.progress = self.state.progress.clone();
         let mut paths = vec![self.dir.last()];
         if best {

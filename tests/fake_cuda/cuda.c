@@ -16,7 +16,10 @@ enum { MAX_BLOCKS = 4096, FAT_BINARY = 0xBA55ED50u };
 
 static struct { uintptr_t start; size_t bytes; } blocks[MAX_BLOCKS];
 static size_t in_use;
-static int fault, context, stream, module, function;
+static int fault, context, stream, module, function, event;
+/// Copies to the device that are on their way: they happen when something must see them, no earlier.
+static struct { uintptr_t to; const void* from; size_t bytes; } late[MAX_BLOCKS];
+static int num_late;
 static _Thread_local void* current;
 
 static long setting(const char* name, long otherwise) {
@@ -30,7 +33,16 @@ static int inside(uintptr_t p, size_t bytes) {
         if (blocks[i].start && p >= blocks[i].start && p + bytes <= blocks[i].start + blocks[i].bytes) return 1;
     return 0;
 }
-static int on_stream(void* s) { return s != &stream ? INVALID_HANDLE : state(); }
+static void land(void) {
+    for (int i = 0; i < num_late; i++) memcpy((void*)late[i].to, late[i].from, late[i].bytes);
+    num_late = 0;
+}
+/// Of a call that comes after what was submitted before.
+static int on_stream(void* s) {
+    if (s != &stream) return INVALID_HANDLE;
+    land();
+    return state();
+}
 
 int cuInit(unsigned flags) { return flags ? INVALID_VALUE : setting("FAKE_CUDA_DEVICES", 1) ? SUCCESS : NO_DEVICE; }
 int cuDriverGetVersion(int* version) { return *version = (int)setting("FAKE_CUDA_VERSION", 13000), SUCCESS; }
@@ -101,9 +113,16 @@ int cuMemFree_v2(uintptr_t p) {
 int cuMemHostAlloc(void** p, size_t bytes, unsigned flags) { return (void)flags, *p = malloc(bytes), state(); }
 int cuMemFreeHost(void* p) { return free(p), state(); }
 int cuMemcpyHtoDAsync_v2(uintptr_t to, const void* from, size_t bytes, void* s) {
-    if (on_stream(s)) return on_stream(s);
-    return inside(to, bytes) ? (memcpy((void*)to, from, bytes), SUCCESS) : INVALID_VALUE;
+    if (s != &stream) return INVALID_HANDLE;
+    if (state() || num_late == MAX_BLOCKS) return on_stream(s);
+    if (!inside(to, bytes)) return INVALID_VALUE;
+    late[num_late].to = to, late[num_late].from = from, late[num_late++].bytes = bytes;
+    return SUCCESS;
 }
+int cuEventCreate(void** e, unsigned flags) { return *e = &event, flags == 2 ? state() : INVALID_VALUE; }
+int cuEventRecord(void* e, void* s) { return e != &event || s != &stream ? INVALID_HANDLE : state(); }
+int cuEventSynchronize(void* e) { return e != &event ? INVALID_HANDLE : on_stream(&stream); }
+int cuEventDestroy_v2(void* e) { return e != &event ? INVALID_HANDLE : state(); }
 int cuMemcpyDtoHAsync_v2(void* to, uintptr_t from, size_t bytes, void* s) {
     if (on_stream(s)) return on_stream(s);
     return inside(from, bytes) ? (memcpy(to, (void*)from, bytes), SUCCESS) : INVALID_VALUE;

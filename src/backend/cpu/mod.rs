@@ -3,7 +3,6 @@
 //! Work is cut by problem size, never by the number of threads, and every reduction has a fixed order, so results do
 //! not depend on the number of threads. One file an op; this file only ties them to [`Backend`].
 
-mod available;
 mod batch_norm;
 mod channels;
 mod conf_ce;
@@ -21,6 +20,7 @@ mod memory;
 mod mse_consistency;
 mod optimizer;
 mod parallel;
+mod photometric;
 mod pool;
 mod real;
 mod softmax;
@@ -31,17 +31,16 @@ mod winograd;
 
 use crate::ops::*;
 use crate::rng::Key;
-pub use available::available_memory;
 pub use memory::Tensor;
 pub use real::Real;
 use std::marker::PhantomData;
 
-/// Labels on the CPU: one byte a pixel.
+/// Labels or 8-bit images on the CPU.
 #[derive(Clone, Debug)]
 pub struct Labels {
-    /// `[n, h, w]` with c = 1.
+    /// `[n, h, w]` with c = 1 for labels.
     pub shape: Shape,
-    /// Class ids, row by row.
+    /// Class ids row by row, or bytes NHWC.
     pub data: std::sync::Arc<Vec<u8>>,
 }
 
@@ -117,9 +116,15 @@ impl<T: Real> Backend for Cpu<T> {
     }
     fn synchronize(&self) {}
     fn available_memory(&self) -> Option<u64> {
-        available_memory()
+        crate::host::available_memory()
     }
 
+    fn normalize_bytes(&self, images: &Images<Self>, normalize: &Normalize) -> Tensor<T> {
+        photometric::normalize_bytes(images, normalize)
+    }
+    fn photometric(&self, pixels: Pixels<'_, Self>, strong: &[Strong], normalize: &Normalize) -> Tensor<T> {
+        photometric::photometric(pixels, strong, normalize)
+    }
     fn conv2d_fprop(&self, x: &Tensor<T>, params: &Vec<T>, conv: &Conv2d) -> Tensor<T> {
         conv2d::fprop(x, params, conv)
     }
@@ -284,6 +289,9 @@ impl<T: Real> Backend for Cpu<T> {
     }
     fn normalize(&self, d: &Tensor<T>, scale: f64) -> Tensor<T> {
         tvat::normalize(d, scale)
+    }
+    fn add_normalized(&self, x: &Tensor<T>, d: &Tensor<T>, scale: f64) -> Tensor<T> {
+        tvat::add_normalized(x, d, scale)
     }
     fn tvat_cotangent(
         &self,

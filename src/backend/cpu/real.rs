@@ -49,6 +49,12 @@ pub trait Real:
     fn mul_add(self, a: Self, b: Self) -> Self;
     /// The larger of two (the other one where one is NaN).
     fn max(self, other: Self) -> Self;
+    /// The smaller of two (the other one where one is NaN).
+    fn min(self, other: Self) -> Self;
+    /// `self` within lo to hi; NaN stays NaN.
+    fn clamp(self, lo: Self, hi: Self) -> Self;
+    /// The largest integer that is not above.
+    fn floor(self) -> Self;
     /// Recycled memory of this type.
     fn pool() -> &'static Mutex<Pool<Self>>;
 }
@@ -113,6 +119,18 @@ macro_rules! real {
             #[inline(always)]
             fn max(self, other: Self) -> Self {
                 <$t>::max(self, other)
+            }
+            #[inline(always)]
+            fn min(self, other: Self) -> Self {
+                <$t>::min(self, other)
+            }
+            #[inline(always)]
+            fn clamp(self, lo: Self, hi: Self) -> Self {
+                <$t>::clamp(self, lo, hi)
+            }
+            #[inline(always)]
+            fn floor(self) -> Self {
+                <$t>::floor(self)
             }
             fn pool() -> &'static Mutex<Pool<Self>> {
                 static POOL: Mutex<Pool<$t>> = Mutex::new(Pool::new());

@@ -26,6 +26,16 @@ pub fn uniform_noise<T: Real>(shape: Shape, key: Key) -> Tensor<T> {
 
 /// scale * d / (‖d‖ + 1e-8), the norm over each image.
 pub fn normalize<T: Real>(d: &Tensor<T>, scale: f64) -> Tensor<T> {
+    scaled(d, scale, |_, v| v)
+}
+
+/// x + [`normalize`] of d.
+pub fn add_normalized<T: Real>(x: &Tensor<T>, d: &Tensor<T>, scale: f64) -> Tensor<T> {
+    scaled(d, scale, |i, v| x.data()[i] + v)
+}
+
+/// `put(i, value)` of each element of the normalised d.
+fn scaled<T: Real>(d: &Tensor<T>, scale: f64, put: impl Fn(usize, T) -> T + Sync) -> Tensor<T> {
     let image_len = (d.shape().len() / d.shape().n.max(1)).max(1);
     let square = |v: &[T]| v.iter().map(|v| v.to_f64() * v.to_f64()).sum::<f64>();
     let factors: Vec<T> = d
@@ -37,10 +47,12 @@ pub fn normalize<T: Real>(d: &Tensor<T>, scale: f64) -> Tensor<T> {
         })
         .collect();
     Tensor::overwrite(d.shape(), |out| {
-        for ((out, d), &f) in out.chunks_mut(image_len).zip(d.data().chunks(image_len)).zip(&factors) {
-            out.par_chunks_mut(CHUNK).zip(d.par_chunks(CHUNK)).for_each(|(out, d)| {
-                for (v, &d) in out.iter_mut().zip(d) {
-                    *v = f * d;
+        let images = out.chunks_mut(image_len).zip(d.data().chunks(image_len)).zip(&factors);
+        for (image, ((out, d), &f)) in images.enumerate() {
+            out.par_chunks_mut(CHUNK).zip(d.par_chunks(CHUNK)).enumerate().for_each(|(task, (out, d))| {
+                let first = image * image_len + task * CHUNK;
+                for (i, (v, &d)) in (first..).zip(out.iter_mut().zip(d)) {
+                    *v = put(i, f * d);
                 }
             });
         }

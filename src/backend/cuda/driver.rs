@@ -126,7 +126,9 @@ pub trait Driver: Send + Sync {
     fn synchronize(&self) -> Result<()>;
 
     /// Bytes that can still be allocated, if that is known.
-    fn available_memory(&self) -> Option<u64>;
+    fn available_memory(&self) -> Option<u64> {
+        None
+    }
     /// Whether buffers may lie in one block with others. Not where each buffer's own bounds are watched.
     fn allows_arena(&self) -> bool {
         true

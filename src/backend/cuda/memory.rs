@@ -79,10 +79,10 @@ pub struct Tensor {
     pub buffer: Arc<Buffer>,
 }
 
-/// One byte a pixel. Clones share the values.
+/// Labels, one byte a pixel, or 8-bit images. Clones share the values.
 #[derive(Clone)]
 pub struct Labels {
-    /// `[n, h, w]` with c = 1.
+    /// `[n, h, w]` with c = 1 for labels.
     pub shape: Shape,
     /// Its memory.
     pub buffer: Arc<Buffer>,

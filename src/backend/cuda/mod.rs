@@ -23,6 +23,7 @@ mod loss;
 mod memory;
 mod mse_consistency;
 mod optimizer;
+mod photometric;
 mod pool;
 mod tvat;
 
@@ -250,6 +251,12 @@ impl Backend for Cuda {
         Ok(Some((device, plan)))
     }
 
+    fn normalize_bytes(&self, images: &Images<Self>, normalize: &Normalize) -> Tensor {
+        photometric::normalize_bytes(self, images, normalize)
+    }
+    fn photometric(&self, pixels: Pixels<'_, Self>, strong: &[Strong], normalize: &Normalize) -> Tensor {
+        photometric::photometric(self, pixels, strong, normalize)
+    }
     fn conv2d_fprop(&self, x: &Tensor, params: &Vector, conv: &Conv2d) -> Tensor {
         conv2d::fprop(self, x, params, conv)
     }
@@ -413,7 +420,10 @@ impl Backend for Cuda {
         tvat::uniform_noise(self, shape, key)
     }
     fn normalize(&self, d: &Tensor, scale: f64) -> Tensor {
-        tvat::normalize(self, d, scale)
+        tvat::normalize(self, None, d, scale)
+    }
+    fn add_normalized(&self, x: &Tensor, d: &Tensor, scale: f64) -> Tensor {
+        tvat::normalize(self, Some(x), d, scale)
     }
     fn tvat_cotangent(&self, logits: &Tensor, tangents: &Tensor, decoders: usize, size: Size) -> Tensor {
         tvat::cotangent(self, logits, tangents, decoders, size)

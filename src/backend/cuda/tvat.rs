@@ -25,15 +25,15 @@ pub fn uniform_noise(d: &Cuda, shape: Shape, key: Key) -> Tensor {
     y
 }
 
-/// scale * x / (‖x‖ + 1e-8), the norm over each image.
-pub fn normalize(d: &Cuda, x: &Tensor, scale: f64) -> Tensor {
+/// scale * x / (‖x‖ + 1e-8), the norm over each image, added to `base` where there is one.
+pub fn normalize(d: &Cuda, base: Option<&Tensor>, x: &Tensor, scale: f64) -> Tensor {
     let y = d.tensor_of(x.dtype, x.shape);
     let image_len = x.shape.len() / x.shape.n.max(1);
     let blocks = image_len.div_ceil(PER_BLOCK).clamp(1, MAX_BLOCKS);
     let launch = Launch::grid3([blocks, x.shape.n, 1], 256);
     let squares = d.buffer(8 * blocks * x.shape.n);
     d.launch_typed(FILE, "normalize_squares", x.dtype, launch, args![squares, x, image_len as u64]);
-    let args = args![y, x, squares, blocks as i32, scale, image_len as u64];
+    let args = args![y, base, x, squares, blocks as i32, scale, image_len as u64];
     d.launch_typed(FILE, "normalize", x.dtype, launch, args);
     y
 }

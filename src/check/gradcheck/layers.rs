@@ -1,13 +1,12 @@
 //! Gradient checks of layers. The function is always ⟨dy, y⟩ with a drawn dy.
 
-use super::{Claim, Device, Function, Problem, dot, normals, take, tensor};
+use super::{Claim, Claimant, Exact, Function, Problem, dot, narrow, normals, take, tensor, upload};
 use crate::Result;
 use crate::backend::cpu::Tensor;
 use crate::ops::{self, Activation, BatchNorm, Conv2d, MaxPool2d, RELU, Shape, Size, Span};
 use crate::rng::Stream;
 
-pub(super) fn conv2d(rng: &mut Stream) -> Result<Vec<Problem>> {
-    let b = Device::new();
+pub(super) fn conv2d<B: Claimant>(b: &B, rng: &mut Stream) -> Result<Vec<Problem>> {
     let mut problems = Vec::new();
     for (x_shape, out_channels, groups, kernel, stride, padding, dilation, with_bias) in [
         (Shape::new(2, 5, 6, 3), 4, 1, 3, 2, 1, 1, true),
@@ -39,21 +38,21 @@ pub(super) fn conv2d(rng: &mut Stream) -> Result<Vec<Problem>> {
         let point = normals(rng, x_shape.len() + num_params);
         let dy = normals(rng, conv.out_shape(x_shape).len());
 
-        let mut params = point.as_slice();
-        let x = take(&mut params, x_shape);
-        let dy_tensor = tensor(conv.out_shape(x_shape), &dy);
-        let params = params.to_vec();
-        let dx = ops::conv2d_dgrad(&b, &dy_tensor, &params, &conv, x_shape)?;
-        let mut grads = vec![0.0; num_params];
-        ops::conv2d_wgrad(&b, &x, &dy_tensor, &mut grads, &conv)?;
+        let (x, params) = point.split_at(x_shape.len());
+        let (x, params) = (upload(b, x_shape, x), b.upload_vector(&narrow(params)));
+        let dy_tensor = upload(b, conv.out_shape(x_shape), &dy);
+        let dx = ops::conv2d_dgrad(b, &dy_tensor, &params, &conv, x_shape)?;
+        let mut grads = b.zeros(num_params);
+        ops::conv2d_wgrad(b, &x, &dy_tensor, &mut grads, &conv)?;
+        let gradient = [b.values(&dx), b.vector_values(&grads)].concat();
         problems.push(Problem {
             case: format!("x {x_shape}, {out_channels} of {kernel}x{kernel}, {groups} groups, stride {stride}, padding {padding}, dilation {dilation}"),
             point,
             value: Box::new(move |mut p| {
                 let x = take(&mut p, x_shape);
-                Ok(dot(ops::conv2d_fprop(&b, &x, &p.to_vec(), &conv)?.data(), &dy))
+                Ok(dot(ops::conv2d_fprop(&Exact::new(), &x, &p.to_vec(), &conv)?.data(), &dy))
             }),
-            claim: Claim::Gradient([dx.data(), &grads].concat()),
+            claim: Claim::Gradient(gradient),
         });
     }
     Ok(problems)
@@ -79,8 +78,7 @@ fn statistics(rng: &mut Stream, channels: usize) -> Vec<f64> {
     stats
 }
 
-pub(super) fn batch_norm_train(rng: &mut Stream) -> Result<Vec<Problem>> {
-    let b = Device::new();
+pub(super) fn batch_norm_train<B: Claimant>(b: &B, rng: &mut Stream) -> Result<Vec<Problem>> {
     let mut problems = Vec::new();
     for (shape, act, with_residual) in [
         (Shape::new(2, 3, 4, 5), Activation::Identity, false),
@@ -100,13 +98,15 @@ pub(super) fn batch_norm_train(rng: &mut Stream) -> Result<Vec<Problem>> {
             let x = take(&mut p, shape);
             (x, p[..2 * c].to_vec(), with_residual.then(|| tensor(shape, &p[2 * c..])))
         };
-        let (x, params, residual) = split(&point);
-        let (y, saved) =
-            ops::batch_norm_train(&b, &x, &params, &mut stats.clone(), &bn, act, residual.as_ref())?;
-        let mut grads = vec![0.0; 2 * c];
+        let (x, rest) = point.split_at(shape.len());
+        let (x, params) = (upload(b, shape, x), b.upload_vector(&narrow(&rest[..2 * c])));
+        let residual = with_residual.then(|| upload(b, shape, &rest[2 * c..]));
+        let mut moved = b.upload_vector(&narrow(&stats));
+        let (y, saved) = ops::batch_norm_train(b, &x, &params, &mut moved, &bn, act, residual.as_ref())?;
+        let mut grads = b.zeros(2 * c);
         let (dx, dresidual) = ops::batch_norm_train_bwd(
-            &b,
-            &tensor(shape, &dy),
+            b,
+            &upload(b, shape, &dy),
             &x,
             &y,
             &saved,
@@ -116,14 +116,15 @@ pub(super) fn batch_norm_train(rng: &mut Stream) -> Result<Vec<Problem>> {
             act,
             with_residual,
         )?;
-        let mut gradient = [dx.data(), &grads].concat();
-        gradient.extend(dresidual.iter().flat_map(|r| r.data()));
+        let mut gradient = [b.values(&dx), b.vector_values(&grads)].concat();
+        gradient.extend(dresidual.iter().flat_map(|r| b.values(r)));
         problems.push(Problem {
             case: format!("x {shape}, {act:?}{}", if with_residual { ", residual" } else { "" }),
             point,
             value: Box::new(move |p| {
                 let (x, params, residual) = split(p);
                 let mut stats = stats.clone();
+                let b = Exact::new();
                 let (y, _) = ops::batch_norm_train(&b, &x, &params, &mut stats, &bn, act, residual.as_ref())?;
                 Ok(dot(y.data(), &dy))
             }),
@@ -145,7 +146,7 @@ fn eval_value(
     Box::new(move |mut p| {
         let x = take(&mut p, shape);
         let params = params.clone().unwrap_or_else(|| p.to_vec());
-        Ok(dot(ops::batch_norm_eval(&Device::new(), &x, &params, &stats, &bn, act, None)?.data(), &dy))
+        Ok(dot(ops::batch_norm_eval(&Exact::new(), &x, &params, &stats, &bn, act, None)?.data(), &dy))
     })
 }
 
@@ -155,103 +156,105 @@ const EVAL_CASES: [(Shape, Activation); 3] = [
     (Shape::new(3, 1, 1, 4), Activation::LeakyRelu(0.01)),
 ];
 
-pub(super) fn batch_norm_eval(rng: &mut Stream) -> Result<Vec<Problem>> {
-    let b = Device::new();
+pub(super) fn batch_norm_eval<B: Claimant>(b: &B, rng: &mut Stream) -> Result<Vec<Problem>> {
     let mut problems = Vec::new();
     for (shape, act) in EVAL_CASES {
         let bn = batch_norm(shape.c);
         let point = normals(rng, shape.len() + 2 * shape.c);
         let stats = statistics(rng, shape.c);
         let dy = normals(rng, shape.len());
-        let mut params = point.as_slice();
-        let x = take(&mut params, shape);
-        let params = params.to_vec();
-        let y = ops::batch_norm_eval(&b, &x, &params, &stats, &bn, act, None)?;
-        let mut grads = vec![0.0; 2 * shape.c];
-        let dy_tensor = tensor(shape, &dy);
-        let dx = ops::batch_norm_eval_bwd(&b, &dy_tensor, &x, &y, &params, &stats, &mut grads, &bn, act)?;
+        let (x, params) = point.split_at(shape.len());
+        let (x, params) = (upload(b, shape, x), b.upload_vector(&narrow(params)));
+        let running = b.upload_vector(&narrow(&stats));
+        let y = ops::batch_norm_eval(b, &x, &params, &running, &bn, act, None)?;
+        let mut grads = b.zeros(2 * shape.c);
+        let dy_tensor = upload(b, shape, &dy);
+        let dx = ops::batch_norm_eval_bwd(b, &dy_tensor, &x, &y, &params, &running, &mut grads, &bn, act)?;
+        let gradient = [b.values(&dx), b.vector_values(&grads)].concat();
         problems.push(Problem {
             case: format!("x {shape}, {act:?}"),
             point,
             value: eval_value(shape, act, stats, dy, None),
-            claim: Claim::Gradient([dx.data(), &grads].concat()),
+            claim: Claim::Gradient(gradient),
         });
     }
     Ok(problems)
 }
 
-pub(super) fn batch_norm_tangent(rng: &mut Stream) -> Result<Vec<Problem>> {
-    let b = Device::new();
+pub(super) fn batch_norm_tangent<B: Claimant>(b: &B, rng: &mut Stream) -> Result<Vec<Problem>> {
     let mut problems = Vec::new();
     for (shape, act) in EVAL_CASES {
         let bn = batch_norm(shape.c);
         let (point, params) = (normals(rng, shape.len()), normals(rng, 2 * shape.c));
         let stats = statistics(rng, shape.c);
         let dy = normals(rng, shape.len());
-        let y = ops::batch_norm_eval(&b, &tensor(shape, &point), &params, &stats, &bn, act, None)?;
-        let value = eval_value(shape, act, stats.clone(), dy.clone(), Some(params.clone()));
+        let (weights, running) = (b.upload_vector(&narrow(&params)), b.upload_vector(&narrow(&stats)));
+        let y = ops::batch_norm_eval(b, &upload(b, shape, &point), &weights, &running, &bn, act, None)?;
+        let value = eval_value(shape, act, stats, dy.clone(), Some(params));
+        let b = b.clone();
         problems.push(Problem {
             case: format!("x {shape}, {act:?}"),
             point,
             value,
             claim: Claim::Tangent(Box::new(move |t| {
-                let t = tensor(shape, t);
-                Ok(dot(ops::batch_norm_tangent(&b, &t, &y, &params, &stats, &bn, act)?.data(), &dy))
+                let t = upload(&b, shape, t);
+                let moved = ops::batch_norm_tangent(&b, &t, &y, &weights, &running, &bn, act)?;
+                Ok(dot(&b.values(&moved), &dy))
             })),
         });
     }
     Ok(problems)
 }
 
-/// A problem whose point is one activation.
-fn unary(
+/// A problem whose point is one activation; `backward` takes dy and x.
+fn unary<B: Claimant>(
+    b: &B,
     rng: &mut Stream,
     case: String,
     shape: Shape,
     forward: impl Fn(&Tensor<f64>) -> Result<Tensor<f64>> + 'static,
-    backward: impl Fn(&Tensor<f64>, &Tensor<f64>) -> Result<Tensor<f64>>,
+    backward: impl Fn(&B::Tensor, &B::Tensor) -> Result<B::Tensor>,
 ) -> Result<Problem> {
     let point = normals(rng, shape.len());
-    let x = tensor(shape, &point);
-    let y_shape = forward(&x)?.shape();
+    let y_shape = forward(&tensor(shape, &point))?.shape();
     let dy = normals(rng, y_shape.len());
-    let dx = backward(&tensor(y_shape, &dy), &x)?;
+    let dx = backward(&upload(b, y_shape, &dy), &upload(b, shape, &point))?;
     Ok(Problem {
         case: format!("x {shape}, {case}"),
         point,
         value: Box::new(move |p| Ok(dot(forward(&tensor(shape, p))?.data(), &dy))),
-        claim: Claim::Gradient(dx.data().to_vec()),
+        claim: Claim::Gradient(b.values(&dx)),
     })
 }
 
-pub(super) fn leaky_relu(rng: &mut Stream) -> Result<Vec<Problem>> {
-    let b = Device::new();
+pub(super) fn leaky_relu<B: Claimant>(b: &B, rng: &mut Stream) -> Result<Vec<Problem>> {
     [0.0, 0.01, 0.3]
         .into_iter()
         .map(|slope| {
             unary(
+                b,
                 rng,
                 format!("slope {slope}"),
                 Shape::new(2, 3, 5, 3),
-                move |x| ops::leaky_relu(&b, x, slope),
-                |dy, x| ops::leaky_relu_bwd(&b, dy, x, slope),
+                move |x| ops::leaky_relu(&Exact::new(), x, slope),
+                |dy, x| ops::leaky_relu_bwd(b, dy, x, slope),
             )
         })
         .collect()
 }
 
-pub(super) fn max_pool2d(rng: &mut Stream) -> Result<Vec<Problem>> {
-    let b = Device::new();
+pub(super) fn max_pool2d<B: Claimant>(b: &B, rng: &mut Stream) -> Result<Vec<Problem>> {
     [(Shape::new(2, 5, 6, 3), 3, 2, 1), (Shape::new(1, 6, 7, 2), 2, 2, 0), (Shape::new(1, 4, 5, 3), 3, 1, 1)]
         .into_iter()
         .map(|(shape, kernel, stride, padding)| {
             let pool = MaxPool2d { kernel, stride, padding };
             unary(
+                b,
                 rng,
                 format!("kernel {kernel}, stride {stride}, padding {padding}"),
                 shape,
-                move |x| ops::max_pool2d(&b, x, &pool),
-                |dy, x| ops::max_pool2d_bwd(&b, dy, x, &pool),
+                move |x| ops::max_pool2d(&Exact::new(), x, &pool),
+                |dy, x| ops::max_pool2d_bwd(b, dy, x, &pool),
             )
         })
         .collect()
@@ -268,52 +271,52 @@ const SIZES: [(Shape, Size); 6] = [
 ];
 
 /// Problems of an op that resamples to a size, over [`SIZES`].
-fn resampling(
+fn resampling<B: Claimant>(
+    b: &B,
     rng: &mut Stream,
-    forward: fn(&Device, &Tensor<f64>, Size) -> Result<Tensor<f64>>,
-    backward: fn(&Device, &Tensor<f64>, Size) -> Result<Tensor<f64>>,
+    forward: fn(&Exact, &Tensor<f64>, Size) -> Result<Tensor<f64>>,
+    backward: fn(&B, &B::Tensor, Size) -> Result<B::Tensor>,
 ) -> Result<Vec<Problem>> {
-    let b = Device::new();
     SIZES
         .into_iter()
         .map(|(shape, size)| {
             unary(
+                b,
                 rng,
                 format!("to {} by {}", size.0, size.1),
                 shape,
-                move |x| forward(&b, x, size),
-                move |dy, x| backward(&b, dy, (x.shape().h, x.shape().w)),
+                move |x| forward(&Exact::new(), x, size),
+                |dy, _| backward(b, dy, (shape.h, shape.w)),
             )
         })
         .collect()
 }
 
-pub(super) fn adaptive_avg_pool2d(rng: &mut Stream) -> Result<Vec<Problem>> {
-    resampling(rng, ops::adaptive_avg_pool2d, ops::adaptive_avg_pool2d_bwd)
+pub(super) fn adaptive_avg_pool2d<B: Claimant>(b: &B, rng: &mut Stream) -> Result<Vec<Problem>> {
+    resampling(b, rng, ops::adaptive_avg_pool2d, ops::adaptive_avg_pool2d_bwd)
 }
 
-pub(super) fn interpolate(rng: &mut Stream) -> Result<Vec<Problem>> {
-    resampling(rng, ops::interpolate, ops::interpolate_bwd)
+pub(super) fn interpolate<B: Claimant>(b: &B, rng: &mut Stream) -> Result<Vec<Problem>> {
+    resampling(b, rng, ops::interpolate, ops::interpolate_bwd)
 }
 
 /// Addition with its broadcast; `sum_positions` is the broadcast's backward.
-pub(super) fn add(rng: &mut Stream) -> Result<Vec<Problem>> {
-    let b = Device::new();
+pub(super) fn add<B: Claimant>(b: &B, rng: &mut Stream) -> Result<Vec<Problem>> {
     let shape = Shape::new(2, 3, 4, 3);
     let mut problems = Vec::new();
     for (y_shape, alpha) in [(shape, 0.7), (Shape::new(2, 1, 1, 3), -1.5)] {
         let point = normals(rng, shape.len() + y_shape.len());
         let dy = normals(rng, shape.len());
-        let summed =
-            if y_shape == shape { tensor(shape, &dy) } else { ops::sum_positions(&b, &tensor(shape, &dy))? };
+        let dy_tensor = upload(b, shape, &dy);
+        let summed = if y_shape == shape { dy_tensor } else { ops::sum_positions(b, &dy_tensor)? };
         let mut gradient = dy.clone();
-        gradient.extend(summed.data().iter().map(|v| alpha * v));
+        gradient.extend(b.values(&summed).iter().map(|v| alpha * v));
         problems.push(Problem {
             case: format!("x {shape} + {alpha} y {y_shape}"),
             point,
             value: Box::new(move |mut p| {
                 let x = take(&mut p, shape);
-                Ok(dot(ops::add(&b, &x, &tensor(y_shape, p), alpha)?.data(), &dy))
+                Ok(dot(ops::add(&Exact::new(), &x, &tensor(y_shape, p), alpha)?.data(), &dy))
             }),
             claim: Claim::Gradient(gradient),
         });
@@ -322,16 +325,15 @@ pub(super) fn add(rng: &mut Stream) -> Result<Vec<Problem>> {
 }
 
 /// Concatenation; its backward is a slice of each part.
-pub(super) fn concat(rng: &mut Stream) -> Result<Vec<Problem>> {
-    let b = Device::new();
+pub(super) fn concat<B: Claimant>(b: &B, rng: &mut Stream) -> Result<Vec<Problem>> {
     let shape = Shape::new(2, 3, 2, 1);
     let channels = [3, 1, 4];
     let point = normals(rng, shape.len() * 8);
     let dy = normals(rng, shape.len() * 8);
-    let dy_tensor = tensor(shape.with_channels(8), &dy);
+    let dy_tensor = upload(b, shape.with_channels(8), &dy);
     let (mut gradient, mut offset) = (Vec::new(), 0);
     for c in channels {
-        gradient.extend_from_slice(ops::slice_channels(&b, &dy_tensor, offset, c)?.data());
+        gradient.extend(b.values(&ops::slice_channels(b, &dy_tensor, offset, c)?));
         offset += c;
     }
     Ok(vec![Problem {
@@ -339,7 +341,7 @@ pub(super) fn concat(rng: &mut Stream) -> Result<Vec<Problem>> {
         point,
         value: Box::new(move |mut p| {
             let parts: Vec<_> = channels.iter().map(|&c| take(&mut p, shape.with_channels(c))).collect();
-            Ok(dot(ops::concat(&b, &parts.iter().collect::<Vec<_>>())?.data(), &dy))
+            Ok(dot(ops::concat(&Exact::new(), &parts.iter().collect::<Vec<_>>())?.data(), &dy))
         }),
         claim: Claim::Gradient(gradient),
     }])

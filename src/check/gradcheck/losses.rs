@@ -1,10 +1,9 @@
 //! Gradient checks of losses with respect to low-resolution logits, and of T-VAT's cotangents against softmax and
 //! divergence written out over the interpolated logits.
 
-use super::{Claim, Device, Problem, normals, tensor};
+use super::{Claim, Claimant, Exact, Problem, normals, tensor, upload};
 use crate::Result;
-use crate::backend::cpu::{Labels, Tensor};
-use crate::ops::{self, Backend, ConfCe, Ensemble, IGNORE, LossGrad, Mix, Ohem, Shape, Size};
+use crate::ops::{self, Backend, ConfCe, Ensemble, IGNORE, Mix, Ohem, Shape, Size};
 use crate::rng::Stream;
 
 /// A factor that a loss's gradient must carry.
@@ -18,45 +17,62 @@ const CASES: [(Shape, Size); 4] = [
     (Shape::new(1, 3, 3, 2), (13, 11)),
 ];
 
-fn labels(rng: &mut Stream, shape: Shape, (h, w): Size, ignored: f32) -> Labels {
+/// Labels and their shape.
+fn labels(rng: &mut Stream, shape: Shape, (h, w): Size, ignored: f32) -> (Shape, Vec<u8>) {
     let shape_l = Shape::new(shape.n, h, w, 1);
     let draw = |_| if rng.chance(ignored) { IGNORE } else { rng.below(shape.c) as u8 };
-    let data: Vec<u8> = (0..shape_l.len()).map(draw).collect();
-    Device::new().upload_labels(shape_l, &data)
+    (shape_l, (0..shape_l.len()).map(draw).collect())
 }
 
-/// A problem from logits to a loss that comes with its gradient.
-fn loss(
+/// A loss over logits: its value, and its gradient times [`GRAD_SCALE`].
+trait Loss: 'static {
+    fn of<B: Backend>(&self, b: &B, logits: &B::Tensor) -> Result<(f64, B::Tensor)>;
+}
+
+/// A problem from logits to a loss: its value in double precision, its gradient on `b`.
+fn loss<B: Claimant>(
+    b: &B,
     rng: &mut Stream,
     case: String,
     shape: Shape,
-    f: impl Fn(&Tensor<f64>) -> Result<LossGrad<Device>> + 'static,
+    loss: impl Loss,
 ) -> Result<Problem> {
     let point: Vec<f64> = normals(rng, shape.len()).iter().map(|v| 2.0 * v).collect();
-    let gradient = f(&tensor(shape, &point))?.dlogits.data().to_vec();
-    Ok(Problem {
-        case,
-        point,
-        value: Box::new(move |p| Ok(GRAD_SCALE * Device::new().read_scalar(&f(&tensor(shape, p))?.loss))),
-        claim: Claim::Gradient(gradient),
-    })
+    let gradient = b.values(&loss.of(b, &upload(b, shape, &point))?.1);
+    let value = move |p: &[f64]| Ok(GRAD_SCALE * loss.of(&Exact::new(), &tensor(shape, p))?.0);
+    Ok(Problem { case, point, value: Box::new(value), claim: Claim::Gradient(gradient) })
 }
 
-pub(super) fn cross_entropy(rng: &mut Stream) -> Result<Vec<Problem>> {
+/// Cross entropy, over the hardest pixels where `ohem` says which.
+struct CrossEntropy {
+    target: (Shape, Vec<u8>),
+    ohem: Option<Ohem>,
+}
+
+impl Loss for CrossEntropy {
+    fn of<B: Backend>(&self, b: &B, logits: &B::Tensor) -> Result<(f64, B::Tensor)> {
+        let target = b.upload_labels(self.target.0, &self.target.1);
+        let out = match &self.ohem {
+            None => ops::cross_entropy(b, logits, &target, GRAD_SCALE)?,
+            Some(ohem) => ops::ohem_cross_entropy(b, logits, &target, ohem, GRAD_SCALE)?,
+        };
+        Ok((b.read_scalar(&out.loss), out.dlogits))
+    }
+}
+
+pub(super) fn cross_entropy<B: Claimant>(b: &B, rng: &mut Stream) -> Result<Vec<Problem>> {
     let mut problems = Vec::new();
     for ignored in [0.1, 1.0] {
         for (shape, size) in CASES {
             let target = labels(rng, shape, size, ignored);
             let case = format!("logits {shape} to {} by {}, {} % ignored", size.0, size.1, 100.0 * ignored);
-            problems.push(loss(rng, case, shape, move |x| {
-                ops::cross_entropy(&Device::new(), x, &target, GRAD_SCALE).map(LossGrad::from)
-            })?);
+            problems.push(loss(b, rng, case, shape, CrossEntropy { target, ohem: None })?);
         }
     }
     Ok(problems)
 }
 
-pub(super) fn ohem_cross_entropy(rng: &mut Stream) -> Result<Vec<Problem>> {
+pub(super) fn ohem_cross_entropy<B: Claimant>(b: &B, rng: &mut Stream) -> Result<Vec<Problem>> {
     let mut problems = Vec::new();
     for (shape, size) in CASES {
         for (threshold, min_kept) in [(0.1, 6), (0.7, 3), (0.02, 40), (0.3, 100_000)] {
@@ -65,10 +81,8 @@ pub(super) fn ohem_cross_entropy(rng: &mut Stream) -> Result<Vec<Problem>> {
                 "logits {shape} to {} by {}, threshold {threshold}, min_kept {min_kept}",
                 size.0, size.1
             );
-            let ohem = Ohem { threshold, min_kept };
-            problems.push(loss(rng, case, shape, move |x| {
-                ops::ohem_cross_entropy(&Device::new(), x, &target, &ohem, GRAD_SCALE).map(LossGrad::from)
-            })?);
+            let ohem = Some(Ohem { threshold, min_kept });
+            problems.push(loss(b, rng, case, shape, CrossEntropy { target, ohem })?);
         }
     }
     Ok(problems)
@@ -90,13 +104,42 @@ fn random_mix(rng: &mut Stream, rounds: usize, n: usize, (h, w): Size) -> Mix {
 }
 
 /// Two teachers' logits, confident enough that thresholds divide the pixels.
-fn teachers(rng: &mut Stream, shape: Shape) -> (Tensor<f64>, Tensor<f64>) {
-    let mut draw = || tensor(shape, &normals(rng, shape.len()).iter().map(|v| 3.0 * v).collect::<Vec<_>>());
-    (draw(), draw())
+struct Teachers {
+    shape: Shape,
+    core: Vec<f32>,
+    assist: Vec<f32>,
+    size: Size,
+    ensemble: Ensemble,
+    mix: Mix,
 }
 
-pub(super) fn conf_ce(rng: &mut Stream) -> Result<Vec<Problem>> {
-    let b = Device::new();
+impl Teachers {
+    fn draw(rng: &mut Stream, shape: Shape, size: Size, ensemble: Ensemble, rounds: usize) -> Teachers {
+        let mut draw = || normals(rng, shape.len()).iter().map(|v| (3.0 * v) as f32).collect();
+        let (core, assist) = (draw(), draw());
+        Teachers { shape, core, assist, size, ensemble, mix: random_mix(rng, rounds, shape.n, size) }
+    }
+
+    fn upload<B: Backend>(&self, b: &B) -> (B::Tensor, B::Tensor) {
+        (b.upload(self.shape, &self.core), b.upload(self.shape, &self.assist))
+    }
+}
+
+struct ConfidenceLoss(Teachers, ConfCe);
+
+impl Loss for ConfidenceLoss {
+    fn of<B: Backend>(&self, b: &B, logits: &B::Tensor) -> Result<(f64, B::Tensor)> {
+        let ConfidenceLoss(teachers, spec) = self;
+        let (Teachers { size, ensemble, mix, .. }, (core, assist)) = (teachers, teachers.upload(b));
+        let pseudo = ops::ensemble_pseudo_label(b, &core, &assist, *size, ensemble)?;
+        let out = ops::conf_ce(b, logits, &pseudo, &core, &assist, ensemble, mix, spec, GRAD_SCALE)?;
+        let [positive, negative, square] =
+            [out.positive, out.negative, out.square].map(|s| b.read_scalar(&s));
+        Ok((positive + negative + spec.square_weight * square, out.dstudent))
+    }
+}
+
+pub(super) fn conf_ce<B: Claimant>(b: &B, rng: &mut Stream) -> Result<Vec<Problem>> {
     let mut problems = Vec::new();
     for (shape, size) in CASES {
         for (threshold, negative_threshold, square_weight, weighted, rounds) in [
@@ -108,10 +151,7 @@ pub(super) fn conf_ce(rng: &mut Stream) -> Result<Vec<Problem>> {
             (1.1, 0.0, 0.0, true, 1),
         ] {
             let spec = ConfCe { threshold, negative_threshold, square_weight, weighted };
-            let ensemble = Ensemble { topk: 3, gamma: 0.5 };
-            let (core, assist) = teachers(rng, shape);
-            let mix = random_mix(rng, rounds, shape.n, size);
-            let pseudo = ops::ensemble_pseudo_label(&b, &core, &assist, size, &ensemble)?;
+            let teachers = Teachers::draw(rng, shape, size, Ensemble { topk: 3, gamma: 0.5 }, rounds);
             let case = format!(
                 "logits {shape} to {} by {}, threshold {threshold}, negative {negative_threshold}, square \
                  {square_weight}{}, {rounds} boxes",
@@ -119,28 +159,28 @@ pub(super) fn conf_ce(rng: &mut Stream) -> Result<Vec<Problem>> {
                 size.1,
                 if weighted { ", weighted" } else { "" }
             );
-            problems.push(loss(rng, case, shape, move |x| {
-                let out = ops::conf_ce(&b, x, &pseudo, &core, &assist, &ensemble, &mix, &spec, GRAD_SCALE)?;
-                let [positive, negative, square] =
-                    [out.positive, out.negative, out.square].map(|s| b.read_scalar(&s));
-                Ok(LossGrad { loss: positive + negative + square_weight * square, dlogits: out.dstudent })
-            })?);
+            problems.push(loss(b, rng, case, shape, ConfidenceLoss(teachers, spec))?);
         }
     }
     Ok(problems)
 }
 
-pub(super) fn mse_consistency(rng: &mut Stream) -> Result<Vec<Problem>> {
-    let b = Device::new();
+struct Consistency(Teachers);
+
+impl Loss for Consistency {
+    fn of<B: Backend>(&self, b: &B, logits: &B::Tensor) -> Result<(f64, B::Tensor)> {
+        let (Teachers { size, ensemble, mix, .. }, (core, assist)) = (&self.0, self.0.upload(b));
+        let out = ops::mse_consistency(b, logits, &core, &assist, *size, ensemble, mix, GRAD_SCALE)?;
+        Ok((b.read_scalar(&out.loss), out.dlogits))
+    }
+}
+
+pub(super) fn mse_consistency<B: Claimant>(b: &B, rng: &mut Stream) -> Result<Vec<Problem>> {
     let mut problems = Vec::new();
     for (shape, size) in CASES {
-        let (core, assist) = teachers(rng, shape);
-        let mix = random_mix(rng, 1, shape.n, size);
-        let ensemble = Ensemble { topk: 2, gamma: 0.6 };
+        let teachers = Teachers::draw(rng, shape, size, Ensemble { topk: 2, gamma: 0.6 }, 1);
         let case = format!("logits {shape} to {} by {}", size.0, size.1);
-        problems.push(loss(rng, case, shape, move |x| {
-            ops::mse_consistency(&b, x, &core, &assist, size, &ensemble, &mix, GRAD_SCALE)
-        })?);
+        problems.push(loss(b, rng, case, shape, Consistency(teachers))?);
     }
     Ok(problems)
 }
@@ -148,7 +188,7 @@ pub(super) fn mse_consistency(rng: &mut Stream) -> Result<Vec<Problem>> {
 /// Mean of the interpolated logits of `count` decoders that lie side by side in `point`, pixel by pixel; `shape` is one's.
 fn mean_logits(point: &[f64], count: usize, shape: Shape, size: Size) -> Result<Vec<f64>> {
     let wide = tensor(shape.with_channels(count * shape.c), point);
-    let up = ops::interpolate(&Device::new(), &wide, size)?;
+    let up = ops::interpolate(&Exact::new(), &wide, size)?;
     let mean = |pixel: &[f64], c: usize| pixel[c..].iter().step_by(shape.c).sum::<f64>() / count as f64;
     Ok(up.data().chunks_exact(count * shape.c).flat_map(|p| (0..shape.c).map(move |c| mean(p, c))).collect())
 }
@@ -160,13 +200,13 @@ fn log_softmax(logits: &[f64]) -> Vec<f64> {
 }
 
 /// Gradient of KL(softmax(clean) ‖ softmax(perturbed)) / n over all decoders' perturbed logits.
-pub(super) fn kl_gradient(rng: &mut Stream) -> Result<Vec<Problem>> {
+pub(super) fn kl_gradient<B: Claimant>(b: &B, rng: &mut Stream) -> Result<Vec<Problem>> {
     let mut problems = Vec::new();
     for (shape, size) in CASES {
         for count in [1, 2, 3] {
             let (clean, point) = (normals(rng, count * shape.len()), normals(rng, count * shape.len()));
-            let wide = |values: &[f64]| tensor(shape.with_channels(count * shape.c), values);
-            let dlogits = ops::kl_gradient(&Device::new(), &wide(&clean), &wide(&point), count, size)?;
+            let wide = |values: &[f64]| upload(b, shape.with_channels(count * shape.c), values);
+            let gradient = b.values(&ops::kl_gradient(b, &wide(&clean), &wide(&point), count, size)?);
             let clean_mean = mean_logits(&clean, count, shape, size)?;
             problems.push(Problem {
                 case: format!("{count} decoders, logits {shape} to {} by {}", size.0, size.1),
@@ -180,7 +220,7 @@ pub(super) fn kl_gradient(rng: &mut Stream) -> Result<Vec<Problem>> {
                     });
                     Ok(divergence.sum::<f64>() / shape.n as f64)
                 }),
-                claim: Claim::Gradient(dlogits.data().to_vec()),
+                claim: Claim::Gradient(gradient),
             });
         }
     }
@@ -189,14 +229,13 @@ pub(super) fn kl_gradient(rng: &mut Stream) -> Result<Vec<Problem>> {
 
 /// The cotangent is the gradient of Σ p·t over all pixels with the tangents t held fixed: p t - p (p·t) is the
 /// softmax's transposed Jacobian applied to t.
-pub(super) fn tvat_cotangent(rng: &mut Stream) -> Result<Vec<Problem>> {
+pub(super) fn tvat_cotangent<B: Claimant>(b: &B, rng: &mut Stream) -> Result<Vec<Problem>> {
     let mut problems = Vec::new();
     for (shape, size) in CASES {
         for count in [1, 2, 3] {
             let (tangents, point) = (normals(rng, count * shape.len()), normals(rng, count * shape.len()));
-            let wide = |values: &[f64]| tensor(shape.with_channels(count * shape.c), values);
-            let cotangent =
-                ops::tvat_cotangent(&Device::new(), &wide(&point), &wide(&tangents), count, size)?;
+            let wide = |values: &[f64]| upload(b, shape.with_channels(count * shape.c), values);
+            let gradient = b.values(&ops::tvat_cotangent(b, &wide(&point), &wide(&tangents), count, size)?);
             let tangent_mean = mean_logits(&tangents, count, shape, size)?;
             problems.push(Problem {
                 case: format!("{count} decoders, logits {shape} to {} by {}", size.0, size.1),
@@ -210,7 +249,7 @@ pub(super) fn tvat_cotangent(rng: &mut Stream) -> Result<Vec<Problem>> {
                         })
                         .sum())
                 }),
-                claim: Claim::Gradient(cotangent.data().to_vec()),
+                claim: Claim::Gradient(gradient),
             });
         }
     }

@@ -1,12 +1,12 @@
 //! Gradient checks of whole passes: encoder, decoder, the decoder's tangent and pullback with frozen batch norm, and the
 //! student's gradient of one training step with the T-VAT noise held fixed.
 
-use super::{Claim, Device, Function, Problem, dot, normals, take, tensor};
+use super::{Claim, Claimant, Exact, Function, Problem, dot, normals, take, tensor, upload};
 use crate::backend::cpu::Tensor;
 use crate::method::{
     Algorithm, Batch, Networks, StepArgs, SupervisedLoss, Tvat, TvatArgs, cut_mix, train_step as method_step,
 };
-use crate::model::{DeepLab, ModelConfig, Network, Norm};
+use crate::model::{DecoderSaved, DeepLab, ModelConfig, Network, Norm};
 use crate::ops::{self, Backend, ConfCe, Ensemble, IGNORE, Ohem, Shape};
 use crate::rng::{Domain, Key, Stream};
 use crate::{Error, Result};
@@ -26,12 +26,24 @@ fn small() -> Result<DeepLab> {
 }
 
 /// Initial values with everything moved off its default: batch norm weights and biases, running statistics.
-fn values(arch: &DeepLab, rng: &mut Stream) -> Network<Device> {
-    let (params, stats) = arch.init(u64::from(rng.next_u32()), 0);
-    let params = params.iter().map(|&v| f64::from(v) + 0.1 * f64::from(rng.normal())).collect();
-    // Variances stay positive: they start at 1 and move by less than a half.
-    let stats = stats.iter().map(|&v| f64::from(v) + f64::from(rng.range(-0.4, 0.4))).collect();
-    Network { params, stats }
+#[derive(Clone)]
+struct Values {
+    params: Vec<f32>,
+    stats: Vec<f32>,
+}
+
+impl Values {
+    fn draw(arch: &DeepLab, rng: &mut Stream) -> Values {
+        let (mut params, mut stats) = arch.init(u64::from(rng.next_u32()), 0);
+        params.iter_mut().for_each(|v| *v += 0.1 * rng.normal());
+        // Variances stay positive: they start at 1 and move by less than a half.
+        stats.iter_mut().for_each(|v| *v += rng.range(-0.4, 0.4));
+        Values { params, stats }
+    }
+
+    fn upload<B: Backend>(&self, b: &B) -> Network<B> {
+        Network { params: b.upload_vector(&self.params), stats: b.upload_vector(&self.stats) }
+    }
 }
 
 fn kept<T>(saved: Option<T>) -> Result<T> {
@@ -41,56 +53,63 @@ fn kept<T>(saved: Option<T>) -> Result<T> {
 const IMAGES: Shape = Shape::new(3, 17, 21, 3);
 
 /// The encoder's backward, with respect to its parameters.
-pub(super) fn encoder(rng: &mut Stream) -> Result<Vec<Problem>> {
-    let b = Device::new();
+pub(super) fn encoder<B: Claimant>(b: &B, rng: &mut Stream) -> Result<Vec<Problem>> {
     let arch = small()?;
-    let net = values(&arch, rng);
-    let x = tensor(IMAGES, &normals(rng, IMAGES.len()));
+    let values = Values::draw(&arch, rng);
+    let x = normals(rng, IMAGES.len());
     let shape = arch.feature_shape(IMAGES);
     let dy = normals(rng, shape.len());
-    let (_, saved) = arch.encoder_forward(&b, &net.params, Norm::Train(&mut net.stats.clone()), &x, true)?;
-    let mut grads = vec![0.0; arch.table.num_params];
-    arch.encoder_backward(&b, &net.params, &mut grads, kept(saved)?, &tensor(shape, &dy))?;
+    let Network { params, mut stats } = values.upload(b);
+    let norm = Norm::Train(&mut stats);
+    let (_, saved) = arch.encoder_forward(b, &params, norm, &upload(b, IMAGES, &x), true)?;
+    let mut grads = b.zeros(arch.table.num_params);
+    arch.encoder_backward(b, &params, &mut grads, kept(saved)?, &upload(b, shape, &dy))?;
+
+    let (exact, x) = (Exact::new(), tensor(IMAGES, &x));
+    let net = values.upload(&exact);
     Ok(vec![Problem {
-        case: format!("{} parameters, x {IMAGES}", grads.len()),
+        case: format!("{} parameters, x {IMAGES}", arch.table.num_params),
         point: net.params,
         value: Box::new(move |p| {
             let norm = Norm::Train(&mut net.stats.clone());
-            Ok(dot(arch.encoder_forward(&b, &p.to_vec(), norm, &x, false)?.0.data(), &dy))
+            Ok(dot(arch.encoder_forward(&exact, &p.to_vec(), norm, &x, false)?.0.data(), &dy))
         }),
-        claim: Claim::Gradient(grads),
+        claim: Claim::Gradient(b.vector_values(&grads)),
     }])
 }
 
 /// The decoder's backward in training mode, with respect to features and parameters.
-pub(super) fn decoder(rng: &mut Stream) -> Result<Vec<Problem>> {
-    let b = Device::new();
+pub(super) fn decoder<B: Claimant>(b: &B, rng: &mut Stream) -> Result<Vec<Problem>> {
     let arch = small()?;
-    let net = values(&arch, rng);
+    let values = Values::draw(&arch, rng);
     let (features, logits) = (arch.feature_shape(IMAGES), arch.logits_shape(IMAGES));
     let mut point = normals(rng, features.len());
-    let x = tensor(features, &point);
     let dy = normals(rng, logits.len());
-    let (_, saved) = arch.decoder_forward(&b, &net.params, Norm::Train(&mut net.stats.clone()), &x, true)?;
-    let mut grads = vec![0.0; arch.table.num_params];
-    let dx = arch.decoder_backward(&b, &net.params, &mut grads, kept(saved)?, &tensor(logits, &dy))?;
+    let Network { params, mut stats } = values.upload(b);
+    let norm = Norm::Train(&mut stats);
+    let (_, saved) = arch.decoder_forward(b, &params, norm, &upload(b, features, &point), true)?;
+    let mut grads = b.zeros(arch.table.num_params);
+    let dx = arch.decoder_backward(b, &params, &mut grads, kept(saved)?, &upload(b, logits, &dy))?;
+
+    let exact = Exact::new();
+    let net = values.upload(&exact);
     point.extend(&net.params);
     Ok(vec![Problem {
-        case: format!("features {features} and {} parameters", grads.len()),
+        case: format!("features {features} and {} parameters", arch.table.num_params),
         point,
         value: Box::new(move |mut p| {
             let x = take(&mut p, features);
             let norm = Norm::Train(&mut net.stats.clone());
-            Ok(dot(arch.decoder_forward(&b, &p.to_vec(), norm, &x, false)?.0.data(), &dy))
+            Ok(dot(arch.decoder_forward(&exact, &p.to_vec(), norm, &x, false)?.0.data(), &dy))
         }),
-        claim: Claim::Gradient([dx.data(), &grads].concat()),
+        claim: Claim::Gradient([b.values(&dx), b.vector_values(&grads)].concat()),
     }])
 }
 
-/// A decoder with frozen batch norm at drawn features: the function ⟨dy, logits⟩ and what it saved.
+/// A decoder with frozen batch norm at drawn features, and the function ⟨dy, logits⟩.
 struct Frozen {
     arch: DeepLab,
-    net: Network<Device>,
+    values: Values,
     features: Shape,
     logits: Shape,
     point: Vec<f64>,
@@ -100,74 +119,81 @@ struct Frozen {
 impl Frozen {
     fn new(rng: &mut Stream) -> Result<Frozen> {
         let arch = small()?;
-        let net = values(&arch, rng);
+        let values = Values::draw(&arch, rng);
         let (features, logits) = (arch.feature_shape(IMAGES), arch.logits_shape(IMAGES));
         let (point, dy) = (normals(rng, features.len()), normals(rng, logits.len()));
-        Ok(Frozen { arch, net, features, logits, point, dy })
+        Ok(Frozen { arch, values, features, logits, point, dy })
     }
 
     fn value(&self) -> Function {
-        let (arch, net, features, dy) = (self.arch.clone(), self.net.clone(), self.features, self.dy.clone());
+        let exact = Exact::new();
+        let (arch, net, features, dy) =
+            (self.arch.clone(), self.values.upload(&exact), self.features, self.dy.clone());
         Box::new(move |p| {
             let norm = Norm::Frozen(&net.stats);
-            let (y, _) =
-                arch.decoder_forward(&Device::new(), &net.params, norm, &tensor(features, p), false)?;
+            let (y, _) = arch.decoder_forward(&exact, &net.params, norm, &tensor(features, p), false)?;
             Ok(dot(y.data(), &dy))
         })
+    }
+
+    /// The network on `b`, and what its pass keeps.
+    fn pass<B: Backend>(&self, b: &B) -> Result<(Network<B>, DecoderSaved<B>)> {
+        let net = self.values.upload(b);
+        let x = upload(b, self.features, &self.point);
+        let (_, saved) = self.arch.decoder_forward(b, &net.params, Norm::Frozen(&net.stats), &x, true)?;
+        Ok((net, kept(saved)?))
     }
 }
 
 /// Jᵀ dlogits.
-pub(super) fn decoder_pullback(rng: &mut Stream) -> Result<Vec<Problem>> {
-    let b = Device::new();
+pub(super) fn decoder_pullback<B: Claimant>(b: &B, rng: &mut Stream) -> Result<Vec<Problem>> {
     let f = Frozen::new(rng)?;
-    let x = tensor(f.features, &f.point);
-    let (_, saved) = f.arch.decoder_forward(&b, &f.net.params, Norm::Frozen(&f.net.stats), &x, true)?;
-    let dx = f.arch.decoder_pullback(&b, &f.net, &kept(saved)?, &tensor(f.logits, &f.dy))?;
+    let (net, saved) = f.pass(b)?;
+    let dx = f.arch.decoder_pullback(b, &net, &saved, &upload(b, f.logits, &f.dy))?;
     Ok(vec![Problem {
         case: format!("features {}", f.features),
         value: f.value(),
         point: f.point,
-        claim: Claim::Gradient(dx.data().to_vec()),
+        claim: Claim::Gradient(b.values(&dx)),
     }])
 }
 
 /// J t.
-pub(super) fn decoder_tangent(rng: &mut Stream) -> Result<Vec<Problem>> {
-    let b = Device::new();
+pub(super) fn decoder_tangent<B: Claimant>(b: &B, rng: &mut Stream) -> Result<Vec<Problem>> {
     let f = Frozen::new(rng)?;
-    let x = tensor(f.features, &f.point);
-    let (_, saved) = f.arch.decoder_forward(&b, &f.net.params, Norm::Frozen(&f.net.stats), &x, true)?;
-    let saved = kept(saved)?;
+    let (net, saved) = f.pass(b)?;
+    let b = b.clone();
     Ok(vec![Problem {
         case: format!("features {}", f.features),
         value: f.value(),
         point: f.point.clone(),
         claim: Claim::Tangent(Box::new(move |t| {
-            Ok(dot(f.arch.decoder_tangent(&b, &f.net, &saved, &tensor(f.features, t))?.data(), &f.dy))
+            let moved = f.arch.decoder_tangent(&b, &net, &saved, &upload(&b, f.features, t))?;
+            Ok(dot(&b.values(&moved), &f.dy))
         })),
     }])
 }
 
 /// Jᵀ dlogits and J t of two networks' decoders side by side; the function sums over both, one by one.
-pub(super) fn decoders(rng: &mut Stream) -> Result<Vec<Problem>> {
-    let b = Device::new();
+pub(super) fn decoders<B: Claimant>(b: &B, rng: &mut Stream) -> Result<Vec<Problem>> {
     let arch = small()?;
-    let nets = [values(&arch, rng), values(&arch, rng)];
+    let drawn = [Values::draw(&arch, rng), Values::draw(&arch, rng)];
     let (features, logits) = (arch.feature_shape(IMAGES), arch.logits_shape(IMAGES));
     let (point, dy) = (normals(rng, features.len()), normals(rng, 2 * logits.len()));
     let wide = logits.with_channels(2 * logits.c);
-    let pair = arch.decoders(&b, &[&nets[0], &nets[1]])?;
-    let saved = kept(pair.forward(&b, &tensor(features, &point), true)?.1)?;
-    let dx = pair.pullback(&b, &saved, &tensor(wide, &dy))?;
+    let on_device = drawn.each_ref().map(|values| values.upload(b));
+    let pair = arch.decoders(b, &on_device.each_ref())?;
+    let saved = kept(pair.forward(b, &upload(b, features, &point), true)?.1)?;
+    let dx = b.values(&pair.pullback(b, &saved, &upload(b, wide, &dy))?);
+    drop(pair);
     let function = || -> Function {
-        let (arch, nets, dy) = (arch.clone(), nets.clone(), dy.clone());
+        let nets = drawn.each_ref().map(|values| values.upload(&Exact::new()));
+        let (arch, dy) = (arch.clone(), dy.clone());
         Box::new(move |p| {
             let mut sum = 0.0;
             for (i, net) in nets.iter().enumerate() {
-                let x = tensor(features, p);
-                let (y, _) =
-                    arch.decoder_forward(&Device::new(), &net.params, Norm::Frozen(&net.stats), &x, false)?;
+                let (x, norm) = (tensor(features, p), Norm::Frozen(&net.stats));
+                let (y, _) = arch.decoder_forward(&Exact::new(), &net.params, norm, &x, false)?;
                 let part = dy.chunks_exact(logits.c).skip(i).step_by(2).flatten();
                 sum += y.data().iter().zip(part).map(|(y, dy)| y * dy).sum::<f64>();
             }
@@ -179,12 +205,12 @@ pub(super) fn decoders(rng: &mut Stream) -> Result<Vec<Problem>> {
         case: case("pullback"),
         value: function(),
         point: point.clone(),
-        claim: Claim::Gradient(dx.data().to_vec()),
+        claim: Claim::Gradient(dx),
     };
-    let value = function();
+    let (value, b) = (function(), b.clone());
     let tangent = move |t: &[f64]| -> Result<f64> {
-        let pair = arch.decoders(&b, &[&nets[0], &nets[1]])?;
-        Ok(dot(pair.tangent(&b, &saved, &tensor(features, t))?.data(), &dy))
+        let pair = arch.decoders(&b, &on_device.each_ref())?;
+        Ok(dot(&b.values(&pair.tangent(&b, &saved, &upload(&b, features, t))?), &dy))
     };
     let tangent = Problem { case: case("tangent"), value, point, claim: Claim::Tangent(Box::new(tangent)) };
     Ok(vec![pullback, tangent])
@@ -192,7 +218,7 @@ pub(super) fn decoders(rng: &mut Stream) -> Result<Vec<Problem>> {
 
 /// The student's gradient of a whole step. The function is the two losses written out over forward passes alone, with
 /// the noise that the step found and the teachers' targets as constants.
-pub(super) fn train_step(rng: &mut Stream) -> Result<Vec<Problem>> {
+pub(super) fn train_step<B: Claimant>(b: &B, rng: &mut Stream) -> Result<Vec<Problem>> {
     let plain = ConfCe { threshold: 0.3, negative_threshold: 0.0, square_weight: 0.0, weighted: true };
     let negative = ConfCe { negative_threshold: 0.2, square_weight: 0.5, ..plain };
     let ohem = SupervisedLoss::Ohem(Ohem { threshold: 0.3, min_kept: 50 });
@@ -217,47 +243,83 @@ pub(super) fn train_step(rng: &mut Stream) -> Result<Vec<Problem>> {
             algorithm,
             keep_noise: true,
         };
-        problems.push(step(rng, args)?);
+        problems.push(step(b, rng, args)?);
     }
     Ok(problems)
 }
 
-fn step(rng: &mut Stream, args: StepArgs) -> Result<Problem> {
-    let b = Device::new();
+/// A batch in values that every device takes.
+struct Drawn {
+    features: Shape,
+    x_l: Vec<f64>,
+    y_l: Vec<u8>,
+    x_u_weak: Vec<f64>,
+    x_u_strong: Vec<f64>,
+    d_l: Vec<f64>,
+    d_u: Vec<f64>,
+}
+
+impl Drawn {
+    fn draw(rng: &mut Stream, features: Shape) -> Drawn {
+        let y_l = |rng: &mut Stream| {
+            let label = |_| if rng.chance(0.1) { IGNORE } else { rng.below(4) as u8 };
+            (0..IMAGES.positions()).map(label).collect()
+        };
+        Drawn {
+            features,
+            y_l: y_l(rng),
+            x_l: normals(rng, IMAGES.len()),
+            x_u_weak: normals(rng, IMAGES.len()),
+            x_u_strong: normals(rng, IMAGES.len()),
+            d_l: normals(rng, features.len()),
+            d_u: normals(rng, features.len()),
+        }
+    }
+
+    fn upload<B: Backend>(&self, b: &B) -> Batch<B> {
+        let key = Key::new(1, Domain::CutMix, 0);
+        Batch {
+            x_l: upload(b, IMAGES, &self.x_l),
+            y_l: b.upload_labels(IMAGES.with_channels(1), &self.y_l),
+            x_u_weak: upload(b, IMAGES, &self.x_u_weak),
+            x_u_strong: upload(b, IMAGES, &self.x_u_strong),
+            mix: cut_mix::sample(cut_mix::CutMixForm::Voc, IMAGES.n, (IMAGES.h, IMAGES.w), key),
+            d_l: upload(b, self.features, &self.d_l),
+            d_u: upload(b, self.features, &self.d_u),
+        }
+    }
+}
+
+fn step<B: Claimant>(claimant: &B, rng: &mut Stream, args: StepArgs) -> Result<Problem> {
     let arch = small()?;
     let size = (IMAGES.h, IMAGES.w);
-    let images = |rng: &mut Stream| tensor(IMAGES, &normals(rng, IMAGES.len()));
-    let y_shape = IMAGES.with_channels(1);
-    let labels: Vec<u8> =
-        (0..y_shape.len()).map(|_| if rng.chance(0.1) { IGNORE } else { rng.below(4) as u8 }).collect();
-    let features = arch.feature_shape(IMAGES);
-    let batch: Batch<Device> = Batch {
-        x_l: images(rng),
-        y_l: b.upload_labels(y_shape, &labels),
-        x_u_weak: images(rng),
-        x_u_strong: images(rng),
-        mix: cut_mix::sample(cut_mix::CutMixForm::Voc, IMAGES.n, size, Key::new(1, Domain::CutMix, 0)),
-        d_l: tensor(features, &normals(rng, features.len())),
-        d_u: tensor(features, &normals(rng, features.len())),
+    let drawn = Drawn::draw(rng, arch.feature_shape(IMAGES));
+    let [student, teacher1, teacher2] = [(); 3].map(|()| Values::draw(&arch, rng));
+    let mut nets = Networks {
+        student: student.upload(claimant),
+        teacher1: teacher1.upload(claimant),
+        teacher2: teacher2.upload(claimant),
+        momentum: claimant.zeros(arch.table.num_params),
+        grads: claimant.zeros(arch.table.num_params),
     };
-    let nets = Networks {
-        student: values(&arch, rng),
-        teacher1: values(&arch, rng),
-        teacher2: values(&arch, rng),
-        momentum: vec![0.0; arch.table.num_params],
-        grads: vec![0.0; arch.table.num_params],
-    };
-    let mut stepped = nets.clone();
-    let (r_l, r_u) = kept(method_step(&b, &arch, &mut stepped, &batch, &args)?.noise)?;
+    let out = method_step(claimant, &arch, &mut nets, &drawn.upload(claimant), &args)?;
+    let (r_l, r_u) = kept(out.noise)?;
+    let [r_l, r_u] = [r_l, r_u].map(|r| tensor(drawn.features, &claimant.values(&r)));
+    let claim = Claim::Gradient(claimant.vector_values(&nets.grads));
 
-    let teacher = |net: &Network<Device>| forward(&arch, net, &net.params, &batch.x_u_weak, None);
+    let b = Exact::new();
+    let batch = drawn.upload(&b);
+    let teacher = |values: &Values| {
+        let net = values.upload(&b);
+        forward(&arch, &net, &net.params, &batch.x_u_weak, None)
+    };
     let (core, assist) = match (args.algorithm.num_teachers(), args.active_teacher) {
-        (2, 1) => (teacher(&nets.teacher1)?, teacher(&nets.teacher2)?),
-        (2, _) => (teacher(&nets.teacher2)?, teacher(&nets.teacher1)?),
-        _ => (teacher(&nets.teacher1)?, teacher(&nets.teacher1)?),
+        (2, 1) => (teacher(&teacher1)?, teacher(&teacher2)?),
+        (2, _) => (teacher(&teacher2)?, teacher(&teacher1)?),
+        _ => (teacher(&teacher1)?, teacher(&teacher1)?),
     };
     let x_u = ops::cut_mix(&b, &batch.x_u_strong, &batch.mix)?;
-    let student = nets.student.clone();
+    let student = student.upload(&b);
     let point = student.params.clone();
     let loss = move |params: &[f64]| -> Result<f64> {
         let params = params.to_vec();
@@ -291,19 +353,19 @@ fn step(rng: &mut Stream, args: StepArgs) -> Result<Problem> {
         ),
         point,
         value: Box::new(loss),
-        claim: Claim::Gradient(stepped.grads),
+        claim,
     })
 }
 
 /// Stride-4 logits of a training-mode pass, `noise` added to the features.
 fn forward(
     arch: &DeepLab,
-    net: &Network<Device>,
+    net: &Network<Exact>,
     params: &Vec<f64>,
     x: &Tensor<f64>,
     noise: Option<&Tensor<f64>>,
 ) -> Result<Tensor<f64>> {
-    let b = Device::new();
+    let b = Exact::new();
     let mut stats = net.stats.clone();
     let (mut features, _) = arch.encoder_forward(&b, params, Norm::Train(&mut stats), x, false)?;
     if let Some(r) = noise {

@@ -1,23 +1,23 @@
-//! Fixtures of image transforms, which run on the host whatever the device.
+//! Fixtures of image transforms: colours and blur on the device, resizing on the host whatever the device.
 
 use super::Run;
 use crate::check::fixture::{Array, Values, swap_inner};
 use crate::data::decode::RgbImage;
-use crate::data::{photometric, resize};
-use crate::ops::{Backend, Size};
+use crate::data::resize;
+use crate::ops::{self, Adjust, Backend, Blur, Normalize, Pixels, Shape, Strong};
 use crate::{Error, Result};
 use serde::Deserialize;
 
-/// Applies `f` to the float image `[3, h, w]`, interleaved for it.
-fn transform<B: Backend>(run: &mut Run<'_, B>, f: impl FnOnce(&mut [f32], Size) -> Result<()>) -> Result<()> {
+/// Changes the float image `[3, h, w]`.
+fn transform<B: Backend>(run: &mut Run<'_, B>, strong: Strong) -> Result<()> {
     let ([channels, h, w], values) = run.fixture.f32("image")?;
     if channels != 3 || h * w == 0 {
         let found = format!("[{channels}, {h}, {w}]");
         return Err(run.fixture.bad_input("image", format!("expected shape [3, h, w], found {found}")));
     }
-    let mut image = swap_inner(values, 1, 3, h * w);
-    f(&mut image, (h, w))?;
-    run.put("image", Array::f32([3, h, w], swap_inner(&image, 1, h * w, 3)));
+    let x = run.b.upload(Shape::new(1, h, w, 3), &swap_inner(values, 1, 3, h * w));
+    let y = ops::photometric(run.b, Pixels::Colors(&x), &[strong], &Normalize::IDENTITY)?;
+    run.put("image", Array::f32([3, h, w], swap_inner(&run.b.download(&y), 1, h * w, 3)));
     Ok(())
 }
 
@@ -30,12 +30,12 @@ struct FactorAttrs {
 pub(super) fn adjust<B: Backend>(run: &mut Run<'_, B>) -> Result<()> {
     let FactorAttrs { factor } = run.attrs()?;
     let adjust = match run.fixture.op.as_str() {
-        "adjust_brightness" => photometric::adjust_brightness,
-        "adjust_contrast" => photometric::adjust_contrast,
-        "adjust_saturation" => photometric::adjust_saturation,
-        _ => photometric::adjust_hue,
+        "adjust_brightness" => Adjust::Brightness(factor),
+        "adjust_contrast" => Adjust::Contrast(factor),
+        "adjust_saturation" => Adjust::Saturation(factor),
+        _ => Adjust::Hue(factor),
     };
-    transform(run, |image, size| adjust(image, size, factor))
+    transform(run, Strong { jitter: vec![adjust], ..Strong::default() })
 }
 
 #[derive(Deserialize)]
@@ -44,7 +44,7 @@ struct NoAttrs {}
 
 pub(super) fn grayscale<B: Backend>(run: &mut Run<'_, B>) -> Result<()> {
     let NoAttrs {} = run.attrs()?;
-    transform(run, photometric::grayscale)
+    transform(run, Strong { gray: true, ..Strong::default() })
 }
 
 #[derive(Deserialize)]
@@ -54,15 +54,9 @@ struct BlurAttrs {
     sigma: f32,
 }
 
-/// Largest blur window, in pixels a side.
-const MAX_KERNEL: usize = 1 << 12;
-
 pub(super) fn gaussian_blur<B: Backend>(run: &mut Run<'_, B>) -> Result<()> {
     let BlurAttrs { kernel, sigma } = run.attrs()?;
-    if kernel > MAX_KERNEL {
-        return Err(run.fixture.bad_attrs(format!("kernel: expected at most {MAX_KERNEL}, found {kernel}")));
-    }
-    transform(run, |image, size| photometric::gaussian_blur(image, size, kernel, sigma))
+    transform(run, Strong { blur: Some(Blur { kernel, sigma }), ..Strong::default() })
 }
 
 #[derive(Deserialize)]

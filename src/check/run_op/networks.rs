@@ -150,7 +150,7 @@ pub(super) fn tvat<B: Backend>(run: &mut Run<'_, B>) -> Result<()> {
     let args = exact(attrs.eps, attrs.iterations);
     let decoders = arch.decoders(b, &[&teacher1, &teacher2])?;
     let noise = method_tvat::noise(b, Some(&decoders), &x, size, &d, &args)?;
-    if let Some(r) = noise {
+    if let Some(r) = noise.map(|noise| noise.values(b)).transpose()? {
         run.put_tensor("r", &r);
     }
     Ok(())

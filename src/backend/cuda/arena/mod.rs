@@ -10,6 +10,9 @@ pub use recorder::{Recorder, Script};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+/// How many buffers of a script may be left out in a row before a step no longer follows it.
+const LOOK_AHEAD: usize = 4;
+
 /// A driver whose buffers lie in an arena while a planned step runs, and otherwise where the driver under it puts them.
 ///
 /// What a step asks for beyond its script, and what would overlap a buffer that is still in use, goes to the driver under it
@@ -45,18 +48,15 @@ impl Arena {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The next buffer of the running step's script if it has `bytes` bytes.
+    /// The next buffer of the running step's script that has `bytes` bytes, if it is not far.
     fn take(&self, bytes: usize) -> Result<Option<DevicePtr>> {
         let mut state = self.state();
         let Some((kind, done)) = state.running else { return Ok(None) };
-        let Some(&(size, place)) = self.scripts.get(kind).and_then(|s| s.blocks.get(done)) else {
-            return Ok(None);
-        };
-        if size != bytes {
-            return Ok(None);
-        }
-        state.running = Some((kind, done + 1));
-        let Some(offset) = place else { return Ok(None) };
+        let Some(script) = self.scripts.get(kind) else { return Ok(None) };
+        let ahead = script.blocks.iter().skip(done).take(LOOK_AHEAD).position(|&(size, _)| size == bytes);
+        let Some(number) = ahead.map(|ahead| done + ahead) else { return Ok(None) };
+        state.running = Some((kind, number + 1));
+        let Some(offset) = script.blocks[number].1 else { return Ok(None) };
         let base = match state.base {
             Some(base) => base,
             None => {

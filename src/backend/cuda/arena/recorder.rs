@@ -174,10 +174,6 @@ impl Driver for Recorder {
         Ok(())
     }
 
-    fn available_memory(&self) -> Option<u64> {
-        None
-    }
-
     fn phase(&self, name: &'static str) -> &'static str {
         std::mem::replace(&mut self.state().phase, name)
     }

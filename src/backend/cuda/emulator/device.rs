@@ -158,7 +158,7 @@ impl Driver for Emulator {
     }
 
     fn available_memory(&self) -> Option<u64> {
-        crate::backend::cpu::available_memory()
+        crate::host::available_memory()
     }
 
     /// The check build watches the bounds of each buffer.

@@ -220,14 +220,13 @@ impl Driver for Gpu {
         }
         let mut state = self.enter()?;
         let during = "while copying to the device";
-        // Small data passes through pinned memory, so that the caller does not wait for the stream.
-        if !state.staging.has_room(data.len()) && data.len() <= staging::LEN {
-            self.settle(during, &mut state)?;
-        }
-        let staged = state.staging.put(data).map_err(|e| self.fault(during, e, &state.recent))?;
+        // All but large data passes through pinned memory, so that the caller does not wait for the stream.
+        // SAFETY: the context is current, there is one stream, and the copy is submitted below.
+        let staged = unsafe { state.staging.put(data, self.stream) }
+            .map_err(|e| self.fault(during, e, &state.recent))?;
         let source = staged.map_or(data.as_ptr(), |copy| copy.as_ptr().cast_const());
         // SAFETY: the caller's buffer holds `data.len()` bytes, and so does `source`, which stays as it is until the copy is
-        // done: the staging area is written again only after the stream was waited for, and `data` is waited for below.
+        // done: the staging area waits for it before that part is written again, and `data` is waited for below.
         unsafe { sys::cuMemcpyHtoDAsync_v2(to.0, source.cast(), data.len(), self.stream) }
             .result()
             .map_err(|e| self.fault(during, e, &state.recent))?;

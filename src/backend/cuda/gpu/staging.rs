@@ -1,67 +1,137 @@
-//! Pinned host memory through which small data reaches the device without the caller waiting for the stream.
+//! Pinned host memory through which data reaches the device without the caller waiting for the stream: two halves, of which
+//! one is filled while the copies from the other are on their way.
 
-use cudarc::driver::result::{self, DriverError};
-use cudarc::driver::sys::CUresult;
+use cudarc::driver::result::{self, DriverError, event};
+use cudarc::driver::sys::{CUevent, CUevent_flags, CUresult, CUstream};
 use std::ptr::NonNull;
 
-/// Bytes of the area: several steps' worth of small tables.
-pub(super) const LEN: usize = 4 << 20;
+/// Larger data does not pass through here.
+const LARGEST: usize = 64 << 20;
+/// Bytes of a half at least: several steps' worth of small tables.
+const LEAST: usize = 4 << 20;
 /// Copies start at multiples of this.
 const ALIGNMENT: usize = 64;
 
-/// An area that is filled from its start and reused once the stream was waited for.
+/// The two halves.
 #[derive(Default)]
 pub(super) struct Staging {
-    /// The area, once it was used.
+    halves: [Half; 2],
+    /// The one that is filled.
+    current: usize,
+}
+
+/// Memory that is filled from its start.
+#[derive(Default)]
+struct Half {
     start: Option<NonNull<u8>>,
+    len: usize,
     used: usize,
+    /// After the copies from it, once it was full.
+    event: Option<CUevent>,
+    /// Whether that was not waited for yet.
+    busy: bool,
 }
 
 impl Staging {
-    pub(super) fn has_room(&self, bytes: usize) -> bool {
-        bytes <= LEN - self.used
-    }
-
-    /// Address of a copy of `data` that stays as it is until `reset`; `None` where there is no room.
+    /// Address of a copy of `data` that stays as it is until what is submitted to `stream` before the next call is done; `None`
+    /// for data that is too large. Waits where both halves are full.
     ///
     /// # Errors
-    /// The driver's, when it has no pinned memory.
-    pub(super) fn put(&mut self, data: &[u8]) -> Result<Option<NonNull<u8>>, DriverError> {
-        if !self.has_room(data.len()) {
+    /// The driver's, when it has no pinned memory or finds a fault.
+    ///
+    /// # Safety
+    /// The context of `stream`, which is the same each time, is current; copies are submitted before the next call.
+    pub(super) unsafe fn put(
+        &mut self,
+        data: &[u8],
+        stream: CUstream,
+    ) -> Result<Option<NonNull<u8>>, DriverError> {
+        if data.len() > LARGEST {
             return Ok(None);
         }
-        let start = match self.start {
-            Some(start) => start,
-            None => {
-                // SAFETY: the caller made a context current; the area is freed in `free`.
-                let area = unsafe { result::malloc_host(LEN, 0) }?;
-                NonNull::new(area.cast()).ok_or(DriverError(CUresult::CUDA_ERROR_OUT_OF_MEMORY))?
-            }
-        };
-        self.start = Some(start);
-        // SAFETY: `used + data.len()` is at most LEN, and no copy reads this part: it was not handed out since `reset`.
+        if data.len() > self.halves[self.current].room() {
+            // SAFETY: as the caller says.
+            unsafe { self.halves[self.current].leave(stream) }?;
+            self.current ^= 1;
+            self.halves[self.current].enter(data.len())?;
+        }
+        let half = &mut self.halves[self.current];
+        let start = half.start.ok_or(DriverError(CUresult::CUDA_ERROR_OUT_OF_MEMORY))?;
+        // SAFETY: there is room, and no copy reads this part: it was not handed out since `enter` waited.
         let copy = unsafe {
-            let copy = start.add(self.used);
+            let copy = start.add(half.used);
             copy.copy_from_nonoverlapping(NonNull::from(data).cast(), data.len());
             copy
         };
-        self.used = (self.used + data.len()).next_multiple_of(ALIGNMENT).min(LEN);
+        half.used = (half.used + data.len()).next_multiple_of(ALIGNMENT).min(half.len);
         Ok(Some(copy))
     }
 
-    /// All copies from the area are done.
+    /// All copies from here are done.
     pub(super) fn reset(&mut self) {
-        self.used = 0;
+        for half in &mut self.halves {
+            (half.used, half.busy) = (0, false);
+        }
     }
 
-    /// Gives the area back.
+    /// Gives everything back.
     ///
     /// # Safety
-    /// No copy from it is under way.
+    /// The context is current, and no copy from here is under way.
     pub(super) unsafe fn free(&mut self) {
-        if let Some(start) = self.start.take() {
-            // SAFETY: the area came from `malloc_host`, and the caller vouches for the rest.
-            let _ = unsafe { result::free_host(start.as_ptr().cast()) };
+        for half in &mut self.halves {
+            if let Some(start) = half.start.take() {
+                // SAFETY: it came from `malloc_host`, and the caller vouches for the rest.
+                let _ = unsafe { result::free_host(start.as_ptr().cast()) };
+            }
+            if let Some(e) = half.event.take() {
+                // SAFETY: it came from `event::create`.
+                let _ = unsafe { event::destroy(e) };
+            }
         }
+    }
+}
+
+impl Half {
+    fn room(&self) -> usize {
+        self.len - self.used
+    }
+
+    /// It is full: notes the moment at which the copies from it are done.
+    ///
+    /// # Safety
+    /// As [`Staging::put`].
+    unsafe fn leave(&mut self, stream: CUstream) -> Result<(), DriverError> {
+        if self.used == 0 {
+            return Ok(());
+        }
+        let noted = match self.event {
+            Some(noted) => noted,
+            None => *self.event.insert(event::create(CUevent_flags::CU_EVENT_DISABLE_TIMING)?),
+        };
+        // SAFETY: both handles live.
+        unsafe { event::record(noted, stream) }?;
+        self.busy = true;
+        Ok(())
+    }
+
+    /// Waits for the copies from it and makes room for `bytes`.
+    fn enter(&mut self, bytes: usize) -> Result<(), DriverError> {
+        if let (true, Some(noted)) = (self.busy, self.event) {
+            // SAFETY: the event lives, and was recorded.
+            unsafe { event::synchronize(noted) }?;
+        }
+        (self.used, self.busy) = (0, false);
+        if self.len < bytes || self.start.is_none() {
+            if let Some(start) = self.start.take() {
+                // SAFETY: it came from `malloc_host`, and the copies from it are done.
+                unsafe { result::free_host(start.as_ptr().cast()) }?;
+            }
+            self.len = bytes.max(LEAST).next_multiple_of(ALIGNMENT);
+            // SAFETY: the caller of `put` made a context current; the memory is freed above or in `free`.
+            let area = unsafe { result::malloc_host(self.len, 0) }?;
+            self.start = NonNull::new(area.cast());
+        }
+        Ok(())
     }
 }

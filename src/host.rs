@@ -1,4 +1,5 @@
-//! How much memory the system and this process's control group have left. Elsewhere than on Linux it knows nothing.
+//! What the system says of the memory that this process has and can get. Elsewhere than on Linux it says nothing. Knows nothing of
+//! the rest.
 
 /// Bytes of memory that this process can still get: what the system has left, less where its control group has a limit.
 /// `None` where the system does not say.
@@ -7,7 +8,12 @@ pub fn available_memory() -> Option<u64> {
     [system, group_left()].into_iter().flatten().min()
 }
 
-/// A line of /proc/meminfo, in bytes.
+/// Largest resident memory of this process so far, in bytes.
+pub fn peak_memory() -> Option<u64> {
+    std::fs::read_to_string("/proc/self/status").ok().and_then(|t| meminfo(&t, "VmHWM:"))
+}
+
+/// A line of /proc/meminfo or /proc/PID/status, in bytes.
 fn meminfo(text: &str, key: &str) -> Option<u64> {
     let line = text.lines().find(|l| l.starts_with(key))?;
     line.split_whitespace().nth(1)?.parse::<u64>().ok().map(|kib| kib * 1024)

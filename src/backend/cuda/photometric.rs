@@ -1,0 +1,131 @@
+//! Launch plans of kernels/photometric.cu.
+
+use super::loss::struct_arg;
+use super::memory::Arg;
+use super::*;
+use bytemuck::{Pod, Zeroable};
+
+const FILE: &str = "photometric";
+
+/// Rows and columns that a block makes, `TILE_ROWS` and `TILE_COLUMNS` there.
+const TILE: Size = (16, 64);
+/// Source rows that a block has in shared memory at a time, `GROUP` there.
+const GROUP: usize = 4;
+const THREADS: u32 = 256;
+/// Pixels of a part of an image whose grey a block adds up, and the most parts.
+const PART: usize = 1 << 12;
+/// The changes' buffer has a multiple of so many words.
+const WORDS: usize = 1 << 10;
+const MAX_PARTS: usize = 256;
+
+/// `Affine` there.
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct Affine {
+    mean: [f32; 3],
+    std: [f32; 3],
+}
+struct_arg!(Affine);
+
+impl Affine {
+    fn new(normalize: &Normalize) -> Affine {
+        Affine { mean: normalize.mean, std: normalize.std }
+    }
+}
+
+/// Changes of an image, `Change` there.
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct Change {
+    shown: [u32; 4],
+    kinds: [u32; 4],
+    factors: [f32; 4],
+    count: u32,
+    before_contrast: u32,
+    gray: u32,
+    radius: u32,
+    taps: u32,
+}
+
+impl Change {
+    /// Of one image; appends its blur's taps.
+    fn new(strong: &Strong, shown: Box2d, taps: &mut Vec<f32>) -> Change {
+        let mut change = Change {
+            // Boxes lie within images of at most 2^30 rows and columns: validated.
+            shown: shown.map(|v| v as u32),
+            count: strong.jitter.len() as u32,
+            gray: u32::from(strong.gray),
+            taps: taps.len() as u32,
+            ..Change::zeroed()
+        };
+        change.before_contrast = change.count;
+        for (i, adjust) in strong.jitter.iter().enumerate() {
+            (change.kinds[i], change.factors[i]) = match *adjust {
+                Adjust::Brightness(f) => (0, f),
+                Adjust::Contrast(f) => (1, f),
+                Adjust::Saturation(f) => (2, f),
+                Adjust::Hue(f) => (3, f),
+            };
+            if change.kinds[i] == 1 {
+                change.before_contrast = i as u32;
+            }
+        }
+        // No blur is the one of a single pixel.
+        let blur = strong.blur.unwrap_or(Blur { kernel: 1, sigma: 1.0 });
+        change.radius = (blur.kernel / 2) as u32;
+        taps.extend(blur.taps());
+        change
+    }
+}
+
+/// (byte / 255 - mean) / std, 0 outside the part that is shown.
+pub fn normalize_bytes(d: &Cuda, images: &Images<Cuda>, normalize: &Normalize) -> Tensor {
+    let shape = images.bytes.shape;
+    let y = d.tensor(shape);
+    let shown: Vec<u32> = images.shown.iter().flatten().map(|&v| v as u32).collect();
+    let shown = d.upload_buffer(&shown);
+    let Shape { h, w, .. } = shape;
+    let args =
+        args![y, images.bytes, shown, Affine::new(normalize), shape.positions() as u64, h as u32, w as u32];
+    d.launch_typed(FILE, "normalize_bytes", y.dtype, Launch::linear(shape.positions().div_ceil(4)), args);
+    y
+}
+
+/// Each image with its colours changed, then (value - mean) / std.
+pub fn photometric(d: &Cuda, pixels: Pixels<'_, Cuda>, strong: &[Strong], normalize: &Normalize) -> Tensor {
+    let shape = pixels.shape();
+    let Shape { n, h, w, .. } = shape;
+    // What the kernels read: `<kernel>_u8_<type of y>` for bytes, `<kernel>_<type>` for an activation.
+    let (source, from, shown, dtype) = match &pixels {
+        Pixels::Bytes(images) => (images.bytes.buffer.clone(), "_u8", images.shown.clone(), d.dtype),
+        Pixels::Colors(x) => (x.buffer.clone(), "", vec![[0, 0, h, w]; n], x.dtype),
+    };
+    let mut taps = Vec::new();
+    let changes: Vec<Change> =
+        strong.iter().zip(shown).map(|(strong, shown)| Change::new(strong, shown, &mut taps)).collect();
+    let radius = changes.iter().map(|c| c.radius as usize).max().unwrap_or(0);
+    let affine = Affine::new(normalize);
+    // One buffer: the changes, then the taps.
+    let mut words: Vec<u32> = [bytemuck::cast_slice(&changes), bytemuck::cast_slice(&taps)].concat();
+    // The drawn blurs' sizes do not change the buffer's, so that steps ask for the same memory.
+    words.resize(words.len().next_multiple_of(WORDS), 0);
+    let buffer = d.upload_buffer(&words);
+    let taps = buffer.ptr().offset(size_of::<Change>() * n);
+
+    let parts = (h * w).div_ceil(PART).min(MAX_PARTS);
+    let sums = d.buffer(8 * n * parts);
+    if changes.iter().any(|c| c.before_contrast < c.count) {
+        let name =
+            if from.is_empty() { format!("gray_sums_{}", dtype.suffix()) } else { "gray_sums_u8".into() };
+        let args = args![sums, source, buffer, affine, parts as u32, h as u32, w as u32];
+        d.launch(FILE, &name, Launch::new(n * parts, THREADS), args);
+    }
+    let y = d.tensor_of(dtype, shape);
+    let tiles = h.div_ceil(TILE.0) * w.div_ceil(TILE.1);
+    let width = TILE.1 + 2 * radius;
+    let shared = 4 * (2 * radius + 1 + 3 * GROUP * (width + TILE.1));
+    let launch = Launch::new(n * tiles, THREADS).with_shared(shared);
+    let args = args![y, source, buffer, taps, sums, affine, parts as u32, h as u32, w as u32];
+    d.launch_typed(FILE, &format!("photometric{from}"), dtype, launch, args);
+    y
+}

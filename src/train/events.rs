@@ -1,0 +1,309 @@
+//! A run's records as TensorBoard reads them: an event file in the run's folder, written beside `metrics.jsonl` from the same
+//! records. Knows the file format only: records of TFRecord (length, checksum, data, checksum) that hold messages of
+//! TensorFlow's `event.proto` and `summary.proto` in the encoding of protocol buffers.
+
+use crate::{Error, Result};
+use serde_json::Value;
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// An event file that is open for writing.
+pub struct Events {
+    path: PathBuf,
+    file: BufWriter<File>,
+}
+
+impl Events {
+    /// A new file in `folder` whose records come from `step` on: TensorBoard drops what older files of the folder say of
+    /// later steps.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn create(folder: &Path, step: u64) -> Result<Events> {
+        let seconds = now();
+        let name = |extra: u32| format!("events.out.tfevents.{:010}.{extra}.psmt-fast", seconds as u64);
+        let mut number = 0;
+        let (path, file) = loop {
+            let path = folder.join(name(number));
+            match File::options().write(true).create_new(true).open(&path) {
+                Ok(file) => break (path, file),
+                Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => number += 1,
+                Err(e) => return Err(Error::io(&path)(e)),
+            }
+        };
+        let mut events = Events { path, file: BufWriter::new(file) };
+        let mut version = event(0);
+        version.bytes(3, b"brain.Event:2");
+        events.write(&version)?;
+        // SessionLog with status START.
+        let mut start = event(step);
+        start.message(7, |log| log.varint(1, 1));
+        events.write(&start)?;
+        Ok(events)
+    }
+
+    /// Adds the numbers of a record of `metrics.jsonl`.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn record(&mut self, record: &Value) -> Result<()> {
+        let mut event = event(record["step"].as_u64().unwrap_or(0));
+        event.message(5, |summary| match record["kind"].as_str() {
+            Some("step") => numbers(summary, "train", record, &STEP_KEYS),
+            Some("epoch") => {
+                numbers(summary, "epoch", record, &EPOCH_KEYS);
+                if let Some(counts) = record["confidence_histogram"].as_array() {
+                    let counts: Vec<f64> = counts.iter().filter_map(Value::as_f64).collect();
+                    histogram(summary, "epoch/confidence", &counts);
+                }
+            }
+            _ => {
+                for (what, tag) in [("miou", "mIoU"), ("pixel_accuracy", "pixel_accuracy")] {
+                    for (net, value) in record[what].as_object().into_iter().flatten() {
+                        scalar(summary, &format!("{tag}/{net}"), value);
+                    }
+                }
+                for (net, classes) in record["iou"].as_object().into_iter().flatten() {
+                    for (class, value) in classes.as_array().into_iter().flatten().enumerate() {
+                        scalar(summary, &format!("iou_{net}/class_{class:02}"), value);
+                    }
+                }
+            }
+        });
+        self.write(&event)
+    }
+
+    /// Adds a picture, a PNG of `size` (rows, columns).
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn picture(
+        &mut self,
+        tag: &str,
+        step: u64,
+        (rows, columns): (usize, usize),
+        png: &[u8],
+    ) -> Result<()> {
+        let mut event = event(step);
+        event.message(5, |summary| {
+            value(summary, tag, |value| {
+                value.message(4, |image| {
+                    image.varint(1, rows as u64);
+                    image.varint(2, columns as u64);
+                    image.varint(3, 3);
+                    image.bytes(4, png);
+                });
+            });
+        });
+        self.write(&event)
+    }
+
+    /// Hands everything to the system.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn flush(&mut self) -> Result<()> {
+        self.file.flush().map_err(Error::io(&self.path))
+    }
+
+    fn write(&mut self, event: &Message) -> Result<()> {
+        let length = (event.0.len() as u64).to_le_bytes();
+        let parts: [&[u8]; 4] = [
+            &length,
+            &masked_checksum(&length).to_le_bytes(),
+            &event.0,
+            &masked_checksum(&event.0).to_le_bytes(),
+        ];
+        parts.iter().try_for_each(|part| self.file.write_all(part)).map_err(Error::io(&self.path))
+    }
+}
+
+/// Keys of a step's record.
+const STEP_KEYS: [&str; 6] =
+    ["loss_sup", "loss_unsup", "lr", "unsup_weight", "pass_rate", "images_per_second"];
+/// Keys of an epoch's record.
+const EPOCH_KEYS: [&str; 8] = [
+    "loss_sup",
+    "loss_unsup",
+    "train_miou",
+    "pseudo_agreement",
+    "pass_rate",
+    "images_per_second",
+    "data_wait",
+    "memory_mib",
+];
+
+/// CRC-32C, rotated and shifted as TFRecord wants it.
+fn masked_checksum(data: &[u8]) -> u32 {
+    crc32c::crc32c(data).rotate_right(15).wrapping_add(0xa282_ead8)
+}
+
+/// Seconds since 1970.
+fn now() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |d| d.as_secs_f64())
+}
+
+/// An event of now at `step`.
+fn event(step: u64) -> Message {
+    let mut event = Message::default();
+    event.double(1, now());
+    event.varint(2, step);
+    event
+}
+
+/// A value of a summary.
+fn value(summary: &mut Message, tag: &str, fill: impl FnOnce(&mut Message)) {
+    summary.message(1, |value| {
+        value.bytes(1, tag.as_bytes());
+        fill(value);
+    });
+}
+
+fn scalar(summary: &mut Message, tag: &str, number: &Value) {
+    if let Some(number) = number.as_f64() {
+        value(summary, tag, |value| value.float(2, number as f32));
+    }
+}
+
+fn numbers(summary: &mut Message, group: &str, record: &Value, keys: &[&str]) {
+    keys.iter().for_each(|key| scalar(summary, &format!("{group}/{key}"), &record[*key]));
+}
+
+/// Counts of equal bins over [0, 1], each value at its bin's middle.
+fn histogram(summary: &mut Message, tag: &str, counts: &[f64]) {
+    let width = 1.0 / counts.len().max(1) as f64;
+    let moment = |power: i32| -> f64 {
+        counts.iter().enumerate().map(|(i, n)| n * ((i as f64 + 0.5) * width).powi(power)).sum()
+    };
+    let limits: Vec<f64> = (1..=counts.len()).map(|i| i as f64 * width).collect();
+    value(summary, tag, |value| {
+        value.message(5, |h| {
+            h.double(1, 0.0);
+            h.double(2, 1.0);
+            h.double(3, moment(0));
+            h.double(4, moment(1));
+            h.double(5, moment(2));
+            h.doubles(6, &limits);
+            h.doubles(7, counts);
+        });
+    });
+}
+
+/// A message of protocol buffers.
+#[derive(Default)]
+struct Message(Vec<u8>);
+
+impl Message {
+    fn raw_varint(&mut self, mut v: u64) {
+        while v >= 0x80 {
+            self.0.push(v as u8 | 0x80);
+            v >>= 7;
+        }
+        self.0.push(v as u8);
+    }
+
+    fn tag(&mut self, field: u32, wire_type: u32) {
+        self.raw_varint(u64::from(field << 3 | wire_type));
+    }
+
+    fn varint(&mut self, field: u32, v: u64) {
+        self.tag(field, 0);
+        self.raw_varint(v);
+    }
+
+    fn double(&mut self, field: u32, v: f64) {
+        self.tag(field, 1);
+        self.0.extend(v.to_le_bytes());
+    }
+
+    fn float(&mut self, field: u32, v: f32) {
+        self.tag(field, 5);
+        self.0.extend(v.to_le_bytes());
+    }
+
+    fn bytes(&mut self, field: u32, v: &[u8]) {
+        self.tag(field, 2);
+        self.raw_varint(v.len() as u64);
+        self.0.extend(v);
+    }
+
+    fn doubles(&mut self, field: u32, v: &[f64]) {
+        let packed: Vec<u8> = v.iter().flat_map(|v| v.to_le_bytes()).collect();
+        self.bytes(field, &packed);
+    }
+
+    fn message(&mut self, field: u32, fill: impl FnOnce(&mut Message)) {
+        let mut inner = Message::default();
+        fill(&mut inner);
+        self.bytes(field, &inner.0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    /// The records of a file, checksums compared.
+    fn read(path: &Path) -> Vec<Vec<u8>> {
+        let bytes = std::fs::read(path).unwrap();
+        let mut rest = bytes.as_slice();
+        let mut records = Vec::new();
+        while !rest.is_empty() {
+            let length = u64::from_le_bytes(rest[..8].try_into().unwrap()) as usize;
+            let sum = |at: usize| u32::from_le_bytes(rest[at..at + 4].try_into().unwrap());
+            assert_eq!(sum(8), masked_checksum(&rest[..8]));
+            let data = &rest[12..12 + length];
+            assert_eq!(sum(12 + length), masked_checksum(data));
+            records.push(data.to_vec());
+            rest = &rest[16 + length..];
+        }
+        records
+    }
+
+    fn contains(record: &[u8], part: &[u8]) -> bool {
+        record.windows(part.len()).any(|w| w == part)
+    }
+
+    #[test]
+    fn records_become_events() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut events = Events::create(dir.path(), 300).unwrap();
+        events
+            .record(&json!({"kind": "step", "step": 300, "loss_sup": 0.25, "lr": 0.1, "epoch": 1}))
+            .unwrap();
+        let counts = [0, 0, 1, 2, 3, 4, 5, 6, 7, 8];
+        let epoch = json!({"kind": "epoch", "step": 300, "train_miou": 0.5, "confidence_histogram": counts});
+        events.record(&epoch).unwrap();
+        let scores = json!({"kind": "validation", "step": 300, "miou": {"student": 0.5}, "iou": {"student": [0.5, null]}});
+        events.record(&scores).unwrap();
+        events.picture("validation", 300, (2, 3), b"png").unwrap();
+        events.flush().unwrap();
+        // A second file of the same second has another name.
+        let path = events.path.clone();
+        assert_ne!(Events::create(dir.path(), 0).unwrap().path, path);
+
+        let records = read(&path);
+        assert_eq!(records.len(), 6);
+        assert!(contains(&records[0], b"brain.Event:2"));
+        // Field 2, step 300 as a varint; field 7, a message that says START.
+        assert!(records[1..].iter().all(|r| contains(r, &[0x10, 0xac, 0x02])));
+        assert!(contains(&records[1], &[0x3a, 2, 8, 1]));
+        let mut loss = b"train/loss_sup".to_vec();
+        loss.push(0x15);
+        loss.extend(0.25f32.to_le_bytes());
+        assert!(contains(&records[2], &loss) && !contains(&records[2], b"pass_rate"));
+        assert!(contains(&records[3], b"epoch/confidence") && contains(&records[3], &36f64.to_le_bytes()));
+        assert!(contains(&records[4], b"iou_student/class_00") && !contains(&records[4], b"class_01"));
+        assert!(contains(&records[5], b"png"));
+    }
+
+    #[test]
+    fn checksums_are_those_of_tfrecord() {
+        // CRC-32C of "123456789" is e3069283 (RFC 3720's check value).
+        assert_eq!(crc32c::crc32c(b"123456789"), 0xe306_9283);
+        assert_eq!(masked_checksum(b"123456789"), 0xe306_9283_u32.rotate_right(15).wrapping_add(0xa282_ead8));
+    }
+}
