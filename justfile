@@ -17,9 +17,13 @@ test:
 doc:
     RUSTDOCFLAGS=-Dwarnings cargo doc --release --no-deps --locked
 
-# One training iteration on random data, for example `just bench r50 128`.
-bench model="tiny" crop="96" batch="2" steps="10":
-    cargo run --release -- bench step --device cpu --model {{model}} --crop {{crop}} --batch {{batch}} --steps {{steps}} --json bench.json
+# One training iteration on random data, for example `just bench r50 128`, or a part: `just bench tiny 96 2 10 kernels`.
+bench model="tiny" crop="96" batch="2" steps="10" what="step":
+    cargo run --release -- bench {{what}} --device cpu --model {{model}} --crop {{crop}} --batch {{batch}} --steps {{steps}} --json bench.json
+
+# The built program beside PyTorch; `torch` is the path of bench_torch.py.
+compare-torch torch out="torch-results" device="cuda":
+    tools/compare_torch.sh {{torch}} target/release/psmt-fast {{out}} {{device}}
 
 # Compare every op with the fixtures and every backward with finite differences, as tables.
 verify:

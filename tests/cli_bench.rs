@@ -139,10 +139,11 @@ fn layers_are_those_of_the_network() {
 }
 
 /// Ops that `bench kernels` knows.
-const KERNELS: [&str; 38] = [
+const KERNELS: [&str; 41] = [
     "adaptive_avg_pool2d",
     "adaptive_avg_pool2d_bwd",
     "add",
+    "add_normalized",
     "batch_norm_eval",
     "batch_norm_eval_bwd",
     "batch_norm_tangent",
@@ -169,7 +170,9 @@ const KERNELS: [&str; 38] = [
     "max_pool2d_bwd",
     "mse_consistency",
     "normalize",
+    "normalize_bytes",
     "ohem_cross_entropy",
+    "photometric",
     "sgd",
     "sgd_ema",
     "slice_channels",

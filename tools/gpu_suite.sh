@@ -155,8 +155,11 @@ fi
 item bench-tiny 30 "$bin" bench step --device "$device" --model tiny --crop 96 --batch 2 --json "$out/bench-tiny.json"
 if [[ $device == cuda* ]]; then
     sizes=(--device "$device" --model r50 --crop 512 --batch 8)
-    for what in step forward loss tvat layers kernels; do
-        item "bench-$what" 90 "$bin" bench "$what" "${sizes[@]}" --json "$out/bench-$what.json"
+    for what in step forward loss tvat; do
+        item "bench-$what" 60 "$bin" bench "$what" "${sizes[@]}" --json "$out/bench-$what.json"
+    done
+    for what in layers kernels; do
+        item "bench-$what" 120 "$bin" bench "$what" "${sizes[@]}" --steps 5 --json "$out/bench-$what.json"
     done
 else
     for what in forward loss tvat layers kernels; do

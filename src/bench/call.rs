@@ -37,6 +37,9 @@ pub enum Call {
     ConfusionMatrix { x: Shape, classes: usize },
     UniformNoise { x: Shape },
     Normalize { x: Shape },
+    AddNormalized { x: Shape },
+    NormalizeBytes { x: Shape },
+    Photometric { x: Shape, strong: Vec<Strong> },
     TvatCotangent { logits: Shape, decoders: usize, size: Size },
     KlGradient { logits: Shape, decoders: usize, size: Size },
     Sgd { len: usize, sgd: Sgd },
@@ -84,6 +87,9 @@ impl Call {
             Call::ConfusionMatrix { .. } => "confusion_matrix",
             Call::UniformNoise { .. } => "uniform_noise",
             Call::Normalize { .. } => "normalize",
+            Call::AddNormalized { .. } => "add_normalized",
+            Call::NormalizeBytes { .. } => "normalize_bytes",
+            Call::Photometric { .. } => "photometric",
             Call::TvatCotangent { .. } => "tvat_cotangent",
             Call::KlGradient { .. } => "kl_gradient",
             Call::Sgd { .. } => "sgd",
@@ -122,7 +128,13 @@ impl Call {
             | Call::SumPositions { x }
             | Call::UniformNoise { x }
             | Call::Normalize { x }
+            | Call::AddNormalized { x }
+            | Call::NormalizeBytes { x }
             | Call::WatchTensor { x } => dims(x),
+            Call::Photometric { x, strong } => {
+                let blur = strong.iter().filter_map(|s| s.blur).map(|b| b.kernel).max().unwrap_or(0);
+                format!("{} blur {blur}", dims(x))
+            }
             Call::MaxPool2d { x, pool } | Call::MaxPool2dBwd { x, pool } => {
                 format!("{} window {} stride {}", dims(x), pool.kernel, pool.stride)
             }
@@ -228,6 +240,11 @@ impl Call {
             Call::UniformNoise { x } => many(x, 1),
             // d for the norm and again for the result.
             Call::Normalize { x } => many(x, 3),
+            Call::AddNormalized { x } => many(x, 4),
+            // A byte a colour.
+            Call::NormalizeBytes { x } => many(x, 1) + x.len() as u64,
+            // The bytes for the mean grey, which contrast needs first, and again for the result.
+            Call::Photometric { x, .. } => many(x, 1) + 2 * x.len() as u64,
             // Logits and tangents (clean and perturbed logits); the cotangent.
             Call::TvatCotangent { logits, .. } | Call::KlGradient { logits, .. } => many(logits, 3),
             // Parameters and momentum both ways, the gradient; the parameters' copy.

@@ -128,7 +128,7 @@ impl<B: Backend> Inputs<B> {
             | Call::SumPositions { x }
             | Call::CutMix { x, .. }
             | Call::Normalize { x } => i.tensors = vec![tensor(*x)],
-            Call::LeakyReluBwd { x } => i.tensors = vec![tensor(*x), tensor(*x)],
+            Call::LeakyReluBwd { x } | Call::AddNormalized { x } => i.tensors = vec![tensor(*x), tensor(*x)],
             Call::MaxPool2dBwd { x, pool } => i.tensors = vec![tensor(pool.out_shape(*x)), tensor(*x)],
             Call::Concat { parts } => i.tensors = parts.iter().map(|p| tensor(*p)).collect(),
             Call::Add { x, y } => i.tensors = vec![tensor(*x), tensor(*y)],
@@ -156,6 +156,11 @@ impl<B: Backend> Inputs<B> {
             Call::ConfusionMatrix { x, classes } => {
                 let size = (x.h, x.w);
                 i.labels = vec![labels(x.n, &size, *classes, 4), labels(x.n, &size, *classes, 5)];
+            }
+            Call::NormalizeBytes { x } | Call::Photometric { x, .. } => {
+                let mut rng = Key::new(0, Domain::Bench, 64 * set + 4).stream();
+                let bytes: Vec<u8> = (0..x.len()).map(|_| rng.next_u32() as u8).collect();
+                i.labels = vec![b.upload_labels(*x, &bytes)];
             }
             Call::UniformNoise { .. } => {}
             Call::Sgd { len, .. } => {
@@ -206,6 +211,12 @@ impl<B: Backend> Inputs<B> {
             watch: self.watch.as_ref().map(|_| to.zero_counts(1)),
             key: self.key,
         }
+    }
+
+    /// The bytes as images, an eighth of each side padding.
+    fn shown(&self, x: Shape) -> Images<B> {
+        let shown = vec![[0, 0, x.h - x.h / 8, x.w - x.w / 8]; x.n];
+        Images { bytes: self.labels[0].clone(), shown }
     }
 
     /// Runs `call` on inputs that were drawn for it.
@@ -292,6 +303,16 @@ impl<B: Backend> Inputs<B> {
             }
             Call::UniformNoise { x } => o.tensors.push(ops::uniform_noise(b, *x, self.key)?),
             Call::Normalize { .. } => o.tensors.push(ops::normalize(b, &t[0], 2.0)?),
+            Call::AddNormalized { .. } => o.tensors.push(ops::add_normalized(b, &t[0], &t[1], 2.0)?),
+            Call::NormalizeBytes { x } => {
+                let images = self.shown(*x);
+                o.tensors.push(ops::normalize_bytes(b, &images, &Normalize::default())?);
+            }
+            Call::Photometric { x, strong } => {
+                let images = self.shown(*x);
+                let pixels = Pixels::Bytes(&images);
+                o.tensors.push(ops::photometric(b, pixels, strong, &Normalize::default())?);
+            }
             Call::TvatCotangent { decoders, size, .. } => {
                 o.tensors.push(ops::tvat_cotangent(b, &t[0], &t[1], *decoders, *size)?);
             }

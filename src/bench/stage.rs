@@ -3,7 +3,7 @@
 use crate::config::{self, MethodConfig, OptimConfig};
 use crate::method::{Algorithm, Batch, Networks, StepArgs, Tvat, TvatArgs};
 use crate::model::{DeepLab, ModelConfig, Network};
-use crate::ops::{Backend, Mix, Shape};
+use crate::ops::{Adjust, Backend, Blur, Mix, Shape, Strong};
 use crate::rng::{Domain, Key};
 use crate::{Error, Result};
 
@@ -72,6 +72,14 @@ pub fn images<B: Backend>(b: &B, shape: Shape, number: u64) -> B::Tensor {
 pub fn mix(sizes: &Sizes) -> Mix {
     let (lo, hi) = (sizes.crop / 8, sizes.crop / 2);
     Mix { boxes: vec![vec![[lo, lo, hi, hi]; sizes.batch]], perm: vec![(0..sizes.batch).rev().collect()] }
+}
+
+/// Every adjustment, the widest usual blur, every other image in grey.
+pub fn strong(sizes: &Sizes) -> Vec<Strong> {
+    let jitter =
+        vec![Adjust::Brightness(1.2), Adjust::Contrast(0.8), Adjust::Saturation(1.3), Adjust::Hue(0.1)];
+    let blur = Some(Blur { kernel: 9, sigma: 2.0 });
+    (0..sizes.batch).map(|i| Strong { jitter: jitter.clone(), gray: i % 2 == 1, blur }).collect()
 }
 
 /// Normal images, uniform labels and noise.

@@ -79,6 +79,8 @@ pub fn known_calls(sizes: &Sizes, tvat: Tvat) -> Result<Vec<Counted>> {
         Call::LeakyReluBwd { x: features },
         Call::UniformNoise { x: features },
         Call::ConfusionMatrix { x: images.with_channels(1), classes: sizes.arch.config.num_classes },
+        Call::NormalizeBytes { x: images },
+        Call::Photometric { x: images, strong: stage::strong(sizes) },
         Call::WatchTensor { x: sizes.logits() },
         Call::WatchVector { len: sizes.arch.table.num_params },
     ];
@@ -198,6 +200,15 @@ impl Backend for Trace {
     fn synchronize(&self) {}
     fn available_memory(&self) -> Option<u64> {
         None
+    }
+
+    fn normalize_bytes(&self, images: &Images<Trace>, _: &Normalize) -> Shape {
+        self.note(Call::NormalizeBytes { x: images.bytes });
+        images.bytes
+    }
+    fn photometric(&self, pixels: Pixels<'_, Trace>, strong: &[Strong], _: &Normalize) -> Shape {
+        self.note(Call::Photometric { x: pixels.shape(), strong: strong.to_vec() });
+        pixels.shape()
     }
 
     fn conv2d_fprop(&self, x: &Shape, _: &usize, conv: &Conv2d) -> Shape {
@@ -398,6 +409,10 @@ impl Backend for Trace {
     fn normalize(&self, d: &Shape, _: f64) -> Shape {
         self.note(Call::Normalize { x: *d });
         *d
+    }
+    fn add_normalized(&self, x: &Shape, _: &Shape, _: f64) -> Shape {
+        self.note(Call::AddNormalized { x: *x });
+        *x
     }
     fn tvat_cotangent(&self, logits: &Shape, _: &Shape, decoders: usize, size: Size) -> Shape {
         self.note(Call::TvatCotangent { logits: *logits, decoders, size });

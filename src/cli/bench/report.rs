@@ -102,13 +102,6 @@ pub(super) fn nothing(filter: &str) -> Error {
     Error::Usage(format!("--filter {filter}: no op or size contains it"))
 }
 
-/// Largest resident memory of this process so far.
-pub(super) fn process_peak_mib() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find(|l| l.starts_with("VmHWM:"))?;
-    line.split_whitespace().nth(1)?.parse::<u64>().ok().map(|kib| kib / 1024)
-}
-
 #[cfg(test)]
 mod tests {
     use super::ms;

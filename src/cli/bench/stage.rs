@@ -4,6 +4,7 @@ use super::Run;
 use super::report::{self, Record, record};
 use crate::Result;
 use crate::bench::{Timing, sample};
+use crate::host::peak_memory;
 use crate::ops::Backend;
 use serde_json::json;
 
@@ -46,7 +47,7 @@ pub(super) fn report(run: &Run, what: &str, timed: &Timed, check: &str, more: Re
         timing.samples.len(),
         timing.repetitions
     );
-    let process = report::process_peak_mib();
+    let process = peak_memory().map(|bytes| bytes >> 20);
     let mib = |m: Option<u64>| m.map_or("unknown".into(), |m| format!("{m} MiB"));
     print!("  peak memory of the process {}", mib(process));
     println!(

@@ -46,7 +46,8 @@ fn time<B: Backend>(b: &B, run: &Run, kind: Tvat) -> Result<()> {
     // Copying the decoders side by side is part of it, though a step does so once for both of its passes.
     let work = |b: &B, s: &State<B>| {
         let decoders = arch.decoders(b, &[&s.teachers[0], &s.teachers[1]])?;
-        tvat::noise(b, Some(&decoders), &s.features, size, &s.d, &args)
+        let noise = tvat::noise(b, Some(&decoders), &s.features, size, &s.d, &args)?;
+        noise.map(|noise| noise.values(b)).transpose()
     };
     let check = {
         let noise = work(b, &make(b)?)?.ok_or_else(|| Error::CheckFailed("tvat: no noise".into()))?;
