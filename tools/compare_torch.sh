@@ -70,7 +70,8 @@ ours() {
     layers) flags=(--cache warm) ;;
     esac
     rm -f "$out/$3.json"
-    "${limit[@]}" "$bin" bench "${1%-exact}" "${sizes[@]}" --precision "$2" "${flags[@]}" --json "$out/$3.json" >"$out/$3.log" 2>&1
+    flags+=(--precision "$2" --json "$out/$3.json")
+    "${limit[@]}" "$bin" bench "${1%-exact}" "${sizes[@]}" "${flags[@]}" >"$out/$3.log" 2>&1
 }
 
 pairs=()
