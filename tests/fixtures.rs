@@ -199,6 +199,19 @@ fn the_kernels_hold_all_fixtures_within_their_bars() {
     assert!(!table.contains(" none "), "{table}");
 }
 
+#[test]
+fn the_processor_holds_all_fixtures_within_the_bars_of_f32() {
+    let mut files = files();
+    files.splice(0..0, ["--check", "--precision", "f32"].map(PathBuf::from));
+    let output = psmt_fast(&files.iter().map(PathBuf::as_path).collect::<Vec<_>>());
+    let table = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success() && !table.contains("FAILED"), "{table}");
+    // A pixel at the threshold excuses nothing elsewhere.
+    for line in table.lines().filter(|line| line.contains("of the threshold")) {
+        assert!(line.starts_with("train_step_0") && line.contains("1.5e-1"), "{line}");
+    }
+}
+
 /// What fails of a fixture's results in bf16 on the emulator after `spoil_inputs` and `spoil_results`.
 fn faults(
     name: &str,

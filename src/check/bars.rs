@@ -78,6 +78,15 @@ impl Bars {
         }
     }
 
+    /// The bar of a training step's gradient, or student's parameter, in f32 where a pixel is as near to the confidence
+    /// threshold as rounding: one pixel more or less among hundreds. 0 for what it cannot touch.
+    pub fn of_pixel(self, tensor: &str) -> f64 {
+        match (self, tensor.split_once('.')) {
+            (Bars::F32, Some(("grad" | "student", _))) => 0.15,
+            _ => 0.0,
+        }
+    }
+
     /// The bar of the length of noise, which is given whatever its direction.
     pub fn of_length(self) -> f64 {
         match self {
@@ -120,7 +129,7 @@ fn train_step(tensor: &str) -> (f64, f64) {
         ("loss_sup" | "loss_unsup", _) => (DEFAULT_TOLERANCE, 0.04),
         // A drawn direction would be off by 1.4.
         ("r_l" | "r_u", _) => (1e-2, 1.0),
-        ("grad", Part::Classifier) => (DEFAULT_TOLERANCE, 0.25),
+        ("grad", Part::Classifier) => (5e-4, 0.25),
         ("grad", Part::Decoder) => (1e-2, 0.95),
         ("grad", Part::Head | Part::Pooling) => (1e-2, UNJUDGED),
         ("grad", Part::Backbone) => (3e-2, UNJUDGED),

@@ -88,8 +88,12 @@ fn row(fixture: &Fixture, name: &str, got: &Array, want: &Array, bars: Bars) -> 
     let float = matches!(want.values, Values::F32(_));
     let bar = if float { bars.of(&fixture.op, name) } else { bars.of_counts(&fixture.op) };
     let differing = (0..want.values.len()).filter(|&i| got.values.get(i) != want.values.get(i)).count();
+    // Looked at only where it matters: it needs both teachers in double precision.
+    let widened = float && error > bar && fixture.op == "train_step" && error <= bars.of_pixel(name);
+    let bar = if widened && margin::ambiguous_threshold(fixture)? { bars.of_pixel(name) } else { bar };
     let (ok, tolerated) = match want.values {
         Values::F32(_) if bar == UNJUDGED => (error.is_finite(), "not judged".into()),
+        Values::F32(_) if widened => (error <= bar, "a pixel is within 1e-6 of the threshold".into()),
         Values::F32(_) => (error <= bar, String::new()),
         _ if differing == 0 => (true, String::new()),
         Values::U8(_) => (worst(got, want).1 <= IMAGE_STEP, format!("{differing} values off by 1")),

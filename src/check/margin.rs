@@ -71,13 +71,7 @@ pub(super) fn ambiguous_labels(fixture: &Fixture) -> Result<Vec<bool>> {
 /// How many pixels of a `conf_ce` or `train_step` fixture could move into or out of each confidence bin.
 pub(super) fn ambiguous_counts(fixture: &Fixture) -> Result<Vec<u64>> {
     let pairs = if fixture.op == "train_step" {
-        let TrainStepInputs { arch, mut nets, batch, args } =
-            TrainStepInputs::read(&Cpu::<f64>::new(), fixture)?;
-        let first = teacher_logits(&arch, &mut nets.teacher1, &batch.x_u_weak)?;
-        let second = teacher_logits(&arch, &mut nets.teacher2, &batch.x_u_weak)?;
-        let (core, assist) = if args.active_teacher == 1 { (first, second) } else { (second, first) };
-        let shape = batch.x_u_weak.shape();
-        TopTwo::new(&core, &assist, (shape.h, shape.w), &args.ensemble)?.mixed(&batch.mix)
+        train_step_targets(fixture)?.0
     } else {
         let attrs: ConfCeAttrs = fixture.attrs()?;
         let (core, assist) = (tensor(fixture, "core")?, tensor(fixture, "assist")?);
@@ -96,6 +90,24 @@ pub(super) fn ambiguous_counts(fixture: &Fixture) -> Result<Vec<u64>> {
         }
     }
     Ok(counts)
+}
+
+/// Whether a pixel of a `train_step` fixture is so near to the confidence threshold that rounding may let it into the
+/// loss or keep it out.
+pub(super) fn ambiguous_threshold(fixture: &Fixture) -> Result<bool> {
+    let (pairs, threshold) = train_step_targets(fixture)?;
+    Ok(pairs.iter().any(|(confidence, _)| (confidence - threshold).abs() < MARGIN))
+}
+
+/// The two largest target probabilities of every pixel of a `train_step` fixture, and its threshold.
+fn train_step_targets(fixture: &Fixture) -> Result<(Vec<(f64, f64)>, f64)> {
+    let TrainStepInputs { arch, mut nets, batch, args } = TrainStepInputs::read(&Cpu::<f64>::new(), fixture)?;
+    let first = teacher_logits(&arch, &mut nets.teacher1, &batch.x_u_weak)?;
+    let second = teacher_logits(&arch, &mut nets.teacher2, &batch.x_u_weak)?;
+    let (core, assist) = if args.active_teacher == 1 { (first, second) } else { (second, first) };
+    let shape = batch.x_u_weak.shape();
+    let top = TopTwo::new(&core, &assist, (shape.h, shape.w), &args.ensemble)?;
+    Ok((top.mixed(&batch.mix), args.conf_ce.threshold))
 }
 
 fn teacher_logits(arch: &DeepLab, net: &mut Network<Cpu<f64>>, x: &Tensor<f64>) -> Result<Tensor<f64>> {

@@ -2,6 +2,7 @@
 //! anything is computed.
 
 mod bench;
+mod check_data;
 mod device;
 mod doctor;
 mod eval;
@@ -10,6 +11,7 @@ mod memory;
 mod op;
 mod predict;
 mod selftest;
+mod split;
 mod train;
 
 use crate::{Error, Result};
@@ -37,6 +39,10 @@ enum Command {
     Eval(eval::Args),
     /// Write masks and confidences for images.
     Predict(predict::Args),
+    /// Read a data set through: sizes, class frequencies, every fault.
+    CheckData(check_data::Args),
+    /// Choose which images of a labelled set stay labelled.
+    Split(split::Args),
     /// Time kernels, layers and stages of a training step on drawn data.
     Bench(bench::Args),
     /// Run or check single operations on tensor files.
@@ -81,6 +87,8 @@ fn run(cli: Cli) -> Result<()> {
         Command::Train(args) => train::run(*args),
         Command::Eval(args) => eval::run(args),
         Command::Predict(args) => predict::run(args),
+        Command::CheckData(args) => check_data::run(args),
+        Command::Split(args) => split::run(args),
         Command::Bench(args) => bench::run(args),
         Command::Op(args) => op::run(args),
         Command::Gradcheck(args) => gradcheck::run(args),

@@ -49,6 +49,21 @@ impl List {
     /// [`Error::Data`] with the line: a missing or empty list, a missing image or mask, a labelled image without mask, an
     /// image named twice.
     pub fn read(path: &Path, root: &Path, layout: Layout, masks: Masks) -> Result<List> {
+        let (list, faults) = List::read_all(path, root, layout, masks)?;
+        match faults.into_iter().next() {
+            Some(fault) => Err(fault),
+            None if list.entries.is_empty() => {
+                Err(Error::data(path, "the list names no image; expected one image a line"))
+            }
+            None => Ok(list),
+        }
+    }
+
+    /// As [`List::read`], with what is wrong with lines beside the images of the others.
+    ///
+    /// # Errors
+    /// [`Error::Data`] where there is no list or data directory.
+    pub fn read_all(path: &Path, root: &Path, layout: Layout, masks: Masks) -> Result<(List, Vec<Error>)> {
         let bytes =
             std::fs::read(path).map_err(|e| Error::data(path, format!("cannot read this list file: {e}")))?;
         let text = String::from_utf8(bytes)
@@ -57,7 +72,7 @@ impl List {
             return Err(Error::data(root, "no such data directory"));
         }
         let mut seen: HashMap<PathBuf, usize> = HashMap::new();
-        let mut entries = Vec::new();
+        let (mut entries, mut faults) = (Vec::new(), Vec::new());
         for (i, line) in text.trim_start_matches('\u{feff}').lines().enumerate() {
             let number = i + 1;
             let fail =
@@ -66,20 +81,24 @@ impl List {
             if line.is_empty() || line.starts_with('#') {
                 continue;
             }
-            let (image, mask) = split(line, root, layout).map_err(fail)?;
-            let found = layout.resolve(root, image, mask, masks == Masks::Required).map_err(fail)?;
+            let found = split(line, root, layout)
+                .and_then(|(image, mask)| layout.resolve(root, image, mask, masks == Masks::Required));
+            let found = match found {
+                Ok(found) => found,
+                Err(message) => {
+                    faults.push(fail(message));
+                    continue;
+                }
+            };
             if let Some(first) = seen.insert(found.image.clone(), number) {
-                return Err(fail(format!(
-                    "image {:?} was named already on line {first}; name each image once",
-                    found.name
-                )));
+                let message =
+                    format!("image {:?} was named already on line {first}; name each image once", found.name);
+                faults.push(fail(message));
+                continue;
             }
             entries.push(Entry { name: found.name, line: number, image: found.image, mask: found.mask });
         }
-        if entries.is_empty() {
-            return Err(Error::data(path, "the list names no image; expected one image a line"));
-        }
-        Ok(List { path: path.to_path_buf(), layout, entries })
+        Ok((List { path: path.to_path_buf(), layout, entries }, faults))
     }
 }
 

@@ -5,6 +5,7 @@
 //! - [`FolderSource`], [`SceneSource`]: decoded samples by index, behind [`Source`].
 //! - [`Augment`]: the weak and strong views of the method; [`resize`] defines their resampling.
 //! - [`Loader`]: batches ahead of time, each a pure function of (seed, stream, step).
+//! - [`survey::survey`] reads a list's files through, [`split::stratified`] chooses labelled ones.
 //! - [`Preset`]: classes, names, colours and layout of known data sets.
 
 pub mod augment;
@@ -16,6 +17,8 @@ pub mod preset;
 pub mod resize;
 pub mod scenes;
 pub mod source;
+pub mod split;
+pub mod survey;
 
 pub use augment::Augment;
 pub use decode::{Mask, RgbImage, decode_image, decode_mask};
