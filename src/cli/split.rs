@@ -91,10 +91,9 @@ pub fn run(args: Args) -> Result<()> {
     write(&args.out.join("unlabeled.txt"), &unlabeled)?;
 
     println!("{:<8} {:>8} {:>10}", "class", "images", "labelled");
-    for class in 0..classes {
-        let of = |i: &&usize| has[**i][class];
-        let all = (0..entries.len()).filter(|i| has[*i][class]).count();
-        println!("{class:<8} {all:>8} {:>10}", chosen.iter().filter(of).count());
+    for (class, count) in seen.classes.iter().enumerate() {
+        let labelled = chosen.iter().filter(|&&i| has[i][class]).count();
+        println!("{class:<8} {:>8} {labelled:>10}", count.images);
     }
     println!("{} labelled, {} unlabelled, in {}", labeled.len(), unlabeled.len(), args.out.display());
     Ok(())

@@ -77,7 +77,7 @@ pub fn forward_backward<T: Real>(
             let passing = if spec.weighted { c } else { T::ONE };
             *weight = if c >= threshold { passing } else { T::ZERO };
         }
-        if !negative_on && !square_on && band.confidence.iter().all(|&c| !(c >= threshold)) {
+        if !negative_on && !square_on && !band.confidence.iter().any(|&c| c >= threshold) {
             row.fill(T::ZERO);
             return;
         }
