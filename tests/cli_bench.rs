@@ -263,3 +263,29 @@ fn flags_that_make_no_sense_are_refused() {
     refused(&["forward", "--json", "no/folder/b.json", "--crop", "33", "--steps", "1"], 9, &["no/folder"]);
     assert!(!p.path("b.json").exists());
 }
+
+#[test]
+fn the_floor_counts_what_a_step_needs() {
+    let p = Project::new();
+    let out = p.run(&["bench", "floor", "--json", "floor.json"]);
+    expect(&out, 0, &["conv2d_fprop", "in all"]);
+    let read = |name: &str| -> Value {
+        serde_json::from_str(&std::fs::read_to_string(p.path(name)).unwrap()).unwrap()
+    };
+    let v = read("floor.json");
+    let rows = v["rows"].as_array().unwrap();
+    let sum = |key: &str| rows.iter().map(|r| r[key].as_f64().unwrap()).sum::<f64>();
+    // As counted apart from this program: teachers 2.4, student 7.3, T-VAT 4.1 TFLOP.
+    assert!((sum("gflop") - 13_800.0).abs() < 100.0, "{} GFLOP", sum("gflop"));
+    assert!((sum("floor_ms") - v["floor_ms"].as_f64().unwrap()).abs() < 1e-9);
+    // Half the bandwidth and half the operations take twice as long.
+    expect(
+        &p.run(&["bench", "floor", "--bandwidth", "2150", "--compute", "395", "--json", "slow.json"]),
+        0,
+        &[],
+    );
+    let slow = read("slow.json")["floor_ms"].as_f64().unwrap();
+    assert!((slow / v["floor_ms"].as_f64().unwrap() - 2.0).abs() < 1e-9);
+    expect(&p.run(&["bench", "floor", "--bandwidth", "0"]), 2, &["--bandwidth"]);
+    expect(&p.run(&["bench", "floor", "--precision", "f64"]), 2, &["--precision"]);
+}

@@ -1,6 +1,7 @@
 //! `bench`: times kernels, layers and stages of a training step on drawn data, beside `bench_torch.py` with the same sizes.
 //! One file a subcommand; here are the flags that they share.
 
+mod floor;
 mod forward;
 mod kernels;
 mod layers;
@@ -40,6 +41,8 @@ enum What {
     Layers(CallFlags),
     /// Every op of a step at its sizes.
     Kernels(CallFlags),
+    /// What a step has to move and to compute, and how long that takes at least. Runs nothing.
+    Floor(floor::FloorFlags),
 }
 
 #[derive(clap::Args)]
@@ -109,6 +112,7 @@ pub fn run(args: Args) -> Result<()> {
         What::Loss(flags) => loss::run(&flags),
         What::Layers(flags) => layers::run(&flags),
         What::Kernels(flags) => kernels::run(&flags),
+        What::Floor(flags) => floor::run(&flags),
     }
 }
 

@@ -7,6 +7,7 @@ use crate::cli::{Device, Precision};
 use crate::model::io::write_atomically;
 use crate::{Error, Result};
 use serde_json::{Map, Value, json};
+use std::path::Path;
 
 /// Keys of one JSON object.
 pub(super) type Record = Map<String, Value>;
@@ -48,7 +49,7 @@ pub(super) fn header(run: &Run, what: &str) -> Record {
     }))
 }
 
-fn precision(precision: Precision) -> &'static str {
+pub(super) fn precision(precision: Precision) -> &'static str {
     match precision {
         Precision::F64 => "f64",
         Precision::F32 => "f32",
@@ -73,7 +74,11 @@ pub(super) fn times(timing: &Timing) -> Record {
 
 /// Writes `record` to the file of --json, if there is one.
 pub(super) fn write(run: &Run, record: &Record) -> Result<()> {
-    let Some(path) = &run.flags.json else { return Ok(()) };
+    run.flags.json.as_ref().map_or(Ok(()), |path| write_to(path, record))
+}
+
+/// Writes `record` to a file.
+pub(super) fn write_to(path: &Path, record: &Record) -> Result<()> {
     write_atomically(path, |out| {
         serde_json::to_writer_pretty(&mut *out, record)?;
         std::io::Write::write_all(out, b"\n")
