@@ -4,6 +4,7 @@
 //! What is measured is found, not listed: a step runs once on [`Trace`], a device that computes nothing and notes the calls.
 
 mod call;
+mod calls;
 mod ceiling;
 mod check;
 mod inputs;
@@ -16,6 +17,7 @@ mod timed;
 mod trace;
 
 pub use call::{Call, conv_text};
+pub use calls::{known_calls, step_calls};
 pub use ceiling::{copy_rate, product_rate};
 pub use check::{Oracle, check_finite, close};
 pub use inputs::{Inputs, Outputs};
@@ -23,7 +25,7 @@ pub use layer::{DIRECTIONS, Layer, layers};
 pub use measure::{Sampling, Timing, sample};
 pub use stage::{Sizes, images, networks, random_batch, step_args};
 pub use timed::{time_call, working_sets};
-pub use trace::{Counted, Trace, known_calls, step_calls};
+pub use trace::{Counted, Trace};
 
 use crate::rng::{Domain, Key};
 

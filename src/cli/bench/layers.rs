@@ -111,6 +111,11 @@ fn print(run: &Run, rows: &[Row], ceilings: &Ceilings, step_ms: f64) {
             println!("    {}", plans.join("; "));
         }
     }
+    let calls = |row: &Row| row.layer.conv.flops(row.layer.x) * row.layer.counts.iter().sum::<usize>() as u64;
+    let flops = rows.iter().map(calls).sum::<u64>() as f64;
+    if step_ms > 0.0 {
+        println!("these of a step: {} ms, {:.1} GFLOP/s", report::ms(step_ms), 1e-6 * flops / step_ms);
+    }
 }
 
 /// A JSON object for each direction, sizes as PyTorch has them.

@@ -180,7 +180,7 @@ impl Run<'_> {
 
     /// Largest relative error of an op beside the processor in double precision.
     fn tolerance(&self) -> f64 {
-        if self.precision == Precision::Bf16 { 2e-2 } else { 1e-4 }
+        if self.precision == Precision::Bf16 { 1e-2 } else { 1e-4 }
     }
 
     /// Small calls of every op.

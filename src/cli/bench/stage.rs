@@ -40,19 +40,18 @@ pub(super) fn time<B: Backend, S>(
 pub(super) fn report(run: &Run, what: &str, timed: &Timed, check: &str, more: Record) -> Result<()> {
     let Timed { timing, memory } = timed;
     let [q1, q3, max] = timing.spread().map(report::ms);
-    println!("{what} {}: median {} ms", report::sizes(run), report::ms(timing.median()));
+    let process = peak_memory().map(|bytes| bytes >> 20);
+    println!("checked: {check}");
     println!(
-        "  min {}, quartiles {q1} and {q3}, max {max}; {} samples of {} calls; checked: {check}",
+        "{what} {}: median {} ms, min {}, quartiles {q1} and {q3}, max {max}; {} samples of {} calls; peak memory of the \
+         process {}{}",
+        report::sizes(run),
+        report::ms(timing.median()),
         report::ms(timing.min()),
         timing.samples.len(),
-        timing.repetitions
-    );
-    let process = peak_memory().map(|bytes| bytes >> 20);
-    let mib = |m: Option<u64>| m.map_or("unknown".into(), |m| format!("{m} MiB"));
-    print!("  peak memory of the process {}", mib(process));
-    println!(
-        "{}",
-        memory.map_or(String::new(), |bytes| format!(", of the device {} MiB planned", bytes >> 20))
+        timing.repetitions,
+        process.map_or("unknown".into(), |mib| format!("{mib} MiB")),
+        memory.map_or(String::new(), |bytes| format!(", of the device {} MiB planned", bytes >> 20)),
     );
     let mut out = report::header(run, what);
     out.extend(report::times(timing));
