@@ -6,12 +6,12 @@ use cli_common::{Project, expect, read, text};
 use serde_json::Value;
 use std::path::Path;
 
-/// Records without what depends on the clock.
+/// Records without what depends on the clock and the machine.
 fn records(run: &Path) -> Vec<Value> {
     let text = String::from_utf8(read(&run.join("metrics.jsonl"))).unwrap();
     let parse = |line: &str| {
         let mut v: Value = serde_json::from_str(line).unwrap();
-        for key in ["seconds", "images_per_second", "data_wait"] {
+        for key in ["seconds", "images_per_second", "data_wait", "memory_mib"] {
             v.as_object_mut().unwrap().remove(key);
         }
         v

@@ -345,6 +345,6 @@ pub trait Backend: Send + Sync + Sized + 'static {
     }
     /// teacher = keep teacher + (1 - keep) student.
     fn ema(&self, teacher: &mut Self::Vector, student: &Self::Vector, keep: f64);
-    /// to[at..at + span.len] = from[span] for each (span, at).
+    /// `to[at..at + span.len] = from[span]` for each (span, at).
     fn copy_spans(&self, to: &mut Self::Vector, from: &Self::Vector, moves: &[(Span, usize)]);
 }

@@ -89,7 +89,7 @@ pub fn ema<B: Backend>(b: &B, teacher: &mut B::Vector, student: &B::Vector, keep
     Ok(())
 }
 
-/// to[at..at + span.len] = from[span] for each (span, at) of `moves`; the rest of `to` stays.
+/// `to[at..at + span.len] = from[span]` for each (span, at) of `moves`; the rest of `to` stays.
 ///
 /// # Errors
 /// [`Error::Shape`] where a span or its place is not within its vector, or places overlap.

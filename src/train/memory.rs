@@ -52,7 +52,7 @@ pub fn check<B: Backend>(b: &B, config: &RunConfig, plan: &MemoryPlan) -> Result
 /// what is left.
 ///
 /// # Errors
-/// As [`plan`].
+/// Those of planning, see [`Backend::planned`].
 pub fn largest_batch<B: Backend>(b: &B, config: &RunConfig) -> Result<Option<usize>> {
     let Some(available) = b.available_memory() else { return Ok(None) };
     let fits = |batch_size: usize| -> Result<bool> {
