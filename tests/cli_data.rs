@@ -99,3 +99,44 @@ fn a_split_is_whole_repeats_and_trains() {
     let out = p.train("o", &["--epochs", "2"]);
     assert!(out.status.success(), "{}", text(&out));
 }
+
+#[test]
+fn published_settings_are_listed_and_applied() {
+    let p = Project::new();
+    let table = p.run(&["presets"]);
+    expect(&table, 0, &["voc-hq-92", "65.80", "cityscapes-ohem-1488", "resnet101 79.09"]);
+
+    // A folder as Pascal VOC's, with three of the images.
+    let root = p.path("voc/VOC2012");
+    for folder in ["JPEGImages", "SegmentationClass", "ImageSets/Segmentation"] {
+        std::fs::create_dir_all(root.join(folder)).unwrap();
+    }
+    for (i, id) in ["2007_000032", "2007_000039", "2007_000063"].iter().enumerate() {
+        image::open(p.path(&format!("data/images/{i}.png")))
+            .unwrap()
+            .save(root.join(format!("JPEGImages/{id}.jpg")))
+            .unwrap();
+        std::fs::copy(
+            p.path(&format!("data/masks/{i}.png")),
+            root.join(format!("SegmentationClass/{id}.png")),
+        )
+        .unwrap();
+    }
+    p.write("voc/VOC2012/ImageSets/Segmentation/train.txt", "2007_000032\n2007_000039\n");
+    p.write("l.txt", "2007_000032\n2007_000039\n");
+    p.write("u.txt", "2007_000039\n");
+    p.write("v.txt", "2007_000063\n");
+    let lists = ["--data", "voc", "--labeled", "l.txt", "--unlabeled", "u.txt", "--val", "v.txt"];
+    let dry = |more: &[&str]| p.run(&[&["train", "--dry-run"], &lists[..], more].concat());
+    let small = ["--model", "tiny", "--crop", "64", "--batch-size", "2"];
+    let own = dry(&[&["--recipe", "voc-hq-92"], &small[..]].concat());
+    expect(
+        &own,
+        0,
+        &["ps-mt of tiny", "80 epochs", "high-quality", "voc-hq-92 has 92 labelled images, the list 2"],
+    );
+    assert!(!text(&own).contains("cannot be compared"), "{}", text(&own));
+    let other = dry(&[&["--recipe", "voc-2646"], &small[..]].concat());
+    expect(&other, 0, &["200 epochs", "cannot be compared"]);
+    expect(&dry(&["--recipe", "voc-93"]), 2, &["voc-93", "voc-hq-92"]);
+}

@@ -10,6 +10,7 @@ mod gradcheck;
 mod memory;
 mod op;
 mod predict;
+mod presets;
 mod selftest;
 mod split;
 mod train;
@@ -39,6 +40,8 @@ enum Command {
     Eval(eval::Args),
     /// Write masks and confidences for images.
     Predict(predict::Args),
+    /// List published settings and their mIoU.
+    Presets(presets::Args),
     /// Read a data set through: sizes, class frequencies, every fault.
     CheckData(check_data::Args),
     /// Choose which images of a labelled set stay labelled.
@@ -87,6 +90,7 @@ fn run(cli: Cli) -> Result<()> {
         Command::Train(args) => train::run(*args),
         Command::Eval(args) => eval::run(args),
         Command::Predict(args) => predict::run(args),
+        Command::Presets(args) => presets::run(args),
         Command::CheckData(args) => check_data::run(args),
         Command::Split(args) => split::run(args),
         Command::Bench(args) => bench::run(args),

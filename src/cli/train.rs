@@ -1,13 +1,14 @@
 //! `train`: a new run from flags and files, or an interrupted one continued.
 
 use super::{DeviceArgs, on_device};
+use crate::config::recipe::{RECIPES, Recipe};
 use crate::config::{self, Overrides, RunConfig};
 use crate::data::Preset;
 use crate::method::cut_mix::CutMixForm;
 use crate::method::schedule::RampUp;
 use crate::method::{Algorithm, Tvat};
 use crate::ops::Backend;
-use crate::train::{self, Prepared, RunDir, Summary};
+use crate::train::{self, Datasets, Prepared, RunDir, Summary};
 use crate::{Error, Result};
 use clap::ValueEnum;
 use serde::Serialize;
@@ -53,6 +54,9 @@ pub struct Args {
     /// Configuration file (TOML); flags win over it.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+    /// Published settings by name, see `psmt-fast presets`; other flags win over them.
+    #[arg(long, value_name = "NAME", conflicts_with = "config", value_parser = parse_recipe)]
+    recipe: Option<&'static Recipe>,
     /// Continue the run in this folder; takes no other setting.
     #[arg(long, value_name = "RUN_DIR")]
     resume: Option<PathBuf>,
@@ -143,6 +147,11 @@ pub struct Args {
     val_every: Option<u32>,
 }
 
+fn parse_recipe(text: &str) -> std::result::Result<&'static Recipe, String> {
+    let names = || RECIPES.iter().map(|r| r.name).collect::<Vec<_>>().join(", ");
+    Recipe::by_name(text).ok_or_else(|| format!("expected one of {}", names()))
+}
+
 fn parse_crop(text: &str) -> std::result::Result<[u32; 2], String> {
     let side =
         |t: &str| t.trim().parse::<u32>().map_err(|_| format!("expected 256 or 256x512, got {text:?}"));
@@ -201,12 +210,15 @@ impl Args {
         o.set_some("method.cut_mix", word(self.cut_mix)?);
         o.set_some("method.ramp_up", word(self.ramp_up)?);
         self.set.iter().try_for_each(|text| o.assign(text))?;
+        if let Some(recipe) = self.recipe {
+            recipe.apply(&mut o);
+        }
         Ok(o)
     }
 
     fn config(&self) -> Result<RunConfig> {
         // With nothing that says which images, the built-in scenes.
-        let own_data = self.config.is_some() || self.data.has_dir();
+        let own_data = self.config.is_some() || self.recipe.is_some() || self.data.has_dir();
         config::load::load(self.config.as_deref(), &self.overrides()?, (!own_data).then_some(Preset::Demo))
     }
 }
@@ -245,6 +257,7 @@ fn run_on<B: Backend>(b: &B, args: Args) -> Result<()> {
     let mut config = args.config()?;
     config.spell_out()?;
     let ready = train::check(b, &config)?;
+    say_protocol(args.recipe, &ready.data);
     if args.dry_run {
         return dry_run(b, &config, &ready);
     }
@@ -262,6 +275,28 @@ fn run_on<B: Backend>(b: &B, args: Args) -> Result<()> {
     let summary = train::start(b, &config, &ready, &dir)?;
     report(&summary, dir.root());
     Ok(())
+}
+
+/// Names the family of a labelled list of VOC, and warns where it is not that of the published setting.
+fn say_protocol(recipe: Option<&Recipe>, data: &Datasets) {
+    if let Some(family) = data.voc_family {
+        tracing::info!("labelled list: {family}");
+        if let Some(recipe) = recipe.filter(|r| r.lists.family().is_some_and(|expected| expected != family)) {
+            tracing::warn!(
+                "{} is a setting of other lists ({}): its published mIoU cannot be compared with this run's",
+                recipe.name,
+                recipe.lists.describe()
+            );
+        }
+    }
+    if let Some(recipe) = recipe.filter(|r| r.labeled != data.labeled.len()) {
+        tracing::warn!(
+            "{} has {} labelled images, the list {}",
+            recipe.name,
+            recipe.labeled,
+            data.labeled.len()
+        );
+    }
 }
 
 /// Prints what a run would do and the memory it would take.

@@ -7,6 +7,7 @@
 pub mod load;
 mod memory;
 mod preset;
+pub mod recipe;
 mod validate;
 
 pub use load::{Overrides, parse};

@@ -6,6 +6,7 @@
 //! - [`Augment`]: the weak and strong views of the method; [`resize`] defines their resampling.
 //! - [`Loader`]: batches ahead of time, each a pure function of (seed, stream, step).
 //! - [`survey::survey`] reads a list's files through, [`split::stratified`] chooses labelled ones.
+//! - [`voc_family`]: which published family a labelled list of VOC belongs to.
 //! - [`Preset`]: classes, names, colours and layout of known data sets.
 
 pub mod augment;
@@ -14,6 +15,7 @@ pub mod layout;
 pub mod list;
 pub mod loader;
 pub mod preset;
+pub mod protocol;
 pub mod resize;
 pub mod scenes;
 pub mod source;
@@ -26,5 +28,6 @@ pub use layout::Layout;
 pub use list::{List, Masks, check_disjoint};
 pub use loader::{HostImages, LabeledBatch, Loader, LoaderSpec, UnlabeledBatch};
 pub use preset::{Preset, class_names, distinct_palette, voc_color};
+pub use protocol::{VocFamily, voc_family};
 pub use scenes::{SCENE_CLASSES, SceneSource, SceneSpec};
 pub use source::{FolderOptions, FolderSource, Sample, Source};

@@ -4,7 +4,7 @@
 use crate::config::{DataConfig, RunConfig};
 use crate::data::{
     FolderOptions, FolderSource, LabeledBatch, Layout, List, Loader, LoaderSpec, Masks, Preset, SceneSource,
-    SceneSpec, Source, UnlabeledBatch, check_disjoint,
+    SceneSpec, Source, UnlabeledBatch, VocFamily, check_disjoint, voc_family,
 };
 use crate::method::Algorithm;
 use crate::{Error, Result};
@@ -24,6 +24,8 @@ pub struct Datasets {
     pub unlabeled: Option<Arc<dyn Source>>,
     /// Images with masks for validation.
     pub val: Arc<dyn Source>,
+    /// The family of the labelled list, of Pascal VOC.
+    pub voc_family: Option<VocFamily>,
 }
 
 impl Datasets {
@@ -37,7 +39,7 @@ impl Datasets {
         let needs_unlabeled = config.method.algorithm != Algorithm::Supervised;
         if d.preset == Some(Preset::Demo) {
             let [labeled, unlabeled, val] = demo(d)?;
-            return Ok(Datasets { labeled, unlabeled: Some(unlabeled), val });
+            return Ok(Datasets { labeled, unlabeled: Some(unlabeled), val, voc_family: None });
         }
         let labeled = read_list(d, "labeled", d.labeled.as_deref(), Masks::Required)?;
         let unlabeled = match (&d.unlabeled, needs_unlabeled) {
@@ -46,6 +48,7 @@ impl Datasets {
         };
         let val = read_list(d, "val", d.val.as_deref(), Masks::Required)?;
         check_disjoint(&labeled, unlabeled.as_ref(), &val)?;
+        let voc_family = d.dir.as_deref().and_then(|dir| voc_family(&labeled, dir));
         let options = FolderOptions::new(d.num_classes);
         let open = |list: List| -> Result<Arc<dyn Source>> {
             let source = FolderSource::new(list, options);
@@ -60,7 +63,7 @@ impl Datasets {
             }
             None => None,
         };
-        Ok(Datasets { labeled: open(labeled)?, unlabeled, val: open(val)? })
+        Ok(Datasets { labeled: open(labeled)?, unlabeled, val: open(val)?, voc_family })
     }
 
     /// Steps an epoch: as configured, or one pass over the unlabelled images (the labelled ones where there are none).

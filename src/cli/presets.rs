@@ -1,0 +1,39 @@
+//! `presets`: the published settings, by name.
+
+use crate::Result;
+use crate::config::recipe::RECIPES;
+
+/// List the published settings that `train --recipe` knows, with the mIoU that was reported for them.
+///
+/// Numbers of different lists must not be compared: high-quality and blender lists of VOC lie 2 to 3 points above the augmented
+/// ones. Batches and rates are those of all cards together.
+#[derive(clap::Args)]
+pub struct Args {}
+
+/// Runs the subcommand.
+///
+/// # Errors
+/// None.
+pub fn run(_: Args) -> Result<()> {
+    println!(
+        "{:<21} {:<30} {:>8} {:>5} {:>6} {:>6} {:>7} {:>7}  published mIoU %",
+        "recipe", "lists", "labelled", "crop", "epochs", "weight", "batch", "rate"
+    );
+    for r in &RECIPES {
+        let published: Vec<String> =
+            r.published.iter().map(|(net, miou)| format!("{net} {miou:.2}")).collect();
+        println!(
+            "{:<21} {:<30} {:>8} {:>5} {:>6} {:>6} {:>7} {:>7}  {}",
+            r.name,
+            r.lists.describe(),
+            r.labeled,
+            r.crop(),
+            r.epochs,
+            r.unsup_weight,
+            format!("{0}+{0}", r.batch_size()),
+            r.lr(),
+            published.join(", ")
+        );
+    }
+    Ok(())
+}
