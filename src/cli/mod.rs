@@ -5,6 +5,7 @@ mod bench;
 mod device;
 mod doctor;
 mod eval;
+mod export;
 mod gradcheck;
 mod memory;
 mod op;
@@ -37,6 +38,8 @@ enum Command {
     Eval(eval::Args),
     /// Write masks and confidences for images.
     Predict(predict::Args),
+    /// Write a checkpoint's networks for other programs: ONNX, or plain tensors.
+    Export(export::Args),
     /// Time a training step on random data.
     Bench(bench::Args),
     /// Run or check single operations on tensor files.
@@ -81,6 +84,7 @@ fn run(cli: Cli) -> Result<()> {
         Command::Train(args) => train::run(*args),
         Command::Eval(args) => eval::run(args),
         Command::Predict(args) => predict::run(args),
+        Command::Export(args) => export::run(args),
         Command::Bench(args) => bench::run(args),
         Command::Op(args) => op::run(args),
         Command::Gradcheck(args) => gradcheck::run(args),
