@@ -131,3 +131,66 @@ impl Fold<'_> {
         self.onnx.constant(bias);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Constants `w0` and `w1` (1x1 convolutions of one channel in, two out) and the parts of a batch norm `bn`.
+    fn constants(channels: usize) -> Onnx {
+        let mut onnx = Onnx::default();
+        let mut constant = |name: &str, shape: Vec<usize>, data: &[f32]| {
+            let data = data[..shape.iter().product()].to_vec();
+            onnx.constant(NamedTensor { name: name.into(), shape, data });
+        };
+        constant("w0", vec![2, 1, 1, 1], &[1.0, 2.0]);
+        constant("w1", vec![2, 1, 1, 1], &[3.0, 4.0]);
+        constant("bn.weight", vec![channels], &[1.0, -1.0, 2.0, 4.0]);
+        constant("bn.bias", vec![channels], &[0.5, 0.25, -1.0, 0.0]);
+        constant("bn.mean", vec![channels], &[1.0, 2.0, 3.0, 4.0]);
+        constant("bn.var", vec![channels], &[3.0, 15.0, 0.0, 3.0]);
+        onnx
+    }
+
+    fn batch_norm(onnx: &mut Onnx, x: &str) -> String {
+        let inputs = [x, "bn.weight", "bn.bias", "bn.mean", "bn.var"];
+        onnx.node("BatchNormalization", "bn", &inputs, vec![("epsilon", Attribute::Float(1.0))])
+    }
+
+    #[test]
+    fn concatenated_and_added_convolutions_take_their_shares() {
+        for op in ["Concat", "Add"] {
+            let channels = if op == "Concat" { 4 } else { 2 };
+            let mut onnx = constants(channels);
+            let a = onnx.node("Conv", "a", &["x", "w0"], vec![]);
+            let b = onnx.node("Conv", "b", &["x", "w1"], vec![]);
+            let y = onnx.node(op, "y", &[&a, &b], vec![]);
+            let y = batch_norm(&mut onnx, &y);
+            onnx.node("Relu", "out", &[&y], vec![]);
+            assert_eq!(fold_batch_norms(&mut onnx), 1);
+            assert_eq!(
+                onnx.nodes.iter().map(|n| n.name.as_str()).collect::<Vec<_>>(),
+                ["a", "b", "y", "out"]
+            );
+            assert_eq!(onnx.nodes[3].inputs, ["y"]);
+            // Scales 1/2, -1/4, 2, 2; shifts 0, 3/4, -7, -8.
+            let of = |name: &str| onnx.tensors[name].data.as_slice();
+            assert_eq!((of("w0"), of("a.bias")), (&[0.5, -0.5][..], &[0.0, 0.75][..]));
+            if op == "Concat" {
+                assert_eq!((of("w1"), of("b.bias")), (&[6.0, 8.0][..], &[-7.0, -8.0][..]));
+            } else {
+                assert_eq!((of("w1"), onnx.nodes[1].inputs.len()), (&[1.5, -1.0][..], 2));
+            }
+        }
+    }
+
+    #[test]
+    fn what_something_else_reads_stays() {
+        let mut onnx = constants(2);
+        let a = onnx.node("Conv", "a", &["x", "w0"], vec![]);
+        let y = batch_norm(&mut onnx, &a);
+        onnx.node("Add", "out", &[&y, &a], vec![]);
+        assert_eq!(fold_batch_norms(&mut onnx), 0);
+        assert_eq!((onnx.nodes.len(), onnx.tensors["w0"].data[1]), (3, 2.0));
+    }
+}
