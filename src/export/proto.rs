@@ -3,13 +3,13 @@
 //!
 //! Lists of numbers are not packed and attributes' values have presence, as in proto2, which ONNX's schema is.
 
-/// Value of [`AttributeProto::r#type`] of a float.
+/// Type of an attribute that holds a float.
 pub const ATTRIBUTE_FLOAT: i32 = 1;
-/// Value of [`AttributeProto::r#type`] of an integer.
+/// Type of an attribute that holds an integer.
 pub const ATTRIBUTE_INT: i32 = 2;
-/// Value of [`AttributeProto::r#type`] of a text.
+/// Type of an attribute that holds a text.
 pub const ATTRIBUTE_STRING: i32 = 3;
-/// Value of [`AttributeProto::r#type`] of a list of integers.
+/// Type of an attribute that holds a list of integers.
 pub const ATTRIBUTE_INTS: i32 = 7;
 
 /// 32-bit floats as an element type.
