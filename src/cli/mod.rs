@@ -6,6 +6,7 @@ mod check_data;
 mod device;
 mod doctor;
 mod eval;
+mod export;
 mod gradcheck;
 mod memory;
 mod op;
@@ -40,6 +41,8 @@ enum Command {
     Eval(eval::Args),
     /// Write masks and confidences for images.
     Predict(predict::Args),
+    /// Write a checkpoint's networks for other programs: ONNX, or plain tensors.
+    Export(export::Args),
     /// List published settings and their mIoU.
     Presets(presets::Args),
     /// Read a data set through: sizes, class frequencies, every fault.
@@ -90,6 +93,7 @@ fn run(cli: Cli) -> Result<()> {
         Command::Train(args) => train::run(*args),
         Command::Eval(args) => eval::run(args),
         Command::Predict(args) => predict::run(args),
+        Command::Export(args) => export::run(args),
         Command::Presets(args) => presets::run(args),
         Command::CheckData(args) => check_data::run(args),
         Command::Split(args) => split::run(args),

@@ -32,6 +32,32 @@ impl Which {
             Which::Student => "student",
         }
     }
+
+    /// Every prediction that a student and this many teachers can give.
+    pub fn available(num_teachers: usize) -> &'static [Which] {
+        match num_teachers {
+            0 => &[Which::Student],
+            1 => &[Which::Teacher1, Which::Student],
+            _ => &[Which::Teacher1, Which::Teacher2, Which::Ensemble, Which::Student],
+        }
+    }
+
+    /// The method's own answer: the ensemble, else the only teacher, else the student.
+    pub fn best(num_teachers: usize) -> Which {
+        [Which::Student, Which::Teacher1, Which::Ensemble][num_teachers.min(2)]
+    }
+
+    /// Checks that a checkpoint that gives `available` gives this.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] with what it gives.
+    pub fn expect_among(self, available: &[Which]) -> Result<()> {
+        if available.contains(&self) {
+            return Ok(());
+        }
+        let held = available.iter().map(|w| w.name()).collect::<Vec<_>>().join(", ");
+        Err(Error::Usage(format!("the checkpoint has no {}: it holds {held}", self.name())))
+    }
 }
 
 /// The networks that there are: a supervised run has no teachers, the mean teacher has one.
@@ -45,16 +71,12 @@ pub struct Nets<'a, B: Backend> {
 impl<B: Backend> Nets<'_, B> {
     /// Every prediction these networks can give.
     pub fn available(&self) -> Vec<Which> {
-        match self.teachers.len() {
-            0 => vec![Which::Student],
-            1 => vec![Which::Teacher1, Which::Student],
-            _ => vec![Which::Teacher1, Which::Teacher2, Which::Ensemble, Which::Student],
-        }
+        Which::available(self.teachers.len()).to_vec()
     }
 
-    /// The method's own answer: the ensemble, else the only teacher, else the student.
+    /// As [`Which::best`].
     pub fn best(&self) -> Which {
-        [Which::Student, Which::Teacher1, Which::Ensemble][self.teachers.len().min(2)]
+        Which::best(self.teachers.len())
     }
 }
 
@@ -78,13 +100,7 @@ pub fn predict<B: Backend>(
     out: Size,
     window: usize,
 ) -> Result<Vec<Prediction<B>>> {
-    if let Some(w) = which.iter().find(|w| !nets.available().contains(w)) {
-        return Err(Error::Usage(format!(
-            "the checkpoint has no {}: it holds {}",
-            w.name(),
-            nets.available().iter().map(|w| w.name()).collect::<Vec<_>>().join(", ")
-        )));
-    }
+    which.iter().try_for_each(|w| w.expect_among(&nets.available()))?;
     let shape = images.shape;
     if window == 0 || (window >= shape.h && window >= shape.w) {
         let x = upload(b, images, normalize)?;

@@ -2,6 +2,7 @@
 //! the 1x1 reduction (in-place ABN's DeepLab head; Rota Bulò et al., 2018). Knows layers only.
 
 use super::ModelConfig;
+use super::graph::Graph;
 use super::layers::{Backward, BnSaved, Cost, Forward};
 use super::table::{Builder, NormArgs};
 use crate::Result;
@@ -71,6 +72,23 @@ impl Aspp {
         let y = cost.conv(&self.red_conv, map);
         cost.keep(2, y);
         y
+    }
+
+    /// Tells the head's operations on `x`.
+    pub fn graph<G: Graph>(&self, g: &mut G, x: &G::Value) -> G::Value {
+        let branches: Vec<G::Value> = self.map_convs.iter().map(|conv| g.conv(conv, x)).collect();
+        let map = g.concat(&branches);
+        let map = g.batch_norm(&self.map_bn, &map);
+        let map = g.activation(LEAKY, &map);
+        let out = g.conv(&self.red_conv, &map);
+        let global = g.mean(x);
+        let global = g.conv(&self.global_pooling_conv, &global);
+        let global = g.batch_norm(&self.global_pooling_bn, &global);
+        let global = g.activation(LEAKY, &global);
+        let global = g.conv(&self.pool_red_conv, &global);
+        let out = g.add(&out, &global);
+        let out = g.batch_norm(&self.red_bn, &out);
+        g.activation(LEAKY, &out)
     }
 
     /// `[n, h, w, 32 planes]` to `[n, h, w, aspp]`.

@@ -3,6 +3,7 @@
 
 use super::ModelConfig;
 use super::deeplab::Network;
+use super::graph::Graph;
 use super::layers::{Backward, ConvBn, ConvBnSaved, Cost, Forward, Norm};
 use super::table::{Builder, NormArgs};
 use crate::ops::{self, Backend, Conv2d, RELU, Shape};
@@ -67,6 +68,13 @@ impl Decoder {
         let y = self.conv1.cost(x, cost);
         let y = self.conv2.cost(y, cost);
         cost.conv(&self.classifier, y)
+    }
+
+    /// Tells the decoder's operations on features `x`.
+    pub fn graph<G: Graph>(&self, g: &mut G, x: &G::Value) -> G::Value {
+        let y = self.conv1.graph(g, x, None);
+        let y = self.conv2.graph(g, &y, None);
+        g.conv(&self.classifier, &y)
     }
 
     pub fn forward<B: Backend>(

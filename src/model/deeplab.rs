@@ -3,6 +3,7 @@
 
 use super::aspp::{Aspp, AsppSaved};
 use super::decoder::{Decoder, DecoderSaved};
+use super::graph::Graph;
 use super::layers::{Backward, ConvBn, ConvBnSaved, Cost, Forward, Norm};
 use super::resnet::{Backbone, BackboneOut, BackboneSaved};
 use super::table::{Builder, NormArgs, ParamTable};
@@ -114,6 +115,17 @@ impl DeepLab {
         let mut cost = Cost::default();
         self.cost(x, &mut cost);
         cost.flops
+    }
+
+    /// Tells `g` the operations of evaluation mode on normalised images; returns the stride-4 logits. Computes the same as
+    /// [`DeepLab::predict`].
+    pub fn graph<G: Graph>(&self, g: &mut G, images: &G::Value) -> G::Value {
+        let (low, high) = self.backbone.graph(g, images);
+        let high = self.aspp.graph(g, &high);
+        let high = g.interpolate(&high, &low);
+        let low = self.reduce.graph(g, &low, None);
+        let features = g.concat(&[high, low]);
+        self.decoder.graph(g, &features)
     }
 
     /// Initial (parameters, running statistics) of network number `network`, a pure function of both numbers: Kaiming

@@ -3,6 +3,7 @@
 
 use super::table::{NamedTensor, ParamTable};
 use crate::{Error, Result};
+use half::{bf16, f16};
 use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -23,17 +24,72 @@ pub fn prefixed(prefix: &str, mut tensors: Vec<NamedTensor>) -> Vec<NamedTensor>
     tensors
 }
 
-/// Writes `tensors` as f32 with `metadata` to `path`: into a temporary file of the same folder, flushed to the disk and
-/// then renamed, so that `path` never holds half a file. The same input gives the same bytes.
+/// Element type of a tensor file's values.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Float {
+    /// 32 bits, exact.
+    #[default]
+    F32,
+    /// IEEE's 16 bits, up to 65504.
+    F16,
+    /// The upper half of 32 bits.
+    Bf16,
+}
+
+impl Float {
+    /// Name as in the container, and bytes a value.
+    fn name_and_len(self) -> (&'static str, usize) {
+        match self {
+            Float::F32 => ("F32", 4),
+            Float::F16 => ("F16", 2),
+            Float::Bf16 => ("BF16", 2),
+        }
+    }
+
+    /// Whether the nearest value is finite.
+    pub fn holds(self, value: f32) -> bool {
+        match self {
+            Float::F32 => value.is_finite(),
+            Float::F16 => f16::from_f32(value).is_finite(),
+            Float::Bf16 => bf16::from_f32(value).is_finite(),
+        }
+    }
+
+    /// Appends the values to `bytes`, each rounded to nearest.
+    fn append(self, bytes: &mut Vec<u8>, values: &[f32]) {
+        match self {
+            Float::F32 => bytes.extend(values.iter().flat_map(|v| v.to_le_bytes())),
+            Float::F16 => bytes.extend(values.iter().flat_map(|v| f16::from_f32(*v).to_le_bytes())),
+            Float::Bf16 => bytes.extend(values.iter().flat_map(|v| bf16::from_f32(*v).to_le_bytes())),
+        }
+    }
+}
+
+/// Writes `tensors` as f32; see [`write_tensors_as`].
 ///
 /// # Errors
-/// [`Error::Io`] where the system refuses (disk full, no permission); `path` is then as it was.
-/// [`Error::Checkpoint`] for a name that comes twice or a shape that does not fit its values.
+/// As [`write_tensors_as`].
 pub fn write_tensors(
     path: &Path,
     tensors: &[NamedTensor],
     metadata: &BTreeMap<String, String>,
 ) -> Result<()> {
+    write_tensors_as(path, tensors, metadata, Float::F32)
+}
+
+/// Writes `tensors` as `float` with `metadata` to `path`: into a temporary file of the same folder, flushed to the disk and
+/// then renamed, so that `path` never holds half a file. The same input gives the same bytes.
+///
+/// # Errors
+/// [`Error::Io`] where the system refuses (disk full, no permission); `path` is then as it was.
+/// [`Error::Checkpoint`] for a name that comes twice or a shape that does not fit its values.
+pub fn write_tensors_as(
+    path: &Path,
+    tensors: &[NamedTensor],
+    metadata: &BTreeMap<String, String>,
+    float: Float,
+) -> Result<()> {
+    let (dtype, len) = float.name_and_len();
     let mut header = serde_json::Map::new();
     if !metadata.is_empty() {
         header.insert("__metadata__".into(), serde_json::json!(metadata));
@@ -44,8 +100,8 @@ pub fn write_tensors(
             let message = format!("tensor {}: shape {:?} for {} values", t.name, t.shape, t.data.len());
             return Err(Error::checkpoint(path, message));
         }
-        let end = offset + 4 * t.data.len();
-        let info = serde_json::json!({"dtype": "F32", "shape": t.shape, "data_offsets": [offset, end]});
+        let end = offset + len * t.data.len();
+        let info = serde_json::json!({"dtype": dtype, "shape": t.shape, "data_offsets": [offset, end]});
         if header.insert(t.name.clone(), info).is_some() {
             return Err(Error::checkpoint(path, format!("tensor {} comes twice", t.name)));
         }
@@ -59,7 +115,7 @@ pub fn write_tensors(
         let mut bytes = Vec::with_capacity(1 << 16);
         for chunk in tensors.iter().flat_map(|t| t.data.chunks(1 << 14)) {
             bytes.clear();
-            bytes.extend(chunk.iter().flat_map(|v| v.to_le_bytes()));
+            float.append(&mut bytes, chunk);
             out.write_all(&bytes)?;
         }
         Ok(())

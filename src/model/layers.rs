@@ -2,6 +2,7 @@
 //! tangent and pullback, and the passes that layers run in. Knows ops, not how layers are connected.
 
 use super::deeplab::Network;
+use super::graph::Graph;
 use super::table::{Builder, NormArgs};
 use crate::Result;
 use crate::ops::{self, Activation, Backend, BatchNorm, BatchNormSaved, Conv2d, Shape};
@@ -142,6 +143,16 @@ impl ConvBn {
         let y = cost.conv(&self.conv, x);
         cost.keep(if self.act == Activation::Identity { 1 } else { 2 }, y);
         y
+    }
+
+    /// Tells the layer's operations on `x`.
+    pub fn graph<G: Graph>(&self, g: &mut G, x: &G::Value, residual: Option<&G::Value>) -> G::Value {
+        let mut y = g.conv(&self.conv, x);
+        y = g.batch_norm(&self.bn, &y);
+        if let Some(residual) = residual {
+            y = g.add(&y, residual);
+        }
+        g.activation(self.act, &y)
     }
 
     pub fn forward<B: Backend>(

@@ -2,6 +2,7 @@
 //! stride 16: the last stage keeps its size and dilates by 2, 4, 8. Knows layers, not what is built on its features.
 
 use super::ModelConfig;
+use super::graph::Graph;
 use super::layers::{Backward, ConvBn, ConvBnSaved, Cost, Forward};
 use super::table::{Builder, NormArgs};
 use crate::Result;
@@ -57,6 +58,13 @@ impl Bottleneck {
         let y = self.conv1.cost(x, cost);
         let y = self.conv2.cost(y, cost);
         self.conv3.cost(y, cost)
+    }
+
+    fn graph<G: Graph>(&self, g: &mut G, x: &G::Value) -> G::Value {
+        let shortcut = self.downsample.as_ref().map_or(x.clone(), |d| d.graph(g, x, None));
+        let y = self.conv1.graph(g, x, None);
+        let y = self.conv2.graph(g, &y, None);
+        self.conv3.graph(g, &y, Some(&shortcut))
     }
 
     fn forward<B: Backend>(
@@ -165,6 +173,20 @@ impl Backbone {
             y = block.cost(y, cost);
             if i + 1 == self.low_blocks {
                 low = y;
+            }
+        }
+        (low, y)
+    }
+
+    /// Tells the backbone's operations on images `x`; returns the stride-4 and stride-16 features.
+    pub fn graph<G: Graph>(&self, g: &mut G, x: &G::Value) -> (G::Value, G::Value) {
+        let mut y = self.stem.iter().fold(x.clone(), |x, layer| layer.graph(g, &x, None));
+        y = g.max_pool(&POOL, &y);
+        let mut low = y.clone();
+        for (i, block) in self.blocks.iter().enumerate() {
+            y = block.graph(g, &y);
+            if i + 1 == self.low_blocks {
+                low = y.clone();
             }
         }
         (low, y)

@@ -130,8 +130,16 @@ impl Checkpoint {
         Ok(())
     }
 
+    /// Flat (parameters, running statistics) of the network `name`: `student`, `teacher1` or `teacher2`.
+    ///
+    /// # Errors
+    /// [`Error::Checkpoint`] naming a tensor that is missing or has another shape.
+    pub fn values(&self, arch: &DeepLab, name: &str) -> Result<(Vec<f32>, Vec<f32>)> {
+        self.file.network(&arch.table, name)
+    }
+
     fn network<B: Backend>(&self, b: &B, arch: &DeepLab, name: &str) -> Result<Network<B>> {
-        let (params, stats) = self.file.network(&arch.table, name)?;
+        let (params, stats) = self.values(arch, name)?;
         Ok(Network::upload(b, &params, &stats))
     }
 

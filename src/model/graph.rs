@@ -1,0 +1,36 @@
+//! What a network computes in evaluation mode, told operation by operation to whoever writes it down. Knows the ops'
+//! specifications; knows no device, no values and no file format.
+
+use crate::ops::{Activation, BatchNorm, Conv2d, MaxPool2d};
+
+/// Somebody who writes down a network's operations, as [`DeepLab::graph`](super::DeepLab::graph) tells them in the order
+/// of computation. Specifications name their parameters and running statistics by their places in the network's
+/// [`ParamTable`](super::ParamTable); every operation is that of the same name in [`crate::ops`].
+pub trait Graph {
+    /// Stands for a tensor: images, or what an operation gave.
+    type Value: Clone;
+
+    /// Convolution.
+    fn conv(&mut self, conv: &Conv2d, x: &Self::Value) -> Self::Value;
+
+    /// Batch norm by running statistics.
+    fn batch_norm(&mut self, bn: &BatchNorm, x: &Self::Value) -> Self::Value;
+
+    /// Activation.
+    fn activation(&mut self, act: Activation, x: &Self::Value) -> Self::Value;
+
+    /// a + b, where b may have one position, which then counts for all of a's.
+    fn add(&mut self, a: &Self::Value, b: &Self::Value) -> Self::Value;
+
+    /// Max pooling.
+    fn max_pool(&mut self, pool: &MaxPool2d, x: &Self::Value) -> Self::Value;
+
+    /// Mean over all positions of an image.
+    fn mean(&mut self, x: &Self::Value) -> Self::Value;
+
+    /// Bilinear interpolation (align_corners) to the rows and columns of `like`.
+    fn interpolate(&mut self, x: &Self::Value, like: &Self::Value) -> Self::Value;
+
+    /// Channels of all parts one after another.
+    fn concat(&mut self, parts: &[Self::Value]) -> Self::Value;
+}
