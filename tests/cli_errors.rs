@@ -105,3 +105,20 @@ fn a_full_disk_keeps_the_last_checkpoint() {
     let scored = p.run(&["eval", "small/run"]);
     assert!(scored.status.success(), "{}", String::from_utf8_lossy(&scored.stderr));
 }
+
+#[test]
+fn shells_and_man_learn_the_command_line() {
+    let p = Project::new();
+    for shell in ["bash", "zsh", "fish"] {
+        expect(&p.run(&["completions", shell]), 0, &["psmt-fast", "check-data", "dry-run"]);
+    }
+    expect(&p.run(&["completions", "abacus"]), 2, &["bash", "abacus"]);
+    expect(&p.run(&["man", "pages/man1"]), 0, &["manual pages in pages/man1"]);
+    let page = std::fs::read_to_string(p.path("pages/man1/psmt-fast-train.1")).unwrap();
+    assert!(page.contains("recipe") && page.starts_with(".ie"), "{page}");
+    for name in ["psmt-fast.1", "psmt-fast-bench-kernels.1", "psmt-fast-export.1"] {
+        assert!(p.path("pages/man1").join(name).exists(), "{name}");
+    }
+    p.write("file", "in the way");
+    expect(&p.run(&["man", "file"]), 9, &["file"]);
+}

@@ -3,6 +3,7 @@
 
 mod bench;
 mod check_data;
+mod completions;
 mod device;
 mod doctor;
 mod eval;
@@ -59,6 +60,10 @@ enum Command {
     Selftest(selftest::Args),
     /// Print what this machine and this build offer.
     Doctor(doctor::Args),
+    /// Print the completions of a shell.
+    Completions(completions::CompletionArgs),
+    /// Write manual pages.
+    Man(completions::ManArgs),
 }
 
 /// Runs the program.
@@ -102,6 +107,8 @@ fn run(cli: Cli) -> Result<()> {
         Command::Gradcheck(args) => gradcheck::run(args),
         Command::Selftest(args) => selftest::run(args),
         Command::Doctor(args) => doctor::run(args),
+        Command::Completions(args) => completions::completions::<Cli>(args),
+        Command::Man(args) => completions::man::<Cli>(args),
     }
 }
 
