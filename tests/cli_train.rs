@@ -68,6 +68,29 @@ fn a_run_leaves_its_folder_and_can_be_scored_and_used() {
     assert!(p.path("masks/3_confidence.png").exists());
     p.write("junk.jpg", "junk");
     expect(&p.run(&["predict", "junk.jpg", "--checkpoint", "o", "--out", "m2"]), 4, &["junk.jpg"]);
+    let args = ["predict", "data/images/9.png", "junk.jpg", "--checkpoint", "o", "--out", "m3"];
+    let outputs = ["--outputs", "overlay,index"];
+    expect(&p.run(&[&args[..], &outputs].concat()), 0, &["1 of 2 files", "1 skipped"]);
+    assert!(!p.path("m3/9_color.png").exists() && !p.path("m3/9_confidence.png").exists());
+    // Half the image, half the colour of the class that the index mask has there; shares add up to all.
+    let open = |name: &str| image::open(p.path(name)).unwrap();
+    let (overlay, index) = (open("m3/9_overlay.png").into_rgb8(), open("m3/9_index.png").into_luma8());
+    let (source, color) = (open("data/images/9.png").into_rgb8(), open("masks/9_color.png").into_rgb8());
+    for (x, y, pixel) in overlay.enumerate_pixels() {
+        for c in 0..3 {
+            let mean = (u16::from(source.get_pixel(x, y)[c]) + u16::from(color.get_pixel(x, y)[c])) / 2;
+            assert_eq!(u16::from(pixel[c]), mean, "pixel {x}, {y}");
+        }
+    }
+    let report: Value = serde_json::from_slice(&read(&p.path("m3/predictions.json"))).unwrap();
+    let seen = &report["images"][0];
+    assert_eq!((seen["rows"].as_u64(), seen["columns"].as_u64()), (Some(32), Some(32)));
+    let shares = seen["class_shares"].as_object().unwrap();
+    assert!((shares.values().map(|v| v.as_f64().unwrap()).sum::<f64>() - 1.0).abs() < 1e-12);
+    let ones = index.pixels().filter(|p| p[0] == 1).count() as f64 / 1024.0;
+    let second = shares.values().nth(1).map_or(0.0, |v| v.as_f64().unwrap());
+    let first = shares.values().next().unwrap().as_f64().unwrap();
+    assert!((first - ones).abs() < 1e-12 || (second - ones).abs() < 1e-12, "{shares:?}, {ones}");
 }
 
 #[test]

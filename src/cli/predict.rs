@@ -5,10 +5,12 @@ use super::{DeviceArgs, on_device};
 use crate::data::{Sample, decode_image};
 use crate::eval::{self, Palette, Settings, Which};
 use crate::model::DeepLab;
+use crate::model::io::write_atomically;
 use crate::ops::Backend;
 use crate::train::Checkpoint;
 use crate::train::pictures::{Pixels, write_png};
 use crate::{Error, Result};
+use serde_json::{Value, json};
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -22,9 +24,12 @@ pub struct Args {
     /// A run's folder (its best checkpoint), or a checkpoint file.
     #[arg(long, value_name = "RUN_DIR|FILE")]
     checkpoint: PathBuf,
-    /// Folder of results: NAME_color.png, NAME_index.png and NAME_confidence.png an image.
+    /// Folder of results: NAME_color.png, NAME_index.png and NAME_confidence.png an image, and predictions.json.
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
+    /// What to write of each image
+    #[arg(long, value_enum, value_delimiter = ',', default_values = ["color", "index", "confidence"])]
+    outputs: Vec<Output>,
     /// Whose predictions (default: the ensemble, where the checkpoint has one).
     #[arg(long, value_enum)]
     network: Option<Which>,
@@ -36,6 +41,19 @@ pub struct Args {
     eval_size: Option<usize>,
     #[command(flatten)]
     device: DeviceArgs,
+}
+
+/// A picture of a prediction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Output {
+    /// Classes in their colours, as a palette PNG.
+    Color,
+    /// Class indices as grey values.
+    Index,
+    /// Confidence, 0 to 255.
+    Confidence,
+    /// The image under half-transparent class colours.
+    Overlay,
 }
 
 /// Runs `predict`. Files that are no images are skipped with a line each; only if nothing is left is that an error.
@@ -57,18 +75,20 @@ fn run_on<B: Backend>(b: &B, args: Args) -> Result<()> {
     let files = collect(&args.images)?;
     std::fs::create_dir_all(&args.out).map_err(Error::io(&args.out))?;
     let mut taken = HashSet::new();
-    let mut done = 0;
+    let (mut done, mut skipped, mut described) = (0, 0, Vec::new());
     for file in &files {
         let image = match decode_image(file) {
             Ok(image) => image,
             Err(e) => {
                 eprintln!("skipped: {e}");
+                skipped += 1;
                 continue;
             }
         };
         let sample = Arc::new(Sample { image, mask: None, name: file.display().to_string() });
         let name = free_name(file, &mut taken);
-        write(b, &arch, &nets, which, &sample, &settings, &palette, &args.out, &name)?;
+        let target = Target { palette: &palette, outputs: &args.outputs, folder: &args.out, name: &name };
+        described.push(predict(b, &arch, &nets, which, &sample, &settings, &target)?);
         done += 1;
     }
     if done == 0 {
@@ -77,34 +97,69 @@ fn run_on<B: Backend>(b: &B, args: Args) -> Result<()> {
             "expected at least one readable JPEG, PNG or WebP image, got none",
         ));
     }
-    println!("{done} of {} files predicted into {}", files.len(), args.out.display());
+    let report = json!({ "network": which.name(), "images": described });
+    write_atomically(&args.out.join("predictions.json"), |out| {
+        serde_json::to_writer_pretty(&mut *out, &report)?;
+        std::io::Write::write_all(out, b"\n")
+    })?;
+    let more = if skipped > 0 { format!(", {skipped} skipped") } else { String::new() };
+    println!("{done} of {} files predicted into {}{more}", files.len(), args.out.display());
     Ok(())
 }
 
-fn write<B: Backend>(
+/// Where pictures go and how they look.
+struct Target<'a> {
+    palette: &'a Palette,
+    outputs: &'a [Output],
+    folder: &'a Path,
+    name: &'a str,
+}
+
+/// Predicts one image, writes its pictures, and describes it: size, mean confidence, share of each class that occurs.
+fn predict<B: Backend>(
     b: &B,
     arch: &DeepLab,
     nets: &eval::Nets<'_, B>,
     which: Which,
     sample: &Arc<Sample>,
     settings: &Settings,
-    palette: &Palette,
-    out: &Path,
-    name: &str,
-) -> Result<()> {
+    target: &Target<'_>,
+) -> Result<Value> {
     let size = sample.image.size;
     let predictions = eval::predict_group(b, arch, nets, &[which], std::slice::from_ref(sample), settings)?;
-    for p in predictions {
-        let label = b.download_labels(&p.label);
-        let confidence: Vec<u8> =
-            b.download(&p.confidence).iter().map(|c| (255.0 * c).round().clamp(0.0, 255.0) as u8).collect();
-        b.check()?;
-        let file = |kind: &str| out.join(format!("{name}_{kind}.png"));
-        write_png(&file("color"), size, Pixels::Classes(palette), &label)?;
-        write_png(&file("index"), size, Pixels::Gray, &label)?;
-        write_png(&file("confidence"), size, Pixels::Gray, &confidence)?;
+    let p = predictions.first().ok_or_else(|| Error::shape("predict", "one prediction", "none"))?;
+    let (label, confidence) = (b.download_labels(&p.label), b.download(&p.confidence));
+    b.check()?;
+    for &output in target.outputs {
+        let file = |kind: &str| target.folder.join(format!("{}_{kind}.png", target.name));
+        match output {
+            Output::Color => write_png(&file("color"), size, Pixels::Classes(target.palette), &label)?,
+            Output::Index => write_png(&file("index"), size, Pixels::Gray, &label)?,
+            Output::Confidence => {
+                let bytes: Vec<u8> =
+                    confidence.iter().map(|c| (255.0 * c).round().clamp(0.0, 255.0) as u8).collect();
+                write_png(&file("confidence"), size, Pixels::Gray, &bytes)?;
+            }
+            Output::Overlay => {
+                let colors = label.iter().flat_map(|&class| target.palette.color(class));
+                let mixed = sample.image.data.iter().zip(colors);
+                let bytes: Vec<u8> = mixed.map(|(&a, c)| u16::midpoint(a.into(), c.into()) as u8).collect();
+                write_png(&file("overlay"), size, Pixels::Rgb, &bytes)?;
+            }
+        }
     }
-    Ok(())
+    let mut shares = serde_json::Map::new();
+    for class in 0..arch.config.num_classes {
+        let pixels = label.iter().filter(|&&l| usize::from(l) == class).count();
+        if pixels > 0 {
+            shares.insert(target.palette.names[class].clone(), json!(pixels as f64 / label.len() as f64));
+        }
+    }
+    let mean = confidence.iter().map(|&c| f64::from(c)).sum::<f64>() / confidence.len() as f64;
+    Ok(json!({
+        "file": sample.name, "name": target.name, "rows": size.0, "columns": size.1,
+        "mean_confidence": mean, "class_shares": shares,
+    }))
 }
 
 /// The files given, and those inside the folders given, sorted.
