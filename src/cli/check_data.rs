@@ -2,7 +2,7 @@
 
 use crate::data::survey::{ClassCount, Survey, survey};
 use crate::data::{Layout, List, Masks, Preset, check_disjoint, class_names};
-use crate::model::io::write_atomically;
+use crate::model::io::write_json;
 use crate::{Error, Result};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
@@ -120,11 +120,7 @@ pub fn run(args: Args) -> Result<()> {
         faults.push(e);
     }
     if let Some(path) = &args.json {
-        let report = Value::Object(report);
-        write_atomically(path, |out| {
-            serde_json::to_writer_pretty(&mut *out, &report)?;
-            std::io::Write::write_all(out, b"\n")
-        })?;
+        write_json(path, &report)?;
     }
     for fault in &faults {
         println!("{fault}");

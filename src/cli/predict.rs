@@ -5,7 +5,7 @@ use super::{DeviceArgs, on_device};
 use crate::data::{Sample, decode_image};
 use crate::eval::{self, Palette, Settings, Which};
 use crate::model::DeepLab;
-use crate::model::io::write_atomically;
+use crate::model::io::write_json;
 use crate::ops::Backend;
 use crate::train::Checkpoint;
 use crate::train::pictures::{Pixels, write_png};
@@ -98,10 +98,7 @@ fn run_on<B: Backend>(b: &B, args: Args) -> Result<()> {
         ));
     }
     let report = json!({ "network": which.name(), "images": described });
-    write_atomically(&args.out.join("predictions.json"), |out| {
-        serde_json::to_writer_pretty(&mut *out, &report)?;
-        std::io::Write::write_all(out, b"\n")
-    })?;
+    write_json(&args.out.join("predictions.json"), &report)?;
     let more = if skipped > 0 { format!(", {skipped} skipped") } else { String::new() };
     println!("{done} of {} files predicted into {}{more}", files.len(), args.out.display());
     Ok(())

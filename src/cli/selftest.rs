@@ -2,11 +2,10 @@
 
 use super::Device;
 use crate::check::selftest;
-use crate::model::io::write_atomically;
+use crate::model::io::write_json;
 use crate::{Error, Result};
 use clap::Args as ClapArgs;
 use serde_json::json;
-use std::io::Write;
 use std::path::PathBuf;
 
 /// Compare what the kernels' instructions do on a device with what they are defined to do.
@@ -42,8 +41,7 @@ pub fn run(args: Args) -> Result<()> {
     })?;
     let failed = rows.iter().filter(|row| !row.ok).count();
     if let Some(path) = &args.json {
-        let report = json!({ "device": driver.name(), "failed": failed, "rows": rows });
-        write_atomically(path, |out| writeln!(out, "{report:#}"))?;
+        write_json(path, &json!({ "device": driver.name(), "failed": failed, "rows": rows }))?;
     }
     println!("{} checks on {}, {failed} failed", rows.len(), driver.name());
     if failed > 0 {

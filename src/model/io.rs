@@ -155,6 +155,17 @@ pub fn write_atomically(
     })
 }
 
+/// Writes a value as indented JSON, whole or not at all.
+///
+/// # Errors
+/// As [`write_atomically`].
+pub fn write_json(path: &Path, value: &impl serde::Serialize) -> Result<()> {
+    write_atomically(path, |out| {
+        serde_json::to_writer_pretty(&mut *out, value)?;
+        out.write_all(b"\n")
+    })
+}
+
 /// An open tensor file whose header has been checked.
 pub struct TensorFile {
     path: PathBuf,

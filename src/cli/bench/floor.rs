@@ -5,6 +5,7 @@ use crate::bench::{Counted, Sizes, step_calls};
 use crate::cli::Precision;
 use crate::method::Tvat;
 use crate::model::ModelConfig;
+use crate::model::io::write_json;
 use crate::{Error, Result};
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -109,5 +110,5 @@ pub(super) fn run(f: &FloorFlags) -> Result<()> {
         "floor_ms": 1e3 * total.seconds,
         "rows": rows.iter().map(|(name, sum)| figures(name, sum)).collect::<Vec<_>>(),
     });
-    report::write_to(path, &report::record(record))
+    write_json(path, &record)
 }

@@ -4,10 +4,9 @@ use super::Run;
 use crate::backend::cuda::gpu;
 use crate::bench::Timing;
 use crate::cli::{Device, Precision};
-use crate::model::io::write_atomically;
+use crate::model::io::write_json;
 use crate::{Error, Result};
 use serde_json::{Map, Value, json};
-use std::path::Path;
 
 /// Keys of one JSON object.
 pub(super) type Record = Map<String, Value>;
@@ -74,15 +73,7 @@ pub(super) fn times(timing: &Timing) -> Record {
 
 /// Writes `record` to the file of --json, if there is one.
 pub(super) fn write(run: &Run, record: &Record) -> Result<()> {
-    run.flags.json.as_ref().map_or(Ok(()), |path| write_to(path, record))
-}
-
-/// Writes `record` to a file.
-pub(super) fn write_to(path: &Path, record: &Record) -> Result<()> {
-    write_atomically(path, |out| {
-        serde_json::to_writer_pretty(&mut *out, record)?;
-        std::io::Write::write_all(out, b"\n")
-    })
+    run.flags.json.as_ref().map_or(Ok(()), |path| write_json(path, record))
 }
 
 /// Sizes in a title.
