@@ -1,7 +1,7 @@
 //! The networks, batches and settings that stages of a training step are timed with: those of the PyTorch benchmark.
 
-use crate::config::{self, MethodConfig, OptimConfig};
-use crate::method::{Algorithm, Batch, Networks, StepArgs, Tvat, TvatArgs};
+use crate::config::{self, MethodConfig, RunConfig};
+use crate::method::{Batch, Networks, StepArgs, Tvat};
 use crate::model::{DeepLab, ModelConfig, Network};
 use crate::ops::{Adjust, Backend, Blur, Mix, Shape, Strong};
 use crate::rng::{Domain, Key};
@@ -103,21 +103,7 @@ pub fn random_batch<B: Backend>(b: &B, sizes: &Sizes) -> Batch<B> {
 
 /// The method's defaults with feature noise `tvat`.
 pub fn step_args(tvat: Tvat) -> StepArgs {
-    let method = MethodConfig { threshold: 0.05, ..Default::default() };
-    let optim = OptimConfig::default();
-    StepArgs {
-        lr: optim.lr,
-        momentum: optim.momentum,
-        weight_decay: optim.weight_decay,
-        ema_decay: method.ema_decay,
-        unsup_weight: method.unsup_weight,
-        // Random networks are unsure: a low threshold lets pixels pass, as in the PyTorch benchmark.
-        conf_ce: method.conf_ce(),
-        ensemble: method.ensemble(),
-        tvat: TvatArgs { kind: tvat, ..method.tvat_args() },
-        active_teacher: 1,
-        supervised_loss: optim.loss(),
-        algorithm: Algorithm::PsMt,
-        keep_noise: false,
-    }
+    // Random networks are unsure: a low threshold lets pixels pass, as in the PyTorch benchmark.
+    let method = MethodConfig { threshold: 0.05, tvat, ..MethodConfig::default() };
+    RunConfig { method, ..RunConfig::default() }.step_args()
 }

@@ -8,6 +8,7 @@ pub mod load;
 mod memory;
 mod preset;
 pub mod recipe;
+mod step;
 mod validate;
 
 pub use load::{Overrides, parse};

@@ -6,7 +6,7 @@ use super::step;
 use super::watch::Watch;
 use crate::config::{self, RunConfig};
 use crate::data::{HostImages, LabeledBatch, UnlabeledBatch};
-use crate::method::{Algorithm, StepArgs};
+use crate::method::Algorithm;
 use crate::model::DeepLab;
 use crate::ops::{Backend, MemoryPlan, Strong};
 use crate::{Error, Result};
@@ -92,20 +92,7 @@ fn rehearse<B: Backend>(b: &B, arch: &DeepLab, config: &RunConfig) -> Result<()>
         let labels = vec![0; images.shape.positions()];
         LabeledBatch { images, labels, indices: Vec::new() }
     };
-    let args = StepArgs {
-        lr: config.optim.lr,
-        momentum: config.optim.momentum,
-        weight_decay: config.optim.weight_decay,
-        ema_decay: config.method.ema_decay,
-        unsup_weight: config.method.unsup_weight,
-        conf_ce: config.method.conf_ce(),
-        ensemble: config.method.ensemble(),
-        tvat: config.method.tvat_args(),
-        active_teacher: 1,
-        supervised_loss: config.optim.loss(),
-        algorithm: config.method.algorithm,
-        keep_noise: false,
-    };
+    let args = config.step_args();
     let supervised = config.method.algorithm == Algorithm::Supervised;
     if !supervised && config.method.warm_up_epochs > 0 {
         let batches: Vec<LabeledBatch> = (0..warm_up_networks(config)).map(|_| labeled()).collect();

@@ -118,7 +118,7 @@ impl<B: Backend> Trainer<'_, B> {
 
     /// Settings of the step at hand.
     fn step_args(&self, lr: f64) -> StepArgs {
-        let (m, o) = (&self.config.method, &self.config.optim);
+        let m = &self.config.method;
         let (step, per_epoch) = (self.state.progress.step, self.steps_per_epoch());
         let since = step.saturating_sub(self.warm_up_steps());
         let ramp = m.ramp_up.at(since as f64, m.ramp_up_epochs * per_epoch as f64);
@@ -126,17 +126,9 @@ impl<B: Backend> Trainer<'_, B> {
         let odd = (since / per_epoch) % 2 == 0;
         StepArgs {
             lr,
-            momentum: o.momentum,
-            weight_decay: o.weight_decay,
-            ema_decay: m.ema_decay,
             unsup_weight: m.unsup_weight * ramp,
-            conf_ce: m.conf_ce(),
-            ensemble: m.ensemble(),
-            tvat: m.tvat_args(),
             active_teacher: if odd || m.algorithm.num_teachers() < 2 { 1 } else { 2 },
-            supervised_loss: o.loss(),
-            algorithm: m.algorithm,
-            keep_noise: false,
+            ..self.config.step_args()
         }
     }
 
