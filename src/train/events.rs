@@ -1,8 +1,10 @@
 //! A run's records as TensorBoard reads them: an event file in the run's folder, written beside `metrics.jsonl` from the same
-//! records. Knows the file format only: records of TFRecord (length, checksum, data, checksum) that hold messages of
-//! TensorFlow's `event.proto` and `summary.proto` in the encoding of protocol buffers.
+//! records. Knows the file format only: records of TFRecord (length, checksum, data, checksum) that hold the messages of
+//! [`super::event_proto`].
 
+use super::event_proto::{Event, Histogram, Image, START, SessionLog, Summary, SummaryValue};
 use crate::{Error, Result};
+use prost::Message;
 use serde_json::Value;
 use std::fs::File;
 use std::io::{BufWriter, Write};
@@ -34,13 +36,8 @@ impl Events {
             }
         };
         let mut events = Events { path, file: BufWriter::new(file) };
-        let mut version = event(0);
-        version.bytes(3, b"brain.Event:2");
-        events.write(&version)?;
-        // SessionLog with status START.
-        let mut start = event(step);
-        start.message(7, |log| log.varint(1, 1));
-        events.write(&start)?;
+        events.write(&Event { file_version: Some("brain.Event:2".into()), ..event(0) })?;
+        events.write(&Event { session_log: Some(SessionLog { status: Some(START) }), ..event(step) })?;
         Ok(events)
     }
 
@@ -49,30 +46,30 @@ impl Events {
     /// # Errors
     /// [`Error::Io`].
     pub fn record(&mut self, record: &Value) -> Result<()> {
-        let mut event = event(record["step"].as_u64().unwrap_or(0));
-        event.message(5, |summary| match record["kind"].as_str() {
-            Some("step") => numbers(summary, "train", record, &STEP_KEYS),
+        let mut value = Vec::new();
+        match record["kind"].as_str() {
+            Some("step") => value.extend(numbers("train", record, &STEP_KEYS)),
             Some("epoch") => {
-                numbers(summary, "epoch", record, &EPOCH_KEYS);
+                value.extend(numbers("epoch", record, &EPOCH_KEYS));
                 if let Some(counts) = record["confidence_histogram"].as_array() {
                     let counts: Vec<f64> = counts.iter().filter_map(Value::as_f64).collect();
-                    histogram(summary, "epoch/confidence", &counts);
+                    value.push(histogram("epoch/confidence", counts));
                 }
             }
             _ => {
                 for (what, tag) in [("miou", "mIoU"), ("pixel_accuracy", "pixel_accuracy")] {
-                    for (net, value) in record[what].as_object().into_iter().flatten() {
-                        scalar(summary, &format!("{tag}/{net}"), value);
+                    for (net, number) in record[what].as_object().into_iter().flatten() {
+                        value.extend(scalar(format!("{tag}/{net}"), number));
                     }
                 }
                 for (net, classes) in record["iou"].as_object().into_iter().flatten() {
-                    for (class, value) in classes.as_array().into_iter().flatten().enumerate() {
-                        scalar(summary, &format!("iou_{net}/class_{class:02}"), value);
+                    for (class, number) in classes.as_array().into_iter().flatten().enumerate() {
+                        value.extend(scalar(format!("iou_{net}/class_{class:02}"), number));
                     }
                 }
             }
-        });
-        self.write(&event)
+        }
+        self.write_summary(record["step"].as_u64().unwrap_or(0), value)
     }
 
     /// Adds a picture, a PNG of `size` (rows, columns).
@@ -86,18 +83,15 @@ impl Events {
         (rows, columns): (usize, usize),
         png: &[u8],
     ) -> Result<()> {
-        let mut event = event(step);
-        event.message(5, |summary| {
-            value(summary, tag, |value| {
-                value.message(4, |image| {
-                    image.varint(1, rows as u64);
-                    image.varint(2, columns as u64);
-                    image.varint(3, 3);
-                    image.bytes(4, png);
-                });
-            });
-        });
-        self.write(&event)
+        let side = |v: usize| i32::try_from(v).ok();
+        let image = Image {
+            height: side(rows),
+            width: side(columns),
+            colorspace: Some(3),
+            encoded: Some(png.to_vec()),
+        };
+        let value = SummaryValue { tag: Some(tag.into()), image: Some(image), ..SummaryValue::default() };
+        self.write_summary(step, vec![value])
     }
 
     /// Hands everything to the system.
@@ -108,14 +102,15 @@ impl Events {
         self.file.flush().map_err(Error::io(&self.path))
     }
 
-    fn write(&mut self, event: &Message) -> Result<()> {
-        let length = (event.0.len() as u64).to_le_bytes();
-        let parts: [&[u8]; 4] = [
-            &length,
-            &masked_checksum(&length).to_le_bytes(),
-            &event.0,
-            &masked_checksum(&event.0).to_le_bytes(),
-        ];
+    fn write_summary(&mut self, step: u64, value: Vec<SummaryValue>) -> Result<()> {
+        self.write(&Event { summary: Some(Summary { value }), ..event(step) })
+    }
+
+    fn write(&mut self, event: &Event) -> Result<()> {
+        let data = event.encode_to_vec();
+        let length = (data.len() as u64).to_le_bytes();
+        let parts: [&[u8]; 4] =
+            [&length, &masked_checksum(&length).to_le_bytes(), &data, &masked_checksum(&data).to_le_bytes()];
         parts.iter().try_for_each(|part| self.file.write_all(part)).map_err(Error::io(&self.path))
     }
 }
@@ -146,99 +141,36 @@ fn now() -> f64 {
 }
 
 /// An event of now at `step`.
-fn event(step: u64) -> Message {
-    let mut event = Message::default();
-    event.double(1, now());
-    event.varint(2, step);
-    event
+fn event(step: u64) -> Event {
+    Event { wall_time: Some(now()), step: Some(step as i64), ..Event::default() }
 }
 
-/// A value of a summary.
-fn value(summary: &mut Message, tag: &str, fill: impl FnOnce(&mut Message)) {
-    summary.message(1, |value| {
-        value.bytes(1, tag.as_bytes());
-        fill(value);
-    });
+/// `None` for what is no number.
+fn scalar(tag: String, number: &Value) -> Option<SummaryValue> {
+    let simple_value = Some(number.as_f64()? as f32);
+    Some(SummaryValue { tag: Some(tag), simple_value, ..SummaryValue::default() })
 }
 
-fn scalar(summary: &mut Message, tag: &str, number: &Value) {
-    if let Some(number) = number.as_f64() {
-        value(summary, tag, |value| value.float(2, number as f32));
-    }
-}
-
-fn numbers(summary: &mut Message, group: &str, record: &Value, keys: &[&str]) {
-    keys.iter().for_each(|key| scalar(summary, &format!("{group}/{key}"), &record[*key]));
+fn numbers(group: &str, record: &Value, keys: &[&str]) -> impl Iterator<Item = SummaryValue> {
+    keys.iter().filter_map(move |key| scalar(format!("{group}/{key}"), &record[*key]))
 }
 
 /// Counts of equal bins over [0, 1], each value at its bin's middle.
-fn histogram(summary: &mut Message, tag: &str, counts: &[f64]) {
+fn histogram(tag: &str, counts: Vec<f64>) -> SummaryValue {
     let width = 1.0 / counts.len().max(1) as f64;
     let moment = |power: i32| -> f64 {
         counts.iter().enumerate().map(|(i, n)| n * ((i as f64 + 0.5) * width).powi(power)).sum()
     };
-    let limits: Vec<f64> = (1..=counts.len()).map(|i| i as f64 * width).collect();
-    value(summary, tag, |value| {
-        value.message(5, |h| {
-            h.double(1, 0.0);
-            h.double(2, 1.0);
-            h.double(3, moment(0));
-            h.double(4, moment(1));
-            h.double(5, moment(2));
-            h.doubles(6, &limits);
-            h.doubles(7, counts);
-        });
-    });
-}
-
-/// A message of protocol buffers.
-#[derive(Default)]
-struct Message(Vec<u8>);
-
-impl Message {
-    fn raw_varint(&mut self, mut v: u64) {
-        while v >= 0x80 {
-            self.0.push(v as u8 | 0x80);
-            v >>= 7;
-        }
-        self.0.push(v as u8);
-    }
-
-    fn tag(&mut self, field: u32, wire_type: u32) {
-        self.raw_varint(u64::from(field << 3 | wire_type));
-    }
-
-    fn varint(&mut self, field: u32, v: u64) {
-        self.tag(field, 0);
-        self.raw_varint(v);
-    }
-
-    fn double(&mut self, field: u32, v: f64) {
-        self.tag(field, 1);
-        self.0.extend(v.to_le_bytes());
-    }
-
-    fn float(&mut self, field: u32, v: f32) {
-        self.tag(field, 5);
-        self.0.extend(v.to_le_bytes());
-    }
-
-    fn bytes(&mut self, field: u32, v: &[u8]) {
-        self.tag(field, 2);
-        self.raw_varint(v.len() as u64);
-        self.0.extend(v);
-    }
-
-    fn doubles(&mut self, field: u32, v: &[f64]) {
-        let packed: Vec<u8> = v.iter().flat_map(|v| v.to_le_bytes()).collect();
-        self.bytes(field, &packed);
-    }
-
-    fn message(&mut self, field: u32, fill: impl FnOnce(&mut Message)) {
-        let mut inner = Message::default();
-        fill(&mut inner);
-        self.bytes(field, &inner.0);
-    }
+    let histo = Histogram {
+        min: Some(0.0),
+        max: Some(1.0),
+        num: Some(moment(0)),
+        sum: Some(moment(1)),
+        sum_squares: Some(moment(2)),
+        bucket_limit: (1..=counts.len()).map(|i| i as f64 * width).collect(),
+        bucket: counts,
+    };
+    SummaryValue { tag: Some(tag.into()), histo: Some(histo), ..SummaryValue::default() }
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 
 pub mod checkpoint;
 mod dataset;
+mod event_proto;
 mod events;
 mod memory;
 pub mod pictures;
@@ -103,10 +104,8 @@ fn run<B: Backend>(
     let meta = Metadata::new(config)?;
     let step = state.progress.step;
     // Records at the checkpoint's own step are kept.
-    let events = match config.run.tensorboard {
-        true => Some(Events::create(dir.root(), if step > 0 { step + 1 } else { 0 })?),
-        false => None,
-    };
+    let first = if step > 0 { step + 1 } else { 0 };
+    let events = config.run.tensorboard.then(|| Events::create(dir.root(), first)).transpose()?;
     let unread = Unread::new(b);
     Trainer { b, arch: &arch, config, dir, data, state, meta, metrics, events, unread }.run()
 }
