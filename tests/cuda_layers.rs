@@ -2,11 +2,10 @@
 //! body an op for both devices and both activation types. Shapes are single positions, primes, channel counts that no
 //! vector divides, and enough positions for several parts.
 
-use psmt_fast::backend::cpu::Cpu;
-use psmt_fast::backend::cuda::emulator::{self, EmulatorOptions, Schedule};
-use psmt_fast::backend::cuda::{Cuda, Dtype};
+mod cuda_common;
+
+use cuda_common::{Run, agree};
 use psmt_fast::ops::*;
-use psmt_fast::rng::{Domain, Key};
 
 const SHAPES: &[Shape] = &[
     Shape::new(1, 1, 1, 1),
@@ -17,108 +16,6 @@ const SHAPES: &[Shape] = &[
     Shape::new(3, 6, 5, 64),
     Shape::new(1, 31, 37, 8),
 ];
-
-/// The inputs that a body draws and the results that it gives.
-struct Run {
-    dtype: Dtype,
-    draws: u64,
-    results: Vec<(String, f64, Vec<f32>)>,
-}
-
-impl Run {
-    /// Numbers from -1 to 1, other ones at each call.
-    fn values(&mut self, len: usize) -> Vec<f32> {
-        self.draws += 1;
-        let key = Key::new(self.draws, Domain::Bench, 0);
-        (0..len).map(|i| key.uniform(i as u64) * 2.0 - 1.0).collect()
-    }
-
-    /// An activation with the given values, which are first rounded to what the activation type can hold, so that both
-    /// devices read the same.
-    fn upload<B: Backend>(&self, b: &B, shape: Shape, mut data: Vec<f32>) -> B::Tensor {
-        if self.dtype == Dtype::Bf16 {
-            data.iter_mut().for_each(|v| *v = half::bf16::from_f32(*v).to_f32());
-        }
-        b.upload(shape, &data)
-    }
-
-    fn tensor<B: Backend>(&mut self, b: &B, shape: Shape) -> B::Tensor {
-        let data = self.values(shape.len());
-        self.upload(b, shape, data)
-    }
-
-    fn vector<B: Backend>(&mut self, b: &B, len: usize) -> B::Vector {
-        let data = self.values(len);
-        b.upload_vector(&data)
-    }
-
-    /// A result that is rounded once to the activation type.
-    fn put<B: Backend>(&mut self, b: &B, what: impl Into<String>, y: &B::Tensor) {
-        // Half the distance of neighbours at 1.
-        let rounding = if self.dtype == Dtype::Bf16 { (-8f64).exp2() } else { (-24f64).exp2() };
-        self.results.push((format!("{} {}", what.into(), B::shape(y)), rounding, b.download(y)));
-    }
-
-    fn put_vector<B: Backend>(&mut self, b: &B, what: impl Into<String>, v: &B::Vector) {
-        self.results.push((what.into(), (-24f64).exp2(), b.download_vector(v)));
-    }
-}
-
-fn run<B: Backend>(b: &B, dtype: Dtype, body: fn(&B, &mut Run)) -> Vec<(String, f64, Vec<f32>)> {
-    let mut run = Run { dtype, draws: 0, results: Vec::new() };
-    body(b, &mut run);
-    if let Err(fault) = b.check() {
-        panic!("{fault}");
-    }
-    run.results
-}
-
-fn device(dtype: Dtype, check: bool, schedule: Schedule) -> Option<Cuda> {
-    match emulator::open(EmulatorOptions { check, schedule, ..EmulatorOptions::default() }) {
-        Ok(driver) => Some(Cuda::new(driver, dtype)),
-        Err(e) => {
-            eprintln!("skipped: {e}");
-            None
-        }
-    }
-}
-
-/// Each value may be off by its own rounding to the result's type, and by `tolerance` of the largest reference value:
-/// what the sums in f32 may lose.
-fn close(dtype: Dtype, got: &[(String, f64, Vec<f32>)], want: &[(String, f64, Vec<f32>)], tolerance: f64) {
-    assert_eq!(got.len(), want.len(), "number of results");
-    for ((what, rounding, got), (_, _, want)) in got.iter().zip(want) {
-        assert_eq!(got.len(), want.len(), "{what}: length");
-        let scale = want.iter().fold(0.0, |m: f64, v| m.max(f64::from(v.abs())));
-        for (i, (&got, &want)) in got.iter().zip(want).enumerate() {
-            let allowed = rounding * f64::from(want.abs()) + tolerance * scale;
-            let error = f64::from(got) - f64::from(want);
-            assert!(
-                error.abs() <= allowed,
-                "{what} in {dtype:?}: element {i} is {got}, not {want}; {allowed:e} allowed"
-            );
-        }
-    }
-}
-
-/// Runs a body on the CPU in f64 and on the emulated device in f32 and bf16; the device once more with every access
-/// checked and the threads in another order, which must give the same bits.
-macro_rules! agree {
-    ($body:ident, $tolerance:expr) => {
-        for dtype in [Dtype::F32, Dtype::Bf16] {
-            let want = run(&Cpu::<f64>::new(), dtype, $body);
-            let Some(plain) = device(dtype, false, Schedule::Ascending) else { return };
-            let got = run(&plain, dtype, $body);
-            close(dtype, &got, &want, $tolerance);
-            let Some(checked) = device(dtype, true, Schedule::Seeded(7)) else { return };
-            let again = run(&checked, dtype, $body);
-            for ((what, _, a), (_, _, b)) in got.iter().zip(&again) {
-                let same = a.iter().zip(b).all(|(a, b)| a.to_bits() == b.to_bits());
-                assert!(same, "{what} in {dtype:?}: depends on the order of threads");
-            }
-        }
-    };
-}
 
 fn elementwise<B: Backend>(b: &B, run: &mut Run) {
     for &shape in SHAPES {
@@ -134,7 +31,7 @@ fn elementwise<B: Backend>(b: &B, run: &mut Run) {
 #[test]
 fn elementwise_ops_agree() {
     // Two roundings of sums of two values.
-    agree!(elementwise, 2e-7);
+    agree(elementwise, elementwise, 2e-7);
 }
 
 fn channels<B: Backend>(b: &B, run: &mut Run) {
@@ -152,7 +49,7 @@ fn channels<B: Backend>(b: &B, run: &mut Run) {
 
 #[test]
 fn channel_ranges_agree() {
-    agree!(channels, 0.0);
+    agree(channels, channels, 0.0);
 }
 
 fn sums<B: Backend>(b: &B, run: &mut Run) {
@@ -171,7 +68,7 @@ fn sums<B: Backend>(b: &B, run: &mut Run) {
 fn sums_and_average_pooling_agree() {
     // Sums of up to 1147 values, in rows of up to 36: a few roundings of the sum of magnitudes, which is up to 20 times
     // the sum.
-    agree!(sums, 1e-5);
+    agree(sums, sums, 1e-5);
 }
 
 fn max_pool<B: Backend>(b: &B, run: &mut Run) {
@@ -194,7 +91,7 @@ fn max_pool<B: Backend>(b: &B, run: &mut Run) {
 #[test]
 fn max_pooling_agrees() {
     // Sums of the gradients of up to 25 windows.
-    agree!(max_pool, 1e-6);
+    agree(max_pool, max_pool, 1e-6);
 }
 
 fn interpolate<B: Backend>(b: &B, run: &mut Run) {
@@ -211,7 +108,7 @@ fn interpolate<B: Backend>(b: &B, run: &mut Run) {
 #[test]
 fn interpolation_agrees() {
     // Weights of one rounding; the largest sum, of 493 gradients into one position, cancels to a twentieth.
-    agree!(interpolate, 1e-5);
+    agree(interpolate, interpolate, 1e-5);
 }
 
 fn spec(channels: usize) -> BatchNorm {
@@ -264,7 +161,7 @@ fn batch_norm_train<B: Backend>(b: &B, run: &mut Run) {
 #[test]
 fn batch_norm_in_training_agrees() {
     // Means and variances of up to 1147 values, sums of as many gradients.
-    agree!(batch_norm_train, 1e-5);
+    agree(batch_norm_train, batch_norm_train, 1e-5);
 }
 
 fn batch_norm_eval<B: Backend>(b: &B, run: &mut Run) {
@@ -285,7 +182,7 @@ fn batch_norm_eval<B: Backend>(b: &B, run: &mut Run) {
 
 #[test]
 fn frozen_batch_norm_agrees() {
-    agree!(batch_norm_eval, 1e-5);
+    agree(batch_norm_eval, batch_norm_eval, 1e-5);
 }
 
 fn far_from_zero<B: Backend>(b: &B, run: &mut Run) {
@@ -309,7 +206,7 @@ fn far_from_zero<B: Backend>(b: &B, run: &mut Run) {
 
 #[test]
 fn moments_far_from_zero_agree() {
-    agree!(far_from_zero, 2e-6);
+    agree(far_from_zero, far_from_zero, 2e-6);
 }
 
 #[test]
@@ -327,7 +224,7 @@ fn batch_norm_of_two_values_keeps_its_gradient() {
         run.put(b, "batch_norm_train_bwd", &dx);
         run.put_vector(b, "gradients", &grads);
     }
-    agree!(body, 1e-6);
+    agree(body, body, 1e-6);
 }
 
 fn cut_mix<B: Backend>(b: &B, run: &mut Run) {
@@ -347,7 +244,7 @@ fn cut_mix<B: Backend>(b: &B, run: &mut Run) {
 
 #[test]
 fn cut_mix_agrees() {
-    agree!(cut_mix, 0.0);
+    agree(cut_mix, cut_mix, 0.0);
 }
 
 fn optimizer<B: Backend>(b: &B, run: &mut Run) {
@@ -370,7 +267,7 @@ fn optimizer<B: Backend>(b: &B, run: &mut Run) {
 #[test]
 fn updates_agree() {
     // A few roundings an element.
-    agree!(optimizer, 3e-7);
+    agree(optimizer, optimizer, 3e-7);
 }
 
 fn confusion_matrix<B: Backend>(b: &B, run: &mut Run) {
@@ -391,5 +288,5 @@ fn confusion_matrix<B: Backend>(b: &B, run: &mut Run) {
 
 #[test]
 fn confusion_matrices_agree() {
-    agree!(confusion_matrix, 0.0);
+    agree(confusion_matrix, confusion_matrix, 0.0);
 }

@@ -1,9 +1,11 @@
 //! Planned memory on the CUDA device: steps in an arena give the same bits as without one and ask the driver for nothing,
 //! and values that are not finite are found where they are.
 
+mod driver_common;
+
+use driver_common::{Hooked, Hooks, hooked};
 use psmt_fast::Result;
 use psmt_fast::backend::cpu::Cpu;
-use psmt_fast::backend::cuda::driver::{Args, DevicePtr, Driver, Kernel, Launch};
 use psmt_fast::backend::cuda::emulator::{self, EmulatorOptions};
 use psmt_fast::backend::cuda::{Cuda, Dtype};
 use psmt_fast::method::{self, Batch, Networks, StepArgs, SupervisedLoss, Tvat, TvatArgs, cut_mix};
@@ -13,58 +15,25 @@ use psmt_fast::rng::{Domain, Key};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// The emulator, with its allocations of more than `LARGE` bytes counted.
+/// Counts allocations of more than `LARGE` bytes.
 struct Counting {
-    under: Arc<dyn Driver>,
     allocations: AtomicUsize,
     arena: bool,
 }
 
 const LARGE: usize = 64;
 
-impl Driver for Counting {
-    fn name(&self) -> String {
-        self.under.name()
-    }
-    fn alloc(&self, bytes: usize) -> Result<DevicePtr> {
+impl Hooks for Counting {
+    fn alloc(&self, bytes: usize) {
         self.allocations.fetch_add(usize::from(bytes > LARGE), Ordering::Relaxed);
-        self.under.alloc(bytes)
-    }
-    fn free(&self, ptr: DevicePtr, bytes: usize) {
-        self.under.free(ptr, bytes)
-    }
-    fn upload(&self, to: DevicePtr, data: &[u8]) -> Result<()> {
-        self.under.upload(to, data)
-    }
-    fn download(&self, from: DevicePtr, data: &mut [u8]) -> Result<()> {
-        self.under.download(from, data)
-    }
-    fn copy(&self, from: DevicePtr, to: DevicePtr, bytes: usize) -> Result<()> {
-        self.under.copy(from, to, bytes)
-    }
-    fn clear(&self, ptr: DevicePtr, bytes: usize) -> Result<()> {
-        self.under.clear(ptr, bytes)
-    }
-    fn launch(&self, kernel: &Kernel, launch: Launch, args: &Args) -> Result<()> {
-        self.under.launch(kernel, launch, args)
-    }
-    fn synchronize(&self) -> Result<()> {
-        self.under.synchronize()
     }
     fn allows_arena(&self) -> bool {
         self.arena
     }
 }
 
-/// A counting emulator; `None`, with a word, where this build has none.
-fn counting(arena: bool) -> Option<Arc<Counting>> {
-    match emulator::open(EmulatorOptions::default()) {
-        Ok(under) => Some(Arc::new(Counting { under, allocations: AtomicUsize::new(0), arena })),
-        Err(e) => {
-            eprintln!("skipped: {e}");
-            None
-        }
-    }
+fn counting(arena: bool) -> Option<Arc<Hooked<Counting>>> {
+    hooked(Counting { allocations: AtomicUsize::new(0), arena })
 }
 
 const IMAGES: Shape = Shape::new(2, 33, 33, 3);
@@ -146,19 +115,22 @@ fn planned_steps_allocate_nothing_and_compute_the_same() {
         let without = Cuda::new(free.clone(), dtype);
         let (same, plan) = without.planned(|twin| rehearse(twin, &arch)).unwrap().unwrap();
         let expected = run(&same, &arch);
-        assert!(free.allocations.load(Ordering::Relaxed) > 100, "the driver refuses an arena, and has one");
+        assert!(
+            free.hooks.allocations.load(Ordering::Relaxed) > 100,
+            "the driver refuses an arena, and has one"
+        );
 
         let device = Cuda::new(tight.clone(), dtype);
         let (planned, other) = device.planned(|twin| rehearse(twin, &arch)).unwrap().unwrap();
         assert_eq!(plan, other);
-        assert_eq!(tight.allocations.load(Ordering::Relaxed), 0, "planning computes nothing");
+        assert_eq!(tight.hooks.allocations.load(Ordering::Relaxed), 0, "planning computes nothing");
         assert_eq!(run(&planned, &arch), expected);
         // Networks, momentum and gradient; in 16 bits copies; the arena; counts that outlive a step.
         let mut nets = networks(&planned, &arch);
         step(&planned, &arch, &mut nets, 7).unwrap();
-        let before = tight.allocations.load(Ordering::Relaxed);
+        let before = tight.hooks.allocations.load(Ordering::Relaxed);
         step(&planned, &arch, &mut nets, 8).unwrap();
-        let during = tight.allocations.load(Ordering::Relaxed) - before;
+        let during = tight.hooks.allocations.load(Ordering::Relaxed) - before;
         assert!(during == 0, "{during} allocations in a planned step");
         planned.check().unwrap();
     }

@@ -2,70 +2,14 @@
 //! both devices and both activation types. Images are single pixels, primes, one off a tile, and large enough for several
 //! parts; padding lies on every side.
 
+mod cuda_common;
+
+use cuda_common::{Run, agree, device, run};
 use psmt_fast::backend::cpu::Cpu;
-use psmt_fast::backend::cuda::emulator::{self, EmulatorOptions, Schedule};
-use psmt_fast::backend::cuda::{Cuda, Dtype};
+use psmt_fast::backend::cuda::Dtype;
+use psmt_fast::backend::cuda::emulator::Schedule;
 use psmt_fast::ops::{self, *};
 use psmt_fast::rng::{Domain, Key};
-
-/// Images of 16-bit activations are rounded to what those hold, so that both devices read the same.
-type Body<B> = fn(&B, Dtype) -> Vec<(String, Vec<f32>)>;
-
-fn device(dtype: Dtype, check: bool, schedule: Schedule) -> Option<Cuda> {
-    match emulator::open(EmulatorOptions { check, schedule, ..EmulatorOptions::default() }) {
-        Ok(driver) => Some(Cuda::new(driver, dtype)),
-        Err(e) => {
-            eprintln!("skipped: {e}");
-            None
-        }
-    }
-}
-
-fn run<B: Backend>(b: &B, dtype: Dtype, body: Body<B>) -> Vec<(String, Vec<f32>)> {
-    let results = body(b, dtype);
-    if let Err(fault) = b.check() {
-        panic!("{fault}");
-    }
-    results
-}
-
-/// Each value may be off by its own rounding to the activation type, and by `tolerance` of the largest reference value:
-/// what the steps in f32 lose.
-fn close(dtype: Dtype, got: &[(String, Vec<f32>)], want: &[(String, Vec<f32>)], tolerance: f64) {
-    assert_eq!(got.len(), want.len(), "number of results");
-    let rounding = if dtype == Dtype::Bf16 { (-8f64).exp2() } else { (-24f64).exp2() };
-    for ((what, got), (_, want)) in got.iter().zip(want) {
-        assert_eq!(got.len(), want.len(), "{what}: length");
-        let scale = want.iter().fold(0.0, |m: f64, v| m.max(f64::from(v.abs())));
-        for (i, (&got, &want)) in got.iter().zip(want).enumerate() {
-            let allowed = rounding * f64::from(want.abs()) + tolerance * scale;
-            let error = f64::from(got) - f64::from(want);
-            assert!(
-                error.abs() <= allowed,
-                "{what} in {dtype:?}: element {i} is {got}, not {want}; {allowed:e} allowed"
-            );
-        }
-    }
-}
-
-/// Runs a body on the CPU in f64 and on the emulated device in f32 and bf16; the device once more with every access
-/// checked and the threads in another order, which must give the same bits.
-macro_rules! agree {
-    ($body:ident, $tolerance:expr) => {
-        for dtype in [Dtype::F32, Dtype::Bf16] {
-            let want = run(&Cpu::<f64>::new(), dtype, $body);
-            let Some(plain) = device(dtype, false, Schedule::Ascending) else { return };
-            let got = run(&plain, dtype, $body);
-            close(dtype, &got, &want, $tolerance);
-            let Some(checked) = device(dtype, true, Schedule::Seeded(7)) else { return };
-            let again = run(&checked, dtype, $body);
-            for ((what, a), (_, b)) in got.iter().zip(&again) {
-                let same = a.iter().zip(b).all(|(a, b)| a.to_bits() == b.to_bits());
-                assert!(same, "{what} in {dtype:?}: depends on the order of threads");
-            }
-        }
-    };
-}
 
 /// Random bytes, of which a few pixels are grey, black or white.
 fn bytes(shape: Shape, seed: u64) -> Vec<u8> {
@@ -102,10 +46,8 @@ fn images<B: Backend>(b: &B, shape: Shape, seed: u64) -> Images<B> {
 }
 
 /// Colours in [0, 1] that both types hold.
-fn colors<B: Backend>(b: &B, dtype: Dtype, shape: Shape, seed: u64) -> B::Tensor {
-    let round = |v: f32| if dtype == Dtype::Bf16 { half::bf16::from_f32(v).to_f32() } else { v };
-    let data: Vec<f32> = bytes(shape, seed).into_iter().map(|v| round(f32::from(v) / 255.0)).collect();
-    b.upload(shape, &data)
+fn colors<B: Backend>(b: &B, run: &Run, shape: Shape, seed: u64) -> B::Tensor {
+    run.upload(b, shape, bytes(shape, seed).into_iter().map(|v| f32::from(v) / 255.0).collect())
 }
 
 /// Every order of the four adjustments, one after another.
@@ -132,25 +74,23 @@ const SHAPES: &[Shape] = &[
     Shape::new(2, 67, 71, 3),
 ];
 
-fn normalized<B: Backend>(b: &B, _: Dtype) -> Vec<(String, Vec<f32>)> {
-    let normalize = |(seed, &shape): (usize, &Shape)| {
+fn normalized<B: Backend>(b: &B, run: &mut Run) {
+    for (seed, &shape) in SHAPES.iter().enumerate() {
         let x = images(b, shape, seed as u64);
-        let y = ops::normalize_bytes(b, &x, &Normalize::default()).unwrap();
-        (format!("normalize_bytes {shape}"), b.download(&y))
-    };
-    SHAPES.iter().enumerate().map(normalize).collect()
+        run.put(b, "normalize_bytes", &ops::normalize_bytes(b, &x, &Normalize::default()).unwrap());
+    }
 }
 
 #[test]
 fn bytes_are_normalised_alike() {
-    agree!(normalized, 1e-6);
+    agree(normalized, normalized, 1e-6);
 }
 
 #[test]
 fn bytes_are_normalised_to_the_bits_of_the_cpu_and_padding_to_zero() {
     let Some(b) = device(Dtype::F32, false, Schedule::Ascending) else { return };
     let want = run(&Cpu::<f32>::new(), Dtype::F32, normalized);
-    for ((what, got), (_, want)) in run(&b, Dtype::F32, normalized).iter().zip(&want) {
+    for ((what, _, got), (_, _, want)) in run(&b, Dtype::F32, normalized).iter().zip(&want) {
         assert!(got.iter().zip(want).all(|(a, b)| a.to_bits() == b.to_bits()), "{what}");
     }
     for dtype in [Dtype::F32, Dtype::Bf16] {
@@ -172,59 +112,49 @@ fn bytes_are_normalised_to_the_bits_of_the_cpu_and_padding_to_zero() {
 }
 
 /// Of bytes with padding, and of colours.
-fn both<B: Backend>(
-    b: &B,
-    dtype: Dtype,
-    what: &str,
-    shape: Shape,
-    strong: &[Strong],
-) -> [(String, Vec<f32>); 2] {
+fn both<B: Backend>(b: &B, run: &mut Run, what: &str, shape: Shape, strong: &[Strong]) {
     let seed = shape.len() as u64;
     let x = images(b, shape, seed);
-    let from_bytes = ops::photometric(b, Pixels::Bytes(&x), strong, &Normalize::default()).unwrap();
-    let x = colors(b, dtype, shape, seed);
-    let from_colors = ops::photometric(b, Pixels::Colors(&x), strong, &Normalize::IDENTITY).unwrap();
-    [
-        (format!("{what} of bytes {shape}"), b.download(&from_bytes)),
-        (format!("{what} of colours {shape}"), b.download(&from_colors)),
-    ]
+    let y = ops::photometric(b, Pixels::Bytes(&x), strong, &Normalize::default()).unwrap();
+    run.put(b, format!("{what} of bytes"), &y);
+    let x = colors(b, run, shape, seed);
+    let y = ops::photometric(b, Pixels::Colors(&x), strong, &Normalize::IDENTITY).unwrap();
+    run.put(b, format!("{what} of colours"), &y);
 }
 
-fn adjusted<B: Backend>(b: &B, dtype: Dtype) -> Vec<(String, Vec<f32>)> {
+fn adjusted<B: Backend>(b: &B, run: &mut Run) {
     let orders = orders();
     assert_eq!(orders.len(), 24);
     let strong: Vec<Strong> =
         orders.iter().map(|order| Strong { jitter: order.clone(), ..Strong::default() }).collect();
-    let mut results = both(b, dtype, "all orders", Shape::new(24, 7, 5, 3), &strong).to_vec();
+    both(b, run, "all orders", Shape::new(24, 7, 5, 3), &strong);
     // One adjustment alone, grey, and nothing.
     let mut alone: Vec<Strong> = orders[0]
         .iter()
         .map(|&adjust| Strong { jitter: vec![adjust], gray: adjust == Adjust::Hue(-0.21), blur: None })
         .collect();
     alone.extend([Strong { gray: true, ..Strong::default() }, Strong::default()]);
-    results.extend(both(b, dtype, "one adjustment", Shape::new(6, 11, 3, 3), &alone));
+    both(b, run, "one adjustment", Shape::new(6, 11, 3, 3), &alone);
     for &shape in SHAPES {
         let strong: Vec<Strong> =
             strong.iter().cycle().skip(shape.h).step_by(5).take(shape.n).cloned().collect();
-        results.extend(both(b, dtype, "adjustments", shape, &strong));
+        both(b, run, "adjustments", shape, &strong);
     }
-    results
 }
 
 #[test]
 fn adjustments_agree_in_every_order() {
     // Up to a dozen roundings of values up to 1, stretched by 1 / std and factors up to 1.45.
-    agree!(adjusted, 2e-6);
+    agree(adjusted, adjusted, 2e-6);
 }
 
-fn blurred<B: Backend>(b: &B, dtype: Dtype) -> Vec<(String, Vec<f32>)> {
+fn blurred<B: Backend>(b: &B, run: &mut Run) {
     let orders = orders();
     let strong = |i: usize, kernel: usize, sigma: f32| Strong {
         jitter: orders[i % 24].clone(),
         gray: i % 3 == 1,
         blur: Some(Blur { kernel, sigma }),
     };
-    let mut results = Vec::new();
     for &shape in SHAPES {
         // Kernels of one batch differ; 15 and 31 reach beyond most of these images, several times.
         let kernels = [(3, 0.1), (5, 0.9), (7, 1.5), (7, 2.0), (15, 4.0), (31, 9.0)];
@@ -234,15 +164,14 @@ fn blurred<B: Backend>(b: &B, dtype: Dtype) -> Vec<(String, Vec<f32>)> {
                 strong(7 * i + shape.w, kernel, sigma)
             })
             .collect();
-        results.extend(both(b, dtype, "blur", shape, &strong));
+        both(b, run, "blur", shape, &strong);
     }
     let widest = [strong(3, MAX_BLUR_KERNEL, 70.0), Strong::default()];
-    results.extend(both(b, dtype, "widest blur", Shape::new(2, 3, 9, 3), &widest));
-    results
+    both(b, run, "widest blur", Shape::new(2, 3, 9, 3), &widest);
 }
 
 #[test]
 fn blurs_agree_whatever_their_width() {
     // As above; a sum of 31 or 511 taps twice averages its roundings.
-    agree!(blurred, 2e-6);
+    agree(blurred, blurred, 2e-6);
 }

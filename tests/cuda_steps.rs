@@ -2,15 +2,15 @@
 //! faults in between does no harm.
 
 mod cli_common;
+mod driver_common;
 
 use cli_common::{Project, expect};
-use psmt_fast::backend::cuda::driver::{Args, DevicePtr, Driver, Kernel, Launch};
-use psmt_fast::backend::cuda::emulator::{self, EmulatorOptions};
+use driver_common::{Hooks, hooked};
+use psmt_fast::backend::cuda::driver::{Kernel, Launch};
 use psmt_fast::backend::cuda::{Cuda, Dtype};
 use psmt_fast::train::{self, Checkpoint, RunDir};
 use psmt_fast::{Error, Result, config};
 use serde_json::Value;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// One epoch of warm-up, one of PS-MT at its full weight, five steps each, T-VAT exact; a record a step. The rate is low:
@@ -94,44 +94,19 @@ fn steps_repeat_and_resume_to_the_same_bits() {
     assert!(bits("once") == bits("killed"), "the resumed run differs");
 }
 
-/// The emulator, whose launch of one kernel fails at the given number.
+/// The launch of one kernel fails at the given number.
 struct Faulty {
-    under: Arc<dyn Driver>,
     kernel: &'static str,
     left: AtomicUsize,
 }
 
-impl Driver for Faulty {
-    fn name(&self) -> String {
-        self.under.name()
-    }
-    fn alloc(&self, bytes: usize) -> Result<DevicePtr> {
-        self.under.alloc(bytes)
-    }
-    fn free(&self, ptr: DevicePtr, bytes: usize) {
-        self.under.free(ptr, bytes)
-    }
-    fn upload(&self, to: DevicePtr, data: &[u8]) -> Result<()> {
-        self.under.upload(to, data)
-    }
-    fn download(&self, from: DevicePtr, data: &mut [u8]) -> Result<()> {
-        self.under.download(from, data)
-    }
-    fn copy(&self, from: DevicePtr, to: DevicePtr, bytes: usize) -> Result<()> {
-        self.under.copy(from, to, bytes)
-    }
-    fn clear(&self, ptr: DevicePtr, bytes: usize) -> Result<()> {
-        self.under.clear(ptr, bytes)
-    }
-    fn launch(&self, kernel: &Kernel, launch: Launch, args: &Args) -> Result<()> {
+impl Hooks for Faulty {
+    fn launch(&self, kernel: &Kernel, launch: Launch) -> Result<()> {
         if kernel.name == self.kernel && self.left.fetch_sub(1, Ordering::Relaxed) == 1 {
             let message = format!("{kernel} was made to fault, {launch:?}");
-            return Err(Error::Device { name: self.name(), message });
+            return Err(Error::Device { name: "emulated".into(), message });
         }
-        self.under.launch(kernel, launch, args)
-    }
-    fn synchronize(&self) -> Result<()> {
-        self.under.synchronize()
+        Ok(())
     }
 }
 
@@ -150,11 +125,7 @@ fn a_fault_in_mid_training_keeps_the_last_checkpoint() {
     let config = config::parse("test", &text.replacen("[data]\n", &format!("[data]\n{lists}"), 1)).unwrap();
     // Checkpoints at steps 4 and 6; sgd runs three times a warm-up step and once in later ones.
     for (kernel, left, reached) in [("sgd", 3 * 6 + 1, 6), ("non_finite_f32", 1, 0), ("ema", 5, 8)] {
-        let Ok(under) = emulator::open(EmulatorOptions::default()) else {
-            eprintln!("skipped: this build has no emulator");
-            return;
-        };
-        let driver = Arc::new(Faulty { under, kernel, left: AtomicUsize::new(left) });
+        let Some(driver) = hooked(Faulty { kernel, left: AtomicUsize::new(left) }) else { return };
         let b = Cuda::new(driver, Dtype::F32);
         let dir = RunDir::create(&p.path(&format!("{kernel}-{left}"))).unwrap();
         let ready = train::check(&b, &config).unwrap();

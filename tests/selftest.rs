@@ -1,5 +1,8 @@
 //! The program's own proof of the instructions that kernels are built on.
 
+mod driver_common;
+
+use driver_common::{Hooks, hooked};
 use std::path::Path;
 use std::process::{Command, Output};
 
@@ -44,4 +47,22 @@ fn devices_that_run_no_kernels_are_refused() {
     assert!(text(&cpu.stderr).contains("emulated"), "{}", text(&cpu.stderr));
     // More cards than any machine has.
     assert_eq!(selftest(&["--device", "cuda:999"]).status.code(), Some(10));
+}
+
+/// Changes a bit of every result.
+struct WrongBit;
+
+impl Hooks for WrongBit {
+    fn downloaded(&self, data: &mut [u8]) {
+        let middle = data.len() / 2;
+        data[middle] ^= 8;
+    }
+}
+
+#[test]
+fn every_check_sees_one_wrong_bit() {
+    let Some(driver) = hooked(WrongBit) else { return };
+    let rows = psmt_fast::check::selftest::run(&*driver, |_| {}).unwrap();
+    let passed: Vec<_> = rows.iter().filter(|row| row.ok || row.message.is_empty()).collect();
+    assert!(passed.is_empty(), "{passed:?}");
 }
