@@ -1,8 +1,8 @@
 //! Launch plans of kernels/conf_ce.cu.
 
 use super::cut_mix::mix_buffer;
-use super::loss::{Boxes, Plan, Teachers, Term, Workspace, struct_arg};
-use super::memory::Arg;
+use super::loss::{Boxes, Plan, Teachers, Term, Workspace};
+use super::memory::plain_arg;
 use super::*;
 use bytemuck::{Pod, Zeroable};
 
@@ -17,7 +17,7 @@ struct Pseudo {
     threshold: f32,
     weighted: i32,
 }
-struct_arg!(Pseudo);
+plain_arg!(Pseudo);
 
 /// Loss terms, counts and the gradient of positive + negative + square_weight * square times `grad_scale`. Confidences are
 /// f32, as `ensemble_pseudo_label` makes them.

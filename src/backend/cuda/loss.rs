@@ -1,7 +1,7 @@
 //! What the plans of the fused losses share: tiles of kernels/common/fold.cuh, structs that their kernels take by value, and
 //! the launch of kernels/loss.cu that ends each of them.
 
-use super::memory::Arg;
+use super::memory::plain_arg;
 use super::*;
 use bytemuck::{Pod, Zeroable};
 
@@ -107,15 +107,7 @@ pub struct Term {
 #[derive(Clone, Copy, Pod, Zeroable)]
 struct Terms([Term; TERMS]);
 
-macro_rules! struct_arg {
-    ($($t:ty),*) => { $(impl Arg for $t {
-        fn push_to(&self, args: &mut Args) {
-            args.push(*self);
-        }
-    })* };
-}
-struct_arg!(Upsample, Field, FieldSum, Teachers, Boxes, Confusion, Terms);
-pub(super) use struct_arg;
+plain_arg!(Upsample, Field, FieldSum, Teachers, Boxes, Confusion, Terms);
 
 impl Field {
     /// Logits of a softmax.

@@ -144,14 +144,16 @@ pub trait Arg {
     fn push_to(&self, args: &mut Args);
 }
 
-macro_rules! number_arg {
-    ($($t:ty),*) => { $(impl Arg for $t {
-        fn push_to(&self, args: &mut Args) {
+/// Numbers, and structs that kernels take as they lie in memory.
+macro_rules! plain_arg {
+    ($($t:ty),*) => { $(impl $crate::backend::cuda::memory::Arg for $t {
+        fn push_to(&self, args: &mut $crate::backend::cuda::driver::Args) {
             args.push(*self);
         }
     })* };
 }
-number_arg!(u32, u64, i32, i64, f32, f64, DevicePtr);
+plain_arg!(u32, u64, i32, i64, f32, f64, DevicePtr);
+pub(super) use plain_arg;
 
 macro_rules! buffer_arg {
     ($($t:ty => $ptr:expr),*) => { $(impl Arg for $t {

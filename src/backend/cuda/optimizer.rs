@@ -1,7 +1,6 @@
 //! Launch plans of kernels/optimizer.cu.
 
-use super::loss::struct_arg;
-use super::memory::Arg;
+use super::memory::plain_arg;
 use super::*;
 use bytemuck::{Pod, Zeroable};
 
@@ -51,7 +50,7 @@ struct Moves {
     from: [u64; MAX_MOVES],
     len: [u64; MAX_MOVES],
 }
-struct_arg!(Moves);
+plain_arg!(Moves);
 
 /// to[at..at + span.len] = from[span] for each (span, at).
 pub fn copy_spans(d: &Cuda, to: &mut Vector, from: &Vector, moves: &[(Span, usize)]) {

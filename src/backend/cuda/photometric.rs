@@ -1,7 +1,6 @@
 //! Launch plans of kernels/photometric.cu.
 
-use super::loss::struct_arg;
-use super::memory::Arg;
+use super::memory::plain_arg;
 use super::*;
 use bytemuck::{Pod, Zeroable};
 
@@ -25,7 +24,7 @@ struct Affine {
     mean: [f32; 3],
     std: [f32; 3],
 }
-struct_arg!(Affine);
+plain_arg!(Affine);
 
 impl Affine {
     fn new(normalize: &Normalize) -> Affine {

@@ -1,7 +1,7 @@
 //! Launch plans of kernels/tvat.cu.
 
-use super::loss::{FieldSum, LOG2_E, Plan, Term, struct_arg};
-use super::memory::Arg;
+use super::loss::{FieldSum, LOG2_E, Plan, Term};
+use super::memory::plain_arg;
 use super::*;
 use bytemuck::{Pod, Zeroable};
 
@@ -15,7 +15,7 @@ const MAX_BLOCKS: usize = 256;
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]
 struct PhiloxKey([u32; 5]);
-struct_arg!(PhiloxKey);
+plain_arg!(PhiloxKey);
 
 /// Uniform noise in [-0.5, 0.5): element i (NHWC) is `key.uniform(i) - 0.5`.
 pub fn uniform_noise(d: &Cuda, shape: Shape, key: Key) -> Tensor {

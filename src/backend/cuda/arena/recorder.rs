@@ -25,7 +25,6 @@ struct State {
     live: HashMap<u64, usize>,
     next_address: u64,
     steps: Vec<Step>,
-    inside: bool,
 }
 
 struct Block {
@@ -181,17 +180,15 @@ impl Driver for Recorder {
     fn begin_step(&self, kind: &'static str) {
         let mut state = self.state();
         let (begin, first) = (state.now, state.blocks.len());
-        state.inside = true;
         state.steps.push(Step { kind, begin, end: begin, blocks: first..first });
     }
 
     fn end_step(&self) {
         let mut state = self.state();
         let (now, end) = (state.now, state.blocks.len());
-        if let (true, Some(step)) = (state.inside, state.steps.last_mut()) {
+        if let Some(step) = state.steps.last_mut() {
             step.end = now;
             step.blocks.end = end;
         }
-        state.inside = false;
     }
 }

@@ -3,7 +3,7 @@
 //! A convolution is a matrix product `out[m, n] = Σ over k of A[m, k] B[k, n]` (kernels/conv2d.cu says what m, n and k
 //! are); a block makes one tile of `out`. Groups are as many products in one launch.
 
-use super::super::memory::Arg;
+use super::super::memory::plain_arg;
 use super::*;
 
 /// Multiprocessors of the device that the plans have in mind (H100, H200).
@@ -66,11 +66,7 @@ pub struct Sizes {
     pub aligned_b: u32,
 }
 
-impl Arg for Sizes {
-    fn push_to(&self, args: &mut Args) {
-        args.push(*self);
-    }
-}
+plain_arg!(Sizes);
 
 /// Which kernel: its tile, and whether operands may be unaligned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
