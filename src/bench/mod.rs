@@ -10,7 +10,6 @@ mod check;
 mod inputs;
 mod layer;
 mod measure;
-
 mod spot;
 mod stage;
 mod timed;

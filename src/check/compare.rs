@@ -52,39 +52,35 @@ pub fn compare(fixture: &Fixture, got: &Outputs, bars: Bars) -> Result<Vec<Row>>
     }
     // Noise has a length that does not depend on its direction, and gradients that are off one by one may not be all
     // together.
-    let lengths = ["r", "r_l", "r_u"].map(|name| (format!("{name}, its length"), bars.of_length(), name));
-    let gradients = ("grad.encoder.*, together".to_string(), bars.of_encoder(), "grad.encoder.");
-    for (tensor, bar, name) in lengths.into_iter().chain([gradients]) {
-        let together = name.ends_with('.');
-        let wanted = if together { fixture.op == "network" } else { fixture.outputs.contains_key(name) };
-        if wanted {
-            let of = |n: &str| if together { n.starts_with(name) } else { n == name };
-            let error = joint_error(fixture, got, of, !together);
-            rows.push(Row { tensor, error, bar, ok: error <= bar, note: String::new() });
+    let mut joint = |tensor: String, error: Option<f64>, bar: f64| {
+        let error = error.unwrap_or(f64::NAN);
+        rows.push(Row { tensor, error, bar, ok: error <= bar, note: String::new() });
+    };
+    let fitting = |name: &str, want: &Array| got.get(name).filter(|got| got.shape == want.shape);
+    for name in ["r", "r_l", "r_u"] {
+        if let Some(want) = fixture.outputs.get(name) {
+            let error = fitting(name, want).map(|got| length_error(got, want));
+            joint(format!("{name}, its length"), error, bars.of_length());
         }
+    }
+    if fixture.op == "network" {
+        let encoder = fixture.outputs.iter().filter(|(name, _)| name.starts_with("grad.encoder."));
+        let pairs: Option<Vec<_>> = encoder.map(|(name, want)| Some((fitting(name, want)?, want))).collect();
+        joint("grad.encoder.*, together".into(), pairs.map(|p| relative_error(&p)), bars.of_encoder());
     }
     Ok(rows)
 }
 
-/// Relative error of all tensors whose names are chosen as if they were one, or that of its length alone. NaN where one is
-/// missing or of another shape.
-fn joint_error(fixture: &Fixture, got: &Outputs, of: impl Fn(&str) -> bool, length: bool) -> f64 {
-    let (mut difference, mut norm, mut got_norm) = (0.0f64, 0.0f64, 0.0f64);
-    for (name, want) in fixture.outputs.iter().filter(|(name, _)| of(name)) {
-        let Some(got) = got.get(name).filter(|got| got.shape == want.shape) else { return f64::NAN };
-        for i in 0..want.values.len() {
-            let (g, w) = (got.values.get(i), want.values.get(i));
-            difference += (g - w).powi(2);
-            norm += w * w;
-            got_norm += g * g;
-        }
-    }
-    let error = if length { (got_norm.sqrt() - norm.sqrt()).abs() } else { difference.sqrt() };
-    if norm > 0.0 { error / norm.sqrt() } else { error }
+/// Relative error of the length alone.
+fn length_error(got: &Array, want: &Array) -> f64 {
+    let length = |a: &Array| (0..a.values.len()).map(|i| a.values.get(i).powi(2)).sum::<f64>().sqrt();
+    let (got, want) = (length(got), length(want));
+    let error = (got - want).abs();
+    if want > 0.0 { error / want } else { error }
 }
 
 fn row(fixture: &Fixture, name: &str, got: &Array, want: &Array, bars: Bars) -> Result<Row> {
-    let error = relative_error(got, want);
+    let error = relative_error(&[(got, want)]);
     let float = matches!(want.values, Values::F32(_));
     let bar = if float { bars.of(&fixture.op, name) } else { bars.of_counts(&fixture.op) };
     let differing = (0..want.values.len()).filter(|&i| got.values.get(i) != want.values.get(i)).count();
@@ -122,13 +118,15 @@ fn row(fixture: &Fixture, name: &str, got: &Array, want: &Array, bars: Bars) -> 
     Ok(Row { tensor: name.to_string(), error, bar, ok, note })
 }
 
-/// ‖got - want‖ / ‖want‖ in double precision, ‖got - want‖ where want is 0.
-fn relative_error(got: &Array, want: &Array) -> f64 {
+/// ‖got - want‖ / ‖want‖ in double precision over all pairs (got, want) as if they were one, ‖got - want‖ where want is 0.
+fn relative_error(pairs: &[(&Array, &Array)]) -> f64 {
     let (mut difference, mut norm) = (0.0, 0.0);
-    for i in 0..want.values.len() {
-        let w = want.values.get(i);
-        difference += (got.values.get(i) - w).powi(2);
-        norm += w * w;
+    for (got, want) in pairs {
+        for i in 0..want.values.len() {
+            let w = want.values.get(i);
+            difference += (got.values.get(i) - w).powi(2);
+            norm += w * w;
+        }
     }
     if norm > 0.0 { (difference / norm).sqrt() } else { difference.sqrt() + norm }
 }

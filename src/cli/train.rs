@@ -304,7 +304,7 @@ fn dry_run<B: Backend>(b: &B, config: &RunConfig, ready: &Prepared<B>) -> Result
     let (data, s) = (&ready.data, &config.schedule);
     println!(
         "{} of {} on {}, {} epochs of {} steps",
-        config.method.algorithm.to_possible_value().map_or_else(String::new, |v| v.get_name().to_string()),
+        algorithm_name(config),
         config.model.name,
         b.name(),
         s.epochs,
@@ -327,10 +327,14 @@ fn dry_run<B: Backend>(b: &B, config: &RunConfig, ready: &Prepared<B>) -> Result
     Ok(())
 }
 
+/// The algorithm as on the command line.
+fn algorithm_name(config: &RunConfig) -> String {
+    config.method.algorithm.to_possible_value().map_or_else(String::new, |v| v.get_name().to_string())
+}
+
 /// The first of runs/NAME, runs/NAME-2, … that is not there.
 fn free_folder(config: &RunConfig) -> PathBuf {
-    let algorithm =
-        config.method.algorithm.to_possible_value().map_or_else(String::new, |v| v.get_name().to_string());
+    let algorithm = algorithm_name(config);
     let preset = config.data.preset.map_or_else(|| "custom".to_string(), |p| format!("{p:?}").to_lowercase());
     let base = format!("{preset}-{algorithm}-s{}", config.schedule.seed);
     let numbered = (2..).map(|n| format!("{base}-{n}"));

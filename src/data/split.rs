@@ -24,9 +24,9 @@ pub fn stratified(has: &[Vec<bool>], wanted: usize, seed: u64) -> Vec<usize> {
         let left = |class: usize| order.iter().filter(|&&i| has[i][class]).count();
         let rarest =
             (0..classes).map(|c| (left(c), c)).filter(|(left, _)| *left > 0).min().map(|(_, class)| class);
-        let (mut dealt, rest): (Vec<usize>, Vec<usize>) =
+        let (dealt, rest): (Vec<usize>, Vec<usize>) =
             order.iter().partition(|&&i| rarest.is_none_or(|class| has[i][class]));
-        for i in dealt.drain(..) {
+        for i in dealt {
             let lack = |part: usize| rarest.map_or(0.0, |class| lacks[class][part]);
             let part = match room {
                 [0, _] => 1,

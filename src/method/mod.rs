@@ -133,6 +133,13 @@ pub struct Unsup<B: Backend> {
     pub pseudo: Option<PseudoCounts<B>>,
 }
 
+impl<B: Backend> Unsup<B> {
+    /// The weighted sum. Waits for the device.
+    pub fn loss(&self, b: &B) -> f64 {
+        self.terms.iter().fold(0.0, |sum, (weight, term)| sum + weight * b.read_scalar(term))
+    }
+}
+
 /// What is counted of a step's pseudo labels.
 pub struct PseudoCounts<B: Backend> {
     /// Pixels that reached the confidence threshold.
@@ -146,6 +153,6 @@ pub struct PseudoCounts<B: Backend> {
 impl<B: Backend> StepOut<B> {
     /// The weighted unsupervised loss (0 without unlabelled data). Waits for the device.
     pub fn loss_unsup(&self, b: &B) -> f64 {
-        self.unsup.iter().flat_map(|u| &u.terms).map(|(w, s)| w * b.read_scalar(s)).sum()
+        self.unsup.as_ref().map_or(0.0, |unsup| unsup.loss(b))
     }
 }

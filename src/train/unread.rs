@@ -91,11 +91,10 @@ impl<B: Backend> Unread<B> {
 }
 
 fn losses<B: Backend>(b: &B, outcome: &Outcome<B>) -> Losses {
-    let terms = outcome.unsup.iter().flat_map(|u| &u.terms);
     let pseudo = outcome.unsup.as_ref().and_then(|u| u.pseudo.as_ref());
     Losses {
         sup: b.read_scalar(&outcome.loss_sup),
-        unsup: terms.fold(0.0, |sum, (weight, term)| sum + weight * b.read_scalar(term)),
+        unsup: outcome.unsup.as_ref().map_or(0.0, |unsup| unsup.loss(b)),
         confusion: b.read_counts(&outcome.confusion),
         pseudo: pseudo.map(|counts| PseudoLabels {
             passed: b.read_scalar(&counts.passed) as u64,

@@ -202,6 +202,7 @@ mod tests {
         let on = Problem { point: vec![0.0; 3], ..near(2.0) };
         assert!(error(&on).is_infinite());
     }
+
     fn errors<B: Claimant>(b: &B, draw: Draw<B>, bar: Bar, spoil: impl Fn(&mut Problem)) -> Vec<f64> {
         let mut rng = Key::new(3, Domain::Bench, 0).stream();
         let mut problems = draw(b, &mut rng).unwrap();
