@@ -19,5 +19,6 @@ pub mod model;
 pub mod ops;
 pub mod rng;
 pub mod train;
+pub mod weights;
 
 pub use error::{Error, Result};

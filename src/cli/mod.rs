@@ -9,6 +9,7 @@ mod doctor;
 mod eval;
 mod export;
 mod gradcheck;
+mod inspect;
 mod memory;
 mod op;
 mod predict;
@@ -44,6 +45,8 @@ enum Command {
     Predict(predict::Args),
     /// Write a checkpoint's networks for other programs: ONNX, or plain tensors.
     Export(export::Args),
+    /// Show what a file with weights holds and what takes it.
+    Inspect(inspect::Args),
     /// List published settings and their mIoU.
     Presets(presets::Args),
     /// Read a data set through: sizes, class frequencies, every fault.
@@ -99,6 +102,7 @@ fn run(cli: Cli) -> Result<()> {
         Command::Eval(args) => eval::run(args),
         Command::Predict(args) => predict::run(args),
         Command::Export(args) => export::run(args),
+        Command::Inspect(args) => inspect::run(args),
         Command::Presets(args) => presets::run(args),
         Command::CheckData(args) => check_data::run(args),
         Command::Split(args) => split::run(args),

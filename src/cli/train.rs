@@ -7,6 +7,7 @@ use crate::data::Preset;
 use crate::method::cut_mix::CutMixForm;
 use crate::method::schedule::RampUp;
 use crate::method::{Algorithm, Tvat};
+use crate::model::Stem;
 use crate::ops::Backend;
 use crate::train::{self, Datasets, Prepared, RunDir, Summary};
 use crate::{Error, Result};
@@ -91,6 +92,17 @@ pub struct Args {
     /// Network.
     #[arg(long, value_parser = ["tiny", "resnet50", "resnet101"], help_heading = "Model and method")]
     model: Option<String>,
+    /// Stem of the network: deep (three 3x3 convolutions), or 7x7 as in torchvision's weights.
+    #[arg(long, value_enum, help_heading = "Model and method")]
+    stem: Option<Stem>,
+    /// Start student and teachers from a backbone's weights, for example --pretrained resnet50.pth, or
+    /// --model resnet50 --stem 7x7 --pretrained resnet50-0676ba61.pth for torchvision's; .safetensors, .pth or .pt.
+    #[arg(long, value_name = "FILE", help_heading = "Model and method")]
+    pretrained: Option<PathBuf>,
+    /// Start from whole networks, for example --init runs/old/checkpoints/best.safetensors, or a file of PS-MT's
+    /// authors; a file with one network starts all three.
+    #[arg(long, value_name = "FILE", help_heading = "Model and method", conflicts_with = "pretrained")]
+    init: Option<PathBuf>,
     /// Method or baseline.
     #[arg(long, value_enum, help_heading = "Model and method")]
     algorithm: Option<Algorithm>,
@@ -204,6 +216,9 @@ impl Args {
             o.set_some(key, value);
         }
         o.set_some("model.name", self.model.clone());
+        o.set_some("model.stem", word(self.stem)?);
+        o.set_some("model.pretrained", path(&self.pretrained)?);
+        o.set_some("model.init", path(&self.init)?);
         o.set_some("optim.supervised_loss", self.supervised_loss.clone());
         o.set_some("method.algorithm", word(self.algorithm)?);
         o.set_some("method.tvat", word(self.tvat)?);
@@ -246,7 +261,7 @@ fn run_on<B: Backend>(b: &B, args: Args) -> Result<()> {
         let path = dir.config();
         let text = std::fs::read_to_string(&path).map_err(Error::io(&path))?;
         let config = config::parse(&path.display().to_string(), &text)?;
-        let ready = train::check(b, &config)?;
+        let ready = train::check_resumed(b, &config, &dir)?;
         if args.dry_run {
             return dry_run(b, &config, &ready);
         }
@@ -320,6 +335,9 @@ fn dry_run<B: Backend>(b: &B, config: &RunConfig, ready: &Prepared<B>) -> Result
         config.optim.batch_size,
         if config.method.algorithm == Algorithm::Supervised { "" } else { " and as many unlabelled" }
     );
+    if let Some(weights) = ready.start() {
+        println!("starts with {weights}\n");
+    }
     super::memory::print(&ready.memory, b.available_memory());
     if let Some(batch) = train::largest_batch(b, config)? {
         println!("largest batch that fits: {batch}");

@@ -19,7 +19,7 @@ use crate::data::{Augment, Preset};
 use crate::method::cut_mix::CutMixForm;
 use crate::method::schedule::RampUp;
 use crate::method::{Algorithm, SupervisedLoss, Tvat, TvatArgs};
-use crate::model::ModelConfig;
+use crate::model::{ModelConfig, Stem};
 use crate::ops::{ConfCe, Ensemble, Normalize, Ohem};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -109,7 +109,10 @@ pub struct ModelSettings {
     /// Bottlenecks of the four stages.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub blocks: Option<[usize; 4]>,
-    /// Channels of the first two stem convolutions.
+    /// Kind of stem: `deep` (three 3x3 convolutions) or `7x7`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stem: Option<Stem>,
+    /// Channels of the first two convolutions of a deep stem, or of the 7x7 one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stem_width: Option<usize>,
     /// Bottleneck width of the first stage.
@@ -130,6 +133,12 @@ pub struct ModelSettings {
     /// Added to batch norm's variance.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bn_eps: Option<f64>,
+    /// File with a backbone's weights, from which student and teachers start. Not read again by a resumed run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pretrained: Option<PathBuf>,
+    /// File with whole networks, from which student and teachers start. Not read again by a resumed run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub init: Option<PathBuf>,
 }
 
 impl Default for ModelSettings {
@@ -137,6 +146,7 @@ impl Default for ModelSettings {
         ModelSettings {
             name: "resnet50".into(),
             blocks: None,
+            stem: None,
             stem_width: None,
             planes: None,
             aspp: None,
@@ -144,6 +154,8 @@ impl Default for ModelSettings {
             dilations: None,
             bn_momentum: None,
             bn_eps: None,
+            pretrained: None,
+            init: None,
         }
     }
 }
@@ -156,6 +168,7 @@ impl ModelSettings {
     pub fn resolve(&self, num_classes: usize) -> Result<ModelConfig> {
         let mut c = ModelConfig::by_name(&self.name, num_classes)?;
         c.blocks = self.blocks.unwrap_or(c.blocks);
+        c.stem = self.stem.unwrap_or(c.stem);
         c.stem_width = self.stem_width.unwrap_or(c.stem_width);
         c.planes = self.planes.unwrap_or(c.planes);
         c.aspp = self.aspp.unwrap_or(c.aspp);
@@ -170,6 +183,7 @@ impl ModelSettings {
     /// Writes every size out, so that a later change of a named network does not change a saved run.
     fn spell_out(&mut self, c: &ModelConfig) {
         self.blocks = Some(c.blocks);
+        self.stem = Some(c.stem);
         self.stem_width = Some(c.stem_width);
         self.planes = Some(c.planes);
         self.aspp = Some(c.aspp);

@@ -23,6 +23,9 @@ pub fn validate(config: &RunConfig) -> Result<()> {
         return fail("data.num_classes", "2 to 254 classes", config.data.num_classes.to_string());
     }
     config.model_config()?;
+    if config.model.pretrained.is_some() && config.model.init.is_some() {
+        return fail("model.init (--init)", "no model.pretrained (--pretrained) beside it", "both".into());
+    }
     config.augment.validate()?;
     config.normalize.validate()?;
     check_batch(config.optim.batch_size)?;

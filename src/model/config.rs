@@ -6,14 +6,29 @@ use serde::{Deserialize, Serialize};
 /// Names that [`ModelConfig::by_name`] knows.
 pub const NAMES: [&str; 3] = ["resnet50", "resnet101", "tiny"];
 
-/// DeepLabv3+ (Chen et al., 2018) on a deep-stem bottleneck ResNet, output stride 16, multi-grid 2-4-8 in the last stage.
+/// The convolutions before the first stage, of stride 2 together; a max pooling of stride 2 follows either.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+pub enum Stem {
+    /// Three 3x3 convolutions (He et al., 2019), as published for PS-MT.
+    #[default]
+    #[serde(rename = "deep")]
+    Deep,
+    /// One 7x7 convolution (He et al., 2016), as torchvision's weights have it.
+    #[serde(rename = "7x7")]
+    #[value(name = "7x7")]
+    Single,
+}
+
+/// DeepLabv3+ (Chen et al., 2018) on a bottleneck ResNet, output stride 16, multi-grid 2-4-8 in the last stage.
 /// Keys that are not given are those of [`ModelConfig::resnet50`] with 21 classes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ModelConfig {
     /// Bottlenecks in each of the four stages.
     pub blocks: [usize; 4],
-    /// Channels of the first two stem convolutions; the third has twice as many.
+    /// Kind of stem.
+    pub stem: Stem,
+    /// Channels of the first two convolutions of a deep stem, whose third has twice as many, or of the 7x7 convolution.
     pub stem_width: usize,
     /// Bottleneck width of the first stage, doubled each stage; blocks put out four times as many.
     pub planes: usize,
@@ -42,6 +57,7 @@ impl ModelConfig {
     pub fn resnet50(num_classes: usize) -> ModelConfig {
         ModelConfig {
             blocks: [3, 4, 6, 3],
+            stem: Stem::Deep,
             stem_width: 64,
             planes: 64,
             aspp: 256,

@@ -219,6 +219,11 @@ impl TensorFile {
         self.header.metadata().as_ref()?.get(key).map(String::as_str)
     }
 
+    /// All metadata.
+    pub fn all_metadata(&self) -> BTreeMap<String, String> {
+        self.header.metadata().iter().flatten().map(|(k, v)| (k.clone(), v.clone())).collect()
+    }
+
     /// All tensors' names in the order of their values.
     pub fn names(&self) -> Vec<String> {
         self.header.offset_keys()
@@ -236,12 +241,30 @@ impl TensorFile {
                 format!("tensor {name}: expected F32 values, got {dtype}"),
             ));
         }
-        let mut bytes = vec![0; data_offsets.1 - data_offsets.0];
-        let mut file = self.file.borrow_mut();
-        file.seek(SeekFrom::Start(self.start + data_offsets.0 as u64)).map_err(Error::io(&self.path))?;
-        file.read_exact(&mut bytes).map_err(Error::io(&self.path))?;
+        let bytes = self.read(*data_offsets)?;
         let data = bytes.as_chunks::<4>().0.iter().map(|&v| f32::from_le_bytes(v)).collect();
         Ok(Some(NamedTensor { name: name.into(), shape: shape.clone(), data }))
+    }
+
+    /// Element type (as the format calls it) and shape of a tensor; none if there is none of that name.
+    pub fn info(&self, name: &str) -> Option<(String, &[usize])> {
+        self.header.info(name).map(|info| (info.dtype.to_string(), info.shape.as_slice()))
+    }
+
+    /// The bytes of a tensor of any element type, little end first; none if there is none of that name.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where reading fails.
+    pub fn bytes(&self, name: &str) -> Result<Option<Vec<u8>>> {
+        self.header.info(name).map(|info| self.read(info.data_offsets)).transpose()
+    }
+
+    fn read(&self, (begin, end): (usize, usize)) -> Result<Vec<u8>> {
+        let mut bytes = vec![0; end - begin];
+        let mut file = self.file.borrow_mut();
+        file.seek(SeekFrom::Start(self.start + begin as u64)).map_err(Error::io(&self.path))?;
+        file.read_exact(&mut bytes).map_err(Error::io(&self.path))?;
+        Ok(bytes)
     }
 
     /// A tensor of 32-bit floats that must be there.

@@ -1,4 +1,4 @@
-//! Networks as lists of layers with explicit forward and backward passes over flat parameters: DeepLabv3+ on a deep-stem
+//! Networks as lists of layers with explicit forward and backward passes over flat parameters: DeepLabv3+ on a
 //! bottleneck ResNet. Knows the ops; knows nothing of the method, of data, or of what trains it.
 //!
 //! A forward pass returns what its backward pass needs as a named struct, which the backward pass consumes and frees
@@ -17,7 +17,7 @@ mod resnet;
 mod table;
 
 pub use aspp::AsppSaved;
-pub use config::{ModelConfig, NAMES as MODEL_NAMES};
+pub use config::{ModelConfig, NAMES as MODEL_NAMES, Stem};
 pub use decoder::DecoderSaved;
 pub use decoders::Decoders;
 pub use deeplab::{DeepLab, EncoderSaved, Network};

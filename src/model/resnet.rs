@@ -1,10 +1,10 @@
-//! Deep-stem bottleneck ResNet (He et al., 2016; three 3x3 convolutions in place of the 7x7, as He et al., 2019), output
+//! Bottleneck ResNet (He et al., 2016; its 7x7 stem, or three 3x3 convolutions in its place, as He et al., 2019), output
 //! stride 16: the last stage keeps its size and dilates by 2, 4, 8. Knows layers, not what is built on its features.
 
-use super::ModelConfig;
 use super::graph::Graph;
 use super::layers::{Backward, ConvBn, ConvBnSaved, Cost, Forward};
 use super::table::{Builder, NormArgs};
+use super::{ModelConfig, Stem};
 use crate::Result;
 use crate::ops::{self, Activation, Backend, MaxPool2d, RELU, Shape};
 
@@ -111,7 +111,8 @@ impl Bottleneck {
 /// Image to stride-4 and stride-16 features.
 #[derive(Clone, Debug)]
 pub(super) struct Backbone {
-    stem: [ConvBn; 3],
+    /// One convolution or three.
+    stem: Vec<ConvBn>,
     /// Blocks of all stages in order.
     blocks: Vec<Bottleneck>,
     /// Blocks of the first stage, after which the stride-4 features are taken.
@@ -141,13 +142,18 @@ impl Backbone {
         let norm = NormArgs { momentum: config.bn_momentum, eps: config.bn_eps };
         let name = "encoder.backbone";
         let s = config.stem_width;
-        let mut stem = |conv: usize, bn: &str, channels, stride| {
-            let names = (format!("{name}.conv1.{conv}"), format!("{name}.{bn}"));
-            ConvBn::new(build, names, channels, (3, stride, 1), norm, RELU)
+        let mut layer = |conv: &str, bn: &str, channels, kernel, stride| {
+            let names = (format!("{name}.{conv}"), format!("{name}.{bn}"));
+            ConvBn::new(build, names, channels, (kernel, stride, 1), norm, RELU)
         };
-        let stem =
-            [stem(0, "conv1.1", (3, s), 2), stem(3, "conv1.4", (s, s), 1), stem(6, "bn1", (s, 2 * s), 1)];
-        let mut cin = 2 * s;
+        let (stem, mut cin) = match config.stem {
+            Stem::Deep => {
+                let first = layer("conv1.0", "conv1.1", (3, s), 3, 2);
+                let second = layer("conv1.3", "conv1.4", (s, s), 3, 1);
+                (vec![first, second, layer("conv1.6", "bn1", (s, 2 * s), 3, 1)], 2 * s)
+            }
+            Stem::Single => (vec![layer("conv1", "bn1", (3, s), 7, 2)], s),
+        };
         let mut blocks = Vec::new();
         for (stage, &n) in config.blocks.iter().enumerate() {
             let planes = config.planes << stage;

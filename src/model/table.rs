@@ -14,6 +14,16 @@ pub struct Entry {
     pub span: Span,
 }
 
+impl Entry {
+    /// Puts a tensor in PyTorch's layout at its place among the flat `values` of its kind.
+    ///
+    /// # Panics
+    /// Where `data` has another length than the entry.
+    pub fn put(&self, data: &[f32], values: &mut [f32]) {
+        values[self.span.range()].copy_from_slice(&permute(data, &self.shape, false));
+    }
+}
+
 /// A tensor in PyTorch's layout, as files hold it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct NamedTensor {
@@ -85,7 +95,7 @@ impl ParamTable {
                 if shape != e.shape || data.len() != e.span.len {
                     return Err(format!("tensor {}: expected shape {:?}, got {shape:?}", e.name, e.shape));
                 }
-                out[e.span.range()].copy_from_slice(&permute(&data, &e.shape, false));
+                e.put(&data, &mut out);
             }
             Ok(out)
         };

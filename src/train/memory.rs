@@ -80,7 +80,7 @@ pub fn largest_batch<B: Backend>(b: &B, config: &RunConfig) -> Result<Option<usi
 
 /// Does what a run does, with images of zeros: the networks, then each kind of step twice.
 fn rehearse<B: Backend>(b: &B, arch: &DeepLab, config: &RunConfig) -> Result<()> {
-    let mut state = State::zeros(b, arch, config);
+    let mut state = State::zeros(b, arch, config)?;
     let mut watch = Watch::new(b);
     let images = || {
         let [h, w] = config.augment.crop;

@@ -30,6 +30,7 @@ use crate::eval::Scores;
 use crate::model::DeepLab;
 use crate::model::io::write_atomically;
 use crate::ops::{Backend, MemoryPlan};
+use crate::weights::Weights;
 use events::Events;
 use run_dir::Metrics;
 use std::collections::BTreeMap;
@@ -48,18 +49,51 @@ pub struct Prepared<B: Backend> {
     pub memory: MemoryPlan,
     /// The device with that plan, where it plans.
     device: Option<B>,
+    /// What its networks start from, where that is a file and the run is at its start.
+    weights: Option<Weights>,
 }
 
-/// Checks that `config` can train on `b`, before anything is written: its values, the lists and their files, memory.
+impl<B: Backend> Prepared<B> {
+    /// What the networks start from, in words, where that is a file.
+    pub fn start(&self) -> Option<String> {
+        self.weights.as_ref().map(Weights::describe)
+    }
+}
+
+/// Checks that `config` can train on `b`, before anything is written: its values, the lists and their files, the weights
+/// that it starts from, memory.
 ///
 /// # Errors
 /// Each kind of bad input, see [`crate::Error`].
 pub fn check<B: Backend>(b: &B, config: &RunConfig) -> Result<Prepared<B>> {
+    prepare(b, config, true)
+}
+
+/// The same of the run in `dir`, which needs the weights that it started from only while it has no checkpoint.
+///
+/// # Errors
+/// As [`check`].
+pub fn check_resumed<B: Backend>(b: &B, config: &RunConfig, dir: &RunDir) -> Result<Prepared<B>> {
+    prepare(b, config, !dir.last().exists())
+}
+
+fn prepare<B: Backend>(b: &B, config: &RunConfig, at_start: bool) -> Result<Prepared<B>> {
     config::validate(config)?;
+    let weights = if at_start { open_weights(config)? } else { None };
     let data = Datasets::open(config)?;
     let (device, memory) = memory::plan(b, config)?;
     check_memory(b, config, &memory)?;
-    Ok(Prepared { data, memory, device })
+    Ok(Prepared { data, memory, device, weights })
+}
+
+/// The file that the networks start from, checked against them.
+fn open_weights(config: &RunConfig) -> Result<Option<Weights>> {
+    let open = match (&config.model.pretrained, &config.model.init) {
+        (Some(path), _) => Weights::backbone(path, &DeepLab::new(config.model_config()?)?),
+        (None, Some(path)) => Weights::networks(path, &DeepLab::new(config.model_config()?)?),
+        (None, None) => return Ok(None),
+    };
+    open.map(Some)
 }
 
 /// Trains a new run into `dir`.
@@ -93,7 +127,11 @@ fn run<B: Backend>(
     let (b, data) = (ready.device.as_ref().unwrap_or(b), &ready.data);
     signal::install();
     let arch = DeepLab::new(config.model_config()?)?;
-    let mut state = State::new(b, &arch, config);
+    let weights = ready.weights.as_ref().filter(|_| checkpoint.is_none());
+    if let Some(weights) = weights {
+        tracing::info!("starting with {}", weights.describe());
+    }
+    let mut state = State::new(b, &arch, config, weights)?;
     if let Some(c) = &checkpoint {
         c.expect(&arch.config, config.method.algorithm)?;
         c.restore(b, &arch, &mut state)?;

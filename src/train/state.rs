@@ -1,12 +1,14 @@
 //! Everything that a run must remember: networks, momenta and counters. Knows the model and the method's networks; must
-//! not know files.
+//! not know files (weights to start from are read for it).
 
 use super::records::Losses;
+use crate::Result;
 use crate::config::{RunConfig, TeacherStart};
 use crate::eval::{Confusion, Nets, Scores, Which};
 use crate::method::{Algorithm, Networks};
 use crate::model::{DeepLab, Network};
 use crate::ops::{Backend, HISTOGRAM_BINS, first_non_finite};
+use crate::weights::Weights;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -98,16 +100,26 @@ pub struct Best {
 }
 
 impl<B: Backend> State<B> {
-    /// Networks of a new run: each its own initialisation, momenta zero.
-    pub fn new(b: &B, arch: &DeepLab, config: &RunConfig) -> State<B> {
+    /// Networks of a new run: each its own initialisation, over which `weights` are put; momenta zero.
+    ///
+    /// # Errors
+    /// A file of weights that is damaged or cannot be read.
+    pub fn new(b: &B, arch: &DeepLab, config: &RunConfig, weights: Option<&Weights>) -> Result<State<B>> {
         State::with(b, arch, config, |number| {
-            arch.init(config.schedule.seed, if config.method.shared_init { 0 } else { number })
+            let seeded = if config.method.shared_init { 0 } else { number };
+            let (mut params, mut stats) = arch.init(config.schedule.seed, seeded);
+            if let Some(weights) = weights {
+                weights.put(arch, number, &mut params, &mut stats)?;
+            }
+            Ok((params, stats))
         })
     }
 
     /// The same with values of no meaning, for what depends on sizes alone.
-    pub fn zeros(b: &B, arch: &DeepLab, config: &RunConfig) -> State<B> {
-        State::with(b, arch, config, |_| (vec![0.0; arch.table.num_params], vec![0.0; arch.table.num_stats]))
+    pub fn zeros(b: &B, arch: &DeepLab, config: &RunConfig) -> Result<State<B>> {
+        State::with(b, arch, config, |_| {
+            Ok((vec![0.0; arch.table.num_params], vec![0.0; arch.table.num_stats]))
+        })
     }
 
     /// Networks of (parameters, running statistics) that `init` gives for their numbers.
@@ -115,25 +127,25 @@ impl<B: Backend> State<B> {
         b: &B,
         arch: &DeepLab,
         config: &RunConfig,
-        init: impl Fn(u64) -> (Vec<f32>, Vec<f32>),
-    ) -> State<B> {
+        init: impl Fn(u64) -> Result<(Vec<f32>, Vec<f32>)>,
+    ) -> Result<State<B>> {
         let algorithm = config.method.algorithm;
         b.phase("networks");
-        let net = |number: u64| {
-            let (params, stats) = init(number);
-            Network::upload(b, &params, &stats)
+        let net = |number: u64| -> Result<Network<B>> {
+            let (params, stats) = init(number)?;
+            Ok(Network::upload(b, &params, &stats))
         };
         let zeros = || b.zeros(arch.table.num_params);
-        let student = net(0);
+        let student = net(0)?;
         // A teacher that the algorithm leaves out is a cheap stand-in for the struct's field.
-        let teacher1 = if algorithm.num_teachers() >= 1 { net(1) } else { student.clone() };
-        let teacher2 = if algorithm.num_teachers() >= 2 { net(2) } else { student.clone() };
+        let teacher1 = if algorithm.num_teachers() >= 1 { net(1)? } else { student.clone() };
+        let teacher2 = if algorithm.num_teachers() >= 2 { net(2)? } else { student.clone() };
         b.phase("momentum and gradient");
-        State {
+        Ok(State {
             nets: Networks { student, teacher1, teacher2, momentum: zeros(), grads: zeros() },
             teacher_momenta: (1..warm_up_networks(config)).map(|_| zeros()).collect(),
             progress: Progress::default(),
-        }
+        })
     }
 
     /// Makes the teachers copies of the student.

@@ -6,14 +6,19 @@ use crate::backend::cpu::Tensor;
 use crate::method::{
     Algorithm, Batch, Networks, StepArgs, SupervisedLoss, Tvat, TvatArgs, cut_mix, train_step as method_step,
 };
-use crate::model::{DecoderSaved, DeepLab, ModelConfig, Network, Norm};
+use crate::model::{DecoderSaved, DeepLab, ModelConfig, Network, Norm, Stem};
 use crate::ops::{self, Backend, ConfCe, Ensemble, IGNORE, Ohem, Shape};
 use crate::rng::{Domain, Key, Stream};
 use crate::{Error, Result};
 
 /// The smallest network that has every kind of layer.
 fn small() -> Result<DeepLab> {
+    small_with(Stem::Deep)
+}
+
+fn small_with(stem: Stem) -> Result<DeepLab> {
     DeepLab::new(ModelConfig {
+        stem,
         blocks: [2, 1, 1, 1],
         stem_width: 4,
         planes: 2,
@@ -52,9 +57,13 @@ fn kept<T>(saved: Option<T>) -> Result<T> {
 
 const IMAGES: Shape = Shape::new(3, 17, 21, 3);
 
-/// The encoder's backward, with respect to its parameters.
+/// The encoder's backward, with respect to its parameters, of either stem.
 pub(super) fn encoder<B: Claimant>(b: &B, rng: &mut Stream) -> Result<Vec<Problem>> {
-    let arch = small()?;
+    Ok(vec![encoder_with(b, Stem::Deep, rng)?, encoder_with(b, Stem::Single, rng)?])
+}
+
+fn encoder_with<B: Claimant>(b: &B, stem: Stem, rng: &mut Stream) -> Result<Problem> {
+    let arch = small_with(stem)?;
     let values = Values::draw(&arch, rng);
     let x = normals(rng, IMAGES.len());
     let shape = arch.feature_shape(IMAGES);
@@ -67,7 +76,7 @@ pub(super) fn encoder<B: Claimant>(b: &B, rng: &mut Stream) -> Result<Vec<Proble
 
     let (exact, x) = (Exact::new(), tensor(IMAGES, &x));
     let net = values.upload(&exact);
-    Ok(vec![Problem {
+    Ok(Problem {
         case: format!("{} parameters, x {IMAGES}", arch.table.num_params),
         point: net.params,
         value: Box::new(move |p| {
@@ -75,7 +84,7 @@ pub(super) fn encoder<B: Claimant>(b: &B, rng: &mut Stream) -> Result<Vec<Proble
             Ok(dot(arch.encoder_forward(&exact, &p.to_vec(), norm, &x, false)?.0.data(), &dy))
         }),
         claim: Claim::Gradient(b.vector_values(&grads)),
-    }])
+    })
 }
 
 /// The decoder's backward in training mode, with respect to features and parameters.

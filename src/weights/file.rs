@@ -1,0 +1,160 @@
+//! A file with weights, of whichever format: its tensors by name, their values as f32. Knows names and numbers, not what
+//! they mean.
+
+use super::Element;
+use super::torch::{MAGIC, TorchFile};
+use crate::model::io::TensorFile;
+use crate::{Error, Result};
+use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+/// A tensor of a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Info {
+    /// Its name, with the keys of the dictionaries around it before it.
+    pub name: String,
+    /// Its shape; empty for a number.
+    pub shape: Vec<usize>,
+    /// What its elements are.
+    pub element: Element,
+}
+
+impl Info {
+    /// Number of elements.
+    pub fn len(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// Kind of file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// Safetensors.
+    Safetensors,
+    /// `torch.save` since PyTorch 1.6.
+    TorchZip,
+    /// `torch.save` before.
+    TorchLegacy,
+}
+
+impl Format {
+    /// In words.
+    pub fn name(self) -> &'static str {
+        match self {
+            Format::Safetensors => "safetensors",
+            Format::TorchZip => "PyTorch (zip)",
+            Format::TorchLegacy => "PyTorch (before 1.6)",
+        }
+    }
+}
+
+enum Source {
+    Safetensors(TensorFile),
+    Torch(TorchFile),
+}
+
+/// An open file. Its sizes have been checked; values are read when asked for.
+pub struct WeightFile {
+    path: PathBuf,
+    format: Format,
+    tensors: Vec<Info>,
+    by_name: HashMap<String, usize>,
+    metadata: BTreeMap<String, String>,
+    skipped: Vec<String>,
+    source: Source,
+}
+
+impl WeightFile {
+    /// Opens a `.safetensors`, `.pth` or `.pt` file; its content decides which it is.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where it cannot be read, [`Error::Checkpoint`] where it is truncated, damaged or something else.
+    pub fn open(path: &Path) -> Result<WeightFile> {
+        let mut start = Vec::new();
+        let file = File::open(path).map_err(Error::io(path))?;
+        file.take(MAGIC.len() as u64).read_to_end(&mut start).map_err(Error::io(path))?;
+        let format = if start.starts_with(b"PK\x03\x04") || start.starts_with(b"PK\x05\x06") {
+            Format::TorchZip
+        } else if start == MAGIC {
+            Format::TorchLegacy
+        } else {
+            Format::Safetensors
+        };
+        let (source, tensors, metadata, skipped) = if format == Format::Safetensors {
+            let file = TensorFile::open(path)?;
+            let info = |name: String| {
+                let (element, shape) = file.info(&name).unwrap_or_default();
+                Info { shape: shape.to_vec(), element: Element::by_name(&element), name }
+            };
+            let tensors = file.names().into_iter().map(info).collect();
+            let metadata = file.all_metadata();
+            (Source::Safetensors(file), tensors, metadata, Vec::new())
+        } else {
+            let opened = TorchFile::open(path, format == Format::TorchLegacy);
+            let (file, contents) = opened.map_err(|message| Error::checkpoint(path, message))?;
+            (Source::Torch(file), contents.tensors, BTreeMap::new(), contents.skipped)
+        };
+        let by_name = tensors.iter().enumerate().map(|(i, t): (_, &Info)| (t.name.clone(), i)).collect();
+        Ok(WeightFile { path: path.to_path_buf(), format, tensors, by_name, metadata, skipped, source })
+    }
+
+    /// The file's path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Kind of file.
+    pub fn format(&self) -> Format {
+        self.format
+    }
+
+    /// Its tensors in the order of the file.
+    pub fn tensors(&self) -> &[Info] {
+        &self.tensors
+    }
+
+    /// Texts beside the tensors, of a safetensors file.
+    pub fn metadata(&self) -> &BTreeMap<String, String> {
+        &self.metadata
+    }
+
+    /// Classes of Python objects beside the tensors, which were not looked into.
+    pub fn skipped(&self) -> &[String] {
+        &self.skipped
+    }
+
+    /// The tensor of floats of that name.
+    pub fn find(&self, name: &str) -> Option<(usize, &Info)> {
+        let &index = self.by_name.get(name)?;
+        Some((index, &self.tensors[index])).filter(|(_, info)| info.element.is_float())
+    }
+
+    /// The values of the tensor at `index` of [`WeightFile::tensors`], last axis fastest.
+    ///
+    /// # Errors
+    /// [`Error::Checkpoint`] where it is damaged, not of floats, or has a value that is not finite; [`Error::Io`] where
+    /// it cannot be read.
+    pub fn read(&self, index: usize) -> Result<Vec<f32>> {
+        let info = &self.tensors[index];
+        let fail =
+            |message: String| Error::checkpoint(&self.path, format!("tensor {}: {message}", info.name));
+        if !info.element.is_float() {
+            return Err(fail(format!("expected floats, got {}", info.element.name())));
+        }
+        let values = match &self.source {
+            Source::Safetensors(file) => info.element.to_f32(&file.bytes(&info.name)?.unwrap_or_default()),
+            Source::Torch(file) => file.read(index).map_err(fail)?,
+        };
+        match values.iter().find(|v| !v.is_finite()) {
+            Some(v) => Err(fail(format!("expected finite values, got {v}"))),
+            None => Ok(values),
+        }
+    }
+}

@@ -1,0 +1,178 @@
+//! Whether a file's tensors fit a network, by which spelling, and what is wrong where none does. Knows the table of a
+//! network's names; knows no values.
+
+use super::names::{BACKBONE, Role, Spelling};
+use super::{WeightFile, infer};
+use crate::model::{DeepLab, Entry, ModelConfig};
+use crate::{Error, Result};
+use std::collections::HashSet;
+
+/// Spellings that are tried; more prefixes than this are no checkpoint.
+const MAX_SPELLINGS: usize = 64;
+/// Tensors of a kind that a message names.
+const NAMED: usize = 3;
+
+/// What a fit is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    /// The backbone alone.
+    Backbone,
+    /// All of a network.
+    Network,
+}
+
+/// How one spelling fits a network.
+#[derive(Clone, Debug)]
+pub struct Fit {
+    /// Which spelling.
+    pub spelling: Spelling,
+    /// Index of the file's tensor and index among the table's parameters, or behind those among its statistics.
+    pub pairs: Vec<(usize, usize)>,
+    /// What the network has and the file lacks.
+    missing: Vec<String>,
+    /// What has another shape.
+    misshapen: Vec<String>,
+    /// What the file has and the network lacks.
+    unexpected: Vec<String>,
+}
+
+impl Fit {
+    /// Whether nothing is wrong.
+    pub fn is_complete(&self) -> bool {
+        self.problems() == 0
+    }
+
+    fn problems(&self) -> usize {
+        self.missing.len() + self.misshapen.len() + self.unexpected.len()
+    }
+
+    /// What is wrong, the first tensors of each kind by name.
+    pub fn faults(&self) -> String {
+        let kinds = [
+            (&self.missing, "missing"),
+            (&self.misshapen, "of another shape"),
+            (&self.unexpected, "not in this network"),
+        ];
+        let part = |(list, what): (&Vec<String>, &str)| {
+            let more = if list.len() > NAMED { ", …" } else { "" };
+            let named = list[..list.len().min(NAMED)].join(", ");
+            (!list.is_empty()).then(|| format!("{} {what} ({named}{more})", list.len()))
+        };
+        kinds.into_iter().filter_map(part).collect::<Vec<_>>().join(", ")
+    }
+}
+
+/// The entry at index `i` over parameters and then statistics.
+pub fn entry(arch: &DeepLab, i: usize) -> &Entry {
+    let params = &arch.table.params;
+    params.get(i).unwrap_or_else(|| &arch.table.stats[i - params.len()])
+}
+
+/// How `spelling` fits the tensors of `arch` that are wanted.
+pub fn judge(file: &WeightFile, arch: &DeepLab, wanted: Wanted, spelling: &Spelling) -> Fit {
+    let (mut pairs, mut missing, mut misshapen) = (Vec::new(), Vec::new(), Vec::new());
+    let mut used = HashSet::new();
+    let entries = arch.table.params.iter().chain(&arch.table.stats).enumerate();
+    for (i, e) in entries.filter(|(_, e)| wanted == Wanted::Network || e.name.starts_with(BACKBONE)) {
+        let Some(name) = spelling.spell(&e.name) else { continue };
+        match file.find(&name) {
+            None => missing.push(format!("{name} {:?}", e.shape)),
+            Some((at, info)) if info.shape == e.shape => pairs.push((at, i)),
+            Some((_, info)) => {
+                misshapen.push(format!("{name}: expected {:?}, got {:?}", e.shape, info.shape))
+            }
+        }
+        used.insert(name);
+    }
+    let extra = |name: &&str| spelling.claims(name) && !used.contains(*name);
+    let floats = file.tensors().iter().filter(|t| t.element.is_float()).map(|t| t.name.as_str());
+    let unexpected = floats.filter(extra).map(String::from).collect();
+    Fit { spelling: spelling.clone(), pairs, missing, misshapen, unexpected }
+}
+
+/// All spellings that the file's names suggest.
+pub fn spellings(file: &WeightFile, wanted: Wanted) -> Vec<Spelling> {
+    let names = file.tensors().iter().map(|t| t.name.as_str());
+    let mut all = match wanted {
+        Wanted::Backbone => Spelling::backbones(names),
+        Wanted::Network => Spelling::networks(names),
+    };
+    all.truncate(MAX_SPELLINGS);
+    all
+}
+
+/// The fits of everything wanted that `file` has for `arch`: one backbone, or the networks of distinct roles.
+///
+/// # Errors
+/// [`Error::Checkpoint`] where nothing fits (naming the closest spelling and the first tensors at fault), where a network
+/// that the file names is damaged, or where several fit and nothing says which is meant.
+pub fn fits(file: &WeightFile, arch: &DeepLab, wanted: Wanted) -> Result<Vec<Fit>> {
+    let fail = |message: String| Err(Error::checkpoint(file.path(), message));
+    let judged: Vec<_> = spellings(file, wanted).iter().map(|s| judge(file, arch, wanted, s)).collect();
+    let Some(closest) = judged.iter().min_by_key(|fit| fit.problems()) else {
+        let what = if wanted == Wanted::Backbone {
+            "a ResNet's backbone"
+        } else {
+            "a network of this program or of PS-MT's authors"
+        };
+        let mut message = format!("expected the tensors of {what}, got {} others", file.tensors().len());
+        if file.tensors().is_empty() && !file.skipped().is_empty() {
+            message += &format!(
+                "; objects of {} are not looked into: save the model's state_dict",
+                file.skipped().join(", ")
+            );
+        }
+        if wanted == Wanted::Network && !spellings(file, Wanted::Backbone).is_empty() {
+            message += "; a backbone is there, which --pretrained takes";
+        }
+        return fail(message);
+    };
+    if !closest.is_complete() {
+        return fail(format!(
+            "does not fit the network; closest is a {}: {}{}",
+            closest.spelling,
+            closest.faults(),
+            advice(file, &arch.config, wanted, &closest.spelling)
+        ));
+    }
+    let broken = judged
+        .iter()
+        .find(|fit| wanted == Wanted::Network && fit.spelling.role() != Role::Only && !fit.is_complete());
+    if let Some(fit) = broken {
+        return fail(format!("{}: {}", fit.spelling, fit.faults()));
+    }
+    let mut complete: Vec<Fit> = judged.into_iter().filter(Fit::is_complete).collect();
+    // A network that is named goes before one that is not; of several backbones the student's is meant.
+    complete.sort_by_key(|fit| fit.spelling.role());
+    if complete.iter().any(|fit| fit.spelling.role() != Role::Only) {
+        complete.retain(|fit| fit.spelling.role() != Role::Only);
+    }
+    let twice = complete.windows(2).find(|pair| pair[0].spelling.role() == pair[1].spelling.role());
+    if let Some([a, b]) = twice {
+        return fail(format!(
+            "several networks fit, and nothing says which is meant: {}; {}",
+            a.spelling, b.spelling
+        ));
+    }
+    if wanted == Wanted::Backbone {
+        complete.truncate(1);
+    }
+    Ok(complete)
+}
+
+/// How the run would have to be configured for the file, where its network can be told.
+fn advice(file: &WeightFile, config: &ModelConfig, wanted: Wanted, spelling: &Spelling) -> String {
+    let Some(found) = infer::config(file, spelling) else { return String::new() };
+    let own = infer::describe(config, wanted);
+    let theirs = infer::describe(&found, wanted);
+    if own != theirs {
+        return format!("; the file's network is {theirs}, the run's {own}");
+    }
+    if wanted == Wanted::Network && found.num_classes != config.num_classes {
+        return format!(
+            "; the file has {} classes, the run {}: take the backbone alone by --pretrained",
+            found.num_classes, config.num_classes
+        );
+    }
+    String::new()
+}

@@ -1,0 +1,246 @@
+//! What networks' tensors are called in files: by torchvision, by the authors of PS-MT, by mmsegmentation, by this program.
+//! Knows names only. A spelling is a way to turn one of our names into the file's, behind a prefix that the file decides.
+
+use std::fmt;
+
+/// Our prefix of a backbone's tensors.
+pub const BACKBONE: &str = "encoder.backbone.";
+/// A tensor that every backbone has, by which prefixes are found.
+const ANCHOR: &str = "layer1.0.conv1.weight";
+
+/// Which network of a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Role {
+    /// The student.
+    Student,
+    /// The first teacher.
+    Teacher1,
+    /// The second teacher.
+    Teacher2,
+    /// The only network of its file.
+    Only,
+}
+
+impl Role {
+    /// As in checkpoints.
+    pub fn name(self) -> &'static str {
+        match self {
+            Role::Student => "student",
+            Role::Teacher1 => "teacher1",
+            Role::Teacher2 => "teacher2",
+            Role::Only => "network",
+        }
+    }
+}
+
+/// How a file calls a backbone's tensors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Backbone {
+    /// As torchvision does, and, of a deep stem, the authors of PS-MT and of CPS: ours without the prefix.
+    Plain,
+    /// As mmsegmentation's ResNetV1c: the stem's layers are counted in one sequence.
+    V1c,
+}
+
+/// mmsegmentation's stem: ours, theirs.
+const V1C_STEM: [(&str, &str); 6] = [
+    ("conv1.0.", "stem.0."),
+    ("conv1.1.", "stem.1."),
+    ("conv1.3.", "stem.3."),
+    ("conv1.4.", "stem.4."),
+    ("conv1.6.", "stem.6."),
+    ("bn1.", "stem.7."),
+];
+
+impl Backbone {
+    /// Every spelling.
+    pub const ALL: [Backbone; 2] = [Backbone::Plain, Backbone::V1c];
+
+    /// The file's name of what is `name` behind [`BACKBONE`] here.
+    pub fn spell(self, name: &str) -> String {
+        if self == Backbone::V1c {
+            for (ours, theirs) in V1C_STEM {
+                if let Some(rest) = name.strip_prefix(ours) {
+                    return format!("{theirs}{rest}");
+                }
+            }
+        }
+        name.to_string()
+    }
+}
+
+/// How a file calls the two halves of a network.
+const HALVES: [(&str, &str, Role); 4] = [
+    ("encoder_s", "decoder_s", Role::Student),
+    ("encoder1", "decoder1", Role::Teacher1),
+    ("encoder2", "decoder2", Role::Teacher2),
+    ("encoder", "decoder", Role::Only),
+];
+
+/// A way of naming that a file may follow: how, and behind which prefix.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Spelling {
+    /// A backbone behind `prefix`.
+    Backbone {
+        /// Ends with a dot, or is empty.
+        prefix: String,
+        /// Names behind it.
+        kind: Backbone,
+    },
+    /// A whole network: `prefix` `encoder` `.…`, `prefix` `decoder` `.…`.
+    Network {
+        /// Ends with a dot, or is empty.
+        prefix: String,
+        /// The encoder's word.
+        encoder: &'static str,
+        /// The decoder's word.
+        decoder: &'static str,
+        /// Whose it is.
+        role: Role,
+    },
+}
+
+impl Spelling {
+    /// Backbones that may be among `names`.
+    pub fn backbones<'a>(names: impl Iterator<Item = &'a str>) -> Vec<Spelling> {
+        prefixes(names, ANCHOR)
+            .into_iter()
+            .flat_map(|prefix| Backbone::ALL.map(|kind| Spelling::Backbone { prefix: prefix.clone(), kind }))
+            .collect()
+    }
+
+    /// Whole networks that may be among `names`.
+    pub fn networks<'a>(names: impl Iterator<Item = &'a str> + Clone) -> Vec<Spelling> {
+        let mut all = Vec::new();
+        for (encoder, decoder, role) in HALVES {
+            for prefix in prefixes(names.clone(), &format!("{encoder}.backbone.{ANCHOR}")) {
+                let named = [Role::Student, Role::Teacher1, Role::Teacher2].into_iter();
+                let role = match role {
+                    Role::Only => named
+                        .filter(|role| prefix.trim_end_matches('.').ends_with(role.name()))
+                        .next_back()
+                        .unwrap_or(Role::Only),
+                    role => role,
+                };
+                all.push(Spelling::Network { prefix, encoder, decoder, role });
+            }
+        }
+        all
+    }
+
+    /// The file's name of our tensor `name`; none if this spelling has no such part.
+    pub fn spell(&self, name: &str) -> Option<String> {
+        match self {
+            Spelling::Backbone { prefix, kind } => {
+                name.strip_prefix(BACKBONE).map(|rest| format!("{prefix}{}", kind.spell(rest)))
+            }
+            Spelling::Network { prefix, encoder, decoder, .. } => {
+                let (half, rest) = name.split_once('.')?;
+                let half = if half == "decoder" { decoder } else { encoder };
+                Some(format!("{prefix}{half}.{rest}"))
+            }
+        }
+    }
+
+    /// Whether a tensor of the file belongs to what this spells, so that it must have a counterpart here.
+    pub fn claims(&self, name: &str) -> bool {
+        let counter = name.ends_with(".num_batches_tracked");
+        match self {
+            Spelling::Backbone { prefix, .. } => {
+                let parts = ["layer", "conv1.", "bn1.", "stem."];
+                !counter && name.strip_prefix(prefix).is_some_and(|n| parts.iter().any(|p| n.starts_with(p)))
+            }
+            Spelling::Network { prefix, encoder, decoder, .. } => {
+                let Some(name) = name.strip_prefix(prefix).filter(|_| !counter) else { return false };
+                let behind = |half: &str| name.strip_prefix(half).and_then(|n| n.strip_prefix('.'));
+                // The authors' encoders carry a decoder's convolutions that nothing uses.
+                behind(decoder).is_some()
+                    || behind(encoder).is_some_and(|n| !n.starts_with("head.last_conv."))
+            }
+        }
+    }
+
+    /// Prefix of the backbone's tensors in the file.
+    pub fn backbone_prefix(&self) -> String {
+        match self {
+            Spelling::Backbone { prefix, .. } => prefix.clone(),
+            Spelling::Network { prefix, encoder, .. } => format!("{prefix}{encoder}.backbone."),
+        }
+    }
+
+    /// Whose network it is.
+    pub fn role(&self) -> Role {
+        match self {
+            Spelling::Network { role, .. } => *role,
+            Spelling::Backbone { prefix, .. } => {
+                let has = |word: &str| prefix.contains(word);
+                match () {
+                    () if has("encoder_s.") || has("student.") => Role::Student,
+                    () if has("encoder1.") || has("teacher1.") => Role::Teacher1,
+                    () if has("encoder2.") || has("teacher2.") => Role::Teacher2,
+                    () => Role::Only,
+                }
+            }
+        }
+    }
+}
+
+impl fmt::Display for Spelling {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Spelling::Backbone { prefix, kind } => {
+                let names = if *kind == Backbone::V1c { "mmsegmentation's V1c" } else { "torchvision's" };
+                write!(f, "backbone by {names} names")?;
+                if prefix.is_empty() { Ok(()) } else { write!(f, " behind {prefix:?}") }
+            }
+            Spelling::Network { prefix, encoder, decoder, role } => {
+                write!(f, "{} as {prefix}{encoder}.* and {prefix}{decoder}.*", role.name())
+            }
+        }
+    }
+}
+
+/// What stands before `anchor` in the names that end with it. Momenta, which bear their network's names, are no network.
+fn prefixes<'a>(names: impl Iterator<Item = &'a str>, anchor: &str) -> Vec<String> {
+    names
+        .filter_map(|name| name.strip_suffix(anchor))
+        .filter(|prefix| prefix.is_empty() || prefix.ends_with('.'))
+        .filter(|prefix| !prefix.starts_with("momentum."))
+        .map(String::from)
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spellings_are_found_by_their_prefixes() {
+        let names = [
+            "state_dict.module.encoder_s.backbone.layer1.0.conv1.weight",
+            "momentum.student.encoder.backbone.layer1.0.conv1.weight",
+            "student.encoder.backbone.layer1.0.conv1.weight",
+        ];
+        let all = Spelling::networks(names.iter().copied());
+        let roles: Vec<_> = all.iter().map(|s| (s.role(), s.backbone_prefix())).collect();
+        let expected = [
+            (Role::Student, "state_dict.module.encoder_s.backbone.".to_string()),
+            (Role::Student, "student.encoder.backbone.".to_string()),
+        ];
+        assert_eq!(roles, expected);
+        assert_eq!(
+            all[0].spell("decoder.upsample.classifier.bias").unwrap(),
+            "state_dict.module.decoder_s.upsample.classifier.bias"
+        );
+        assert!(all[0].claims("state_dict.module.encoder_s.backbone.layer9.x"));
+        assert!(!all[0].claims("state_dict.module.encoder_s.head.last_conv.0.weight"));
+    }
+
+    #[test]
+    fn a_sequence_of_stem_layers_is_spelled() {
+        let spelled = |name| Backbone::V1c.spell(name);
+        assert_eq!(spelled("conv1.4.running_mean"), "stem.4.running_mean");
+        assert_eq!(spelled("bn1.weight"), "stem.7.weight");
+        assert_eq!(spelled("layer1.0.bn1.weight"), "layer1.0.bn1.weight");
+    }
+}

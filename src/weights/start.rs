@@ -1,0 +1,64 @@
+//! What a run starts from: a backbone for all its networks, or whole networks. Checked against the network when opened,
+//! read when the networks are made.
+
+use super::WeightFile;
+use super::fit::{self, Fit, Wanted};
+use super::names::Role;
+use crate::Result;
+use crate::model::DeepLab;
+use std::path::Path;
+
+/// An open file that fits a network.
+pub struct Weights {
+    file: WeightFile,
+    fits: Vec<Fit>,
+}
+
+impl Weights {
+    /// A backbone, which student and teachers start from.
+    ///
+    /// # Errors
+    /// As [`WeightFile::open`] and [`fit::fits`].
+    pub fn backbone(path: &Path, arch: &DeepLab) -> Result<Weights> {
+        Weights::open(path, arch, Wanted::Backbone)
+    }
+
+    /// Whole networks: those that the file names start as such, one alone starts all.
+    ///
+    /// # Errors
+    /// As [`WeightFile::open`] and [`fit::fits`].
+    pub fn networks(path: &Path, arch: &DeepLab) -> Result<Weights> {
+        Weights::open(path, arch, Wanted::Network)
+    }
+
+    fn open(path: &Path, arch: &DeepLab, wanted: Wanted) -> Result<Weights> {
+        let file = WeightFile::open(path)?;
+        let fits = fit::fits(&file, arch, wanted)?;
+        Ok(Weights { file, fits })
+    }
+
+    /// What was found, in words.
+    pub fn describe(&self) -> String {
+        let found: Vec<_> = self.fits.iter().map(|fit| fit.spelling.to_string()).collect();
+        format!("{} from {} ({})", found.join("; "), self.file.path().display(), self.file.format().name())
+    }
+
+    /// Puts the values of network `number` (0 the student, 1 and 2 the teachers) over initial ones. A network that the file
+    /// does not have starts as its student, or else as its first.
+    ///
+    /// # Errors
+    /// [`Error::Checkpoint`](crate::Error::Checkpoint) for a damaged tensor,
+    /// [`Error::Io`](crate::Error::Io) where the file cannot be read.
+    pub fn put(&self, arch: &DeepLab, number: u64, params: &mut [f32], stats: &mut [f32]) -> Result<()> {
+        let role = [Role::Student, Role::Teacher1, Role::Teacher2][number.min(2) as usize];
+        let own = self.fits.iter().find(|fit| fit.spelling.role() == role);
+        // In the order of roles the student is the first that there is.
+        let Some(fit) = own.or(self.fits.first()) else { return Ok(()) };
+        for &(tensor, entry) in &fit.pairs {
+            let values = self.file.read(tensor)?;
+            let flat = if entry < arch.table.params.len() { &mut *params } else { &mut *stats };
+            fit::entry(arch, entry).put(&values, flat);
+        }
+        Ok(())
+    }
+}

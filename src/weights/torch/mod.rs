@@ -1,0 +1,178 @@
+//! Files of `torch.save`, both containers, read without Python. Nothing in a file is executed: a pickle becomes plain
+//! values (`pickle`), of which only those that make tensors are understood (`rebuild`).
+
+mod archive;
+mod legacy;
+mod pickle;
+mod rebuild;
+
+pub(super) use legacy::MAGIC;
+
+use super::Info;
+use archive::Archive;
+use legacy::Legacy;
+use pickle::{Heap, Node, Value};
+use rebuild::{Storage, View};
+use std::cell::RefCell;
+use std::collections::{BTreeSet, HashSet};
+use std::path::Path;
+
+/// Containers inside containers that are looked into.
+const MAX_DEPTH: usize = 16;
+/// Longest name of a tensor.
+const MAX_NAME: usize = 512;
+/// Most tensors; a checkpoint of three ResNet-101 has about 2000, with an optimiser's state 4000.
+const MAX_TENSORS: usize = 100_000;
+
+enum Container {
+    Zip(Archive),
+    Legacy(Legacy),
+}
+
+/// An open file whose tensors lie inside it.
+pub struct TorchFile {
+    container: Container,
+    storages: Vec<Storage>,
+    views: Vec<View>,
+    /// The storage that was read last, as several tensors may share one.
+    last: RefCell<Option<(usize, Vec<u8>)>>,
+}
+
+/// What a file holds.
+pub struct Contents {
+    /// Names, shapes and types; as many as there are views in the file.
+    pub tensors: Vec<Info>,
+    /// Classes of the objects that were left out.
+    pub skipped: Vec<String>,
+}
+
+impl TorchFile {
+    /// Opens a zip archive or, with `legacy`, the older container.
+    ///
+    /// # Errors
+    /// A message without the file's name.
+    pub fn open(path: &Path, legacy: bool) -> Result<(TorchFile, Contents), String> {
+        let mut heap = Heap::default();
+        let (container, root) = if legacy {
+            let (file, root) = Legacy::open(path, &mut heap)?;
+            (Container::Legacy(file), root)
+        } else {
+            let (archive, bytes) = Archive::open(path)?;
+            let root = pickle::read(&mut bytes.as_slice(), &mut heap)?;
+            (Container::Zip(archive), root)
+        };
+        let mut found =
+            Found { heap: &heap, seen: HashSet::new(), tensors: Vec::new(), skipped: BTreeSet::new() };
+        found.visit(root, "", 0)?;
+        let (named, skipped) = (found.tensors, found.skipped);
+        let mut needed = vec![None; heap.storages.len()];
+        let (mut tensors, mut views) = (Vec::new(), Vec::new());
+        for (name, view) in named {
+            let storage = &heap.storages[view.storage];
+            let end = view.end().filter(|end| *end <= storage.len);
+            let end = end.ok_or_else(|| format!("tensor {name}: lies outside its storage"))?;
+            // Views that repeat elements are not weights, and could be larger than any file.
+            if view.len().is_none_or(|len| len > storage.len) {
+                return Err(format!("tensor {name}: has more elements than its storage"));
+            }
+            let most: &mut Option<usize> = &mut needed[view.storage];
+            *most = Some(most.unwrap_or(0).max(end));
+            tensors.push(Info { name, shape: view.shape.clone(), element: storage.element });
+            views.push(view);
+        }
+        for (storage, needed) in heap.storages.iter().zip(&needed) {
+            let Some(needed) = needed else { continue };
+            let bytes = bytes_of(storage).ok_or_else(|| format!("storage {} is too large", storage.key))?;
+            match &container {
+                Container::Zip(archive) => {
+                    archive.check(&storage.key, bytes, (needed * storage.element.bytes()) as u64)?;
+                }
+                Container::Legacy(file) => file.check(&storage.key)?,
+            }
+        }
+        let file = TorchFile { container, storages: heap.storages, views, last: RefCell::new(None) };
+        Ok((file, Contents { tensors, skipped: skipped.into_iter().collect() }))
+    }
+
+    /// The values of tensor `index` as f32, last axis fastest.
+    ///
+    /// # Errors
+    /// A message without the file's name.
+    pub fn read(&self, index: usize) -> Result<Vec<f32>, String> {
+        let view = &self.views[index];
+        let storage = &self.storages[view.storage];
+        let mut last = self.last.borrow_mut();
+        if last.as_ref().is_none_or(|(i, _)| *i != view.storage) {
+            *last = None; // before the next one takes its memory
+            let bytes = bytes_of(storage).unwrap_or(u64::MAX);
+            let read = match &self.container {
+                Container::Zip(archive) => archive.storage(&storage.key, bytes)?,
+                Container::Legacy(file) => file.storage(&storage.key, bytes)?,
+            };
+            *last = Some((view.storage, read));
+        }
+        Ok(last.as_ref().map(|(_, bytes)| view.gather(storage.element, bytes)).unwrap_or_default())
+    }
+}
+
+fn bytes_of(storage: &Storage) -> Option<u64> {
+    storage.len.checked_mul(storage.element.bytes()).map(|bytes| bytes as u64)
+}
+
+/// Tensors by the keys of the dictionaries and lists that they lie in.
+struct Found<'a> {
+    heap: &'a Heap,
+    /// Containers that were looked into: one that lies in several places counts in the first, and rings end.
+    seen: HashSet<usize>,
+    tensors: Vec<(String, View)>,
+    skipped: BTreeSet<String>,
+}
+
+impl Found<'_> {
+    fn visit(&mut self, value: Value, name: &str, depth: usize) -> Result<(), String> {
+        let heap = self.heap;
+        let (Value::Node(index), Some(node)) = (value, heap.node(value)) else { return Ok(()) };
+        match node {
+            Node::Tensor(view) => {
+                if self.tensors.len() >= MAX_TENSORS {
+                    return Err(format!("expected up to {MAX_TENSORS} tensors, got more"));
+                }
+                self.tensors.push((name.to_string(), view.clone()));
+                Ok(())
+            }
+            Node::Object(class) => {
+                if let Some(Node::Global(class)) = heap.node(*class)
+                    && self.skipped.len() < 16
+                {
+                    self.skipped.insert(class.clone());
+                }
+                Ok(())
+            }
+            Node::Dict(_) | Node::List(_) | Node::Tuple(_)
+                if depth >= MAX_DEPTH || !self.seen.insert(index) =>
+            {
+                Ok(())
+            }
+            Node::Dict(entries) => entries.iter().try_for_each(|&(key, value)| {
+                let key = match key {
+                    Value::Int(key) => key.to_string(),
+                    _ => heap.text(key).unwrap_or("?").to_string(),
+                };
+                self.enter(value, name, &key, depth)
+            }),
+            Node::List(items) | Node::Tuple(items) => items
+                .iter()
+                .enumerate()
+                .try_for_each(|(i, &item)| self.enter(item, name, &i.to_string(), depth)),
+            Node::Str(_) | Node::Global(_) | Node::Storage(_) | Node::Bytes => Ok(()),
+        }
+    }
+
+    fn enter(&mut self, value: Value, name: &str, key: &str, depth: usize) -> Result<(), String> {
+        if name.len() + key.len() >= MAX_NAME {
+            return Ok(());
+        }
+        let name = if name.is_empty() { key.to_string() } else { format!("{name}.{key}") };
+        self.visit(value, &name, depth + 1)
+    }
+}

@@ -1,0 +1,415 @@
+//! A reader of Python's pickle format that builds plain values and nothing else: no code is run, nothing is imported, and
+//! classes are names. It knows the opcodes that `torch.save` writes (protocols 2 to 5) and bounds what a file can make it
+//! keep; what the names mean is `rebuild`'s.
+
+use super::rebuild::{self, Storage, View};
+use std::collections::HashMap;
+use std::io::{BufRead, Read};
+
+/// Bytes of a pickle; those of real checkpoints are below a few megabytes, as their numbers lie outside.
+pub const MAX_BYTES: u64 = 64 << 20;
+/// Bytes that the values may take.
+const MAX_HEAP: usize = 256 << 20;
+/// Values on the stack, and remembered ones.
+const MAX_STACK: usize = 4 << 20;
+
+/// What failed, without the file's name.
+pub type Result<T> = std::result::Result<T, String>;
+
+/// A value; what is larger than a number lies in the heap.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Value {
+    /// Python's `None`, and numbers that nothing here needs.
+    None,
+    /// True or false.
+    Bool(bool),
+    /// A whole number.
+    Int(i64),
+    /// Index of a [`Node`].
+    Node(usize),
+}
+
+/// A value of the heap.
+#[derive(Debug)]
+pub enum Node {
+    /// Text.
+    Str(String),
+    /// List or set.
+    List(Vec<Value>),
+    /// Tuple.
+    Tuple(Vec<Value>),
+    /// Dictionary in the order of its entries.
+    Dict(Vec<(Value, Value)>),
+    /// A class or function by `module.name`.
+    Global(String),
+    /// Index of a [`Storage`].
+    Storage(usize),
+    /// A tensor.
+    Tensor(View),
+    /// An object of a class that means nothing here; the class.
+    Object(Value),
+    /// Bytes, whose content nothing here needs.
+    Bytes,
+}
+
+/// What a pickle holds.
+#[derive(Debug, Default)]
+pub struct Heap {
+    nodes: Vec<Node>,
+    /// Storages that the tensors refer to.
+    pub storages: Vec<Storage>,
+    /// Their places by key.
+    pub storage_keys: HashMap<String, usize>,
+    used: usize,
+}
+
+impl Heap {
+    /// The node behind a value.
+    pub fn node(&self, value: Value) -> Option<&Node> {
+        match value {
+            Value::Node(i) => self.nodes.get(i),
+            _ => None,
+        }
+    }
+
+    /// The text of a value.
+    pub fn text(&self, value: Value) -> Option<&str> {
+        match self.node(value) {
+            Some(Node::Str(text)) => Some(text),
+            _ => None,
+        }
+    }
+
+    /// The elements of a tuple.
+    pub fn tuple(&self, value: Value) -> Option<&[Value]> {
+        match self.node(value) {
+            Some(Node::Tuple(items)) => Some(items),
+            _ => None,
+        }
+    }
+
+    /// Counts memory that a value takes.
+    pub fn charge(&mut self, bytes: usize) -> Result<()> {
+        self.used = self.used.saturating_add(bytes);
+        if self.used > MAX_HEAP { Err("its pickle holds too many values".into()) } else { Ok(()) }
+    }
+
+    /// Keeps a node.
+    pub fn add(&mut self, node: Node) -> Result<Value> {
+        let inner = match &node {
+            Node::Str(s) | Node::Global(s) => s.len(),
+            Node::List(items) | Node::Tuple(items) => items.len() * size_of::<Value>(),
+            Node::Dict(items) => items.len() * 2 * size_of::<Value>(),
+            Node::Tensor(view) => 2 * view.shape.len() * size_of::<usize>(),
+            Node::Storage(_) | Node::Object(_) | Node::Bytes => 0,
+        };
+        self.charge(size_of::<Node>() + inner)?;
+        self.nodes.push(node);
+        Ok(Value::Node(self.nodes.len() - 1))
+    }
+
+    fn extend(&mut self, list: Value, items: &[Value]) -> Result<()> {
+        self.charge(size_of_val(items))?;
+        // Lists of unknown classes stay unknown.
+        if let Value::Node(i) = list
+            && let Some(Node::List(list)) = self.nodes.get_mut(i)
+        {
+            list.extend_from_slice(items);
+        }
+        Ok(())
+    }
+
+    fn insert(&mut self, dict: Value, items: &[Value]) -> Result<()> {
+        self.charge(size_of_val(items))?;
+        if let Value::Node(i) = dict
+            && let Some(Node::Dict(dict)) = self.nodes.get_mut(i)
+        {
+            dict.extend(items.as_chunks::<2>().0.iter().map(|&[key, value]| (key, value)));
+        }
+        Ok(())
+    }
+}
+
+/// Reads one pickle from where `input` stands; leaves `input` behind it.
+///
+/// # Errors
+/// Where it ends early, has an opcode that `torch.save` does not write, or is too large.
+pub fn read<R: BufRead>(input: &mut R, heap: &mut Heap) -> Result<Value> {
+    let machine = Machine {
+        input: input.take(MAX_BYTES),
+        heap,
+        stack: Vec::new(),
+        marks: Vec::new(),
+        memo: HashMap::new(),
+    };
+    machine.run()
+}
+
+struct Machine<'a, R> {
+    input: std::io::Take<&'a mut R>,
+    heap: &'a mut Heap,
+    stack: Vec<Value>,
+    /// Lengths of the stack at the marks.
+    marks: Vec<usize>,
+    memo: HashMap<u64, Value>,
+}
+
+impl<R: BufRead> Machine<'_, R> {
+    fn bytes<const N: usize>(&mut self) -> Result<[u8; N]> {
+        let mut bytes = [0; N];
+        self.input.read_exact(&mut bytes).map_err(|_| "its pickle is truncated or too large".to_string())?;
+        Ok(bytes)
+    }
+
+    fn uint<const N: usize>(&mut self) -> Result<u64> {
+        let mut wide = [0; 8];
+        wide[..N].copy_from_slice(&self.bytes::<N>()?);
+        Ok(u64::from_le_bytes(wide))
+    }
+
+    /// `len` bytes; memory grows with what is really there.
+    fn blob(&mut self, len: u64) -> Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        let read = (&mut self.input).take(len).read_to_end(&mut bytes);
+        match read {
+            Ok(n) if n as u64 == len => Ok(bytes),
+            _ => Err("its pickle is truncated or too large".into()),
+        }
+    }
+
+    fn text(&mut self, len: u64) -> Result<Value> {
+        let bytes = self.blob(len)?;
+        self.heap.add(Node::Str(String::from_utf8_lossy(&bytes).into_owned()))
+    }
+
+    fn opaque_bytes(&mut self, len: u64) -> Result<Value> {
+        let skipped = std::io::copy(&mut (&mut self.input).take(len), &mut std::io::sink());
+        match skipped {
+            Ok(n) if n == len => self.heap.add(Node::Bytes),
+            _ => Err("its pickle is truncated or too large".into()),
+        }
+    }
+
+    fn line(&mut self) -> Result<String> {
+        let mut line = Vec::new();
+        let _ = (&mut self.input).take(512).read_until(b'\n', &mut line);
+        match line.pop() {
+            Some(b'\n') => Ok(String::from_utf8_lossy(&line).into_owned()),
+            _ => Err("its pickle has a name without end".into()),
+        }
+    }
+
+    /// A whole number of `len` bytes, `None` where it is larger than 64 bits.
+    fn long(&mut self, len: u64) -> Result<Value> {
+        let bytes = self.blob(len)?;
+        let negative = bytes.last().is_some_and(|b| b & 0x80 != 0);
+        let mut wide = [if negative { 0xff } else { 0 }; 8];
+        let Some(low) = wide.get_mut(..bytes.len()) else { return Ok(Value::None) };
+        low.copy_from_slice(&bytes);
+        Ok(Value::Int(i64::from_le_bytes(wide)))
+    }
+
+    fn push(&mut self, value: Value) -> Result<()> {
+        if self.stack.len() >= MAX_STACK {
+            return Err("its pickle is nested too deeply".into());
+        }
+        self.stack.push(value);
+        Ok(())
+    }
+
+    fn pop(&mut self) -> Result<Value> {
+        // Values below a mark belong to it.
+        let floor = self.marks.last().copied().unwrap_or(0);
+        if self.stack.len() <= floor {
+            return Err("its pickle takes a value that is not there".into());
+        }
+        self.stack.pop().ok_or_else(|| "its pickle takes a value that is not there".into())
+    }
+
+    fn top(&self) -> Result<Value> {
+        self.stack.last().copied().ok_or_else(|| "its pickle takes a value that is not there".into())
+    }
+
+    fn pop_mark(&mut self) -> Result<Vec<Value>> {
+        let mark = self.marks.pop().ok_or("its pickle takes a mark that is not there")?;
+        if mark > self.stack.len() {
+            return Err("its pickle takes a mark that is not there".into());
+        }
+        Ok(self.stack.split_off(mark))
+    }
+
+    fn remember(&mut self, key: u64) -> Result<()> {
+        let value = self.top()?;
+        if self.memo.len() >= MAX_STACK {
+            return Err("its pickle remembers too much".into());
+        }
+        self.memo.insert(key, value);
+        Ok(())
+    }
+
+    fn recall(&mut self, key: u64) -> Result<()> {
+        let value = *self.memo.get(&key).ok_or("its pickle recalls a value that is not there")?;
+        self.push(value)
+    }
+
+    fn add(&mut self, node: Node) -> Result<()> {
+        let value = self.heap.add(node)?;
+        self.push(value)
+    }
+
+    fn tuple(&mut self, len: usize) -> Result<()> {
+        let mut items = (0..len).map(|_| self.pop()).collect::<Result<Vec<_>>>()?;
+        items.reverse();
+        self.add(Node::Tuple(items))
+    }
+
+    fn run(mut self) -> Result<Value> {
+        loop {
+            let [opcode] = self.bytes()?;
+            match opcode {
+                b'.' => return self.pop(),
+                0x80 => {
+                    let [protocol] = self.bytes()?;
+                    if !(2..=5).contains(&protocol) {
+                        return Err(format!("expected pickle protocol 2 to 5, got {protocol}"));
+                    }
+                }
+                0x95 => drop(self.bytes::<8>()?), // a frame's length
+                b'(' => {
+                    if self.marks.len() >= MAX_STACK {
+                        return Err("its pickle is nested too deeply".into());
+                    }
+                    self.marks.push(self.stack.len());
+                }
+                b'0' => drop(self.pop()?),
+                b'1' => drop(self.pop_mark()?),
+                b'2' => {
+                    let value = self.top()?;
+                    self.push(value)?;
+                }
+                b'N' => self.push(Value::None)?,
+                0x88 => self.push(Value::Bool(true))?,
+                0x89 => self.push(Value::Bool(false))?,
+                b'J' => {
+                    let value = i32::from_le_bytes(self.bytes()?);
+                    self.push(Value::Int(value.into()))?;
+                }
+                b'K' => {
+                    let value = self.uint::<1>()?;
+                    self.push(Value::Int(value as i64))?;
+                }
+                b'M' => {
+                    let value = self.uint::<2>()?;
+                    self.push(Value::Int(value as i64))?;
+                }
+                0x8a | 0x8b => {
+                    let len = if opcode == 0x8a { self.uint::<1>()? } else { self.uint::<4>()? };
+                    let value = self.long(len)?;
+                    self.push(value)?;
+                }
+                b'G' => {
+                    self.bytes::<8>()?;
+                    self.push(Value::None)?;
+                }
+                b'X' | 0x8c | 0x8d | b'T' | b'U' => {
+                    let len = match opcode {
+                        b'X' | b'T' => self.uint::<4>()?,
+                        0x8d => self.uint::<8>()?,
+                        _ => self.uint::<1>()?,
+                    };
+                    let value = self.text(len)?;
+                    self.push(value)?;
+                }
+                b'B' | b'C' | 0x8e | 0x96 => {
+                    let len = match opcode {
+                        b'B' => self.uint::<4>()?,
+                        b'C' => self.uint::<1>()?,
+                        _ => self.uint::<8>()?,
+                    };
+                    let value = self.opaque_bytes(len)?;
+                    self.push(value)?;
+                }
+                b']' | 0x8f => self.add(Node::List(Vec::new()))?,
+                b'}' => self.add(Node::Dict(Vec::new()))?,
+                b')' => self.add(Node::Tuple(Vec::new()))?,
+                0x85..=0x87 => self.tuple(usize::from(opcode - 0x84))?,
+                b't' => {
+                    let items = self.pop_mark()?;
+                    self.add(Node::Tuple(items))?;
+                }
+                b'l' | 0x91 => {
+                    let items = self.pop_mark()?;
+                    self.add(Node::List(items))?;
+                }
+                b'd' => {
+                    let items = self.pop_mark()?;
+                    let value = self.heap.add(Node::Dict(Vec::new()))?;
+                    self.heap.insert(value, &items)?;
+                    self.push(value)?;
+                }
+                b'a' => {
+                    let item = self.pop()?;
+                    let list = self.top()?;
+                    self.heap.extend(list, &[item])?;
+                }
+                b'e' | 0x90 => {
+                    let items = self.pop_mark()?;
+                    let list = self.top()?;
+                    self.heap.extend(list, &items)?;
+                }
+                b's' => {
+                    let (value, key) = (self.pop()?, self.pop()?);
+                    let dict = self.top()?;
+                    self.heap.insert(dict, &[key, value])?;
+                }
+                b'u' => {
+                    let items = self.pop_mark()?;
+                    let dict = self.top()?;
+                    self.heap.insert(dict, &items)?;
+                }
+                b'c' => {
+                    let name = format!("{}.{}", self.line()?, self.line()?);
+                    self.add(Node::Global(name))?;
+                }
+                0x93 => {
+                    let (name, module) = (self.pop()?, self.pop()?);
+                    let joined = match (self.heap.text(module), self.heap.text(name)) {
+                        (Some(m), Some(n)) if m.len() + n.len() <= 1024 => format!("{m}.{n}"),
+                        _ => return Err("its pickle names a class in an unknown way".into()),
+                    };
+                    self.add(Node::Global(joined))?;
+                }
+                b'R' | 0x81 => {
+                    let (args, class) = (self.pop()?, self.pop()?);
+                    let value = rebuild::call(self.heap, class, args)?;
+                    self.push(value)?;
+                }
+                0x92 => {
+                    let (_keywords, args, class) = (self.pop()?, self.pop()?, self.pop()?);
+                    let value = rebuild::call(self.heap, class, args)?;
+                    self.push(value)?;
+                }
+                b'b' => drop(self.pop()?), // an object's state
+                b'Q' => {
+                    let id = self.pop()?;
+                    let value = rebuild::storage(self.heap, id)?;
+                    self.push(value)?;
+                }
+                b'q' | b'r' => {
+                    let key = if opcode == b'q' { self.uint::<1>()? } else { self.uint::<4>()? };
+                    self.remember(key)?;
+                }
+                0x94 => self.remember(self.memo.len() as u64)?,
+                b'h' | b'j' => {
+                    let key = if opcode == b'h' { self.uint::<1>()? } else { self.uint::<4>()? };
+                    self.recall(key)?;
+                }
+                _ => {
+                    return Err(format!(
+                        "its pickle has the opcode 0x{opcode:02x}, which torch.save does not write"
+                    ));
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,209 @@
+//! What the few names in a `torch.save` pickle mean that make tensors: storages, tensors, parameters, ordered
+//! dictionaries. Any other class makes an object that nobody looks into.
+
+use super::pickle::{Heap, Node, Result, Value};
+use crate::weights::Element;
+
+/// Most axes of a tensor.
+const MAX_RANK: usize = 16;
+/// Longest key of a storage; PyTorch's are numbers.
+const MAX_KEY: usize = 64;
+
+/// A stretch of elements in the file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Storage {
+    /// Its name in the file.
+    pub key: String,
+    /// What its elements are.
+    pub element: Element,
+    /// How many.
+    pub len: usize,
+}
+
+/// A tensor as a view of a storage.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct View {
+    /// Which of the heap's storages.
+    pub storage: usize,
+    /// Element at which it begins.
+    pub offset: usize,
+    /// Its shape.
+    pub shape: Vec<usize>,
+    /// Elements between neighbours along each axis.
+    pub strides: Vec<usize>,
+}
+
+impl View {
+    /// Number of elements; none where it is no number.
+    pub fn len(&self) -> Option<usize> {
+        self.shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d))
+    }
+
+    /// The first element of the storage behind all of the view's; 0 of an empty view.
+    pub fn end(&self) -> Option<usize> {
+        if self.len()? == 0 {
+            return Some(0);
+        }
+        let mut steps = self.shape.iter().zip(&self.strides);
+        steps
+            .try_fold(self.offset, |at, (&d, &stride)| at.checked_add((d - 1).checked_mul(stride)?))?
+            .checked_add(1)
+    }
+
+    /// Whether elements follow one another in the storage.
+    fn is_contiguous(&self) -> bool {
+        let mut expected = 1;
+        self.shape.iter().zip(&self.strides).rev().all(|(&d, &stride)| {
+            let fits = d == 1 || stride == expected;
+            expected *= d;
+            fits
+        })
+    }
+
+    /// The view's elements from those of its storage, last axis fastest. The view must have been checked to end inside.
+    pub fn gather(&self, element: Element, storage: &[u8]) -> Vec<f32> {
+        let (len, bytes) = (self.len().unwrap_or(0), element.bytes());
+        if len == 0 {
+            return Vec::new();
+        }
+        if self.is_contiguous() {
+            return element.to_f32(&storage[self.offset * bytes..(self.offset + len) * bytes]);
+        }
+        let end = self.end().unwrap_or(0);
+        let values = element.to_f32(&storage[..end * bytes]);
+        let mut out = Vec::with_capacity(len);
+        let mut index = vec![0; self.shape.len()];
+        let mut at = self.offset;
+        for _ in 0..len {
+            out.push(values[at]);
+            for axis in (0..index.len()).rev() {
+                index[axis] += 1;
+                at += self.strides[axis];
+                if index[axis] < self.shape[axis] {
+                    break;
+                }
+                at -= self.strides[axis] * self.shape[axis];
+                index[axis] = 0;
+            }
+        }
+        out
+    }
+}
+
+/// What calling `class` with `args` gives. Nothing is called.
+pub fn call(heap: &mut Heap, class: Value, args: Value) -> Result<Value> {
+    let Some(Node::Global(name)) = heap.node(class) else { return heap.add(Node::Object(class)) };
+    match name.as_str() {
+        "torch._utils._rebuild_tensor_v2" | "torch._utils._rebuild_tensor" => tensor(heap, args),
+        "torch._utils._rebuild_parameter" | "torch._utils._rebuild_parameter_with_state" => {
+            Ok(heap.tuple(args).and_then(|a| a.first().copied()).unwrap_or(Value::None))
+        }
+        "torch._tensor._rebuild_from_type_v2" => match heap.tuple(args) {
+            // A tensor with attributes: (function, class, arguments, attributes).
+            Some(&[function, _, inner, _]) if is_tensor_function(heap, function) => tensor(heap, inner),
+            _ => heap.add(Node::Object(class)),
+        },
+        "collections.OrderedDict" | "collections.defaultdict" | "builtins.dict" | "__builtin__.dict" => {
+            ordered_dict(heap, args)
+        }
+        _ => heap.add(Node::Object(class)),
+    }
+}
+
+fn is_tensor_function(heap: &Heap, function: Value) -> bool {
+    matches!(heap.node(function), Some(Node::Global(name)) if name == "torch._utils._rebuild_tensor_v2")
+}
+
+/// A dictionary; Python 2 wrote the entries as a list of pairs.
+fn ordered_dict(heap: &mut Heap, args: Value) -> Result<Value> {
+    let pairs = match heap.tuple(args).and_then(|a| a.first()).and_then(|&list| heap.node(list)) {
+        Some(Node::List(items)) => items.clone(),
+        _ => Vec::new(),
+    };
+    let mut entries = Vec::new();
+    for pair in pairs {
+        match heap.node(pair) {
+            Some(Node::List(pair) | Node::Tuple(pair)) if pair.len() == 2 => entries.push((pair[0], pair[1])),
+            _ => {}
+        }
+    }
+    heap.add(Node::Dict(entries))
+}
+
+fn index(value: Value) -> Option<usize> {
+    match value {
+        Value::Int(v) => usize::try_from(v).ok(),
+        _ => None,
+    }
+}
+
+fn indices(heap: &Heap, value: Value) -> Option<Vec<usize>> {
+    heap.tuple(value).filter(|t| t.len() <= MAX_RANK)?.iter().map(|&v| index(v)).collect()
+}
+
+/// A tensor of (storage, offset, shape, strides, …).
+fn tensor(heap: &mut Heap, args: Value) -> Result<Value> {
+    let view = || -> Option<View> {
+        let [storage, offset, shape, strides] = *heap.tuple(args)?.first_chunk::<4>()?;
+        let Some(&Node::Storage(storage)) = heap.node(storage) else { return None };
+        let (shape, strides) = (indices(heap, shape)?, indices(heap, strides)?);
+        (shape.len() == strides.len()).then_some(View { storage, offset: index(offset)?, shape, strides })
+    };
+    let view = view().ok_or("its pickle describes a tensor in an unknown way")?;
+    heap.add(Node::Tensor(view))
+}
+
+/// The storage of a persistent id ("storage", class, key, device, length[, view]).
+pub fn storage(heap: &mut Heap, id: Value) -> Result<Value> {
+    let unknown = "its pickle refers to something outside in an unknown way";
+    let parts = heap.tuple(id).filter(|p| (5..=6).contains(&p.len())).ok_or(unknown)?;
+    let (class, key, len) = (parts[1], parts[2], index(parts[4]).ok_or(unknown)?);
+    if parts.get(5).is_some_and(|view| *view != Value::None) {
+        return Err(
+            "its storages are views of others, as PyTorch before 0.4 wrote them: save it again".into()
+        );
+    }
+    if heap.text(parts[0]) != Some("storage") {
+        return Err(unknown.into());
+    }
+    let element = match heap.node(class) {
+        Some(Node::Global(name)) => element(name)?,
+        _ => return Err(unknown.into()),
+    };
+    let key = heap.text(key).filter(|k| k.len() <= MAX_KEY).ok_or(unknown)?.to_string();
+    let storage = Storage { key: key.clone(), element, len };
+    let known = heap.storage_keys.get(&key).copied();
+    let at = known.unwrap_or(heap.storages.len());
+    match heap.storages.get(at) {
+        Some(other) if *other != storage => {
+            return Err(format!("storage {key} is described in two ways, {other:?} and {storage:?}"));
+        }
+        Some(_) => {}
+        None => {
+            heap.charge(4 * MAX_KEY + size_of::<Storage>())?;
+            heap.storages.push(storage);
+            heap.storage_keys.insert(key, at);
+        }
+    }
+    heap.add(Node::Storage(at))
+}
+
+/// The element type of a storage class.
+fn element(class: &str) -> Result<Element> {
+    let name = match class.rsplit_once('.').map_or(class, |(_, name)| name) {
+        "DoubleStorage" => "F64",
+        "FloatStorage" => "F32",
+        "HalfStorage" => "F16",
+        "BFloat16Storage" => "BF16",
+        "LongStorage" => "I64",
+        "IntStorage" => "I32",
+        "ShortStorage" => "I16",
+        "CharStorage" => "I8",
+        "BoolStorage" => "BOOL",
+        "ComplexFloatStorage" => "C64",
+        "ComplexDoubleStorage" => "C128",
+        "ByteStorage" | "UntypedStorage" => "U8",
+        _ => return Err(format!("it has a storage of the unknown class {class}")),
+    };
+    Ok(Element::by_name(name))
+}
