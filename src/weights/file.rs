@@ -2,7 +2,7 @@
 //! they mean.
 
 use super::Element;
-use super::torch::{MAGIC, TorchFile};
+use super::torch::{START, TorchFile, is_legacy};
 use crate::model::io::TensorFile;
 use crate::{Error, Result};
 use std::collections::{BTreeMap, HashMap};
@@ -79,10 +79,10 @@ impl WeightFile {
     pub fn open(path: &Path) -> Result<WeightFile> {
         let mut start = Vec::new();
         let file = File::open(path).map_err(Error::io(path))?;
-        file.take(MAGIC.len() as u64).read_to_end(&mut start).map_err(Error::io(path))?;
+        file.take(START as u64).read_to_end(&mut start).map_err(Error::io(path))?;
         let format = if start.starts_with(b"PK\x03\x04") || start.starts_with(b"PK\x05\x06") {
             Format::TorchZip
-        } else if start == MAGIC {
+        } else if is_legacy(&start) {
             Format::TorchLegacy
         } else {
             Format::Safetensors

@@ -8,10 +8,16 @@ use std::fs::File;
 use std::io::{BufReader, Read, Seek, SeekFrom};
 use std::path::Path;
 
-/// The first pickle: protocol 2, the number 0x1950a86a20f9469cfc6c.
-pub const MAGIC: [u8; 15] =
-    [0x80, 2, 0x8a, 10, 0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19, b'.'];
+/// The first pickle's number, 0x1950a86a20f9469cfc6c, as the opcode of a long number of ten bytes writes it.
+const MAGIC: [u8; 12] = [0x8a, 10, 0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19];
+/// Bytes of a file that [`is_legacy`] wants to see.
+pub const START: usize = 32;
 const VERSION: i64 = 1001;
+
+/// Whether a file that starts with these bytes is of this kind; protocols from 4 write a frame before the number.
+pub fn is_legacy(start: &[u8]) -> bool {
+    start.first() == Some(&0x80) && start.windows(MAGIC.len()).any(|bytes| bytes == MAGIC)
+}
 
 /// An open file.
 pub struct Legacy {
@@ -29,8 +35,8 @@ impl Legacy {
         let file = File::open(path).map_err(|e| e.to_string())?;
         let len = file.metadata().map_err(|e| e.to_string())?.len();
         let mut file = BufReader::new(file);
-        file.seek(SeekFrom::Start(MAGIC.len() as u64)).map_err(|e| e.to_string())?;
         let mut aside = Heap::default();
+        pickle::read(&mut file, &mut aside)?; // the number
         match pickle::read(&mut file, &mut aside)? {
             Value::Int(VERSION) => {}
             other => return Err(format!("expected version {VERSION} of the format, got {other:?}")),

@@ -6,7 +6,7 @@ mod legacy;
 mod pickle;
 mod rebuild;
 
-pub(super) use legacy::MAGIC;
+pub(super) use legacy::{START, is_legacy};
 
 use super::Info;
 use archive::Archive;

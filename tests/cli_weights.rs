@@ -1,0 +1,147 @@
+//! Runs that start from files with weights, and `inspect`, through the built program.
+
+mod cli_common;
+mod weight_files;
+
+use cli_common::{Project, expect, read, text};
+use psmt_fast::backend::cpu::{Cpu, Tensor};
+use psmt_fast::model::io::TensorFile;
+use psmt_fast::model::{NamedTensor, Network, Stem};
+use psmt_fast::ops::{Backend, Shape};
+use psmt_fast::train::Checkpoint;
+use psmt_fast::weights::Weights;
+use serde_json::Value;
+use weight_files::{arch, network, renamed, write};
+
+/// Steps that move nothing: parameters stay as the run began.
+const STILL: [&str; 2] = ["--lr", "0"];
+
+fn backbone_file(p: &Project, name: &str, stem: Stem) -> Vec<NamedTensor> {
+    let arch = arch(stem, 2);
+    let rest = |n: &str| n.strip_prefix("encoder.backbone.").map(|n| format!("module.{n}"));
+    let tensors = renamed(&arch, &network(&arch, 7), &rest);
+    write(&p.path(name), &tensors);
+    tensors
+}
+
+#[test]
+fn all_networks_start_from_a_pretrained_backbone() {
+    let p = Project::new();
+    for (stem, flags) in [(Stem::Deep, &[][..]), (Stem::Single, &["--stem", "7x7"])] {
+        let out = format!("o{}", flags.len());
+        let backbone = backbone_file(&p, "b.safetensors", stem);
+        let flags = [&["--pretrained", "b.safetensors", "--epochs", "2"][..], &STILL, flags].concat();
+        let ran = p.train(&out, &flags);
+        expect(
+            &ran,
+            0,
+            &["starting with backbone by torchvision's names behind \"module.\" from b.safetensors"],
+        );
+        let config = String::from_utf8(read(&p.path(&out).join("config.toml"))).unwrap();
+        assert!(config.contains("pretrained = \"b.safetensors\""), "{config}");
+        let file = TensorFile::open(&p.path(&out).join("checkpoints/last.safetensors")).unwrap();
+        let head =
+            |net: &str| file.require(&format!("{net}.decoder.upsample.classifier.weight")).unwrap().data;
+        for net in ["student", "teacher1", "teacher2"] {
+            for t in backbone.iter().filter(|t| !t.name.contains("running_")) {
+                let name = t.name.replace("module.", &format!("{net}.encoder.backbone."));
+                let got = file.require(&name).unwrap().data;
+                // The teachers' averages of equal values may round.
+                let near = got.iter().zip(&t.data).all(|(a, b)| (a - b).abs() <= 1e-6 * b.abs());
+                assert!(near && !got.is_empty(), "{name}: {got:?}, {:?}", t.data);
+            }
+        }
+        assert!(head("student") != head("teacher1") && head("teacher1") != head("teacher2"));
+        // A resumed run needs the file no more.
+        std::fs::remove_file(p.path("b.safetensors")).unwrap();
+        expect(&p.run(&["train", "--resume", &out]), 0, &["results in"]);
+    }
+    // With a learning rate the run goes on from there.
+    let backbone = backbone_file(&p, "b.safetensors", Stem::Deep);
+    expect(&p.train("moved", &["--pretrained", "b.safetensors", "--epochs", "2"]), 0, &[]);
+    let file = TensorFile::open(&p.path("moved/checkpoints/last.safetensors")).unwrap();
+    let first = &backbone[0];
+    let moved = file.require(&first.name.replace("module.", "student.encoder.backbone.")).unwrap();
+    assert!(moved.data != first.data);
+}
+
+#[test]
+fn a_run_starts_from_another_runs_networks() {
+    let p = Project::new();
+    expect(&p.train("a", &["--epochs", "2"]), 0, &[]);
+    let file = p.path("a/checkpoints/last.safetensors");
+    let (arch, b) = (arch(Stem::Deep, 2), Cpu::<f32>::new());
+    let (checkpoint, weights) = (Checkpoint::open(&file).unwrap(), Weights::networks(&file, &arch).unwrap());
+    let x = Tensor::from_fn(Shape::new(2, 24, 24, 3), |i| (i % 97) as f32 / 48.0 - 1.0);
+    for (number, name) in ["student", "teacher1", "teacher2"].into_iter().enumerate() {
+        let (mut params, mut stats) = arch.init(9, number as u64);
+        weights.put(&arch, number as u64, &mut params, &mut stats).unwrap();
+        let (trained, trained_stats) = checkpoint.values(&arch, name).unwrap();
+        let predict = |params: &[f32], stats: &[f32]| {
+            b.download(&arch.predict(&b, &Network::upload(&b, params, stats), &x).unwrap())
+        };
+        assert!(predict(&params, &stats) == predict(&trained, &trained_stats), "{name}");
+        assert!(params == trained && stats == trained_stats, "{name}");
+    }
+    let init = "a/checkpoints/last.safetensors";
+    let ran =
+        p.train("b", &[&["--init", init, "--algorithm", "supervised", "--epochs", "1"][..], &STILL].concat());
+    expect(&ran, 0, &["starting with student as student.encoder.*"]);
+    let of = |run: &str| TensorFile::open(&p.path(run).join("checkpoints/last.safetensors")).unwrap();
+    let name = "student.decoder.upsample.classifier.weight";
+    assert!(of("a").require(name).unwrap() == of("b").require(name).unwrap());
+    let config = String::from_utf8(read(&p.path("b/config.toml"))).unwrap();
+    assert!(config.contains("init = \"a/checkpoints/last.safetensors\""), "{config}");
+}
+
+#[test]
+fn files_that_do_not_fit_end_the_program_before_it_writes() {
+    let p = Project::new();
+    backbone_file(&p, "b.safetensors", Stem::Deep);
+    p.write("cut.pth", "PK\u{3}\u{4}");
+    let cases: [(&[&str], i32, &[&str]); 6] = [
+        (&["--pretrained", "none.pth"], 9, &["none.pth"]),
+        (&["--pretrained", "cut.pth"], 5, &["cut.pth", "not a zip archive"]),
+        (&["--pretrained", "b.safetensors", "--stem", "7x7"], 5, &["conv1.weight [2, 3, 7, 7]", "deep stem"]),
+        (&["--init", "b.safetensors"], 5, &["--pretrained takes"]),
+        (&["--init", "b.safetensors", "--pretrained", "b.safetensors"], 2, &["--pretrained"]),
+        (
+            &["--set", "model.init=b.safetensors", "--pretrained", "b.safetensors"],
+            3,
+            &["model.init", "model.pretrained"],
+        ),
+    ];
+    for (flags, code, parts) in cases {
+        expect(&p.train("o", flags), code, parts);
+        expect(&p.train("o", &[flags, &["--dry-run"]].concat()), code, parts);
+        assert!(!p.path("o").exists(), "{flags:?}");
+    }
+    let dry = p.train("o", &["--pretrained", "b.safetensors", "--dry-run"]);
+    expect(&dry, 0, &["starts with backbone by torchvision's names"]);
+}
+
+#[test]
+fn inspect_shows_tensors_and_what_takes_them() {
+    let p = Project::new();
+    backbone_file(&p, "b.safetensors", Stem::Single);
+    let out = p.run(&["inspect", "b.safetensors"]);
+    expect(&out, 0, &["safetensors, ", "module.layer1 ", "--all lists", "--pretrained takes it", "7x7 stem"]);
+    assert!(!text(&out).contains("module.bn1.running_mean"));
+    let all = p.run(&["inspect", "--all", "b.safetensors"]);
+    expect(&all, 0, &["module.bn1.running_mean", "module.conv1.weight", "[2, 3, 7, 7]", "F32"]);
+    let json = p.run(&["inspect", "--json", "b.safetensors"]);
+    expect(&json, 0, &[]);
+    let json: Value = serde_json::from_slice(&json.stdout).unwrap();
+    assert_eq!(json["format"], "safetensors");
+    let fits: Vec<_> = json["findings"].as_array().unwrap().iter().filter(|f| f["fits"] == true).collect();
+    assert_eq!(fits.len(), 1);
+    assert_eq!((&fits[0]["flag"], &fits[0]["model"]["stem"]), (&"--pretrained".into(), &"7x7".into()));
+    let fixture = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures_weights/mixed.pth");
+    expect(
+        &p.run(&["inspect", fixture]),
+        0,
+        &["PyTorch (zip), 11 tensors", "objects of argparse.Namespace", "BF16", "no network"],
+    );
+    p.write("notes.txt", "hello there, this is no tensor file at all");
+    expect(&p.run(&["inspect", "notes.txt"]), 5, &["notes.txt"]);
+}

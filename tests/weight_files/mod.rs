@@ -1,0 +1,110 @@
+//! Writers of files with weights for tests: networks under any names, and pickles and archives by hand.
+
+use psmt_fast::model::io::write_tensors;
+use psmt_fast::model::{DeepLab, ModelConfig, NamedTensor, Stem};
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::Path;
+use zip::write::SimpleFileOptions;
+use zip::{CompressionMethod, ZipWriter};
+
+/// The network of `cli_common`'s configuration.
+pub fn arch(stem: Stem, num_classes: usize) -> DeepLab {
+    DeepLab::new(ModelConfig {
+        blocks: [1, 1, 1, 1],
+        stem,
+        stem_width: 2,
+        planes: 1,
+        aspp: 4,
+        low_level: 2,
+        ..ModelConfig::tiny(num_classes)
+    })
+    .unwrap()
+}
+
+/// Values of a network, no two tensors alike.
+pub fn network(arch: &DeepLab, seed: u64) -> (Vec<f32>, Vec<f32>) {
+    let value = |i: usize| (seed as usize * 1000 + i) as f32 / 4096.0 + 0.125;
+    ((0..arch.table.num_params).map(value).collect(), (0..arch.table.num_stats).map(value).collect())
+}
+
+/// The network's tensors under the names that `rename` gives, without those that get none.
+pub fn renamed(
+    arch: &DeepLab,
+    (params, stats): &(Vec<f32>, Vec<f32>),
+    rename: &dyn Fn(&str) -> Option<String>,
+) -> Vec<NamedTensor> {
+    let tensors = arch.table.export(params, stats).into_iter();
+    tensors.filter_map(|t| Some(NamedTensor { name: rename(&t.name)?, ..t })).collect()
+}
+
+/// Writes a safetensors file.
+pub fn write(path: &Path, tensors: &[NamedTensor]) {
+    write_tensors(path, tensors, &BTreeMap::new()).unwrap();
+}
+
+/// Writes an archive as `torch.save` does, with storages by name.
+#[allow(dead_code)] // not every test binary makes archives
+pub fn zip_file(path: &Path, pickle: &[u8], entries: &[(String, Vec<u8>)], deflate: bool) {
+    let mut zip = ZipWriter::new(std::fs::File::create(path).unwrap());
+    let method = if deflate { CompressionMethod::Deflated } else { CompressionMethod::Stored };
+    let options = SimpleFileOptions::default().compression_method(method);
+    zip.start_file("a/data.pkl", options).unwrap();
+    zip.write_all(pickle).unwrap();
+    for (name, bytes) in entries {
+        zip.start_file(name.as_str(), options).unwrap();
+        zip.write_all(bytes).unwrap();
+    }
+    zip.finish().unwrap();
+}
+
+/// A pickle of protocol 2, opcode by opcode.
+#[allow(dead_code)] // not every test binary makes pickles
+pub struct Pickle(Vec<u8>);
+
+#[allow(dead_code)]
+impl Pickle {
+    pub fn new() -> Pickle {
+        Pickle(vec![0x80, 2])
+    }
+
+    pub fn raw(mut self, bytes: &[u8]) -> Pickle {
+        self.0.extend_from_slice(bytes);
+        self
+    }
+
+    pub fn op(self, opcode: u8) -> Pickle {
+        self.raw(&[opcode])
+    }
+
+    pub fn dict(self) -> Pickle {
+        self.op(b'}')
+    }
+
+    pub fn text(self, text: &str) -> Pickle {
+        self.op(b'X').raw(&(text.len() as u32).to_le_bytes()).raw(text.as_bytes())
+    }
+
+    pub fn int(self, value: i32) -> Pickle {
+        self.op(b'J').raw(&value.to_le_bytes())
+    }
+
+    pub fn global(self, module: &str, name: &str) -> Pickle {
+        self.raw(format!("c{module}\n{name}\n").as_bytes())
+    }
+
+    fn ints(self, values: &[i32]) -> Pickle {
+        values.iter().fold(self.op(b'('), |p, &v| p.int(v)).op(b't')
+    }
+
+    /// A tensor from the start of storage `key` of `len` floats.
+    pub fn tensor(self, key: &str, len: i32, shape: &[i32], strides: &[i32]) -> Pickle {
+        let storage = self.global("torch._utils", "_rebuild_tensor_v2").raw(b"((").text("storage");
+        let storage = storage.global("torch", "FloatStorage").text(key).text("cpu").int(len).raw(b"tQ");
+        storage.int(0).ints(shape).ints(strides).raw(b"\x89}tR")
+    }
+
+    pub fn end(self) -> Vec<u8> {
+        self.op(b'.').0
+    }
+}
