@@ -3,10 +3,11 @@
 
 mod weight_files;
 
+use psmt_fast::model::io::{Float, write_tensors_as};
 use psmt_fast::model::{DeepLab, ModelConfig, NamedTensor, Stem};
 use psmt_fast::weights::{Format, WeightFile, Weights, survey};
 use std::collections::BTreeMap;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use weight_files::{Pickle, arch, network, renamed, write, zip_file};
 
@@ -20,8 +21,11 @@ fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures_weights").join(name)
 }
 
-/// All tensors of floats with shapes and values.
-fn read_all(file: &WeightFile) -> psmt_fast::Result<BTreeMap<String, (Vec<usize>, Vec<f32>)>> {
+/// Shapes and values by name.
+type Tensors = BTreeMap<String, (Vec<usize>, Vec<f32>)>;
+
+/// All tensors of floats.
+fn read_all(file: &WeightFile) -> psmt_fast::Result<Tensors> {
     let floats = file.tensors().iter().enumerate().filter(|(_, t)| t.element.is_float());
     floats.map(|(i, t)| Ok((t.name.clone(), (t.shape.clone(), file.read(i)?)))).collect()
 }
@@ -93,6 +97,59 @@ fn flipped_bytes_are_errors_or_change_nothing() {
                 }
             }
         }
+    }
+}
+
+#[test]
+fn damaged_pickles_under_a_right_checksum_never_panic() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("damaged.pth");
+    for (name, _) in FIXTURES.iter().filter(|(_, format)| *format == Format::TorchZip) {
+        let mut zip = zip::ZipArchive::new(std::fs::File::open(fixture(name)).unwrap()).unwrap();
+        let mut entries = Vec::new();
+        let mut pickle = Vec::new();
+        for i in 0..zip.len() {
+            let mut entry = zip.by_index(i).unwrap();
+            let (_, inner) =
+                entry.name().unwrap().split_once('/').map(|(a, b)| (a.to_string(), b.to_string())).unwrap();
+            let mut bytes = Vec::new();
+            entry.read_to_end(&mut bytes).unwrap();
+            match inner.as_str() {
+                "data.pkl" => pickle = bytes,
+                _ => entries.push((format!("a/{inner}"), bytes)),
+            }
+        }
+        let (mut right, mut wrong) = (0, 0);
+        for at in 0..pickle.len() {
+            for change in [1u8 << (at % 8), 0x80 >> (at % 7), 0xff] {
+                let mut bytes = pickle.clone();
+                bytes[at] ^= change;
+                zip_file(&path, &bytes, &entries, false);
+                match WeightFile::open(&path).and_then(|file| read_all(&file)) {
+                    Ok(_) => right += 1,
+                    Err(error) => {
+                        assert_eq!(error.exit_code(), 5, "{error}");
+                        wrong += 1;
+                    }
+                }
+            }
+        }
+        // Names may change unseen; structure may not.
+        assert!(right > 0 && wrong > right / 4, "{name}: {right} read, {wrong} refused");
+    }
+}
+
+#[test]
+fn half_precision_safetensors_are_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("h.safetensors");
+    let tensor = NamedTensor { name: "a".into(), shape: vec![2, 2], data: vec![0.5, -2.0, 1.0, 96.0] };
+    for (float, name) in [(Float::F16, "F16"), (Float::Bf16, "BF16"), (Float::F32, "F32")] {
+        let metadata = BTreeMap::from([("from".to_string(), "a test".to_string())]);
+        write_tensors_as(&path, std::slice::from_ref(&tensor), &metadata, float).unwrap();
+        let file = WeightFile::open(&path).unwrap();
+        assert_eq!((file.tensors()[0].element.name(), file.metadata()), (name, &metadata));
+        assert_eq!(file.read(0).unwrap(), tensor.data);
     }
 }
 

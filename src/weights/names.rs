@@ -114,11 +114,11 @@ impl Spelling {
         let mut all = Vec::new();
         for (encoder, decoder, role) in HALVES {
             for prefix in prefixes(names.clone(), &format!("{encoder}.backbone.{ANCHOR}")) {
-                let named = [Role::Student, Role::Teacher1, Role::Teacher2].into_iter();
+                let word = prefix.trim_end_matches('.').rsplit('.').next();
                 let role = match role {
-                    Role::Only => named
-                        .filter(|role| prefix.trim_end_matches('.').ends_with(role.name()))
-                        .next_back()
+                    Role::Only => [Role::Student, Role::Teacher1, Role::Teacher2]
+                        .into_iter()
+                        .find(|role| word == Some(role.name()))
                         .unwrap_or(Role::Only),
                     role => role,
                 };

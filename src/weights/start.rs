@@ -18,7 +18,8 @@ impl Weights {
     /// A backbone, which student and teachers start from.
     ///
     /// # Errors
-    /// As [`WeightFile::open`] and [`fit::fits`].
+    /// As [`WeightFile::open`], and [`Error::Checkpoint`](crate::Error::Checkpoint) where nothing fits `arch` or nothing says
+    /// which of several is meant.
     pub fn backbone(path: &Path, arch: &DeepLab) -> Result<Weights> {
         Weights::open(path, arch, Wanted::Backbone)
     }
@@ -26,7 +27,8 @@ impl Weights {
     /// Whole networks: those that the file names start as such, one alone starts all.
     ///
     /// # Errors
-    /// As [`WeightFile::open`] and [`fit::fits`].
+    /// As [`WeightFile::open`], and [`Error::Checkpoint`](crate::Error::Checkpoint) where nothing fits `arch` or nothing says
+    /// which of several is meant.
     pub fn networks(path: &Path, arch: &DeepLab) -> Result<Weights> {
         Weights::open(path, arch, Wanted::Network)
     }
