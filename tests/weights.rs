@@ -256,6 +256,7 @@ fn other_files_are_named() {
         (&b""[..], "expected a safetensors file"),
         (b"PK\x03\x04 but nothing else", "not a zip archive"),
         (b"\x80\x02}q\x00.", "expected a safetensors file"),
+        (b"\x80\x02}q\x00(X\x01\x00\x00\x00aK\x01u.", "expected a file of safetensors or of torch.save"),
     ] {
         std::fs::File::create(&path).unwrap().write_all(bytes).unwrap();
         assert!(open_error(&path).contains(message), "{}", open_error(&path));

@@ -11,11 +11,10 @@ const LISTED: usize = 40;
 /// Characters of a metadata value that are shown.
 const VALUE: usize = 60;
 
-/// Show the tensors of a .safetensors, .pth or .pt file, and whether --pretrained or --init take it.
-///
-/// For example: psmt-fast inspect resnet50.pth, or psmt-fast inspect --all runs/mine/checkpoints/best.safetensors
+/// Flags of `inspect`.
 #[derive(clap::Args)]
-#[command(verbatim_doc_comment)]
+#[command(after_help = "Examples: psmt-fast inspect resnet50.pth\n          \
+                        psmt-fast inspect --all runs/mine/checkpoints/best.safetensors")]
 pub struct Args {
     /// File with weights.
     file: PathBuf,

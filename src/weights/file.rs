@@ -84,6 +84,11 @@ impl WeightFile {
             Format::TorchZip
         } else if is_legacy(&start) {
             Format::TorchLegacy
+        } else if start.get(8).is_some_and(|&c| c != b'{') {
+            return Err(Error::checkpoint(
+                path,
+                "expected a file of safetensors or of torch.save, got another",
+            ));
         } else {
             Format::Safetensors
         };

@@ -1,7 +1,8 @@
 //! `torch.save`'s container before PyTorch 1.6: pickles one after another (a magic number, a version, the machine, the
 //! object, the storages' keys), then each storage as its number of elements and its bytes.
 
-use super::pickle::{self, Heap, Node, Value};
+use super::heap::{Heap, Node, Value};
+use super::pickle;
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::fs::File;

@@ -2,6 +2,7 @@
 //! values (`pickle`), of which only those that make tensors are understood (`rebuild`).
 
 mod archive;
+mod heap;
 mod legacy;
 mod pickle;
 mod rebuild;
@@ -10,8 +11,8 @@ pub(super) use legacy::{START, is_legacy};
 
 use super::Info;
 use archive::Archive;
+use heap::{Heap, Node, Value};
 use legacy::Legacy;
-use pickle::{Heap, Node, Value};
 use rebuild::{Storage, View};
 use std::cell::RefCell;
 use std::collections::{BTreeSet, HashSet};

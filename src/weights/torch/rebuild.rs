@@ -1,7 +1,7 @@
 //! What the few names in a `torch.save` pickle mean that make tensors: storages, tensors, parameters, ordered
 //! dictionaries. Any other class makes an object that nobody looks into.
 
-use super::pickle::{Heap, Node, Result, Value};
+use super::heap::{Heap, Node, Result, Value};
 use crate::weights::Element;
 
 /// Most axes of a tensor.
