@@ -6,12 +6,21 @@
 
 use psmt_fast::backend::cpu::Cpu;
 use psmt_fast::backend::cuda::emulator::{self, CopyTime, EmulatorOptions, Schedule};
-use psmt_fast::backend::cuda::{Cuda, Dtype};
+use psmt_fast::backend::cuda::{Cuda, Dtype, Tile};
 use psmt_fast::ops::*;
 use psmt_fast::rng::{Domain, Key};
 
 /// n, h, w, in, out, kernel, stride, padding, dilation, bias
 type Geometry = (usize, usize, usize, usize, usize, usize, usize, usize, usize, bool);
+
+/// Every kernel that convolutions may run in; none for the model's choice. One that does not fit leaves it the choice.
+fn tiles(dtype: Dtype) -> &'static [Option<Tile>] {
+    use Tile::*;
+    const FLOATS: [Option<Tile>; 2] = [None, Some(Large)];
+    const HALVES: [Option<Tile>; 5] =
+        [Some(Small), Some(Large), Some(Wgmma64), Some(Wgmma128), Some(Wgmma256)];
+    if dtype == Dtype::Bf16 { &HALVES } else { &FLOATS }
+}
 
 fn device(dtype: Dtype, options: EmulatorOptions) -> Cuda {
     Cuda::new(emulator::open(options).unwrap(), dtype)
@@ -92,20 +101,23 @@ fn close(what: &str, got: &[f32], want: &[f32], terms: &[f32], rounding: f64) {
     );
 }
 
-/// The device and the CPU agree on `geometries` with their groups.
+/// The device, by every kernel, and the CPU agree on `geometries` with their groups.
 fn groups_agree(dtype: Dtype, geometries: &[(Geometry, usize)], offset: usize, options: EmulatorOptions) {
-    let d = device(dtype, options);
     for &(geometry, groups) in geometries {
         let (conv, shape) = layer(geometry, groups, offset);
         let inputs = Inputs::new(&conv, shape, dtype);
         let cpu = Cpu::<f64>::new();
         let (want, terms) = (inputs.run(&cpu, &conv, shape), inputs.abs().run(&cpu, &conv, shape));
-        let got = inputs.run(&d, &conv, shape);
-        for (i, name) in ["y", "dx", "grads"].into_iter().enumerate() {
-            // Gradients of parameters are floats in either mode.
-            let rounding = if dtype == Dtype::Bf16 && i < 2 { 1.0 / 256.0 } else { 0.0 };
-            let what = format!("{name} {dtype:?} {geometry:?}, {groups} groups");
-            close(&what, &got[i], &want[i], &terms[i], rounding);
+        for &tile in tiles(dtype) {
+            let plain = device(dtype, options);
+            let d = tile.into_iter().fold(plain, Cuda::with_tile);
+            let got = inputs.run(&d, &conv, shape);
+            for (i, name) in ["y", "dx", "grads"].into_iter().enumerate() {
+                // Gradients of parameters are floats in either mode.
+                let rounding = if dtype == Dtype::Bf16 && i < 2 { 1.0 / 256.0 } else { 0.0 };
+                let what = format!("{name} {dtype:?} {geometry:?}, {groups} groups, {tile:?}");
+                close(&what, &got[i], &want[i], &terms[i], rounding);
+            }
         }
     }
 }

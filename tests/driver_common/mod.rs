@@ -3,6 +3,7 @@
 use psmt_fast::Result;
 use psmt_fast::backend::cuda::driver::{Args, DevicePtr, Driver, Kernel, Launch};
 use psmt_fast::backend::cuda::emulator::{self, EmulatorOptions};
+use psmt_fast::backend::cuda::tensor_map::{TensorMap, TensorMapSpec};
 use std::sync::Arc;
 
 /// What a test does beside the emulator; nothing unless it says so.
@@ -71,5 +72,11 @@ impl<H: Hooks> Driver for Hooked<H> {
     }
     fn allows_arena(&self) -> bool {
         self.hooks.allows_arena()
+    }
+    fn has_warpgroup_products(&self) -> bool {
+        self.under.has_warpgroup_products()
+    }
+    fn tensor_map(&self, spec: &TensorMapSpec) -> Result<TensorMap> {
+        self.under.tensor_map(spec)
     }
 }

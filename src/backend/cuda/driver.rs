@@ -1,7 +1,8 @@
 //! What runs kernels: the CUDA driver on a GPU, or the emulator on a processor. Both load the same kernels by name and take
 //! the same launches, so launch plans are tested wherever the emulator runs. Knows nothing of ops.
 
-use crate::Result;
+use super::tensor_map::{TensorMap, TensorMapSpec};
+use crate::{Error, Result};
 
 /// An address in device memory; 0 is no memory.
 #[repr(transparent)]
@@ -125,6 +126,17 @@ pub trait Driver: Send + Sync {
     /// A fault of that work.
     fn synchronize(&self) -> Result<()>;
 
+    /// Whether kernels of kernels/*_wgmma.cu run: matrix products of warpgroups and bulk copies, of compute capability 9.0.
+    fn has_warpgroup_products(&self) -> bool {
+        false
+    }
+    /// A tensor map for the bulk copies of a kernel.
+    ///
+    /// # Errors
+    /// A device without bulk copies, and what the hardware's limits forbid.
+    fn tensor_map(&self, _spec: &TensorMapSpec) -> Result<TensorMap> {
+        Err(Error::Device { name: self.name(), message: "it has no tensor maps".into() })
+    }
     /// Bytes that can still be allocated, if that is known.
     fn available_memory(&self) -> Option<u64> {
         None

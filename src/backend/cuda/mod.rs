@@ -25,12 +25,14 @@ mod mse_consistency;
 mod optimizer;
 mod photometric;
 mod pool;
+pub mod tensor_map;
 mod tvat;
 
 use crate::ops::*;
 use crate::rng::Key;
 use crate::{Error, Result};
 use arena::{Arena, Recorder};
+pub use conv2d::Tile;
 use driver::{Args, DevicePtr, Driver, Kernel, Launch};
 use memory::args;
 pub use memory::{Buffer, Counts, Dtype, Labels, Scalar, Tensor, Vector};
@@ -43,12 +45,19 @@ pub struct Cuda {
     dtype: Dtype,
     /// The first fault. Ops return no errors, as a GPU reports them late; after a fault nothing is launched any more.
     fault: Arc<Mutex<Option<Error>>>,
+    /// The tile of convolutions, where it fits, instead of the one that the model finds fastest.
+    tile: Option<Tile>,
 }
 
 impl Cuda {
     /// The device behind `driver` with activations of type `dtype`.
     pub fn new(driver: Arc<dyn Driver>, dtype: Dtype) -> Cuda {
-        Cuda { driver, dtype, fault: Arc::default() }
+        Cuda { driver, dtype, fault: Arc::default(), tile: None }
+    }
+
+    /// The same with one tile for all convolutions that it fits.
+    pub fn with_tile(self, tile: Tile) -> Cuda {
+        Cuda { tile: Some(tile), ..self }
     }
 
     /// Keeps the first error.
@@ -239,8 +248,8 @@ impl Backend for Cuda {
         result
     }
     fn planned(&self, rehearse: impl FnOnce(&Cuda) -> Result<()>) -> Result<Option<(Cuda, MemoryPlan)>> {
-        let recorder = Arc::new(Recorder::new(self.driver.name()));
-        let twin = Cuda::new(recorder.clone(), self.dtype);
+        let recorder = Arc::new(Recorder::new(self.driver.name(), self.driver.has_warpgroup_products()));
+        let twin = Cuda { tile: self.tile, ..Cuda::new(recorder.clone(), self.dtype) };
         rehearse(&twin)?;
         twin.check()?;
         let (scripts, plan) = recorder.plan();

@@ -5,6 +5,7 @@ mod layout;
 mod recorder;
 
 use super::driver::{Args, DevicePtr, Driver, Kernel, Launch};
+use super::tensor_map::{TensorMap, TensorMapSpec};
 use crate::Result;
 pub use recorder::{Recorder, Script};
 use std::collections::{BTreeMap, HashMap};
@@ -115,6 +116,14 @@ impl Driver for Arena {
 
     fn synchronize(&self) -> Result<()> {
         self.under.synchronize()
+    }
+
+    fn has_warpgroup_products(&self) -> bool {
+        self.under.has_warpgroup_products()
+    }
+
+    fn tensor_map(&self, spec: &TensorMapSpec) -> Result<TensorMap> {
+        self.under.tensor_map(spec)
     }
 
     fn available_memory(&self) -> Option<u64> {

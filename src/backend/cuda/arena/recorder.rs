@@ -4,6 +4,7 @@
 use super::layout::{self, Layout, Span};
 use crate::Result;
 use crate::backend::cuda::driver::{Args, DevicePtr, Driver, Kernel, Launch};
+use crate::backend::cuda::tensor_map::{TensorMap, TensorMapSpec};
 use crate::ops::{MemoryPlan, MemoryUse, StepMemory};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -11,6 +12,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 /// The driver of a rehearsal.
 pub struct Recorder {
     name: String,
+    warpgroups: bool,
     state: Mutex<State>,
 }
 
@@ -52,9 +54,9 @@ pub struct Script {
 }
 
 impl Recorder {
-    /// A driver in the place of the one called `name`.
-    pub fn new(name: String) -> Recorder {
-        Recorder { name, state: Mutex::default() }
+    /// A driver in the place of the one called `name`, and whether that has products of warpgroups.
+    pub fn new(name: String, warpgroups: bool) -> Recorder {
+        Recorder { name, warpgroups, state: Mutex::default() }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -171,6 +173,14 @@ impl Driver for Recorder {
 
     fn synchronize(&self) -> Result<()> {
         Ok(())
+    }
+
+    fn has_warpgroup_products(&self) -> bool {
+        self.warpgroups
+    }
+
+    fn tensor_map(&self, _spec: &TensorMapSpec) -> Result<TensorMap> {
+        Ok(TensorMap([0; 16]))
     }
 
     fn phase(&self, name: &'static str) -> &'static str {

@@ -1,14 +1,21 @@
 //! 2-D convolution: launches of kernels/conv2d.cu (forward and data gradient) and kernels/conv2d_wgrad.cu (gradients of
-//! weight and bias). Geometry is in `plan`, the 16-bit weights in `weight`. Knows no networks.
+//! weight and bias), and of kernels/conv2d_wgmma.cu, which has all three by products of warpgroups. Geometry is in `plan`,
+//! tiles and the choice among them in `tile`, tensor maps in `bulk`, the 16-bit weights in `weight`. Knows no networks.
 
+mod bulk;
 mod plan;
+mod tile;
 mod weight;
 
+use super::tensor_map::{TensorMap, TensorMapSpec};
 use super::*;
 use plan::Plan;
+use tile::Kernels;
+pub use tile::Tile;
 
 const FILE: &str = "conv2d";
 const WGRAD_FILE: &str = "conv2d_wgrad";
+const WGMMA_FILE: &str = "conv2d_wgmma";
 
 impl Cuda {
     /// The launch, or none after noting what it exceeds.
@@ -21,20 +28,35 @@ impl Cuda {
     /// # Errors
     /// [`Error::Shape`] for sizes that the kernels do not take.
     pub fn conv2d_plans(&self, conv: &Conv2d, x: Shape) -> Result<[String; 3]> {
-        let dtype = self.dtype;
+        let kernels = self.kernels(self.dtype);
         let plans =
-            [plan::fprop(conv, x, dtype)?, plan::dgrad(conv, x, dtype)?, plan::wgrad(conv, x, dtype)?];
-        Ok(plans.map(|plan| plan.describe(dtype)))
+            [plan::fprop(conv, x, kernels)?, plan::dgrad(conv, x, kernels)?, plan::wgrad(conv, x, kernels)?];
+        Ok(plans.map(|plan| plan.describe(self.dtype)))
+    }
+
+    /// The convolution kernels for activations of `dtype` that run here.
+    fn kernels(&self, dtype: Dtype) -> Kernels {
+        Kernels { dtype, warpgroups: self.driver.has_warpgroup_products(), only: self.tile }
+    }
+
+    /// The tensor maps, or none after noting why not.
+    fn tensor_maps(&self, specs: [TensorMapSpec; 2]) -> Option<[TensorMap; 2]> {
+        let [a, b] = specs.map(|spec| self.driver.tensor_map(&spec));
+        self.note(a.and_then(|a| Ok(Some([a, b?]))))
     }
 }
 
 /// y = x * weight + bias, of shape [`Conv2d::out_shape`].
 pub fn fprop(d: &Cuda, x: &Tensor, params: &Vector, conv: &Conv2d) -> Tensor {
     let y = d.tensor_of(x.dtype, conv.out_shape(x.shape));
-    if let Some(plan) = d.plan(plan::fprop(conv, x.shape, x.dtype)) {
+    if let Some(plan) = d.plan(plan::fprop(conv, x.shape, d.kernels(x.dtype))) {
         let weight = weight::Weight::new(d, params, conv, x.dtype);
         let bias = conv.bias.map(|bias| offset(params.buffer.ptr(), 4 * bias.offset));
-        launch(d, FILE, "conv2d_fprop", x.dtype, &plan, args![y, x, weight.ptr, bias, plan.sizes]);
+        if !plan.tile.is_wgmma() {
+            launch(d, FILE, "conv2d_fprop", x.dtype, &plan, args![y, x, weight.ptr, bias, plan.sizes]);
+        } else if let Some([a, b]) = d.tensor_maps(bulk::fprop(place(x), weight.ptr, conv, plan.tile)) {
+            launch(d, WGMMA_FILE, "conv2d_fprop", x.dtype, &plan, args![y, a, b, bias, plan.sizes]);
+        }
     }
     y
 }
@@ -42,18 +64,26 @@ pub fn fprop(d: &Cuda, x: &Tensor, params: &Vector, conv: &Conv2d) -> Tensor {
 /// dx of shape `x_shape` from dy.
 pub fn dgrad(d: &Cuda, dy: &Tensor, params: &Vector, conv: &Conv2d, x_shape: Shape) -> Tensor {
     let dx = d.tensor_of(dy.dtype, x_shape);
-    if let Some(plan) = d.plan(plan::dgrad(conv, x_shape, dy.dtype)) {
+    if let Some(plan) = d.plan(plan::dgrad(conv, x_shape, d.kernels(dy.dtype))) {
         let weight = weight::Weight::new(d, params, conv, dy.dtype);
-        launch(d, FILE, "conv2d_dgrad", dy.dtype, &plan, args![dx, dy, weight.ptr, plan.sizes]);
+        if !plan.tile.is_wgmma() {
+            launch(d, FILE, "conv2d_dgrad", dy.dtype, &plan, args![dx, dy, weight.ptr, plan.sizes]);
+        } else if let Some([a, b]) = d.tensor_maps(bulk::dgrad(place(dy), weight.ptr, conv, plan.tile)) {
+            launch(d, WGMMA_FILE, "conv2d_dgrad", dy.dtype, &plan, args![dx, a, b, plan.sizes]);
+        }
     }
     dx
 }
 
 /// Adds dweight and, where there is a bias, dbias to `grads`.
 pub fn wgrad(d: &Cuda, x: &Tensor, dy: &Tensor, grads: &mut Vector, conv: &Conv2d) {
-    if let Some(plan) = d.plan(plan::wgrad(conv, x.shape, x.dtype)) {
+    if let Some(plan) = d.plan(plan::wgrad(conv, x.shape, d.kernels(x.dtype))) {
         let partial = d.buffer(plan.workspace_bytes);
-        launch(d, WGRAD_FILE, "conv2d_wgrad", x.dtype, &plan, args![partial, x, dy, plan.sizes]);
+        if !plan.tile.is_wgmma() {
+            launch(d, WGRAD_FILE, "conv2d_wgrad", x.dtype, &plan, args![partial, x, dy, plan.sizes]);
+        } else if let Some([a, b]) = d.tensor_maps(bulk::wgrad(place(x), place(dy), conv)) {
+            launch(d, WGMMA_FILE, "conv2d_wgrad", x.dtype, &plan, args![partial, a, b, plan.sizes]);
+        }
         add_splits(d, grads, conv.weight, &partial, plan.splits);
     }
     if let Some(bias) = conv.bias {
@@ -76,6 +106,11 @@ fn add_splits(d: &Cuda, grads: &mut Vector, span: Span, partial: &Buffer, splits
 
 fn launch(d: &Cuda, file: &'static str, op: &str, dtype: Dtype, plan: &Plan, args: Args) {
     d.launch_typed(file, &format!("{op}_{}", plan.tile.name()), dtype, plan.launch, args);
+}
+
+/// Where a tensor lies, and its shape.
+fn place(x: &Tensor) -> (DevicePtr, Shape) {
+    (x.buffer.ptr(), x.shape)
 }
 
 /// The address `bytes` behind `ptr`.

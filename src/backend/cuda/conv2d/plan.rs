@@ -4,15 +4,14 @@
 //! are); a block makes one tile of `out`. Groups are as many products in one launch.
 
 use super::super::memory::plain_arg;
+use super::bulk;
+use super::tile::{Kernels, MULTIPROCESSORS, STEP_BYTES, Tile};
 use super::*;
 
-/// Multiprocessors of the device that the plans have in mind (H100, H200).
-const MULTIPROCESSORS: usize = 132;
-/// Steps along k that are in shared memory together, and bytes of a row of one.
-const STAGES: usize = 3;
-const STEP_BYTES: usize = 128;
 /// Steps along k that a split has at least.
 const MIN_STEPS: usize = 4;
+/// Bytes a nanosecond in which the splits of a weight's gradient are added, as an H200 copies.
+const ADD_RATE: f64 = 4300.0;
 /// Channels and positions that a block of the bias gradient takes side by side, and positions a split at least.
 const BIAS_CHANNELS: usize = 32;
 const BIAS_LANES: usize = 8;
@@ -67,49 +66,6 @@ pub struct Sizes {
 }
 
 plain_arg!(Sizes);
-
-/// Which kernel: its tile, and whether operands may be unaligned.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Tile {
-    /// For reuse.
-    Large,
-    /// Where large tiles would be too few, or mostly empty.
-    Small,
-    /// Small tiles, operands that need not be aligned.
-    Any,
-}
-
-impl Tile {
-    /// Part of the kernel's name.
-    pub fn name(self) -> &'static str {
-        match self {
-            Tile::Large => "large",
-            Tile::Small => "small",
-            Tile::Any => "any",
-        }
-    }
-
-    /// Results along m and n.
-    pub fn size(self, dtype: Dtype) -> (usize, usize) {
-        match (self, dtype) {
-            (Tile::Large, Dtype::F32) => (128, 64),
-            (Tile::Large, Dtype::Bf16) => (128, 128),
-            (Tile::Small | Tile::Any, _) => (64, 64),
-        }
-    }
-
-    /// Threads a block.
-    pub fn threads(self) -> u32 {
-        if self == Tile::Large { 256 } else { 128 }
-    }
-
-    /// Bytes of shared memory: the steps under way, whose place the finished tile takes in the end. Rows of that are
-    /// eight values longer than the tile.
-    pub fn shared_bytes(self, dtype: Dtype, out_size: usize) -> usize {
-        let (m, n) = self.size(dtype);
-        (STAGES * STEP_BYTES * (m + n)).max(out_size * m * (n + 8))
-    }
-}
 
 /// One launch of a convolution kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -200,30 +156,36 @@ fn plan(
     Plan { tile, sizes, launch, splits: 1, workspace_bytes: 0 }
 }
 
-/// The tile for m x n results in `parts` independent parts.
-fn choose(sizes: &Sizes, dtype: Dtype, (m, n): (usize, usize), parts: usize) -> Tile {
-    let (tile_m, tile_n) = Tile::Large.size(dtype);
-    let blocks = m.div_ceil(tile_m) * n.div_ceil(tile_n) * parts;
+/// The tile for m x n results of depth `k` in `parts` independent parts.
+fn choose(
+    sizes: &Sizes,
+    kernels: Kernels,
+    bulk: bool,
+    (m, n, k): (usize, usize, usize),
+    parts: usize,
+) -> Tile {
     if sizes.aligned_a == 0 || sizes.aligned_b == 0 {
-        Tile::Any
-    } else if blocks >= MULTIPROCESSORS && m > tile_m / 2 && n > tile_n / 2 {
-        Tile::Large
-    } else {
-        Tile::Small
+        return Tile::Any;
     }
+    Tile::fastest(kernels, bulk, |tile| {
+        let (tile_m, tile_n) = tile.size(kernels.dtype);
+        tile.nanoseconds(kernels.dtype, m.div_ceil(tile_m) * n.div_ceil(tile_n) * parts, k)
+    })
 }
 
 /// Forward: m = positions of y, n = output channels, k = taps and input channels.
 ///
 /// # Errors
 /// [`Error::Shape`] for sizes that 32-bit indices of positions, or groups that blocks cannot hold.
-pub fn fprop(conv: &Conv2d, x: Shape, dtype: Dtype) -> Result<Plan> {
+pub fn fprop(conv: &Conv2d, x: Shape, kernels: Kernels) -> Result<Plan> {
+    let dtype = kernels.dtype;
     let (chunk, part, groups) = (chunk(dtype), conv.group(0), conv.groups);
     let columns = conv.kernel * conv.kernel * part.in_channels;
     let b = columns.is_multiple_of(chunk) && conv.weight.offset.is_multiple_of(chunk);
     let sizes = sizes("conv2d_fprop", conv, &part, x, (part.in_channels.is_multiple_of(chunk), b))?;
-    let results = (conv.out_shape(x).positions(), part.out_channels);
-    Ok(plan(sizes, choose(&sizes, dtype, results, groups), dtype, results, 1, groups))
+    let (m, n) = (conv.out_shape(x).positions(), part.out_channels);
+    let tile = choose(&sizes, kernels, bulk::takes_fprop(conv, dtype), (m, n, columns), groups);
+    Ok(plan(sizes, tile, dtype, (m, n), 1, groups))
 }
 
 /// Data gradient for an input of shape `x`: n = input channels, k = taps and output channels, m = positions of x of equal
@@ -231,33 +193,56 @@ pub fn fprop(conv: &Conv2d, x: Shape, dtype: Dtype) -> Result<Plan> {
 ///
 /// # Errors
 /// As [`fprop`].
-pub fn dgrad(conv: &Conv2d, x: Shape, dtype: Dtype) -> Result<Plan> {
+pub fn dgrad(conv: &Conv2d, x: Shape, kernels: Kernels) -> Result<Plan> {
+    let dtype = kernels.dtype;
     let (chunk, part, groups) = (chunk(dtype), conv.group(0), conv.groups);
     let b = part.in_channels.is_multiple_of(chunk) && conv.weight.offset.is_multiple_of(chunk);
     let sizes = sizes("conv2d_dgrad", conv, &part, x, (part.out_channels.is_multiple_of(chunk), b))?;
     let classes = conv.stride.min(x.h) * conv.stride.min(x.w);
-    let results = (x.n * x.h.div_ceil(conv.stride) * x.w.div_ceil(conv.stride), part.in_channels);
-    let tile = choose(&sizes, dtype, results, classes * groups);
-    Ok(plan(sizes, tile, dtype, results, classes, groups))
+    let (m, n) = (x.n * x.h.div_ceil(conv.stride) * x.w.div_ceil(conv.stride), part.in_channels);
+    // Each class sees its share of the taps.
+    let k = (conv.kernel * conv.kernel * part.out_channels).div_ceil(conv.stride * conv.stride);
+    let tile = choose(&sizes, kernels, bulk::takes_dgrad(conv, dtype), (m, n, k), classes * groups);
+    Ok(plan(sizes, tile, dtype, (m, n), classes, groups))
 }
 
 /// Weight gradient: m = output channels, n = taps and input channels, k = positions of y, split into whole steps so that
-/// there are about two blocks a multiprocessor.
+/// every multiprocessor has work. Kernels of warpgroups count the input channels of each tap in whole boxes.
 ///
 /// # Errors
 /// As [`fprop`].
-pub fn wgrad(conv: &Conv2d, x: Shape, dtype: Dtype) -> Result<Plan> {
+pub fn wgrad(conv: &Conv2d, x: Shape, kernels: Kernels) -> Result<Plan> {
+    let dtype = kernels.dtype;
     let (chunk, part, groups) = (chunk(dtype), conv.group(0), conv.groups);
     let aligned = (part.out_channels.is_multiple_of(chunk), part.in_channels.is_multiple_of(chunk));
     let sizes = sizes("conv2d_wgrad", conv, &part, x, aligned)?;
-    let results = (part.out_channels, conv.kernel * conv.kernel * part.in_channels);
-    let steps = conv.out_shape(x).positions().div_ceil(depth(dtype));
-    let most = steps.div_ceil(MIN_STEPS);
-    let tile = choose(&sizes, dtype, results, most * groups);
-    let mut plan = plan(sizes, tile, dtype, results, 1, groups);
-    let tiles = plan.launch.grid[0] as usize * groups;
-    let steps_each = steps.div_ceil((2 * MULTIPROCESSORS).div_ceil(tiles).min(most));
-    plan.splits = steps.div_ceil(steps_each);
+    let positions = conv.out_shape(x).positions();
+    let most = positions.div_ceil(depth(dtype)).div_ceil(MIN_STEPS);
+    let taps = conv.kernel * conv.kernel;
+    let results = |tile: Tile| {
+        let columns = if tile.is_wgmma() { bulk::whole_boxes(part.in_channels) } else { part.in_channels };
+        (part.out_channels, taps * columns)
+    };
+    // Splits, and the steps of each: as many as there is room for at a time.
+    let split = |tile: Tile| {
+        let ((tile_m, tile_n), (m, n)) = (tile.size(dtype), results(tile));
+        let tiles = m.div_ceil(tile_m) * n.div_ceil(tile_n) * groups;
+        let steps = positions.div_ceil(depth(dtype));
+        let steps_each = steps.div_ceil((tile.resident().min(2) * MULTIPROCESSORS).div_ceil(tiles).min(most));
+        (tiles, steps.div_ceil(steps_each), steps_each)
+    };
+    let tile = if sizes.aligned_a == 0 || sizes.aligned_b == 0 {
+        Tile::Any
+    } else {
+        Tile::fastest(kernels, bulk::takes_wgrad(conv, dtype), |tile| {
+            let (tiles, splits, steps_each) = split(tile);
+            let add = (4 * splits * conv.weight_len()) as f64 / ADD_RATE;
+            add + tile.nanoseconds(dtype, tiles * splits, steps_each * depth(dtype))
+        })
+    };
+    let mut plan = plan(sizes, tile, dtype, results(tile), 1, groups);
+    let (_, splits, steps_each) = split(tile);
+    plan.splits = splits;
     plan.sizes.split_len = (steps_each * depth(dtype)) as u32;
     plan.launch.grid[1] = plan.splits as u32;
     plan.launch = plan.launch.with_shared(plan.tile.shared_bytes(dtype, 4));

@@ -1,9 +1,11 @@
-//! What kernels call: the functions that kernels/common/emulated.cuh declares. Each runs on the coroutine of the thread
+//! What kernels call: the functions that kernels/common/emulated.cuh and emulated_sm90.cuh declare. Each runs on the coroutine of the thread
 //! that calls it, and owns nothing when it suspends that thread.
 
 use super::copies::{AsyncCopy, COPY_BYTES};
 use super::shadow::Access;
 use super::thread::{Place, Thread, WarpOp};
+use super::warpgroup::Deposit;
+use crate::backend::cuda::tensor_map::TensorMap;
 use std::ffi::{c_char, c_void};
 
 #[unsafe(no_mangle)]
@@ -90,4 +92,90 @@ unsafe extern "C" fn emu_copy_wait(thread: *mut Thread, groups: u32) {
 unsafe extern "C" fn emu_atomic(_thread: *mut Thread, at: *const u8, bytes: u64) {
     // SAFETY: called on the running thread's coroutine.
     unsafe { Thread::touch(at, bytes as usize, Access::Atomic) }
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn emu_group_sync(
+    thread: *mut Thread,
+    id: u32,
+    threads: u32,
+    file: *const c_char,
+    line: u32,
+) {
+    // SAFETY: kernels pass the running thread.
+    unsafe { Thread::group_sync(thread, id, threads, Place { file, line }) }
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn emu_mbarrier_init(
+    thread: *mut Thread,
+    at: usize,
+    count: u32,
+    file: *const c_char,
+    line: u32,
+) {
+    // SAFETY: kernels pass the running thread.
+    unsafe { Thread::mbarrier_init(thread, at, count, Place { file, line }) }
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn emu_mbarrier_arrive(
+    thread: *mut Thread,
+    at: usize,
+    bytes: u32,
+    file: *const c_char,
+    line: u32,
+) {
+    // SAFETY: kernels pass the running thread.
+    unsafe { Thread::mbarrier_arrive(thread, at, bytes, Place { file, line }) }
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn emu_mbarrier_wait(
+    thread: *mut Thread,
+    at: usize,
+    parity: u32,
+    file: *const c_char,
+    line: u32,
+) {
+    // SAFETY: kernels pass the running thread.
+    unsafe { Thread::mbarrier_wait(thread, at, parity, Place { file, line }) }
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn emu_bulk_load(
+    thread: *mut Thread,
+    to: usize,
+    map: *const TensorMap,
+    at: *const [i32; 4],
+    offsets: *const [u32; 2],
+    barrier: usize,
+    file: *const c_char,
+    line: u32,
+) {
+    // SAFETY: kernels pass the running thread, one of their tensor maps, and arrays of these sizes.
+    unsafe { Thread::bulk_load(thread, to, map, *at, *offsets, barrier, Place { file, line }) }
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn emu_product(deposit: *mut Deposit, file: *const c_char, line: u32) {
+    // SAFETY: kernels pass the running thread in the deposit.
+    unsafe { Thread::product(deposit, Place { file, line }) }
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn emu_product_commit(thread: *mut Thread, file: *const c_char, line: u32) {
+    // SAFETY: kernels pass the running thread.
+    unsafe { Thread::product_commit(thread, Place { file, line }) }
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn emu_product_wait(
+    thread: *mut Thread,
+    groups: u32,
+    file: *const c_char,
+    line: u32,
+) {
+    // SAFETY: kernels pass the running thread.
+    unsafe { Thread::product_wait(thread, groups, Place { file, line }) }
 }

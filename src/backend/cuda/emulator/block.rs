@@ -1,19 +1,23 @@
 //! The scheduler of one block: every CUDA thread is ready, waits at the block's barrier or in an operation of its warp, or
 //! is done. The last to arrive lets the others go on; where nothing is ready, the report says who waits where.
 
+use super::barriers::{GroupBarrier, Mbarrier};
+use super::bulk::BulkCopy;
 use super::check;
-use super::copies::Copies;
+use super::copies::{Copies, Groups};
 use super::fault;
 use super::heap::{self, Heap, POISON};
 use super::registry::Invoke;
 use super::report::{Failure, triple};
-use super::shadow::{Access, Actor, Shadow};
+use super::shadow::{Access, Actor, Clock, Shadow};
 use super::stack::Slot;
 use super::thread::{Place, Thread, Wait, WarpOp};
+use super::warpgroup::Product;
 use super::{EmulatorOptions, Schedule};
 use crate::backend::cuda::driver::Launch;
 use corosensei::CoroutineResult;
 use std::cell::Cell;
+use std::collections::VecDeque;
 use std::ffi::c_void;
 use std::ptr;
 
@@ -45,8 +49,11 @@ pub struct Warp {
     /// The operation that the first lane came with.
     pub op: Option<WarpOp>,
     pub place: Place,
-    /// Number of barriers when its lanes last synchronised.
-    pub synced: u64,
+    /// What its lanes know of each warp; of their own what was before they last synchronised.
+    pub clock: Clock,
+    /// Products under way, and a number that stands for all that it asked for.
+    pub products: Groups<Product>,
+    pub asked: u64,
 }
 
 /// A static shared array.
@@ -80,6 +87,10 @@ pub struct Block {
     pub copies: Vec<Copies>,
     /// Whether any thread began a copy.
     pub copied: bool,
+    pub mbarriers: Vec<Mbarrier>,
+    pub groups: Vec<GroupBarrier>,
+    /// Bulk copies under way.
+    pub bulk: VecDeque<BulkCopy>,
     pub at_barrier: usize,
     pub barrier: Place,
     pub done: usize,
@@ -88,7 +99,7 @@ pub struct Block {
     pub static_bytes: usize,
     pub random: u64,
     pub failure: Option<Failure>,
-    /// Barriers of the block and of its warps so far, how many there had been at the block's last one, and who runs.
+    /// Barriers so far, who runs and what it knows.
     pub actor: Actor,
     pub arena_shadow: Option<Shadow>,
     /// In boxes, as a coroutine stays where it is while it runs.
@@ -137,6 +148,9 @@ impl Block {
             warps: Vec::new(),
             copies: Vec::new(),
             copied: false,
+            mbarriers: Vec::new(),
+            groups: Vec::new(),
+            bulk: VecDeque::new(),
             at_barrier: 0,
             barrier: Place::NONE,
             done: 0,
@@ -181,7 +195,16 @@ impl Block {
         block.warps.clear();
         block.warps.extend((0..num.div_ceil(WARP)).map(|w| {
             let members = u32::MAX >> (WARP - WARP.min(num - w * WARP));
-            Warp { members, ready: members, arrived: 0, op: None, place: Place::NONE, synced: 0 }
+            Warp {
+                members,
+                ready: members,
+                arrived: 0,
+                op: None,
+                place: Place::NONE,
+                clock: Clock::default(),
+                products: Groups::default(),
+                asked: 0,
+            }
         }));
         if std::mem::take(&mut block.copied) {
             block.copies.iter_mut().for_each(Copies::clear);
@@ -189,6 +212,9 @@ impl Block {
         if block.copies.len() < num {
             block.copies.resize_with(num, Copies::default);
         }
+        block.mbarriers.clear();
+        block.groups.clear();
+        block.bulk.clear();
         (block.at_barrier, block.done, block.static_bytes) = (0, 0, 0);
         block.statics.clear();
         block.shared_used = shared as usize;
@@ -202,7 +228,12 @@ impl Block {
         block.failure = None;
         let flat = u64::from(index[0])
             + u64::from(grid[0]) * (u64::from(index[1]) + u64::from(grid[1]) * u64::from(index[2]));
-        block.actor = Actor { launch: plan_ref.launch_number, block: flat, ..Actor::default() };
+        block.actor = Actor {
+            launch: plan_ref.launch_number,
+            block: flat,
+            warps: block.warps.len(),
+            ..Actor::default()
+        };
         if plan_ref.shadow.is_some() {
             if block.arena_shadow.is_none() {
                 block.arena_shadow = Some(Shadow::new(block.shared, ARENA_BYTES)?);
@@ -246,8 +277,16 @@ impl Block {
         unsafe {
             loop {
                 let Some(number) = (*this).next() else {
-                    let block = &*this;
-                    return if block.done == block.threads.len() { Ok(()) } else { Err(block.who_waits()) };
+                    let block = &mut *this;
+                    if block.done == block.threads.len() {
+                        return block.loose_ends().map_or(Ok(()), Err);
+                    }
+                    // As late as it can be: nothing else is left to do.
+                    match block.bulk.pop_front() {
+                        Some(copy) => block.land(copy),
+                        None => return Err(block.who_waits()),
+                    }
+                    continue;
                 };
                 Block::resume(this, number)?;
                 if let Some(failure) = (*this).failure.take() {
@@ -303,7 +342,7 @@ impl Block {
                 None => return Ok(()),
             };
             (*this).actor.thread = number as u64;
-            (*this).actor.warp_synced = (&(*this).warps)[number / WARP].synced;
+            (*this).actor.clock = (&(*this).warps)[number / WARP].clock;
             *(*this).current = thread.cast();
             fault::set_running(&(*slot).routine);
             let result = (*slot).routine.resume(thread);

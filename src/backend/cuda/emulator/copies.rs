@@ -1,4 +1,5 @@
-//! Asynchronous copies that a thread has begun: groups land in order, each when it is waited for at the latest.
+//! What runs behind a thread's or a warp's back in groups, which end in order, each when it is waited for at the latest; and
+//! asynchronous copies, of which a thread has such groups.
 
 use super::thread::Place;
 use std::collections::VecDeque;
@@ -38,21 +39,34 @@ impl AsyncCopy {
     }
 }
 
-/// The copies of one thread.
-#[derive(Default)]
-pub struct Copies {
-    queue: VecDeque<AsyncCopy>,
+/// Work in groups.
+pub struct Groups<T> {
+    queue: VecDeque<T>,
     /// Sizes of the closed groups.
     groups: VecDeque<usize>,
-    /// Copies in no group yet.
+    /// Work in no group yet.
     open: usize,
 }
 
-impl Copies {
-    /// Begins a copy.
-    pub fn push(&mut self, copy: AsyncCopy) {
-        self.queue.push_back(copy);
+/// The copies of one thread.
+pub type Copies = Groups<AsyncCopy>;
+
+impl<T> Default for Groups<T> {
+    fn default() -> Groups<T> {
+        Groups { queue: VecDeque::new(), groups: VecDeque::new(), open: 0 }
+    }
+}
+
+impl<T> Groups<T> {
+    /// Begins something.
+    pub fn push(&mut self, work: T) {
+        self.queue.push_back(work);
         self.open += 1;
+    }
+
+    /// Whether nothing is under way.
+    pub fn is_idle(&self) -> bool {
+        self.queue.is_empty()
     }
 
     /// Closes a group.
@@ -61,8 +75,8 @@ impl Copies {
         self.open = 0;
     }
 
-    /// The next copy that must land so that at most `groups` groups are under way.
-    pub fn next_before(&mut self, groups: usize) -> Option<AsyncCopy> {
+    /// The next that must end so that at most `groups` groups are under way.
+    pub fn next_before(&mut self, groups: usize) -> Option<T> {
         while self.groups.len() > groups {
             match self.groups.front_mut() {
                 Some(left) if *left > 0 => {
@@ -77,15 +91,17 @@ impl Copies {
         None
     }
 
-    /// The copy to `address` that is under way.
-    pub fn find(&self, address: usize) -> Option<&AsyncCopy> {
-        self.queue.iter().find(|c| (c.to as usize..c.to as usize + COPY_BYTES).contains(&address))
-    }
-
     /// Forgets everything.
     pub fn clear(&mut self) {
         self.queue.clear();
         self.groups.clear();
         self.open = 0;
+    }
+}
+
+impl Copies {
+    /// The copy to `address` that is under way.
+    pub fn find(&self, address: usize) -> Option<&AsyncCopy> {
+        self.queue.iter().find(|c| (c.to as usize..c.to as usize + COPY_BYTES).contains(&address))
     }
 }

@@ -5,6 +5,7 @@ use super::heap::{HEAP_BYTES, Heap};
 use super::shadow::Shadow;
 use super::{EmulatorOptions, Schedule, registry};
 use crate::backend::cuda::driver::{Args, DevicePtr, Driver, Kernel, Launch};
+use crate::backend::cuda::tensor_map::{TensorMap, TensorMapSpec};
 use crate::{Error, Result};
 use rayon::prelude::*;
 use std::ffi::c_void;
@@ -15,6 +16,11 @@ const MAX_GRID: [u32; 3] = [i32::MAX as u32, 65535, 65535];
 const MAX_BLOCK: [u32; 3] = [1024, 1024, 64];
 /// Largest dynamic shared memory of a block.
 const MAX_SHARED: u32 = 227 << 10;
+
+/// Space for arguments, aligned as a tensor map is, the strictest type.
+#[repr(C, align(64))]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+struct Word([u64; 8]);
 
 /// A device.
 pub struct Emulator {
@@ -125,8 +131,8 @@ impl Driver for Emulator {
             return Err(fault(format!("expected arguments of {expected:?} bytes, got {sizes:?}")));
         }
         // Each argument at an address that suits any type.
-        let words = |bytes: usize| bytes.div_ceil(16);
-        let mut storage = vec![0u128; args.iter().map(|a| words(a.len())).sum()];
+        let words = |bytes: usize| bytes.div_ceil(size_of::<Word>());
+        let mut storage = vec![Word([0; 8]); args.iter().map(|a| words(a.len())).sum()];
         let mut pointers: Vec<*mut c_void> = Vec::with_capacity(sizes.len());
         let mut at = 0;
         for arg in args.iter() {
@@ -155,6 +161,18 @@ impl Driver for Emulator {
 
     fn synchronize(&self) -> Result<()> {
         Ok(())
+    }
+
+    /// Emulated as the cards that have them.
+    fn has_warpgroup_products(&self) -> bool {
+        true
+    }
+
+    fn tensor_map(&self, spec: &TensorMapSpec) -> Result<TensorMap> {
+        match spec.fault() {
+            Some(fault) => Err(self.error(fault)),
+            None => Ok(TensorMap(bytemuck::cast(*spec))),
+        }
     }
 
     fn available_memory(&self) -> Option<u64> {

@@ -8,7 +8,11 @@
 #[cfg(emulator)]
 mod abi;
 #[cfg(emulator)]
+mod barriers;
+#[cfg(emulator)]
 mod block;
+#[cfg(emulator)]
+mod bulk;
 #[cfg(emulator)]
 mod check;
 #[cfg(emulator)]
@@ -29,6 +33,8 @@ mod shadow;
 mod stack;
 #[cfg(emulator)]
 mod thread;
+#[cfg(emulator)]
+mod warpgroup;
 
 use super::driver::Driver;
 use crate::Result;

@@ -50,7 +50,7 @@ fn describe_wrong(
         Wrong::Race { other, thread, same_block, several } => {
             let who = match (same_block, several) {
                 (true, false) => format!("thread {}", name(thread)),
-                (true, true) => format!("thread {} among others", name(thread)),
+                (true, true) => format!("thread {} among others of its warpgroup", name(thread)),
                 (false, _) => format!("thread {} of another block", name(thread)),
             };
             format!("{verb} {target}, which {who} has {other} with no barrier in between")
@@ -124,6 +124,12 @@ impl Block {
                 Wait::Ready => format!("{who} can run"),
                 Wait::Block(place) => format!("{who} wait in block_sync at {place}"),
                 Wait::Warp(place) => format!("{who} wait in a warp operation at {place}"),
+                Wait::Group(id, place) => format!("{who} wait at barrier {id} at {place}"),
+                Wait::Mbarrier(address, _, place) => {
+                    let barrier = self.mbarriers.iter().find(|b| b.address == address);
+                    let lacks = barrier.map(|b| format!(", whose {b}")).unwrap_or_default();
+                    format!("{who} wait at {place} for an mbarrier{lacks}")
+                }
                 Wait::Done => format!("{who} have returned"),
             }
         });

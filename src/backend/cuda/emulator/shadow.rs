@@ -1,6 +1,7 @@
 //! What the check build knows of every byte of device and shared memory: whether it exists and was written, and who touched
-//! it last. Two accesses of which one writes must be ordered: by a barrier of the block between them, by `warp_sync`
-//! within a warp, or by the end of a launch. Atomics are ordered among themselves.
+//! it last. Two accesses of which one writes must be ordered: by a barrier between them (of the block, of a group of its
+//! warps, an arrival at an mbarrier that the other waited for), by `warp_sync` within a warp, or by the end of a launch.
+//! Atomics are ordered among themselves.
 
 use super::heap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -27,7 +28,8 @@ const PLAIN: u64 = 1;
 /// Write cells: an atomic. Read cells: several threads of a warp.
 const ATOMIC: u64 = 2;
 const SEVERAL_LANES: u64 = 2;
-/// Write cells: an asynchronous copy that has not landed. Read cells: threads of several warps.
+/// Write cells: an asynchronous copy that has not landed. Read cells: threads of several warps; the field of threads has a
+/// bit for each warpgroup among them.
 const PENDING: u64 = 3;
 const SEVERAL_WARPS: u64 = 3;
 
@@ -38,11 +40,21 @@ pub struct Actor {
     pub launch: u64,
     pub block: u64,
     pub thread: u64,
-    /// Barriers so far, and how many there had been at the last one of the block and of the warp.
+    /// Barriers so far.
     pub events: u64,
-    pub block_synced: u64,
-    pub warp_synced: u64,
+    /// Warps of the block.
+    pub warps: usize,
+    /// What the running thread's warp knows of each warp.
+    pub clock: Clock,
 }
+
+/// For each warp of a block: everything that it did before there had been this many barriers is over (a vector clock).
+pub type Clock = [u64; MAX_WARPS];
+
+/// Warps that a block has at most.
+pub const MAX_WARPS: usize = 32;
+/// Warps of a warpgroup.
+const GROUP_WARPS: usize = 4;
 
 /// How memory is touched.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -98,16 +110,34 @@ impl Actor {
             return true;
         }
         let event = (stamp >> (2 + THREAD_BITS)) & MAX_EVENT;
-        self.same_block(stamp)
-            && (event < self.block_synced
-                || (self.same_warp(stamp)
-                    && !(several && stamp & KIND == SEVERAL_WARPS)
-                    && (event < self.warp_synced
-                        || (thread_of(stamp) as u64 == self.thread && !(several && stamp & KIND != PLAIN)))))
+        let thread = thread_of(stamp);
+        if !self.same_block(stamp) {
+            false
+        } else if several && stamp & KIND == SEVERAL_WARPS {
+            let warps = (0..self.warps).filter(|w| thread >> (w / GROUP_WARPS) & 1 == 1);
+            warps.map(|w| self.clock[w]).all(|known| event < known)
+        } else {
+            event < self.clock[thread / 32]
+                || (thread as u64 == self.thread && !(several && stamp & KIND != PLAIN))
+        }
+    }
+
+    /// The bits of the warpgroups that a read stamp of this block stands for.
+    fn groups(&self, stamp: u64) -> u64 {
+        if stamp & KIND == SEVERAL_WARPS {
+            stamp & THREAD_MASK
+        } else {
+            1 << (2 + thread_of(stamp) / 32 / GROUP_WARPS)
+        }
     }
 
     fn race(&self, other: &'static str, stamp: u64, several: bool) -> Wrong {
-        Wrong::Race { other, thread: thread_of(stamp), same_block: self.same_block(stamp), several }
+        let thread = if several && stamp & KIND == SEVERAL_WARPS {
+            thread_of(stamp).trailing_zeros() as usize * GROUP_WARPS * 32
+        } else {
+            thread_of(stamp)
+        };
+        Wrong::Race { other, thread, same_block: self.same_block(stamp), several }
     }
 
     /// Checks an access to one byte and records it.
@@ -153,14 +183,18 @@ impl Actor {
         if self.after(read, true) {
             return mine;
         }
+        let several = (mine & !THREAD_MASK & !KIND) | SEVERAL_WARPS;
         if !self.same_block(read) {
             // No barrier of one block orders readers of several.
-            return self.stamp(SEVERAL_WARPS) | MAX_EVENT << (2 + THREAD_BITS);
+            return several | THREAD_MASK | MAX_EVENT << (2 + THREAD_BITS);
         }
         let never = read >> (2 + THREAD_BITS) & MAX_EVENT == MAX_EVENT;
-        let kind =
-            if self.same_warp(read) && read & KIND != SEVERAL_WARPS { SEVERAL_LANES } else { SEVERAL_WARPS };
-        self.stamp(kind) | if never { MAX_EVENT << (2 + THREAD_BITS) } else { 0 }
+        let never = if never { MAX_EVENT << (2 + THREAD_BITS) } else { 0 };
+        if self.same_warp(read) && read & KIND != SEVERAL_WARPS {
+            self.stamp(SEVERAL_LANES) | never
+        } else {
+            several | self.groups(read) | self.groups(mine) | never
+        }
     }
 }
 
@@ -208,11 +242,12 @@ impl Shadow {
     ) -> Result<(), (usize, Wrong)> {
         // Most bytes of an access are like the one before, and were read in this interval before.
         let (mine, many) = (actor.stamp(PLAIN), actor.stamp(SEVERAL_WARPS) & !THREAD_MASK);
+        let group = actor.groups(mine);
         let mut passed = u64::MAX;
         for (i, cell) in self.cells(address, bytes).iter().enumerate() {
             let (written, read) = (cell[0].load(Relaxed), cell[1].load(Relaxed));
-            let known =
-                access == Access::Read && written == passed && (read == mine || read & !THREAD_MASK == many);
+            let among = read & !THREAD_MASK == many && read & group != 0;
+            let known = access == Access::Read && written == passed && (read == mine || among);
             if !known {
                 actor.touch(cell, access).map_err(|wrong| (address + i, wrong))?;
                 passed = written;

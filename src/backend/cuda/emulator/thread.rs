@@ -6,6 +6,7 @@ use super::block::{Block, BlockView, RED_ZONE, SHARED_BYTES, STATIC_BYTES, Stati
 use super::copies::Copies;
 use super::heap::POISON;
 use super::report::{Failure, triple};
+use super::shadow::MAX_WARPS;
 use super::stack::Slot;
 use corosensei::Yielder;
 use std::backtrace::Backtrace;
@@ -50,6 +51,10 @@ pub enum Wait {
     Block(Place),
     /// In an operation of its warp.
     Warp(Place),
+    /// In `group_sync` of this number.
+    Group(u32, Place),
+    /// For a phase of the mbarrier at this address, by its parity.
+    Mbarrier(usize, u32, Place),
     /// Has returned.
     Done,
 }
@@ -94,7 +99,7 @@ impl Thread {
     }
 
     /// Lets others run until this thread is ready again.
-    unsafe fn suspend(this: *mut Thread, wait: Wait) {
+    pub(super) unsafe fn suspend(this: *mut Thread, wait: Wait) {
         // SAFETY: called on this thread's coroutine; no reference to the block is alive.
         unsafe {
             (*this).wait = wait;
@@ -146,8 +151,10 @@ impl Thread {
             }
             block.at_barrier = 0;
             block.actor.events += 1;
-            block.actor.block_synced = block.actor.events;
-            block.warps.iter_mut().for_each(|w| w.ready = w.members);
+            block.actor.clock = [block.actor.events; MAX_WARPS];
+            for warp in &mut block.warps {
+                (warp.ready, warp.clock) = (warp.members, block.actor.clock);
+            }
         }
     }
 
@@ -185,12 +192,14 @@ impl Thread {
             let first = number * WARP;
             let lanes: [*mut c_void; WARP] = std::array::from_fn(|i| block.threads[first + i].deposit);
             op(&lanes);
+            let block = &mut *(*this).block;
+            let warp = &mut block.warps[number];
             warp.arrived = 0;
             warp.ready = warp.members;
             if orders {
                 block.actor.events += 1;
-                block.actor.warp_synced = block.actor.events;
-                warp.synced = block.actor.events;
+                block.actor.clock[number] = block.actor.events;
+                block.warps[number].clock = block.actor.clock;
             }
         }
     }

@@ -12,8 +12,10 @@ mod pool;
 mod probe;
 mod recent;
 mod staging;
+mod tensor_map;
 
 use super::driver::{Args, DevicePtr, Driver, Kernel, Launch};
+use super::tensor_map::{TensorMap, TensorMapSpec};
 use crate::{Error, Result};
 use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys::{self, CUdevice_attribute_enum as Attribute, CUresult};
@@ -38,6 +40,8 @@ pub struct Gpu {
     stream: sys::CUstream,
     /// Shared memory that a block may ask for.
     max_shared: usize,
+    /// Whether kernels with products of warpgroups run here.
+    warpgroups: bool,
     /// Wait for every kernel.
     blocking: bool,
     /// Keep memory that is given back.
@@ -86,6 +90,7 @@ impl Gpu {
             context,
             stream: result::stream::null(),
             max_shared: 0,
+            warpgroups: tensor_map::has_warpgroup_products(device),
             blocking: on("PSMT_CUDA_BLOCKING"),
             cache: std::env::var("PSMT_CUDA_CACHE").map_or(true, |v| v != "0"),
             state: Mutex::default(),
@@ -305,6 +310,14 @@ impl Driver for Gpu {
     fn synchronize(&self) -> Result<()> {
         let mut state = self.enter()?;
         self.settle("while waiting for the device", &mut state)
+    }
+
+    fn has_warpgroup_products(&self) -> bool {
+        self.warpgroups
+    }
+
+    fn tensor_map(&self, spec: &TensorMapSpec) -> Result<TensorMap> {
+        self.encode(spec)
     }
 
     fn available_memory(&self) -> Option<u64> {

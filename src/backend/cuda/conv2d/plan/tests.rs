@@ -32,6 +32,19 @@ fn cases() -> Vec<(Conv2d, Shape)> {
     out
 }
 
+/// Kernels for f32, and for bf16 without and with those of warpgroups, as the model chooses and each tile of them.
+fn all_kernels() -> Vec<Kernels> {
+    let of = |dtype, warpgroups, only| Kernels { dtype, warpgroups, only };
+    let mut all = vec![of(Dtype::F32, false, None), of(Dtype::Bf16, false, None), of(Dtype::Bf16, true, None)];
+    all.extend(Tile::CHOICES.map(|tile| of(Dtype::Bf16, true, Some(tile))));
+    all
+}
+
+/// Kernels for bf16 that any card has.
+const PLAIN: Kernels = Kernels { dtype: Dtype::Bf16, warpgroups: false, only: None };
+/// Those of a card with products of warpgroups.
+const WARPGROUPS: Kernels = Kernels { warpgroups: true, ..PLAIN };
+
 /// Within what a launch may be, and exactly the tiles of m x n in `classes` classes of each group.
 fn covers(plan: &Plan, dtype: Dtype, m: usize, n: usize, classes: usize, groups: usize) {
     let (tile_m, tile_n) = plan.tile.size(dtype);
@@ -43,23 +56,26 @@ fn covers(plan: &Plan, dtype: Dtype, m: usize, n: usize, classes: usize, groups:
     assert_eq!((y, z), (plan.splits, groups), "{plan:?}");
     assert!(x < 1 << 31 && y < 1 << 16 && z < 1 << 16, "{plan:?}");
     assert_eq!(plan.launch.block, [plan.tile.threads(), 1, 1]);
-    // Two large blocks fit a multiprocessor's 228 KiB, small ones need no more than any kernel may have.
-    let most = if plan.tile == Tile::Large { 113 << 10 } else { 48 << 10 };
-    assert!(plan.launch.shared <= most, "{plan:?}");
+    // As many blocks as are counted on fit a multiprocessor's 228 KiB, of which each takes one more.
+    let shared = (plan.launch.shared as usize + 1024) * plan.tile.resident();
+    assert!(shared <= 228 << 10 && plan.launch.shared <= 227 << 10, "{plan:?}");
+    let alone = plan.tile.threads() as usize * plan.tile.resident();
+    assert!(alone <= 2048, "{plan:?}");
 }
 
 #[test]
 fn tiles_cover_every_output_once() {
     for (conv, x) in cases() {
-        for dtype in [Dtype::F32, Dtype::Bf16] {
-            let (positions, groups) = (conv.out_shape(x).positions(), conv.groups);
+        for kernels in all_kernels() {
+            let (positions, groups, dtype) = (conv.out_shape(x).positions(), conv.groups, kernels.dtype);
             let (cin, cout) = (conv.in_channels / groups, conv.out_channels / groups);
-            covers(&fprop(&conv, x, dtype).unwrap(), dtype, positions, cout, 1, groups);
+            covers(&fprop(&conv, x, kernels).unwrap(), dtype, positions, cout, 1, groups);
             let classes = conv.stride.min(x.h) * conv.stride.min(x.w);
             let m = x.n * x.h.div_ceil(conv.stride) * x.w.div_ceil(conv.stride);
-            covers(&dgrad(&conv, x, dtype).unwrap(), dtype, m, cin, classes, groups);
-            let columns = conv.kernel * conv.kernel * cin;
-            covers(&wgrad(&conv, x, dtype).unwrap(), dtype, cout, columns, 1, groups);
+            covers(&dgrad(&conv, x, kernels).unwrap(), dtype, m, cin, classes, groups);
+            let plan = wgrad(&conv, x, kernels).unwrap();
+            let columns = if plan.tile.is_wgmma() { cin.next_multiple_of(64) } else { cin };
+            covers(&plan, dtype, cout, conv.kernel * conv.kernel * columns, 1, groups);
         }
     }
 }
@@ -76,9 +92,9 @@ fn classes_hold_every_input_position_once() {
 #[test]
 fn splits_cover_every_position_once() {
     for (conv, x) in cases() {
-        for dtype in [Dtype::F32, Dtype::Bf16] {
-            let positions = conv.out_shape(x).positions();
-            let plan = wgrad(&conv, x, dtype).unwrap();
+        for kernels in all_kernels() {
+            let (positions, dtype) = (conv.out_shape(x).positions(), kernels.dtype);
+            let plan = wgrad(&conv, x, kernels).unwrap();
             let len = plan.sizes.split_len as usize;
             assert!((plan.splits - 1) * len < positions && positions <= plan.splits * len, "{plan:?}");
             assert_eq!(len % depth(dtype), 0, "a split is whole steps: {plan:?}");
@@ -106,33 +122,52 @@ fn many_splits_share_an_element() {
 #[test]
 fn large_tiles_are_for_large_products() {
     let large = Shape::new(8, 128, 128, 256);
-    let tile = |channels, x: Shape| {
+    let tile = |kernels, channels, x: Shape| {
         let conv = conv(channels, 3, 1, 1, 1);
-        fprop(&conv, x.with_channels(channels.0), Dtype::Bf16).unwrap().tile
+        fprop(&conv, x.with_channels(channels.0), kernels).unwrap().tile
     };
-    assert_eq!(tile((256, 256), large), Tile::Large);
-    assert_eq!(tile((256, 64), large), Tile::Small);
-    assert_eq!(tile((256, 256), Shape::new(2, 16, 16, 256)), Tile::Small);
-    assert_eq!(tile((3, 64), large), Tile::Any);
+    assert_eq!(tile(PLAIN, (256, 256), large), Tile::Large);
+    assert_eq!(tile(WARPGROUPS, (256, 256), large), Tile::Wgmma256);
+    assert_eq!(tile(WARPGROUPS, (256, 128), large), Tile::Wgmma128);
+    assert_eq!(tile(WARPGROUPS, (256, 64), large), Tile::Wgmma64);
+    let few = Shape::new(2, 16, 16, 256);
+    assert_eq!(tile(PLAIN, (256, 256), few), Tile::Small);
+    assert_eq!(tile(WARPGROUPS, (256, 256), few), Tile::Wgmma64);
+    assert_eq!(tile(WARPGROUPS, (3, 64), large), Tile::Any);
 }
 
 #[test]
 fn channels_of_a_group_decide_tiles_and_alignment() {
-    let tile = |channels, groups, side| {
+    let tile = |kernels, channels, groups| {
         let conv = grouped(conv(channels, 3, 1, 1, 1), groups);
-        let plan = fprop(&conv, Shape::new(8, side, side, conv.in_channels), Dtype::Bf16).unwrap();
+        let plan = fprop(&conv, Shape::new(8, 128, 128, conv.in_channels), kernels).unwrap();
         assert_eq!(plan.sizes.in_pitch as usize, conv.in_channels);
         assert_eq!(plan.sizes.in_channels as usize, channels.0);
         plan.tile
     };
-    assert_eq!(tile((256, 256), 2, 128), Tile::Large);
-    // Too few tiles in one group, enough in two.
-    assert_eq!(tile((256, 256), 1, 64), Tile::Large);
-    assert_eq!(tile((256, 128), 1, 36), Tile::Small);
-    assert_eq!(tile((256, 128), 2, 36), Tile::Large);
+    assert_eq!(tile(PLAIN, (256, 256), 2), Tile::Large);
+    assert_eq!(tile(WARPGROUPS, (256, 256), 2), Tile::Wgmma256);
+    // A box of 64 channels would reach into the next group.
+    assert_eq!(tile(WARPGROUPS, (96, 256), 2), Tile::Large);
+    assert_eq!(tile(WARPGROUPS, (96, 256), 1), Tile::Wgmma256);
     // 24 channels divide by a chunk, 12 of a group do not.
-    assert_eq!(tile((24, 24), 1, 64), Tile::Small);
-    assert_eq!(tile((12, 12), 2, 64), Tile::Any);
+    assert_eq!(tile(PLAIN, (24, 24), 1), Tile::Small);
+    assert_eq!(tile(PLAIN, (12, 12), 2), Tile::Any);
+}
+
+#[test]
+fn what_tensor_maps_cannot_say_is_for_other_kernels() {
+    let x = Shape::new(8, 128, 128, 256);
+    let only = |conv: Conv2d| {
+        let plans = [fprop(&conv, x, WARPGROUPS), dgrad(&conv, x, WARPGROUPS), wgrad(&conv, x, WARPGROUPS)];
+        plans.map(|plan| plan.unwrap().tile.is_wgmma())
+    };
+    assert_eq!(only(conv((256, 256), 3, 1, 1, 1)), [true, true, true]);
+    // A data gradient of stride 2 reads other taps for even and odd positions.
+    assert_eq!(only(conv((256, 256), 3, 2, 1, 1)), [true, false, true]);
+    // Bounding boxes begin at most 128 pixels from a corner.
+    assert_eq!(only(conv((256, 256), 3, 1, 63, 63)), [true, true, true]);
+    assert_eq!(only(conv((256, 256), 3, 1, 64, 64)), [false, false, false]);
 }
 
 #[test]
@@ -141,18 +176,19 @@ fn unaligned_weights_are_noticed() {
     let mut conv = conv((16, 16), 3, 1, 1, 1);
     let flags = |p: Plan| (p.tile, p.sizes.aligned_a, p.sizes.aligned_b);
     conv.weight.offset = 4;
-    assert_eq!(flags(fprop(&conv, x, Dtype::F32).unwrap()), (Tile::Small, 1, 1));
-    assert_eq!(flags(fprop(&conv, x, Dtype::Bf16).unwrap()), (Tile::Any, 1, 0));
-    assert_eq!(flags(dgrad(&conv, x, Dtype::Bf16).unwrap()), (Tile::Any, 1, 0));
-    assert_eq!(flags(wgrad(&conv, x, Dtype::Bf16).unwrap()), (Tile::Small, 1, 1));
+    let floats = Kernels { dtype: Dtype::F32, ..PLAIN };
+    assert_eq!(flags(fprop(&conv, x, floats).unwrap()), (Tile::Small, 1, 1));
+    assert_eq!(flags(fprop(&conv, x, WARPGROUPS).unwrap()), (Tile::Any, 1, 0));
+    assert_eq!(flags(dgrad(&conv, x, WARPGROUPS).unwrap()), (Tile::Any, 1, 0));
+    assert_eq!(flags(wgrad(&conv, x, PLAIN).unwrap()), (Tile::Small, 1, 1));
 }
 
 #[test]
 fn sizes_beyond_the_indices_are_errors() {
     let conv = conv((1, 1), 1, 1, 0, 1);
-    let error = fprop(&conv, Shape::new(1 << 20, 1 << 10, 1, 1), Dtype::Bf16).unwrap_err();
+    let error = fprop(&conv, Shape::new(1 << 20, 1 << 10, 1, 1), PLAIN).unwrap_err();
     assert!(error.to_string().contains("sizes below"), "{error}");
     let many = grouped(conv, 1 << 16);
-    let error = wgrad(&many, Shape::new(1, 1, 1, 1 << 16), Dtype::F32).unwrap_err();
+    let error = wgrad(&many, Shape::new(1, 1, 1, 1 << 16), PLAIN).unwrap_err();
     assert!(error.to_string().contains("at most 65535 groups"), "{error}");
 }

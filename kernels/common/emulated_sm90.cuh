@@ -1,0 +1,67 @@
+// What device_sm90.cuh promises, for the emulator, whose warpgroup.rs, bulk.rs and barriers.rs say what it means.
+#pragma once
+
+#define HAS_WARPGROUPS
+#define GRID_CONSTANT
+
+/// What a lane brings to a product.
+struct EmuProduct {
+    EmuThread* thread;
+    float* d;
+    u64 a, b;
+    u32 columns;
+    bool across_a, across_b, accumulate;
+    u32 line;
+};
+
+extern "C" {
+void emu_group_sync(EmuThread*, u32 id, u32 threads, const char* file, u32 line);
+void emu_mbarrier_init(EmuThread*, u64* barrier, u32 count, const char* file, u32 line);
+void emu_mbarrier_arrive(EmuThread*, u64* barrier, u32 bytes, const char* file, u32 line);
+void emu_mbarrier_wait(EmuThread*, u64* barrier, u32 parity, const char* file, u32 line);
+void emu_bulk_load(EmuThread*, void* to, const TensorMap* map, const i32 (*at)[4], const u32 (*offsets)[2], u64* barrier,
+                   const char* file, u32 line);
+void emu_product(EmuProduct*, const char* file, u32 line);
+void emu_product_commit(EmuThread*, const char* file, u32 line);
+void emu_product_wait(EmuThread*, u32 groups, const char* file, u32 line);
+}
+
+DEVICE void mbarrier_init(u64* barrier, u32 count, EMU_PLACE) {
+    emu_mbarrier_init(emu_current, barrier, count, file, line);
+}
+DEVICE void mbarriers_ready() {}
+DEVICE void mbarrier_arrive(u64* barrier, EMU_PLACE) { emu_mbarrier_arrive(emu_current, barrier, 0, file, line); }
+DEVICE void mbarrier_arrive_expect(u64* barrier, u32 bytes, EMU_PLACE) {
+    emu_mbarrier_arrive(emu_current, barrier, bytes, file, line);
+}
+DEVICE void mbarrier_wait(u64* barrier, u32 parity, EMU_PLACE) {
+    emu_mbarrier_wait(emu_current, barrier, parity, file, line);
+}
+
+DEVICE void bulk_load(void* to, const TensorMap& map, i32 x, i32 y, u64* barrier, EMU_PLACE) {
+    const i32 at[4] = {x, y, 0, 0};
+    const u32 offsets[2] = {};
+    emu_bulk_load(emu_current, to, &map, &at, &offsets, barrier, file, line);
+}
+DEVICE void bulk_load(void* to, const TensorMap& map, i32 x, i32 y, i32 z, u64* barrier, EMU_PLACE) {
+    const i32 at[4] = {x, y, z, 0};
+    const u32 offsets[2] = {};
+    emu_bulk_load(emu_current, to, &map, &at, &offsets, barrier, file, line);
+}
+DEVICE void bulk_load_im2col(void* to, const TensorMap& map, i32 c, i32 w, i32 h, i32 n, u32 off_w, u32 off_h,
+                             u64* barrier, EMU_PLACE) {
+    const i32 at[4] = {c, w, h, n};
+    const u32 offsets[2] = {off_w, off_h};
+    emu_bulk_load(emu_current, to, &map, &at, &offsets, barrier, file, line);
+}
+
+DEVICE void product_fence() {}
+template <int n, bool across_a, bool across_b>
+DEVICE void product(float (&d)[n / 2], u64 a, u64 b, bool accumulate, EMU_PLACE) {
+    EmuProduct lane = {emu_current, d, a, b, n, across_a, across_b, accumulate, line};
+    emu_product(&lane, file, line);
+}
+DEVICE void product_commit(EMU_PLACE) { emu_product_commit(emu_current, file, line); }
+template <int groups> DEVICE void product_wait(EMU_PLACE) { emu_product_wait(emu_current, groups, file, line); }
+
+DEVICE void group_sync(u32 id, u32 threads, EMU_PLACE) { emu_group_sync(emu_current, id, threads, file, line); }

@@ -1,0 +1,151 @@
+//! Tiles of the convolution kernels: which there are, what they take, how long a model expects them to run, and the choice by
+//! it. Sizes are those of kernels/common/conv2d_tiles.cuh and kernels/conv2d_wgmma.cu.
+
+use super::super::memory::Dtype;
+
+/// Multiprocessors of the device that the plans have in mind (H100, H200).
+pub const MULTIPROCESSORS: usize = 132;
+/// Bytes along k of a step.
+pub const STEP_BYTES: usize = 128;
+/// Steps along k that are in shared memory together, in kernels without warpgroups.
+const STAGES: usize = 3;
+/// What bulk copies' tiles are aligned to.
+const BOX_ALIGN: usize = 1024;
+
+/// Multiply-adds a nanosecond of a multiprocessor: tensor cores by what large bf16 products reach on an H200 (790 TFLOP/s),
+/// and 128 lanes of f32 at 1.7 GHz.
+const BF16_RATE: f64 = 2990.0;
+const F32_RATE: f64 = 218.0;
+/// Nanoseconds until a block's first product runs, and bytes a nanosecond in which a multiprocessor writes its tile.
+const START: f64 = 1500.0;
+const WRITE_RATE: f64 = 32.0;
+
+/// Which kernels a device has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Kernels {
+    /// Type of activations.
+    pub dtype: Dtype,
+    /// Whether those of warpgroups are among them.
+    pub warpgroups: bool,
+    /// The tile that is taken wherever it fits, whatever the model says.
+    pub only: Option<Tile>,
+}
+
+/// Which kernel: its tile, and how it reads operands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tile {
+    /// For reuse.
+    Large,
+    /// Where large tiles would be too few, or mostly empty.
+    Small,
+    /// Small tiles, operands that need not be aligned.
+    Any,
+    /// Products of warpgroups: 128 x 64.
+    Wgmma64,
+    /// 128 x 128.
+    Wgmma128,
+    /// 128 x 256.
+    Wgmma256,
+}
+
+impl Tile {
+    /// Those that the model chooses from.
+    pub const CHOICES: [Tile; 5] = [Tile::Wgmma256, Tile::Wgmma128, Tile::Wgmma64, Tile::Large, Tile::Small];
+
+    /// Part of the kernel's name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Tile::Large => "large",
+            Tile::Small => "small",
+            Tile::Any => "any",
+            Tile::Wgmma64 => "wgmma64",
+            Tile::Wgmma128 => "wgmma128",
+            Tile::Wgmma256 => "wgmma256",
+        }
+    }
+
+    /// Whether warpgroups multiply what bulk copies bring.
+    pub fn is_wgmma(self) -> bool {
+        matches!(self, Tile::Wgmma64 | Tile::Wgmma128 | Tile::Wgmma256)
+    }
+
+    /// Results along m and n.
+    pub fn size(self, dtype: Dtype) -> (usize, usize) {
+        match (self, dtype) {
+            (Tile::Large, Dtype::F32) => (128, 64),
+            (Tile::Large, Dtype::Bf16) => (128, 128),
+            (Tile::Small | Tile::Any, _) => (64, 64),
+            (Tile::Wgmma64, _) => (128, 64),
+            (Tile::Wgmma128, _) => (128, 128),
+            (Tile::Wgmma256, _) => (128, 256),
+        }
+    }
+
+    /// Threads a block.
+    pub fn threads(self) -> u32 {
+        match self {
+            Tile::Large => 256,
+            Tile::Small | Tile::Any => 128,
+            // Two warpgroups that multiply, one warp that sees to the copies.
+            _ => 288,
+        }
+    }
+
+    fn stages(self) -> usize {
+        if matches!(self, Tile::Wgmma64 | Tile::Wgmma256) { 4 } else { STAGES }
+    }
+
+    /// Bytes of shared memory: the steps under way, whose place the finished tile takes in the end (its rows are eight values
+    /// longer), and for bulk copies room to align and two mbarriers a step.
+    pub fn shared_bytes(self, dtype: Dtype, out_size: usize) -> usize {
+        let (m, n) = self.size(dtype);
+        let bytes = (self.stages() * STEP_BYTES * (m + n)).max(out_size * m * (n + 8));
+        if self.is_wgmma() { bytes + BOX_ALIGN + 16 * self.stages() } else { bytes }
+    }
+
+    /// Blocks that a multiprocessor holds at a time.
+    pub fn resident(self) -> usize {
+        match self {
+            Tile::Wgmma256 => 1,
+            Tile::Small | Tile::Any => 4,
+            _ => 2,
+        }
+    }
+
+    /// Share of the multiprocessor's rate that its inner loop is expected to reach: products of warpgroups read shared memory
+    /// once, those of warps go through registers, and narrow tiles fetch more for each product.
+    fn share(self, dtype: Dtype) -> f64 {
+        match (self, dtype) {
+            (Tile::Large, Dtype::Bf16) => 0.6,
+            (Tile::Small, Dtype::Bf16) => 0.4,
+            (Tile::Large, Dtype::F32) => 0.8,
+            (Tile::Small, Dtype::F32) => 0.65,
+            (Tile::Any, _) => 0.1,
+            (Tile::Wgmma64, _) => 0.55,
+            (Tile::Wgmma128, _) => 0.75,
+            (Tile::Wgmma256, _) => 0.85,
+        }
+    }
+
+    /// Nanoseconds that `blocks` blocks with `depth` values along k are expected to take: blocks that follow one another on a
+    /// multiprocessor, and for each round of resident ones the time until its first product and that to write its tile.
+    pub fn nanoseconds(self, dtype: Dtype, blocks: usize, depth: usize) -> f64 {
+        let (m, n) = self.size(dtype);
+        let rate = if dtype == Dtype::Bf16 { BF16_RATE } else { F32_RATE } * self.share(dtype);
+        let product = (m * n * depth) as f64 / rate;
+        let ends = START + (m * n * dtype.size()) as f64 / WRITE_RATE;
+        let rounds = blocks.div_ceil(MULTIPROCESSORS * self.resident());
+        blocks.div_ceil(MULTIPROCESSORS) as f64 * product + rounds as f64 * ends
+    }
+
+    /// The tile that `nanoseconds` finds fastest, among those of warpgroups too where `bulk` says that their operands fit.
+    pub fn fastest(kernels: Kernels, bulk: bool, nanoseconds: impl Fn(Tile) -> f64) -> Tile {
+        let fits = |tile: &Tile| !tile.is_wgmma() || (kernels.warpgroups && bulk);
+        let choices = Tile::CHOICES.into_iter().filter(fits);
+        kernels
+            .only
+            .filter(fits)
+            .or_else(|| choices.min_by(|&a, &b| nanoseconds(a).total_cmp(&nanoseconds(b))))
+            .unwrap_or(Tile::Small)
+    }
+}

@@ -1,0 +1,121 @@
+//! Tensor maps: how the bulk copies of a kernel read a tensor of 16-bit values. A copy brings a box of values to shared
+//! memory, 128 bytes a row, chunks of 16 bytes exchanged within a row by the row's number; what lies outside the tensor is
+//! zero. Knows no ops.
+
+use super::driver::DevicePtr;
+use super::memory::plain_arg;
+
+/// Values of a row of a box.
+pub const ROW: u32 = 64;
+/// Bytes of a value.
+const VALUE: u64 = 2;
+
+/// A tensor map as kernels take it.
+#[repr(C, align(64))]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct TensorMap(pub [u64; 16]);
+
+plain_arg!(TensorMap);
+
+/// What a tensor map says.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct TensorMapSpec {
+    /// The first value.
+    pub base: DevicePtr,
+    /// Sizes, innermost first.
+    pub dims: [u64; 4],
+    /// Bytes from one index to the next, from the second axis on.
+    pub strides: [u64; 3],
+    /// Axes, 2 to 4.
+    pub rank: u32,
+    /// 1: boxes run over pixels of a bounding box of `[c, w, h, n]`; 0: boxes are boxes.
+    pub im2col: u32,
+    /// Sizes of the box, of which the first is [`ROW`]; with `im2col` channels and pixels.
+    pub extent: [u32; 4],
+    /// With `im2col`, for w and h: where the bounding box begins, seen from the first pixel, ...
+    pub lower: [i32; 2],
+    /// ... where it ends, seen from the last, ...
+    pub upper: [i32; 2],
+    /// ... and the step from pixel to pixel.
+    pub step: [u32; 2],
+    /// Zero.
+    pub reserved: [u32; 4],
+}
+
+impl TensorMapSpec {
+    /// Boxes of `extent` values of a tensor whose sizes and strides (of all axes but the first) these are.
+    pub fn tiled(base: DevicePtr, dims: &[usize], strides: &[usize], extent: &[usize]) -> TensorMapSpec {
+        let mut spec = TensorMapSpec { base, dims: [1; 4], rank: dims.len() as u32, ..Default::default() };
+        spec.extent = [1; 4];
+        dims.iter().zip(&mut spec.dims).for_each(|(&from, to)| *to = from as u64);
+        strides.iter().zip(&mut spec.strides).for_each(|(&from, to)| *to = VALUE * from as u64);
+        extent.iter().zip(&mut spec.extent).for_each(|(&from, to)| *to = from as u32);
+        spec
+    }
+
+    /// Columns of `pixels` pixels of an NHWC tensor of sizes `[n, h, w, c]`; `bounds` are the bounding box's first corner and
+    /// last corner, the same for both axes, and the step.
+    pub fn im2col(
+        base: DevicePtr,
+        [n, h, w, c]: [usize; 4],
+        (lower, upper, step): (i32, [i32; 2], usize),
+        pixels: usize,
+    ) -> TensorMapSpec {
+        let dims = [c, w, h, n].map(|v| v as u64);
+        TensorMapSpec {
+            base,
+            dims,
+            strides: [c, c * w, c * w * h].map(|v| VALUE * v as u64),
+            rank: 4,
+            im2col: 1,
+            extent: [ROW, pixels as u32, 0, 0],
+            lower: [lower; 2],
+            upper: [upper[1], upper[0]],
+            step: [step as u32; 2],
+            reserved: [0; 4],
+        }
+    }
+
+    /// Rows that a copy brings.
+    pub fn rows(&self) -> usize {
+        if self.im2col == 1 {
+            self.extent[1] as usize
+        } else {
+            self.extent[1..self.rank as usize].iter().map(|&v| v as usize).product()
+        }
+    }
+
+    /// What the hardware's limits forbid of this.
+    pub fn fault(&self) -> Option<String> {
+        let rank = self.rank as usize;
+        let wrong = |what: &str| Some(format!("no tensor map can have this {what}: {self:?}"));
+        if !(2..=4).contains(&rank) || (self.im2col == 1 && rank != 4) {
+            return wrong("rank");
+        }
+        if self.base.0 == 0 || !self.base.0.is_multiple_of(16) {
+            return wrong("address");
+        }
+        if self.dims[..rank].iter().any(|&v| v == 0 || v > 1 << 32) {
+            return wrong("size");
+        }
+        if self.strides[..rank - 1].iter().any(|&v| !v.is_multiple_of(16) || v >= 1 << 40) {
+            return wrong("stride");
+        }
+        let extent = if self.im2col == 1 { &self.extent[..1] } else { &self.extent[..rank] };
+        if extent.iter().any(|&v| !(1..=256).contains(&v)) || self.extent[0] != ROW {
+            return wrong("box");
+        }
+        if self.im2col == 1 {
+            let corners = self.lower.iter().chain(&self.upper);
+            if corners.into_iter().any(|v| !(-128..128).contains(v)) {
+                return wrong("bounding box");
+            }
+            let steps = self.step.iter().all(|v| (1..=8).contains(v));
+            if !steps || !(1..=1024).contains(&self.extent[1]) {
+                return wrong("column");
+            }
+        }
+        None
+    }
+}
