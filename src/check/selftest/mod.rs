@@ -1,10 +1,11 @@
-//! What kernels/common/device.cuh promises, proved on a device: the kernels of kernels/selftest.cu against plain loops and
-//! values that follow from the definitions of the instructions (PTX ISA). Knows drivers; must not know ops, nor ask the
+//! What kernels/common/device.cuh and device_sm90.cuh promise, proved on a device: the kernels of kernels/selftest.cu and
+//! selftest_sm90.cu against plain loops and values that follow from the definitions of the instructions (PTX ISA). Knows drivers; must not know ops, nor ask the
 //! emulator what an instruction does.
 
 mod blocks;
 mod matrices;
 mod numbers;
+mod warpgroups;
 
 use crate::Result;
 use crate::backend::cuda::driver::{Args, DevicePtr, Driver, Kernel, Launch};
@@ -34,6 +35,14 @@ const CHECKS: [(&str, Check); 17] = [
     ("mma, sums in float", matrices::sums),
 ];
 
+/// Those of devices that have products of warpgroups.
+const WARPGROUP_CHECKS: [(&str, Check); 4] = [
+    ("bulk copies of boxes", warpgroups::tiled),
+    ("bulk copies of pixels", warpgroups::im2col),
+    ("mbarriers, barriers of warps", warpgroups::ring),
+    ("products of warpgroups", warpgroups::products),
+];
+
 /// Result of one check.
 #[derive(Clone, Debug, serde::Serialize)]
 pub struct Row {
@@ -55,8 +64,9 @@ pub struct Row {
 /// # Errors
 /// A fault of the device. A wrong value is a row, not an error.
 pub fn run(driver: &dyn Driver, mut each: impl FnMut(&Row)) -> Result<Vec<Row>> {
-    let mut rows = Vec::with_capacity(CHECKS.len());
-    for (name, check) in CHECKS {
+    let more = if driver.has_warpgroup_products() { &WARPGROUP_CHECKS[..] } else { &[] };
+    let mut rows = Vec::with_capacity(CHECKS.len() + more.len());
+    for (name, check) in CHECKS.iter().chain(more).copied() {
         let device = Device { driver, memory: RefCell::default() };
         let outcome = check(&device)?;
         driver.synchronize()?;

@@ -170,12 +170,7 @@ unsafe extern "C" fn emu_product_commit(thread: *mut Thread, file: *const c_char
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn emu_product_wait(
-    thread: *mut Thread,
-    groups: u32,
-    file: *const c_char,
-    line: u32,
-) {
+unsafe extern "C" fn emu_product_wait(thread: *mut Thread, groups: u32, file: *const c_char, line: u32) {
     // SAFETY: kernels pass the running thread.
     unsafe { Thread::product_wait(thread, groups, Place { file, line }) }
 }

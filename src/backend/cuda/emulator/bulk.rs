@@ -3,7 +3,7 @@
 
 use super::CopyTime;
 use super::block::Block;
-use super::shadow::{Access, Actor};
+use super::shadow::Access;
 use super::thread::{Place, Thread};
 use crate::backend::cuda::tensor_map::{ROW, TensorMap, TensorMapSpec};
 
@@ -83,7 +83,8 @@ fn values(spec: &TensorMapSpec, at: [i32; 4], offsets: [u32; 2]) -> Vec<[usize; 
 impl Block {
     /// Moves a copy's values, whatever thread runs.
     pub fn land(&mut self, copy: BulkCopy) {
-        let actor = Actor { thread: copy.issuer as u64, ..self.actor };
+        // In the name of the thread that began it.
+        let runs = std::mem::replace(&mut self.actor.thread, copy.issuer as u64);
         for (chunk, values) in copy.values.iter().enumerate() {
             let offset = swizzled(copy.to + chunk * CHUNK);
             let mut data = [0u8; CHUNK];
@@ -97,9 +98,10 @@ impl Block {
             unsafe { data.as_ptr().copy_to_nonoverlapping(self.view.shared.add(offset), CHUNK) };
             if let Some(shadow) = self.shadow() {
                 // The copy's beginning was checked; nothing can forbid its end.
-                let _ = shadow.touch(&actor, self.shared + offset, CHUNK, Access::LandCopy);
+                let _ = shadow.touch(&self.actor, self.shared + offset, CHUNK, Access::LandCopy);
             }
         }
+        self.actor.thread = runs;
         self.bulk_came(copy.barrier, copy.values.len() * CHUNK, copy.issuer);
     }
 }
@@ -138,7 +140,10 @@ impl Thread {
                 );
             }
             if offsets.iter().any(|&v| v > MAX_OFFSET) {
-                Thread::fail(this, format!("copies with offsets {offsets:?} at {place}, expected at most 255"));
+                Thread::fail(
+                    this,
+                    format!("copies with offsets {offsets:?} at {place}, expected at most 255"),
+                );
             }
             let values = values(&spec, at, offsets);
             if (*(*this).block).shadow().is_some() {

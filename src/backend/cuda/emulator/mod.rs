@@ -24,6 +24,8 @@ mod fault;
 #[cfg(emulator)]
 mod heap;
 #[cfg(emulator)]
+mod readers;
+#[cfg(emulator)]
 mod registry;
 #[cfg(emulator)]
 mod report;

@@ -50,7 +50,7 @@ fn describe_wrong(
         Wrong::Race { other, thread, same_block, several } => {
             let who = match (same_block, several) {
                 (true, false) => format!("thread {}", name(thread)),
-                (true, true) => format!("thread {} among others of its warpgroup", name(thread)),
+                (true, true) => format!("thread {} among others", name(thread)),
                 (false, _) => format!("thread {} of another block", name(thread)),
             };
             format!("{verb} {target}, which {who} has {other} with no barrier in between")

@@ -4,6 +4,8 @@
 //! Atomics are ordered among themselves.
 
 use super::heap;
+use super::readers::Readers;
+use std::cell::RefCell;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// A byte's last write and last read, each a [`Stamp`]. Blocks run in parallel, so cells are atomic; a lost update between
@@ -16,6 +18,8 @@ const EVENT_BITS: u32 = 20;
 const BLOCK_BITS: u32 = 15;
 const MAX_EVENT: u64 = (1 << EVENT_BITS) - 1;
 const THREAD_MASK: u64 = ((1 << THREAD_BITS) - 1) << 2;
+const EVENT_SHIFT: u32 = 2 + THREAD_BITS;
+const EVENT_MASK: u64 = MAX_EVENT << EVENT_SHIFT;
 
 /// States of a write cell without a writer. Zero, as fresh memory is: no such byte.
 const NONE: u64 = 0;
@@ -28,13 +32,13 @@ const PLAIN: u64 = 1;
 /// Write cells: an atomic. Read cells: several threads of a warp.
 const ATOMIC: u64 = 2;
 const SEVERAL_LANES: u64 = 2;
-/// Write cells: an asynchronous copy that has not landed. Read cells: threads of several warps; the field of threads has a
-/// bit for each warpgroup among them.
+/// Write cells: an asynchronous copy that has not landed. Read cells: threads of several warps; the field of events has the
+/// number of their set.
 const PENDING: u64 = 3;
 const SEVERAL_WARPS: u64 = 3;
 
 /// The running thread and what is ordered before it.
-#[derive(Clone, Copy, Default)]
+#[derive(Default)]
 pub struct Actor {
     /// Numbers of launch, block and thread.
     pub launch: u64,
@@ -46,6 +50,8 @@ pub struct Actor {
     pub warps: usize,
     /// What the running thread's warp knows of each warp.
     pub clock: Clock,
+    /// Warps that read the same.
+    pub readers: RefCell<Readers>,
 }
 
 /// For each warp of a block: everything that it did before there had been this many barriers is over (a vector clock).
@@ -53,8 +59,6 @@ pub type Clock = [u64; MAX_WARPS];
 
 /// Warps that a block has at most.
 pub const MAX_WARPS: usize = 32;
-/// Warps of a warpgroup.
-const GROUP_WARPS: usize = 4;
 
 /// How memory is touched.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -109,34 +113,31 @@ impl Actor {
         if stamp & KIND == 0 || !self.same_launch(stamp) {
             return true;
         }
-        let event = (stamp >> (2 + THREAD_BITS)) & MAX_EVENT;
-        let thread = thread_of(stamp);
+        let (event, thread) = (event_of(stamp), thread_of(stamp));
         if !self.same_block(stamp) {
             false
         } else if several && stamp & KIND == SEVERAL_WARPS {
-            let warps = (0..self.warps).filter(|w| thread >> (w / GROUP_WARPS) & 1 == 1);
-            warps.map(|w| self.clock[w]).all(|known| event < known)
+            // Never, or once what each of the warps did is over.
+            event != MAX_EVENT && {
+                let readers = self.readers.borrow();
+                let times = readers.times(event as usize).iter().zip(&self.clock);
+                times.take(self.warps).all(|(read, known)| read <= known)
+            }
         } else {
             event < self.clock[thread / 32]
                 || (thread as u64 == self.thread && !(several && stamp & KIND != PLAIN))
         }
     }
 
-    /// The bits of the warpgroups that a read stamp of this block stands for.
-    fn groups(&self, stamp: u64) -> u64 {
-        if stamp & KIND == SEVERAL_WARPS {
-            stamp & THREAD_MASK
-        } else {
-            1 << (2 + thread_of(stamp) / 32 / GROUP_WARPS)
-        }
-    }
-
     fn race(&self, other: &'static str, stamp: u64, several: bool) -> Wrong {
-        let thread = if several && stamp & KIND == SEVERAL_WARPS {
-            thread_of(stamp).trailing_zeros() as usize * GROUP_WARPS * 32
-        } else {
-            thread_of(stamp)
-        };
+        let mut thread = thread_of(stamp);
+        if several && stamp & KIND == SEVERAL_WARPS && self.same_block(stamp) && event_of(stamp) != MAX_EVENT
+        {
+            // The first warp that is to blame.
+            let readers = self.readers.borrow();
+            let times = readers.times(event_of(stamp) as usize).iter().zip(&self.clock);
+            thread = 32 * times.take(self.warps).position(|(read, known)| read > known).unwrap_or(0);
+        }
         Wrong::Race { other, thread, same_block: self.same_block(stamp), several }
     }
 
@@ -183,23 +184,44 @@ impl Actor {
         if self.after(read, true) {
             return mine;
         }
-        let several = (mine & !THREAD_MASK & !KIND) | SEVERAL_WARPS;
-        if !self.same_block(read) {
+        let (warp, event) = (self.thread as usize / 32, self.events.min(MAX_EVENT - 1));
+        let several =
+            |set: u64| (mine & !(KIND | THREAD_MASK | EVENT_MASK)) | SEVERAL_WARPS | set << EVENT_SHIFT;
+        if !self.same_block(read) || event_of(read) == MAX_EVENT {
             // No barrier of one block orders readers of several.
-            return several | THREAD_MASK | MAX_EVENT << (2 + THREAD_BITS);
+            return several(MAX_EVENT);
         }
-        let never = read >> (2 + THREAD_BITS) & MAX_EVENT == MAX_EVENT;
-        let never = if never { MAX_EVENT << (2 + THREAD_BITS) } else { 0 };
         if self.same_warp(read) && read & KIND != SEVERAL_WARPS {
-            self.stamp(SEVERAL_LANES) | never
-        } else {
-            several | self.groups(read) | self.groups(mine) | never
+            return self.stamp(SEVERAL_LANES);
         }
+        let known = |readers: &Readers| {
+            if read & KIND == SEVERAL_WARPS {
+                return *readers.times(event_of(read) as usize);
+            }
+            let mut clock = Clock::default();
+            clock[thread_of(read) / 32] = event_of(read) + 1;
+            clock
+        };
+        let set = self.readers.borrow_mut().add(read, known, warp, event);
+        if set as u64 >= MAX_EVENT { several(MAX_EVENT) } else { several(set as u64) }
+    }
+
+    /// Whether this thread's warp is among those that read a byte, since its last barrier.
+    fn among(&self, read: u64) -> bool {
+        read & KIND == SEVERAL_WARPS
+            && self.same_block(read)
+            && event_of(read) != MAX_EVENT
+            && self.readers.borrow().times(event_of(read) as usize)[self.thread as usize / 32]
+                == self.events + 1
     }
 }
 
 fn thread_of(stamp: u64) -> usize {
     (stamp >> 2 & ((1 << THREAD_BITS) - 1)) as usize
+}
+
+fn event_of(stamp: u64) -> u64 {
+    (stamp >> EVENT_SHIFT) & MAX_EVENT
 }
 
 /// The cells of a range of addresses.
@@ -241,13 +263,16 @@ impl Shadow {
         access: Access,
     ) -> Result<(), (usize, Wrong)> {
         // Most bytes of an access are like the one before, and were read in this interval before.
-        let (mine, many) = (actor.stamp(PLAIN), actor.stamp(SEVERAL_WARPS) & !THREAD_MASK);
-        let group = actor.groups(mine);
+        let mine = actor.stamp(PLAIN);
+        // The last cell that held several warps, this one among them.
+        let mut many = u64::MAX;
         let mut passed = u64::MAX;
         for (i, cell) in self.cells(address, bytes).iter().enumerate() {
             let (written, read) = (cell[0].load(Relaxed), cell[1].load(Relaxed));
-            let among = read & !THREAD_MASK == many && read & group != 0;
-            let known = access == Access::Read && written == passed && (read == mine || among);
+            if access == Access::Read && read != many && actor.among(read) {
+                many = read;
+            }
+            let known = access == Access::Read && written == passed && (read == mine || read == many);
             if !known {
                 actor.touch(cell, access).map_err(|wrong| (address + i, wrong))?;
                 passed = written;

@@ -61,7 +61,9 @@ impl Factor {
         let field = |shift: u32| (descriptor >> shift & 0x3fff) as usize * 16;
         let (swizzle, base_offset) = (descriptor >> 62, descriptor >> 49 & 7);
         if swizzle != 1 || base_offset != 0 {
-            return Err(format!("descriptor {descriptor:#x} has another swizzle than 128 bytes, or an offset"));
+            return Err(format!(
+                "descriptor {descriptor:#x} has another swizzle than 128 bytes, or an offset"
+            ));
         }
         Ok(Factor { start: field(0), leading: field(16), stride: field(32), across })
     }
@@ -84,7 +86,13 @@ fn bf16(bits: [u8; 2]) -> f32 {
 
 impl Thread {
     /// `count` rows or columns of a factor from `first` on, as `[k][i]`.
-    unsafe fn read_factor(this: *mut Thread, factor: &Factor, first: usize, values: &mut [f32], count: usize) {
+    unsafe fn read_factor(
+        this: *mut Thread,
+        factor: &Factor,
+        first: usize,
+        values: &mut [f32],
+        count: usize,
+    ) {
         // SAFETY: called on this thread's coroutine; no reference to the block is alive where the thread fails.
         unsafe {
             let room = (*(*(*this).block).plan).launch.shared as usize;
