@@ -260,20 +260,19 @@ fn results_do_not_depend_on_the_order_of_threads() {
         for geometry in [(2, 13, 11, 16, 24, 3, 2, 1, 1, true), (1, 19, 17, 3, 8, 3, 1, 1, 1, true)] {
             let (conv, shape) = layer(geometry, 1, 8);
             let inputs = Inputs::new(&conv, shape, dtype);
-            let run = |o| {
-                inputs
-                    .run(&device(dtype, o), &conv, shape)
-                    .map(|v| v.iter().map(|v| v.to_bits()).collect::<Vec<_>>())
-            };
-            let first = run(EmulatorOptions::default());
-            assert!(
-                first == run(options(Schedule::Descending, CopyTime::Early)),
-                "{dtype:?} {geometry:?} descending"
-            );
-            assert!(
-                first == run(options(Schedule::Seeded(7), CopyTime::Seeded(8))),
-                "{dtype:?} {geometry:?} seeded"
-            );
+            for &tile in tiles(dtype) {
+                let run = |o| {
+                    let d = tile.into_iter().fold(device(dtype, o), Cuda::with_tile);
+                    inputs.run(&d, &conv, shape).map(|v| v.iter().map(|v| v.to_bits()).collect::<Vec<_>>())
+                };
+                let first = run(EmulatorOptions::default());
+                for o in [
+                    options(Schedule::Descending, CopyTime::Early),
+                    options(Schedule::Seeded(7), CopyTime::Seeded(8)),
+                ] {
+                    assert!(first == run(o), "{dtype:?} {geometry:?} {tile:?} {o:?}");
+                }
+            }
         }
     }
 }

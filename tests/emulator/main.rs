@@ -3,5 +3,6 @@
 #[macro_use]
 mod common;
 mod mutants;
+mod mutants_sm90;
 mod promises;
 mod text;

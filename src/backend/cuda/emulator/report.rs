@@ -17,7 +17,7 @@ impl Failure {
     pub fn text(self) -> String {
         let trace = self.trace.map(|t| t.to_string()).unwrap_or_default();
         let lines = trace.lines().filter_map(|l| l.trim().strip_prefix("at "));
-        let mut own = lines.filter(|l| l.contains("kernels/") && !l.contains("common/emulated.cuh"));
+        let mut own = lines.filter(|l| l.contains("kernels/") && !l.contains("common/emulated"));
         match own.next() {
             Some(line) => {
                 format!("{}, at {}", self.message, line.find("kernels/").map_or(line, |at| &line[at..]))

@@ -1,0 +1,102 @@
+//! Faults in pipelines of bulk copies and products of warpgroups: each kernel of tests/kernels/mutants_sm90.cu has one, and the
+//! build that promises to must say what it is.
+
+use crate::common::{all_options, alloc, download, launch, open, upload};
+use psmt_fast::backend::cuda::driver::Launch;
+use psmt_fast::backend::cuda::emulator::{CopyTime, EmulatorOptions, Schedule};
+use psmt_fast::backend::cuda::tensor_map::TensorMapSpec;
+use psmt_fast::{Error, Result};
+
+const STEPS: usize = 5;
+const SIDE: usize = 64;
+const CHECK: EmulatorOptions =
+    EmulatorOptions { check: true, schedule: Schedule::Ascending, copies: CopyTime::Late };
+const PLAIN: EmulatorOptions = EmulatorOptions { check: false, ..CHECK };
+
+/// Small integers.
+fn a(m: usize, k: usize) -> f32 {
+    ((m * 7 + k * 3) % 11) as f32 - 5.0
+}
+fn b(n: usize, k: usize) -> f32 {
+    ((n * 5 + k) % 13) as f32 - 6.0
+}
+
+/// What a kernel gives; `None` where this build has no emulator.
+fn run(options: EmulatorOptions, kernel: &str) -> Option<Result<Vec<f32>>> {
+    let d = open(options)?;
+    let depth = STEPS * SIDE;
+    let map = |value: fn(usize, usize) -> f32| {
+        let bits = |i: usize| half::bf16::from_f32(value(i / depth, i % depth)).to_bits();
+        let data: Vec<u16> = (0..SIDE * depth).map(bits).collect();
+        let spec = TensorMapSpec::tiled(upload(&*d, &data), &[depth, SIDE], &[depth], &[SIDE, SIDE]);
+        d.tensor_map(&spec).expect("a tensor map")
+    };
+    let out = alloc::<f32>(&*d, SIDE * SIDE);
+    let plan = Launch::new(1, 160).with_shared(4 * 2 * SIDE * SIDE);
+    let done = launch(&*d, "mutants_sm90", kernel, plan, args![out, map(a), map(b), STEPS as u32]);
+    Some(done.map(|()| download(&*d, out, SIDE * SIDE)))
+}
+
+fn want() -> Vec<f32> {
+    let sum = |i: usize| (0..STEPS * SIDE).map(|k| a(i / SIDE, k) * b(i % SIDE, k)).sum();
+    (0..SIDE * SIDE).map(sum).collect()
+}
+
+#[track_caller]
+fn expect(options: EmulatorOptions, kernel: &str, words: &[&str]) {
+    let Some(result) = run(options, kernel) else { return };
+    let text = result.map(|_| ()).map_err(|e: Error| e.to_string()).expect_err("a fault");
+    println!("{text}");
+    words.iter().for_each(|w| assert!(text.contains(w), "{w:?} is not in: {text}"));
+}
+
+#[test]
+fn a_sound_pipeline_raises_no_alarm_in_any_order() {
+    for options in all_options() {
+        let Some(result) = run(options, "sound") else { return };
+        assert_eq!(result.expect("no alarm"), want(), "{options:?}");
+    }
+}
+
+#[test]
+fn tiles_that_are_read_too_early_or_overwritten_too_soon() {
+    expect(CHECK, "no_wait", &["reads byte 0 of shared memory, which nothing has written"]);
+    // The thread that copies runs first.
+    let other = EmulatorOptions { schedule: Schedule::Descending, ..CHECK };
+    expect(other, "no_wait", &["has not landed", "a wait is missing", "kernels/mutants_sm90.cu:"]);
+    expect(CHECK, "no_empty", &["arrives at an mbarrier", "whose phase waits for bytes only"]);
+    expect(CHECK, "early_release", &["of shared memory", "read with no barrier in between"]);
+}
+
+#[test]
+fn wrong_pipelines_that_wait_for_ever_say_what_for() {
+    for options in [PLAIN, CHECK] {
+        expect(options, "wrong_bytes", &["mutants_sm90.cu", "for an mbarrier", "lacks", "16 bytes"]);
+        expect(options, "no_init", &["mutants_sm90.cu", "that nothing has initialised"]);
+    }
+}
+
+#[test]
+fn products_that_are_not_waited_for_or_differ() {
+    for options in [PLAIN, CHECK] {
+        expect(options, "no_product_wait", &["while products are under way"]);
+        expect(options, "other_product", &["warpgroup 0 asked for different products"]);
+        expect(options, "unaligned", &["expected a multiple of 1024"]);
+    }
+}
+
+#[test]
+fn tensor_maps_that_hardware_has_not_are_refused() {
+    let Some(d) = open(PLAIN) else { return };
+    let at = alloc::<u16>(&*d, 4096);
+    let refused = |spec: TensorMapSpec, what: &str| {
+        let text = d.tensor_map(&spec).expect_err("no such tensor map").to_string();
+        assert!(text.contains(what), "{what} is not in: {text}");
+    };
+    refused(TensorMapSpec::tiled(at, &[64, 8], &[63], &[64, 8]), "stride");
+    refused(TensorMapSpec::tiled(at.offset(2), &[64, 8], &[64], &[64, 8]), "address");
+    refused(TensorMapSpec::tiled(at, &[64, 8], &[64], &[32, 8]), "box");
+    refused(TensorMapSpec::tiled(at, &[64, 0], &[64], &[64, 8]), "size");
+    refused(TensorMapSpec::im2col(at, [1, 8, 8, 64], (-129, [0; 2], 1), 64), "bounding box");
+    refused(TensorMapSpec::im2col(at, [1, 8, 8, 64], (0, [0; 2], 9), 64), "column");
+}
