@@ -46,6 +46,8 @@ pub struct Product {
     accumulate: bool,
     /// The warp's place in its group.
     warp: usize,
+    /// A number that stands for the factors when it was asked for, in the check build.
+    factors: Option<u64>,
 }
 
 /// A factor's place in shared memory: fields of a descriptor, in bytes.
@@ -80,6 +82,13 @@ impl Factor {
     }
 }
 
+/// A number that stands for two factors.
+fn number_of(a: &[f32], b: &[f32]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    a.iter().chain(b).for_each(|v| v.to_bits().hash(&mut hasher));
+    hasher.finish()
+}
+
 fn bf16(bits: [u8; 2]) -> f32 {
     f32::from_bits(u32::from(u16::from_le_bytes(bits)) << 16)
 }
@@ -112,8 +121,9 @@ impl Thread {
         }
     }
 
-    unsafe fn multiply(this: *mut Thread, product: &Product) {
-        // SAFETY: as for `read_factor`; the lanes wait, and their sums lie on stacks that stay.
+    /// The factors of a product as `[k][row]` and `[k][column]`.
+    unsafe fn factors(this: *mut Thread, product: &Product) -> (Vec<f32>, Vec<f32>) {
+        // SAFETY: as for `read_factor`.
         unsafe {
             let factors = [(product.a, product.across_a), (product.b, product.across_b)];
             let [a, b] = factors.map(|(descriptor, across)| Factor::new(descriptor, across));
@@ -122,9 +132,21 @@ impl Thread {
                 (Err(e), _) | (_, Err(e)) => Thread::fail(this, e),
             };
             let columns = product.columns;
-            let (mut a_values, mut b_values) = ([0.0; DEPTH * WARP_ROWS], [0.0; DEPTH * MAX_COLUMNS]);
+            let (mut a_values, mut b_values) = (vec![0.0; DEPTH * WARP_ROWS], vec![0.0; DEPTH * columns]);
             Thread::read_factor(this, &a, WARP_ROWS * product.warp, &mut a_values, WARP_ROWS);
             Thread::read_factor(this, &b, 0, &mut b_values, columns);
+            (a_values, b_values)
+        }
+    }
+
+    unsafe fn multiply(this: *mut Thread, product: &Product) {
+        // SAFETY: as for `read_factor`; the lanes wait, and their sums lie on stacks that stay.
+        unsafe {
+            let columns = product.columns;
+            let (a_values, b_values) = Thread::factors(this, product);
+            if product.factors.is_some_and(|before| before != number_of(&a_values, &b_values)) {
+                Thread::fail(this, "multiplied what was overwritten while the product was under way".into());
+            }
             let mut sums = [0.0f32; WARP_ROWS * MAX_COLUMNS];
             // Lane l holds of each 8 columns two: 2 (l % 4) and the next, in rows l / 4 and l / 4 + 8.
             let place = |lane: usize, i: usize| {
@@ -136,7 +158,7 @@ impl Thread {
                 }
             }
             for (row, sums) in sums.chunks_exact_mut(columns).take(WARP_ROWS).enumerate() {
-                for (k, b) in b_values.chunks_exact(columns).take(DEPTH).enumerate() {
+                for (k, b) in b_values.chunks_exact(columns).enumerate() {
                     let a = a_values[k * WARP_ROWS + row];
                     sums.iter_mut().zip(b).for_each(|(sum, b)| *sum += a * b);
                 }
@@ -198,7 +220,7 @@ unsafe extern "C" fn begin_product(lanes: *const [*mut c_void; WARP]) {
         }
         let block = &mut *(*this).block;
         let number = (*this).number / WARP;
-        let product = Product {
+        let mut product = Product {
             lanes: deposits.map(|d| (*d).d),
             a: first.a,
             b: first.b,
@@ -207,17 +229,24 @@ unsafe extern "C" fn begin_product(lanes: *const [*mut c_void; WARP]) {
             across_b: first.across_b,
             accumulate: first.accumulate,
             warp: number % WARPS,
+            factors: None,
         };
         let mut hasher = DefaultHasher::new();
         (block.warps[number].asked, first.a, first.b, first.columns, first.accumulate, first.line)
             .hash(&mut hasher);
         block.warps[number].asked = hasher.finish();
         // Results may not be there before the wait: they are made as late, or at once.
-        if Thread::copy_lands_at_once(this) && block.warps[number].products.is_idle() {
+        let (idle, followed) = (block.warps[number].products.is_idle(), block.shadow().is_some());
+        if Thread::copy_lands_at_once(this) && idle {
             Thread::multiply(this, &product);
-        } else {
-            block.warps[number].products.push(product);
+            return;
         }
+        if followed {
+            let (a, b) = Thread::factors(this, &product);
+            product.factors = Some(number_of(&a, &b));
+        }
+        let warps = &mut (*(*this).block).warps;
+        warps[number].products.push(product);
     }
 }
 
