@@ -16,6 +16,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 const TARGETS: [&str; 7] = ["80", "86", "89", "90a", "100", "103", "120"];
 /// Architecture of the PTX for cards that no target covers. Every later card can translate it.
 const PTX: &str = "compute_90";
+/// The only target of files that include this header, themselves or by another: its instructions are those of one
+/// architecture.
+const SM90_INCLUDE: &str = "device_sm90.cuh\"";
+const SM90_TARGET: &str = "90a";
 /// Limits the targets: `90a`, `80 90a compute_90`, or `none` for no kernels at all.
 const TARGETS_VARIABLE: &str = "PSMT_CUDA_TARGETS";
 /// The oldest toolkit that knows sm_90a.
@@ -142,7 +146,8 @@ fn compile(nvcc: &Nvcc, kernels: &Path, out: &Path, targets: &[String]) -> Resul
     let mut units = Vec::new();
     for source in &files {
         let text = text_with_headers(source)?;
-        for target in targets {
+        let only_sm90 = text.contains(SM90_INCLUDE);
+        for target in targets.iter().filter(|target| !only_sm90 || *target == SM90_TARGET) {
             let mut hasher = DefaultHasher::new();
             (&text, target, &nvcc.banner, include_str!("nvcc.rs")).hash(&mut hasher);
             let object = objects.join(format!("{}.{target}", stem(source)));
@@ -155,6 +160,10 @@ fn compile(nvcc: &Nvcc, kernels: &Path, out: &Path, targets: &[String]) -> Resul
     let mut resources = String::new();
     for source in &files {
         let parts: Vec<&Unit> = units.iter().filter(|u| u.source == *source).collect();
+        // None of the wanted targets has its instructions.
+        if parts.is_empty() {
+            continue;
+        }
         let fat = objects.join(format!("{}.fatbin", stem(source)));
         join(nvcc, &parts, &fat)?;
         for unit in parts {

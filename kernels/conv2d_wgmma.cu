@@ -14,7 +14,6 @@ using Tile64 = WarpgroupTile<64, 4>;
 using Tile128 = WarpgroupTile<128, 3>;
 using Tile256 = WarpgroupTile<256, 4>;
 
-#ifdef HAS_WARPGROUPS
 /// Steps of 64 channels of all taps.
 DEVICE u32 tap_steps(const Conv2dSizes& s, u32 channels) { return s.kernel * s.kernel * num_steps(channels, BOX_ROW); }
 
@@ -98,12 +97,6 @@ DEVICE void wgrad(float* partial, const TensorMap& a_map, const TensorMap& b_map
         }
     });
 }
-#else
-template <class Tile>
-DEVICE void fprop(bf16*, const TensorMap&, const TensorMap&, const float*, const Conv2dSizes&) {}
-template <class Tile> DEVICE void dgrad(bf16*, const TensorMap&, const TensorMap&, const Conv2dSizes&) {}
-template <class Tile> DEVICE void wgrad(float*, const TensorMap&, const TensorMap&, const Conv2dSizes&) {}
-#endif
 
 KERNEL_RESIDENT(288, 2)
 conv2d_fprop_wgmma64_bf16(bf16* y, const GRID_CONSTANT TensorMap a, const GRID_CONSTANT TensorMap b, const float* bias,

@@ -3,19 +3,16 @@
 
 constexpr u32 ROW_BYTES = 2 * BOX_ROW, BOX_BYTES = BOX_ROW * ROW_BYTES;
 
-#ifdef HAS_WARPGROUPS
 /// Shared memory from the next multiple of what boxes are aligned to.
 DEVICE u8* aligned(u8* shared) {
     u32 at = shared_address(shared);
     return shared + ((at + BOX_ALIGN - 1) / BOX_ALIGN * BOX_ALIGN - at);
 }
-#endif
 
 /// One box as it lies in shared memory: out[rows, 64]. Forms: 0 and 1 of two and three axes, 2 a column of pixels.
 KERNEL(32)
 bulk(u16* out, const GRID_CONSTANT TensorMap map, u32 form, u32 rows, i32 c0, i32 c1, i32 c2, i32 c3, u32 off_w,
      u32 off_h) {
-#ifdef HAS_WARPGROUPS
     DYNAMIC_SHARED(u8, shared);
     SHARED(u64, barrier, 1);
     u16* box = reinterpret_cast<u16*>(aligned(shared));
@@ -32,13 +29,11 @@ bulk(u16* out, const GRID_CONSTANT TensorMap map, u32 form, u32 rows, i32 c0, i3
     }
     mbarrier_wait(barrier, 0);
     for (u32 i = threadIdx.x; i < rows * BOX_ROW; i += 32) out[i] = box[i];
-#endif
 }
 
 /// out[column] = the sum of all rows of a matrix of 64 columns, which come eight at a time through two places: a warp copies,
 /// two warps add.
 KERNEL(96) bulk_ring(float* out, const GRID_CONSTANT TensorMap map, u32 boxes) {
-#ifdef HAS_WARPGROUPS
     DYNAMIC_SHARED(u8, shared);
     SHARED(u64, full, 2);
     SHARED(u64, empty, 2);
@@ -75,14 +70,11 @@ KERNEL(96) bulk_ring(float* out, const GRID_CONSTANT TensorMap map, u32 boxes) {
         group_sync(1, 64);
         out[threadIdx.x] = sums[63 - threadIdx.x];
     }
-#endif
 }
 
 /// d[64, n] = 2 a b over a depth of 64, a and b as they come by bulk copies of boxes of 64 rows: rows along k, or across.
 template <int n, bool across_a, bool across_b>
-DEVICE void products(float* d, const TensorMap& a_map, const TensorMap& b_map) {
-#ifdef HAS_WARPGROUPS
-    DYNAMIC_SHARED(u8, shared);
+DEVICE void products(float* d, const TensorMap& a_map, const TensorMap& b_map, u8* shared) {
     SHARED(u64, barrier, 1);
     u8 *a_tile = aligned(shared), *b_tile = a_tile + BOX_BYTES;
     if (threadIdx.x == 0) {
@@ -112,23 +104,27 @@ DEVICE void products(float* d, const TensorMap& a_map, const TensorMap& b_map) {
     product_wait<0>();
     u32 row = threadIdx.x / 32 * 16 + threadIdx.x % 32 / 4, col = threadIdx.x % 4 * 2;
     for (u32 i = 0; i < n / 2; ++i) d[(row + i / 2 % 2 * 8) * n + col + i / 4 * 8 + i % 2] = sums[i];
-#endif
 }
 
 KERNEL(128) products_64(float* d, const GRID_CONSTANT TensorMap a, const GRID_CONSTANT TensorMap b) {
-    products<64, false, false>(d, a, b);
+    DYNAMIC_SHARED(u8, shared);
+    products<64, false, false>(d, a, b, shared);
 }
 KERNEL(128) products_64_across(float* d, const GRID_CONSTANT TensorMap a, const GRID_CONSTANT TensorMap b) {
-    products<64, true, true>(d, a, b);
+    DYNAMIC_SHARED(u8, shared);
+    products<64, true, true>(d, a, b, shared);
 }
 KERNEL(128) products_128(float* d, const GRID_CONSTANT TensorMap a, const GRID_CONSTANT TensorMap b) {
-    products<128, false, false>(d, a, b);
+    DYNAMIC_SHARED(u8, shared);
+    products<128, false, false>(d, a, b, shared);
 }
 KERNEL(128) products_128_across_b(float* d, const GRID_CONSTANT TensorMap a, const GRID_CONSTANT TensorMap b) {
-    products<128, false, true>(d, a, b);
+    DYNAMIC_SHARED(u8, shared);
+    products<128, false, true>(d, a, b, shared);
 }
 KERNEL(128) products_128_across(float* d, const GRID_CONSTANT TensorMap a, const GRID_CONSTANT TensorMap b) {
-    products<128, true, true>(d, a, b);
+    DYNAMIC_SHARED(u8, shared);
+    products<128, true, true>(d, a, b, shared);
 }
 
 REGISTER_KERNEL(bulk)

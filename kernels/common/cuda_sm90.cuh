@@ -1,10 +1,7 @@
-// What device_sm90.cuh promises, for nvcc: PTX of sm_90a. Other targets see declarations that nothing calls.
+// What device_sm90.cuh promises, for nvcc: PTX of sm_90a.
 #pragma once
 
 #define GRID_CONSTANT __grid_constant__
-
-#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
-#define HAS_WARPGROUPS
 
 DEVICE void mbarrier_init(u64* barrier, u32 count) {
     asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(barrier)), "r"(count) : "memory");
@@ -97,4 +94,3 @@ DEVICE void product(float (&d)[n / 2], u64 a, u64 b, bool accumulate) {
 }
 
 DEVICE void group_sync(u32 id, u32 threads) { asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory"); }
-#endif

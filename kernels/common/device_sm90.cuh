@@ -1,5 +1,5 @@
-// What kernels for compute capability 9.0 have beside device.cuh. Their bodies stand in an `#ifdef HAS_WARPGROUPS`, as other
-// targets have no such instructions; the launcher asks for these kernels only where they run.
+// What kernels for compute capability 9.0 have beside device.cuh. A file that includes this is compiled for sm_90a alone, and
+// the launcher asks for its kernels only where they run.
 //
 //   TensorMap               how bulk copies read a tensor; an argument `const GRID_CONSTANT TensorMap name`
 //   mbarrier_init(b, n) mbarriers_ready()   a barrier of n arrivals a phase; makes barriers known to copies (then block_sync)
@@ -35,9 +35,7 @@ constexpr u32 BOX_ALIGN = 1024;
 #include "emulated_sm90.cuh"
 #endif
 
-#ifdef HAS_WARPGROUPS
 DEVICE u64 factor(const void* shared, u32 leading, u32 stride) {
     u64 at = shared_address(shared);
     return (at & 0x3ffff) >> 4 | u64(leading >> 4) << 16 | u64(stride >> 4) << 32 | u64(1) << 62;
 }
-#endif

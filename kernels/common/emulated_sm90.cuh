@@ -1,7 +1,6 @@
 // What device_sm90.cuh promises, for the emulator, whose warpgroup.rs, bulk.rs and barriers.rs say what it means.
 #pragma once
 
-#define HAS_WARPGROUPS
 #define GRID_CONSTANT
 
 /// What a lane brings to a product.
