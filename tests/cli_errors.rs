@@ -122,3 +122,23 @@ fn shells_and_man_learn_the_command_line() {
     p.write("file", "in the way");
     expect(&p.run(&["man", "file"]), 9, &["file"]);
 }
+
+/// A reader that leaves ends the program without a word.
+#[test]
+#[cfg(unix)]
+fn output_that_nobody_reads() {
+    use std::io::Read;
+    use std::os::unix::process::ExitStatusExt;
+    let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_psmt-fast"))
+        .args(["bench", "tiles"])
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    // Whatever the pipe holds, the table is longer than what is read of it.
+    let mut first = [0; 16];
+    child.stdout.take().unwrap().read_exact(&mut first).unwrap();
+    let out = child.wait_with_output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&out.stderr), "");
+    assert!(out.status.success() || out.status.signal() == Some(libc::SIGPIPE), "{:?}", out.status);
+}

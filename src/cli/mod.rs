@@ -69,8 +69,19 @@ enum Command {
     Man(completions::ManArgs),
 }
 
+/// Ends the program like any other where nobody reads its output any more, as in `psmt-fast presets | head -1`; Rust's own
+/// way is to panic at the next line printed.
+fn end_with_the_reader() {
+    #[cfg(unix)]
+    // SAFETY: no other thread runs yet, and the default action needs no handler.
+    unsafe {
+        libc::signal(libc::SIGPIPE, libc::SIG_DFL);
+    }
+}
+
 /// Runs the program.
 pub fn main() -> ExitCode {
+    end_with_the_reader();
     let cli = Cli::parse();
     let filter = tracing_subscriber::EnvFilter::try_from_env("PSMT_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));

@@ -32,7 +32,7 @@ use crate::ops::*;
 use crate::rng::Key;
 use crate::{Error, Result};
 use arena::{Arena, Recorder};
-pub use conv2d::Tile;
+pub use conv2d::{Direction, Tile, modelled_tiles};
 use driver::{Args, DevicePtr, Driver, Kernel, Launch};
 use memory::args;
 pub use memory::{Buffer, Counts, Dtype, Labels, Scalar, Tensor, Vector};

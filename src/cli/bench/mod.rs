@@ -9,14 +9,16 @@ mod loss;
 mod report;
 mod stage;
 mod step;
+mod tiles;
 mod tvat;
 
 use super::device::Opened;
 use super::{Device, DeviceArgs, Precision};
-use crate::Result;
+use crate::backend::cuda::Dtype;
 use crate::bench::{Oracle, Sampling, Sizes, known_calls};
 use crate::method::Tvat;
 use crate::model::ModelConfig;
+use crate::{Error, Result};
 use clap::ValueEnum;
 use std::path::PathBuf;
 
@@ -43,6 +45,51 @@ enum What {
     Kernels(CallFlags),
     /// What a step has to move and to compute, and how long that takes at least. Runs nothing.
     Floor(floor::FloorFlags),
+    /// Which tile each convolution of a step takes on a GPU, and what the model that chooses expects of every other. Runs
+    /// nothing.
+    Tiles(tiles::TilesFlags),
+}
+
+/// Flags of what only counts.
+#[derive(clap::Args)]
+struct StepFlags {
+    /// Network.
+    #[arg(long, default_value = "r50", value_parser = ["tiny", "r50", "r101", "resnet50", "resnet101"])]
+    model: String,
+    /// Side of the images
+    #[arg(long, default_value_t = 512)]
+    crop: usize,
+    /// Labelled images, and as many unlabelled ones
+    #[arg(long, default_value_t = 8)]
+    batch: usize,
+    /// Classes.
+    #[arg(long, default_value_t = 21)]
+    classes: usize,
+    /// Type of activations: f32 or bf16
+    #[arg(long, value_enum, default_value = "bf16")]
+    precision: Precision,
+    /// Write the figures to this file too.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+impl StepFlags {
+    fn sizes(&self) -> Result<Sizes> {
+        Sizes::new(ModelConfig::by_name(full_name(&self.model), self.classes)?, self.crop, self.batch)
+    }
+
+    fn dtype(&self) -> Result<Dtype> {
+        match self.precision {
+            Precision::F32 => Ok(Dtype::F32),
+            Precision::Bf16 => Ok(Dtype::Bf16),
+            Precision::F64 => Err(Error::Usage("--precision: expected f32 or bf16".into())),
+        }
+    }
+
+    fn describe(&self) -> String {
+        let StepFlags { model, crop, batch, classes, .. } = self;
+        format!("{model} at {crop}x{crop}, batch {batch}+{batch}, {classes} classes")
+    }
 }
 
 #[derive(clap::Args)]
@@ -113,6 +160,7 @@ pub fn run(args: Args) -> Result<()> {
         What::Layers(flags) => layers::run(&flags),
         What::Kernels(flags) => kernels::run(&flags),
         What::Floor(flags) => floor::run(&flags),
+        What::Tiles(flags) => tiles::run(&flags),
     }
 }
 

@@ -1,15 +1,17 @@
 //! 2-D convolution: launches of kernels/conv2d.cu (forward and data gradient) and kernels/conv2d_wgrad.cu (gradients of
 //! weight and bias), and of kernels/conv2d_wgmma.cu, which has all three by products of warpgroups. Geometry is in `plan`,
-//! tiles and the choice among them in `tile`, tensor maps in `bulk`, the 16-bit weights in `weight`. Knows no networks.
+//! what is multiplied and the choice of the tile in `product`, tiles in `tile`, tensor maps in `bulk`, the 16-bit weights in `weight`. Knows no networks.
 
 mod bulk;
 mod plan;
+mod product;
 mod tile;
 mod weight;
 
 use super::tensor_map::{TensorMap, TensorMapSpec};
 use super::*;
 use plan::Plan;
+pub use product::Direction;
 use tile::Kernels;
 pub use tile::Tile;
 
@@ -44,6 +46,21 @@ impl Cuda {
         let [a, b] = specs.map(|spec| self.driver.tensor_map(&spec));
         self.note(a.and_then(|a| Ok(Some([a, b?]))))
     }
+}
+
+/// The tiles that a convolution of `dtype` over inputs of shape `x` can run in, on cards with or without products of warpgroups,
+/// and the nanoseconds that the model expects of each on an H200: the fastest is taken.
+///
+/// # Errors
+/// [`Error::Shape`] for sizes that the kernels do not take.
+pub fn modelled_tiles(
+    direction: Direction,
+    conv: &Conv2d,
+    x: Shape,
+    dtype: Dtype,
+    warpgroups: bool,
+) -> Result<Vec<(Tile, f64)>> {
+    Ok(product::Product::new(direction, conv, x, dtype)?.times(warpgroups))
 }
 
 /// y = x * weight + bias, of shape [`Conv2d::out_shape`].

@@ -1,17 +1,11 @@
-//! Launch plans of the convolution kernels: tiles, blocks, shared memory, workspace. Plain arithmetic over sizes.
-//!
-//! A convolution is a matrix product `out[m, n] = Σ over k of A[m, k] B[k, n]` (kernels/conv2d.cu says what m, n and k
-//! are); a block makes one tile of `out`. Groups are as many products in one launch.
+//! Launch plans of the convolution kernels: sizes, blocks, shared memory, workspace. Plain arithmetic over sizes; `product`
+//! chooses the tile.
 
 use super::super::memory::plain_arg;
-use super::bulk;
-use super::tile::{Kernels, MULTIPROCESSORS, STEP_BYTES, Tile};
+use super::product::{Direction, Product};
+use super::tile::{Kernels, MULTIPROCESSORS, Tile};
 use super::*;
 
-/// Steps along k that a split has at least.
-const MIN_STEPS: usize = 4;
-/// Bytes a nanosecond in which the splits of a weight's gradient are added, as an H200 copies.
-const ADD_RATE: f64 = 4300.0;
 /// Channels and positions that a block of the bias gradient takes side by side, and positions a split at least.
 const BIAS_CHANNELS: usize = 32;
 const BIAS_LANES: usize = 8;
@@ -92,22 +86,21 @@ impl Plan {
     }
 }
 
-/// Values of a 16-byte chunk.
-fn chunk(dtype: Dtype) -> usize {
-    16 / dtype.size()
-}
-
-/// Values along k of a step.
-fn depth(dtype: Dtype) -> usize {
-    STEP_BYTES / dtype.size()
-}
-
 fn gcd(a: usize, b: usize) -> usize {
     if b == 0 { a } else { gcd(b, a % b) }
 }
 
 /// What all three products of group `part` of `conv` share; `aligned` says so of A and B.
-fn sizes(op: &'static str, conv: &Conv2d, part: &Conv2d, x: Shape, aligned: (bool, bool)) -> Result<Sizes> {
+///
+/// # Errors
+/// As [`fprop`].
+pub fn sizes(
+    op: &'static str,
+    conv: &Conv2d,
+    part: &Conv2d,
+    x: Shape,
+    aligned: (bool, bool),
+) -> Result<Sizes> {
     let y = conv.out_shape(x);
     let reach = conv.kernel * conv.dilation + conv.padding + conv.stride + x.h.max(x.w);
     let columns = conv.kernel * conv.kernel * part.in_channels.max(part.out_channels);
@@ -139,115 +132,28 @@ fn sizes(op: &'static str, conv: &Conv2d, part: &Conv2d, x: Shape, aligned: (boo
     })
 }
 
-/// The plan of `out[m, n]` of each of `groups`, of `classes` such products of at most m rows in one launch.
-fn plan(
-    mut sizes: Sizes,
-    tile: Tile,
-    dtype: Dtype,
-    (m, n): (usize, usize),
-    classes: usize,
-    groups: usize,
-) -> Plan {
-    let (tile_m, tile_n) = tile.size(dtype);
-    let (m_tiles, n_tiles) = (m.div_ceil(tile_m), n.div_ceil(tile_n));
-    (sizes.m_tiles, sizes.n_tiles) = (m_tiles as u32, n_tiles as u32);
-    let launch = Launch::grid3([classes * m_tiles * n_tiles, 1, groups], tile.threads());
-    let launch = launch.with_shared(tile.shared_bytes(dtype, dtype.size()));
-    Plan { tile, sizes, launch, splits: 1, workspace_bytes: 0 }
-}
-
-/// The tile for m x n results of depth `k` in `parts` independent parts.
-fn choose(
-    sizes: &Sizes,
-    kernels: Kernels,
-    bulk: bool,
-    (m, n, k): (usize, usize, usize),
-    parts: usize,
-) -> Tile {
-    if sizes.aligned_a == 0 || sizes.aligned_b == 0 {
-        return Tile::Any;
-    }
-    Tile::fastest(kernels, bulk, |tile| {
-        let (tile_m, tile_n) = tile.size(kernels.dtype);
-        tile.nanoseconds(kernels.dtype, m.div_ceil(tile_m) * n.div_ceil(tile_n) * parts, k)
-    })
-}
-
-/// Forward: m = positions of y, n = output channels, k = taps and input channels.
+/// Forward.
 ///
 /// # Errors
 /// [`Error::Shape`] for sizes that 32-bit indices of positions, or groups that blocks cannot hold.
 pub fn fprop(conv: &Conv2d, x: Shape, kernels: Kernels) -> Result<Plan> {
-    let dtype = kernels.dtype;
-    let (chunk, part, groups) = (chunk(dtype), conv.group(0), conv.groups);
-    let columns = conv.kernel * conv.kernel * part.in_channels;
-    let b = columns.is_multiple_of(chunk) && conv.weight.offset.is_multiple_of(chunk);
-    let sizes = sizes("conv2d_fprop", conv, &part, x, (part.in_channels.is_multiple_of(chunk), b))?;
-    let (m, n) = (conv.out_shape(x).positions(), part.out_channels);
-    let tile = choose(&sizes, kernels, bulk::takes_fprop(conv, dtype), (m, n, columns), groups);
-    Ok(plan(sizes, tile, dtype, (m, n), 1, groups))
+    Ok(Product::new(Direction::Fprop, conv, x, kernels.dtype)?.plan(kernels))
 }
 
-/// Data gradient for an input of shape `x`: n = input channels, k = taps and output channels, m = positions of x of equal
-/// remainders by the stride, of which there are `stride²` classes, fewer in an image that is smaller than the stride.
+/// Data gradient for an input of shape `x`.
 ///
 /// # Errors
 /// As [`fprop`].
 pub fn dgrad(conv: &Conv2d, x: Shape, kernels: Kernels) -> Result<Plan> {
-    let dtype = kernels.dtype;
-    let (chunk, part, groups) = (chunk(dtype), conv.group(0), conv.groups);
-    let b = part.in_channels.is_multiple_of(chunk) && conv.weight.offset.is_multiple_of(chunk);
-    let sizes = sizes("conv2d_dgrad", conv, &part, x, (part.out_channels.is_multiple_of(chunk), b))?;
-    let classes = conv.stride.min(x.h) * conv.stride.min(x.w);
-    let (m, n) = (x.n * x.h.div_ceil(conv.stride) * x.w.div_ceil(conv.stride), part.in_channels);
-    // Each class sees its share of the taps.
-    let k = (conv.kernel * conv.kernel * part.out_channels).div_ceil(conv.stride * conv.stride);
-    let tile = choose(&sizes, kernels, bulk::takes_dgrad(conv, dtype), (m, n, k), classes * groups);
-    Ok(plan(sizes, tile, dtype, (m, n), classes, groups))
+    Ok(Product::new(Direction::Dgrad, conv, x, kernels.dtype)?.plan(kernels))
 }
 
-/// Weight gradient: m = output channels, n = taps and input channels, k = positions of y, split into whole steps so that
-/// every multiprocessor has work. Kernels of warpgroups count the input channels of each tap in whole boxes.
+/// Weight gradient.
 ///
 /// # Errors
 /// As [`fprop`].
 pub fn wgrad(conv: &Conv2d, x: Shape, kernels: Kernels) -> Result<Plan> {
-    let dtype = kernels.dtype;
-    let (chunk, part, groups) = (chunk(dtype), conv.group(0), conv.groups);
-    let aligned = (part.out_channels.is_multiple_of(chunk), part.in_channels.is_multiple_of(chunk));
-    let sizes = sizes("conv2d_wgrad", conv, &part, x, aligned)?;
-    let positions = conv.out_shape(x).positions();
-    let most = positions.div_ceil(depth(dtype)).div_ceil(MIN_STEPS);
-    let taps = conv.kernel * conv.kernel;
-    let results = |tile: Tile| {
-        let columns = if tile.is_wgmma() { bulk::whole_boxes(part.in_channels) } else { part.in_channels };
-        (part.out_channels, taps * columns)
-    };
-    // Splits, and the steps of each: as many as there is room for at a time.
-    let split = |tile: Tile| {
-        let ((tile_m, tile_n), (m, n)) = (tile.size(dtype), results(tile));
-        let tiles = m.div_ceil(tile_m) * n.div_ceil(tile_n) * groups;
-        let steps = positions.div_ceil(depth(dtype));
-        let steps_each = steps.div_ceil((tile.resident().min(2) * MULTIPROCESSORS).div_ceil(tiles).min(most));
-        (tiles, steps.div_ceil(steps_each), steps_each)
-    };
-    let tile = if sizes.aligned_a == 0 || sizes.aligned_b == 0 {
-        Tile::Any
-    } else {
-        Tile::fastest(kernels, bulk::takes_wgrad(conv, dtype), |tile| {
-            let (tiles, splits, steps_each) = split(tile);
-            let add = (4 * splits * conv.weight_len()) as f64 / ADD_RATE;
-            add + tile.nanoseconds(dtype, tiles * splits, steps_each * depth(dtype))
-        })
-    };
-    let mut plan = plan(sizes, tile, dtype, results(tile), 1, groups);
-    let (_, splits, steps_each) = split(tile);
-    plan.splits = splits;
-    plan.sizes.split_len = (steps_each * depth(dtype)) as u32;
-    plan.launch.grid[1] = plan.splits as u32;
-    plan.launch = plan.launch.with_shared(plan.tile.shared_bytes(dtype, 4));
-    plan.workspace_bytes = 4 * plan.splits * conv.weight_len();
-    Ok(plan)
+    Ok(Product::new(Direction::Wgrad, conv, x, kernels.dtype)?.plan(kernels))
 }
 
 /// A launch of the bias gradient's first pass.

@@ -137,15 +137,4 @@ impl Tile {
         let rounds = blocks.div_ceil(MULTIPROCESSORS * self.resident());
         blocks.div_ceil(MULTIPROCESSORS) as f64 * product + rounds as f64 * ends
     }
-
-    /// The tile that `nanoseconds` finds fastest, among those of warpgroups too where `bulk` says that their operands fit.
-    pub fn fastest(kernels: Kernels, bulk: bool, nanoseconds: impl Fn(Tile) -> f64) -> Tile {
-        let fits = |tile: &Tile| !tile.is_wgmma() || (kernels.warpgroups && bulk);
-        let choices = Tile::CHOICES.into_iter().filter(fits);
-        kernels
-            .only
-            .filter(fits)
-            .or_else(|| choices.min_by(|&a, &b| nanoseconds(a).total_cmp(&nanoseconds(b))))
-            .unwrap_or(Tile::Small)
-    }
 }

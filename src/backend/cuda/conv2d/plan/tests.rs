@@ -1,4 +1,10 @@
 use super::*;
+use crate::backend::cuda::conv2d::tile::STEP_BYTES;
+
+/// Values along k of a step.
+fn depth(dtype: Dtype) -> usize {
+    STEP_BYTES / dtype.size()
+}
 
 fn conv(channels: (usize, usize), kernel: usize, stride: usize, padding: usize, dilation: usize) -> Conv2d {
     let (in_channels, out_channels) = channels;
