@@ -17,8 +17,8 @@ type Geometry = (usize, usize, usize, usize, usize, usize, usize, usize, usize, 
 fn tiles(dtype: Dtype) -> &'static [Option<Tile>] {
     use Tile::*;
     const FLOATS: [Option<Tile>; 2] = [None, Some(Large)];
-    const HALVES: [Option<Tile>; 5] =
-        [Some(Small), Some(Large), Some(Wgmma64), Some(Wgmma128), Some(Wgmma256)];
+    const HALVES: [Option<Tile>; 6] =
+        [Some(Small), Some(Large), Some(Any), Some(Wgmma64), Some(Wgmma128), Some(Wgmma256)];
     if dtype == Dtype::Bf16 { &HALVES } else { &FLOATS }
 }
 
@@ -175,6 +175,11 @@ fn stems() {
         (1, 29, 22, 3, 16, 7, 2, 3, 1, false),
         (2, 15, 17, 3, 64, 3, 2, 1, 1, false),
         (1, 9, 9, 1, 3, 7, 1, 3, 1, true),
+        // Several segments of a row, more outputs than a block has, odd steps, biases.
+        (2, 9, 261, 3, 72, 3, 2, 1, 1, true),
+        (1, 3, 140, 3, 8, 3, 1, 1, 1, false),
+        (1, 11, 270, 3, 64, 7, 2, 3, 1, true),
+        (1, 13, 10, 3, 136, 7, 3, 0, 1, false),
     ];
     agree(&cases, 8, EmulatorOptions::default());
 }
@@ -242,6 +247,8 @@ fn no_access_is_out_of_place() {
     let cases = [
         (1, 5, 7, 8, 24, 3, 2, 1, 1, true),
         (1, 4, 5, 3, 5, 3, 1, 2, 2, true),
+        (1, 5, 7, 3, 8, 3, 2, 1, 1, true),
+        (1, 5, 7, 3, 8, 7, 2, 3, 1, false),
         (2, 1, 1, 16, 8, 1, 1, 0, 1, false),
     ];
     let options = EmulatorOptions { check: true, ..EmulatorOptions::default() };

@@ -1,10 +1,11 @@
 //! 2-D convolution: launches of kernels/conv2d.cu (forward and data gradient) and kernels/conv2d_wgrad.cu (gradients of
-//! weight and bias), and of kernels/conv2d_wgmma.cu, which has all three by products of warpgroups. Geometry is in `plan`,
-//! what is multiplied and the choice of the tile in `product`, tiles in `tile`, tensor maps in `bulk`, the 16-bit weights in `weight`. Knows no networks.
+//! weight and bias), of kernels/conv2d_wgmma.cu, which has all three by products of warpgroups, and of conv2d_stem.cu for three
+//! channels. Geometry is in `plan` and `stem`, what is multiplied and the choice of the tile in `product`, tiles in `tile`, tensor maps in `bulk`, the 16-bit weights in `weight`. Knows no networks.
 
 mod bulk;
 mod plan;
 mod product;
+mod stem;
 mod tile;
 mod weight;
 
@@ -18,6 +19,7 @@ pub use tile::Tile;
 const FILE: &str = "conv2d";
 const WGRAD_FILE: &str = "conv2d_wgrad";
 const WGMMA_FILE: &str = "conv2d_wgmma";
+const STEM_FILE: &str = "conv2d_stem";
 
 impl Cuda {
     /// The launch, or none after noting what it exceeds.
@@ -70,9 +72,9 @@ pub fn fprop(d: &Cuda, x: &Tensor, params: &Vector, conv: &Conv2d) -> Tensor {
         let weight = weight::Weight::new(d, params, conv, x.dtype);
         let bias = conv.bias.map(|bias| offset(params.buffer.ptr(), 4 * bias.offset));
         if !plan.tile.is_wgmma() {
-            launch(d, FILE, "conv2d_fprop", x.dtype, &plan, args![y, x, weight.ptr, bias, plan.sizes]);
+            launch(d, "fprop", conv, x.dtype, &plan, args![y, x, weight.ptr, bias, plan.sizes]);
         } else if let Some([a, b]) = d.tensor_maps(bulk::fprop(place(x), weight.ptr, conv, plan.tile)) {
-            launch(d, WGMMA_FILE, "conv2d_fprop", x.dtype, &plan, args![y, a, b, bias, plan.sizes]);
+            launch(d, "fprop", conv, x.dtype, &plan, args![y, a, b, bias, plan.sizes]);
         }
     }
     y
@@ -84,9 +86,9 @@ pub fn dgrad(d: &Cuda, dy: &Tensor, params: &Vector, conv: &Conv2d, x_shape: Sha
     if let Some(plan) = d.plan(plan::dgrad(conv, x_shape, d.kernels(dy.dtype))) {
         let weight = weight::Weight::new(d, params, conv, dy.dtype);
         if !plan.tile.is_wgmma() {
-            launch(d, FILE, "conv2d_dgrad", dy.dtype, &plan, args![dx, dy, weight.ptr, plan.sizes]);
+            launch(d, "dgrad", conv, dy.dtype, &plan, args![dx, dy, weight.ptr, plan.sizes]);
         } else if let Some([a, b]) = d.tensor_maps(bulk::dgrad(place(dy), weight.ptr, conv, plan.tile)) {
-            launch(d, WGMMA_FILE, "conv2d_dgrad", dy.dtype, &plan, args![dx, a, b, plan.sizes]);
+            launch(d, "dgrad", conv, dy.dtype, &plan, args![dx, a, b, plan.sizes]);
         }
     }
     dx
@@ -97,9 +99,9 @@ pub fn wgrad(d: &Cuda, x: &Tensor, dy: &Tensor, grads: &mut Vector, conv: &Conv2
     if let Some(plan) = d.plan(plan::wgrad(conv, x.shape, d.kernels(x.dtype))) {
         let partial = d.buffer(plan.workspace_bytes);
         if !plan.tile.is_wgmma() {
-            launch(d, WGRAD_FILE, "conv2d_wgrad", x.dtype, &plan, args![partial, x, dy, plan.sizes]);
+            launch(d, "wgrad", conv, x.dtype, &plan, args![partial, x, dy, plan.sizes]);
         } else if let Some([a, b]) = d.tensor_maps(bulk::wgrad(place(x), place(dy), conv)) {
-            launch(d, WGMMA_FILE, "conv2d_wgrad", x.dtype, &plan, args![partial, a, b, plan.sizes]);
+            launch(d, "wgrad", conv, x.dtype, &plan, args![partial, a, b, plan.sizes]);
         }
         add_splits(d, grads, conv.weight, &partial, plan.splits);
     }
@@ -121,8 +123,16 @@ fn add_splits(d: &Cuda, grads: &mut Vector, span: Span, partial: &Buffer, splits
     d.launch(WGRAD_FILE, "conv2d_add_splits_f32", plan.launch, args);
 }
 
-fn launch(d: &Cuda, file: &'static str, op: &str, dtype: Dtype, plan: &Plan, args: Args) {
-    d.launch_typed(file, &format!("{op}_{}", plan.tile.name()), dtype, plan.launch, args);
+/// Runs the kernel of a direction that has the plan's tile.
+fn launch(d: &Cuda, direction: &str, conv: &Conv2d, dtype: Dtype, plan: &Plan, args: Args) {
+    let (file, name) = match plan.tile {
+        Tile::Stem => (STEM_FILE, format!("conv2d_stem_{direction}{}", conv.kernel)),
+        tile => {
+            let own = if direction == "wgrad" { WGRAD_FILE } else { FILE };
+            (if tile.is_wgmma() { WGMMA_FILE } else { own }, format!("conv2d_{direction}_{}", tile.name()))
+        }
+    };
+    d.launch_typed(file, &name, dtype, plan.launch, args);
 }
 
 /// Where a tensor lies, and its shape.

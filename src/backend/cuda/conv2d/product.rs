@@ -4,6 +4,7 @@
 
 use super::bulk;
 use super::plan::{Plan, Sizes, sizes};
+use super::stem::Stem;
 use super::tile::{Kernels, MULTIPROCESSORS, STEP_BYTES, Tile};
 use crate::Result;
 use crate::backend::cuda::driver::Launch;
@@ -42,6 +43,8 @@ pub struct Product {
     groups: usize,
     /// Whether bulk copies can read the operands.
     bulk: bool,
+    /// Where it is a network's first convolution.
+    stem: Option<Stem>,
     /// Values of the weight.
     weight_len: usize,
 }
@@ -92,6 +95,7 @@ impl Product {
             classes,
             groups,
             bulk,
+            stem: Stem::new(direction, conv, x, dtype),
             weight_len,
         })
     }
@@ -125,13 +129,20 @@ impl Product {
     /// The tiles that fit, and the nanoseconds that each is expected to take.
     pub fn times(&self, warpgroups: bool) -> Vec<(Tile, f64)> {
         let aligned = self.sizes.aligned_a == 1 && self.sizes.aligned_b == 1;
-        let choices = if aligned { &Tile::CHOICES[..] } else { &[Tile::Any] };
+        let choices = if aligned { &Tile::CHOICES[..] } else { &[Tile::Stem, Tile::Any] };
         let time = |tile: Tile| {
+            if let (Tile::Stem, Some(stem)) = (tile, &self.stem) {
+                let (blocks, depth) = stem.work(self.direction);
+                return tile.nanoseconds(self.dtype, blocks, depth);
+            }
             let (splits, depth) = self.splits(tile);
             let bytes = if self.direction == Direction::Wgrad { 4 * splits * self.weight_len } else { 0 };
             bytes as f64 / ADD_RATE + tile.nanoseconds(self.dtype, self.blocks(tile) * splits, depth)
         };
-        let fits = |tile: Tile| !tile.is_wgmma() || (warpgroups && self.bulk);
+        let fits = |tile: Tile| match tile {
+            Tile::Stem => self.stem.is_some(),
+            _ => !tile.is_wgmma() || (warpgroups && self.bulk),
+        };
         choices.iter().filter(|&&tile| fits(tile)).map(|&tile| (tile, time(tile))).collect()
     }
 
@@ -141,6 +152,9 @@ impl Product {
         let asked = times.iter().find(|(tile, _)| Some(*tile) == kernels.only);
         let fastest = || times.iter().min_by(|a, b| a.1.total_cmp(&b.1));
         let tile = asked.or_else(fastest).map_or(Tile::Any, |&(tile, _)| tile);
+        if let (Tile::Stem, Some(stem)) = (tile, &self.stem) {
+            return stem.plan(self.direction, self.sizes);
+        }
         let (m_tiles, n_tiles) = self.tiles(tile);
         let (splits, split_len) = self.splits(tile);
         // Partial sums of the weight's gradient are floats.

@@ -46,6 +46,8 @@ pub enum Tile {
     Wgmma128,
     /// 128 x 256.
     Wgmma256,
+    /// Three input channels: 128 positions of a row, 64 outputs.
+    Stem,
 }
 
 impl Tile {
@@ -61,6 +63,7 @@ impl Tile {
             Tile::Wgmma64 => "wgmma64",
             Tile::Wgmma128 => "wgmma128",
             Tile::Wgmma256 => "wgmma256",
+            Tile::Stem => "stem",
         }
     }
 
@@ -75,7 +78,7 @@ impl Tile {
             (Tile::Large, Dtype::F32) => (128, 64),
             (Tile::Large, Dtype::Bf16) => (128, 128),
             (Tile::Small | Tile::Any, _) => (64, 64),
-            (Tile::Wgmma64, _) => (128, 64),
+            (Tile::Wgmma64 | Tile::Stem, _) => (128, 64),
             (Tile::Wgmma128, _) => (128, 128),
             (Tile::Wgmma256, _) => (128, 256),
         }
@@ -84,7 +87,7 @@ impl Tile {
     /// Threads a block.
     pub fn threads(self) -> u32 {
         match self {
-            Tile::Large => 256,
+            Tile::Large | Tile::Stem => 256,
             Tile::Small | Tile::Any => 128,
             // Two warpgroups that multiply, one warp that sees to the copies.
             _ => 288,
@@ -121,6 +124,7 @@ impl Tile {
             (Tile::Large, Dtype::F32) => 0.8,
             (Tile::Small, Dtype::F32) => 0.65,
             (Tile::Any, _) => 0.1,
+            (Tile::Stem, _) => 0.25,
             (Tile::Wgmma64, _) => 0.55,
             (Tile::Wgmma128, _) => 0.75,
             (Tile::Wgmma256, _) => 0.85,

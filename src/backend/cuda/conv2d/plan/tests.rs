@@ -52,9 +52,20 @@ const PLAIN: Kernels = Kernels { dtype: Dtype::Bf16, warpgroups: false, only: No
 /// Those of a card with products of warpgroups.
 const WARPGROUPS: Kernels = Kernels { warpgroups: true, ..PLAIN };
 
+/// Within what a launch may be, and exactly the segments of rows and outputs of a first convolution.
+fn covers_stem(plan: &Plan, y: Shape, wgrad: bool) {
+    let segments = y.n * y.h * y.w.div_ceil(128);
+    let [x, outputs, z] = plan.launch.grid.map(|v| v as usize);
+    let each = if wgrad { plan.sizes.split_len as usize } else { 1 };
+    assert!((x - 1) * each < segments && segments <= x * each, "{plan:?}");
+    assert!((outputs, z, plan.splits) == (y.c.div_ceil(64), 1, if wgrad { x } else { 1 }), "{plan:?}");
+    assert!(plan.launch.shared <= 48 << 10 && plan.launch.block == [256, 1, 1], "{plan:?}");
+}
+
 /// Within what a launch may be, and exactly the tiles of m x n in `classes` classes of each group.
 fn covers(plan: &Plan, dtype: Dtype, m: usize, n: usize, classes: usize, groups: usize) {
     let (tile_m, tile_n) = plan.tile.size(dtype);
+    assert_ne!(plan.tile, Tile::Stem);
     let (m_tiles, n_tiles) = (plan.sizes.m_tiles as usize, plan.sizes.n_tiles as usize);
     assert!((m_tiles - 1) * tile_m < m && m <= m_tiles * tile_m, "{plan:?}");
     assert!((n_tiles - 1) * tile_n < n && n <= n_tiles * tile_n, "{plan:?}");
@@ -76,13 +87,20 @@ fn tiles_cover_every_output_once() {
         for kernels in all_kernels() {
             let (positions, groups, dtype) = (conv.out_shape(x).positions(), conv.groups, kernels.dtype);
             let (cin, cout) = (conv.in_channels / groups, conv.out_channels / groups);
-            covers(&fprop(&conv, x, kernels).unwrap(), dtype, positions, cout, 1, groups);
+            let plan = fprop(&conv, x, kernels).unwrap();
+            match plan.tile {
+                Tile::Stem => covers_stem(&plan, conv.out_shape(x), false),
+                _ => covers(&plan, dtype, positions, cout, 1, groups),
+            }
             let classes = conv.stride.min(x.h) * conv.stride.min(x.w);
             let m = x.n * x.h.div_ceil(conv.stride) * x.w.div_ceil(conv.stride);
             covers(&dgrad(&conv, x, kernels).unwrap(), dtype, m, cin, classes, groups);
             let plan = wgrad(&conv, x, kernels).unwrap();
             let columns = if plan.tile.is_wgmma() { cin.next_multiple_of(64) } else { cin };
-            covers(&plan, dtype, cout, conv.kernel * conv.kernel * columns, 1, groups);
+            match plan.tile {
+                Tile::Stem => covers_stem(&plan, conv.out_shape(x), true),
+                _ => covers(&plan, dtype, cout, conv.kernel * conv.kernel * columns, 1, groups),
+            }
         }
     }
 }
@@ -102,6 +120,9 @@ fn splits_cover_every_position_once() {
         for kernels in all_kernels() {
             let (positions, dtype) = (conv.out_shape(x).positions(), kernels.dtype);
             let plan = wgrad(&conv, x, kernels).unwrap();
+            if plan.tile == Tile::Stem {
+                continue;
+            }
             let len = plan.sizes.split_len as usize;
             assert!((plan.splits - 1) * len < positions && positions <= plan.splits * len, "{plan:?}");
             assert_eq!(len % depth(dtype), 0, "a split is whole steps: {plan:?}");
@@ -139,7 +160,9 @@ fn large_tiles_are_for_large_products() {
     assert_eq!(tile(WARPGROUPS, (256, 64), large), Tile::Wgmma64);
     let few = Shape::new(2, 16, 16, 256);
     assert_eq!(tile(PLAIN, (256, 256), few), Tile::Small);
-    assert_eq!(tile(WARPGROUPS, (3, 64), large), Tile::Any);
+    assert_eq!(tile(WARPGROUPS, (3, 64), large), Tile::Stem);
+    assert_eq!(tile(PLAIN, (3, 60), large), Tile::Any);
+    assert_eq!(tile(WARPGROUPS, (5, 64), large), Tile::Any);
 }
 
 #[test]
