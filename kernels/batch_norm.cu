@@ -35,6 +35,14 @@ template <int width, class T> DEVICE void mask(float (&g)[width], const T* y, fl
     for (int k = 0; k < width; ++k) g[k] = v[k] > 0.0f ? g[k] : slope * g[k];
 }
 
+/// The same where there is no y to read: the sign of what the forward pass made of x, by the same arithmetic.
+template <int width>
+DEVICE void mask_again(float (&g)[width], const float (&x)[width], const float (&scale)[width], const float (&mean)[width],
+                       const float (&shift)[width], float slope) {
+#pragma unroll
+    for (int k = 0; k < width; ++k) g[k] = scale[k] * (x[k] - mean[k]) + shift[k] > 0.0f ? g[k] : slope * g[k];
+}
+
 /// Mean and sum of squared deviations of each channel over the block's part: partial [parts, 2, c].
 ///
 /// A thread sums differences from its first value, which leaves nothing large to cancel however far the mean is from
@@ -136,26 +144,31 @@ DEVICE void batch_norm_fwd(T* y, const T* x, const T* residual, const Norm& norm
 }
 
 /// Sums of g and of g (x - mean) over the block's part: partial [parts, 2, c]. Writes dx of frozen statistics too where
-/// it is asked for.
+/// it is asked for. y is null where nothing was added before the activation, which x alone then decides.
 template <int width, class T>
 DEVICE void partial_sums(float* partial, T* dx, const T* dy, const T* x, const T* y, float* scratch, const Norm& norm,
                          float slope, u32 lanes, u32 positions, u32 c) {
     Share share = thread_share<width>(positions, lanes);
     float sum[width] = {}, dot[width] = {};
     if (share.channel < c) {
-        float mean[width], scale[width];
+        float mean[width], scale[width], shift[width];
 #pragma unroll
         for (int k = 0; k < width; ++k) {
             u32 channel = share.channel + k;
             mean[k] = norm.mean[channel];
-            scale[k] = dx ? norm.weight[channel] * inverse(norm, channel) : 0.0f;
+            scale[k] = norm.weight[channel] * inverse(norm, channel);
+            shift[k] = norm.bias[channel];
         }
         for (u32 p = share.from; p < share.to; p += share.step) {
             u64 at = u64(p) * c + share.channel;
             float g[width], v[width];
             load(g, dy + at);
             load(v, x + at);
-            mask(g, y + at, slope);
+            if (y) {
+                mask(g, y + at, slope);
+            } else {
+                mask_again(g, v, scale, mean, shift, slope);
+            }
 #pragma unroll
             for (int k = 0; k < width; ++k) {
                 sum[k] += g[k];
@@ -184,13 +197,13 @@ DEVICE void batch_norm_sums(float* partial, T* dx, const T* dy, const T* x, cons
     }
 }
 
-/// dx = weight inv g + lines[0] (x - mean) + lines[1], dresidual = g; lines [2, c].
+/// dx = weight inv g + lines[0] (x - mean) + lines[1], dresidual = g; lines [2, c]; y as for the sums.
 template <int width, class T>
 DEVICE void input_gradient(T* dx, T* dresidual, const T* dy, const T* x, const T* y, const float* lines,
                            const Norm& norm, float slope, u32 lanes, u32 positions, u32 c) {
     Share share = thread_share<width>(positions, lanes);
     if (share.channel >= c) return;
-    float scale[width], mean[width], a[width], b[width];
+    float scale[width], mean[width], shift[width], a[width], b[width];
     load(a, lines + share.channel);
     load(b, lines + c + share.channel);
 #pragma unroll
@@ -198,13 +211,18 @@ DEVICE void input_gradient(T* dx, T* dresidual, const T* dy, const T* x, const T
         u32 channel = share.channel + k;
         scale[k] = norm.weight[channel] * inverse(norm, channel);
         mean[k] = norm.mean[channel];
+        shift[k] = norm.bias[channel];
     }
     for (u32 p = share.from; p < share.to; p += share.step) {
         u64 at = u64(p) * c + share.channel;
         float g[width], v[width];
         load(g, dy + at);
         load(v, x + at);
-        mask(g, y + at, slope);
+        if (y) {
+            mask(g, y + at, slope);
+        } else {
+            mask_again(g, v, scale, mean, shift, slope);
+        }
         if (dresidual) store(dresidual + at, g);
 #pragma unroll
         for (int k = 0; k < width; ++k) v[k] = scale[k] * g[k] + (a[k] * (v[k] - mean[k]) + b[k]);
@@ -284,28 +302,30 @@ DEVICE void batch_norm_tangent(T* out, const T* t, const T* y, const Norm& norm,
     }
 }
 
-/// Joins partial moments: writes mean and 1 / sqrt(var + eps) to `moments` [2, c] and moves the running statistics, the
+/// Joins partial moments of parts of `len` positions, `lanes` channels a block: writes mean and 1 / sqrt(var + eps) to `moments` [2, c] and moves the running statistics, the
 /// variance by the unbiased one.
 KERNEL(256)
-batch_norm_moments(float* moments, float* running_mean, float* running_var, const double* partial, u32 parts,
+batch_norm_moments(float* moments, float* running_mean, float* running_var, const double* partial, u32 len, u32 lanes,
                    u32 positions, u32 c, double momentum, double eps) {
     SHARED(double, scratch, ROW_BLOCK);
-    u32 channel = blockIdx.x * JOIN_CHANNELS + threadIdx.x % JOIN_CHANNELS, row = threadIdx.x / JOIN_CHANNELS;
-    u32 len = part_len(positions, parts), filled = channel < c ? (positions + len - 1) / len : 0;
+    u32 channel = blockIdx.x * lanes + threadIdx.x % lanes, row = threadIdx.x / lanes, rows = ROW_BLOCK / lanes;
+    u32 filled = channel < c ? (positions + len - 1) / len : 0;
     double mean[1] = {}, square[1] = {};
-    for (u32 k = row; k < filled; k += JOIN_ROWS) {
+#pragma unroll 4
+    for (u32 k = row; k < filled; k += rows) {
         u32 count = positions - k * len < len ? positions - k * len : len;
         mean[0] += partial[u64(k) * 2 * c + channel] * count;
     }
-    sum_rows(mean, scratch, JOIN_CHANNELS);
+    sum_rows(mean, scratch, lanes);
     mean[0] /= positions;
-    for (u32 k = row; k < filled; k += JOIN_ROWS) {
+#pragma unroll 4
+    for (u32 k = row; k < filled; k += rows) {
         u32 count = positions - k * len < len ? positions - k * len : len;
         const double* part = partial + u64(k) * 2 * c + channel;
         double d = part[0] - mean[0];
         square[0] += part[c] + d * d * count;
     }
-    sum_rows(square, scratch, JOIN_CHANNELS);
+    sum_rows(square, scratch, lanes);
     if (row > 0 || channel >= c) return;
     double var = square[0] / positions;
     moments[channel] = float(mean[0]);

@@ -7,15 +7,19 @@
 //          over the taps for which the divisions have no remainder; m = positions of x, n = c, k = (r, s, o). Positions of
 //          the same remainders by the stride form a class; a tile holds positions of one class, so no tap is in vain.
 //
+// Beside, fprop leaves the moments of each channel over each tile of positions in `moments` where that is not null, and dgrad adds
+// what `add` holds where that is not null; both want aligned channels.
+//
 // Blocks are numbered tiles of n first, so that neighbours share the activation's rows, then tiles of m, then classes. Block
 // z is the group: the same over its channels of x and y and its rows of the weight.
 // Positions, and taps times channels, are below 2^31; the plan sees to it.
+#include "common/conv2d_epilogue.cuh"
 #include "common/conv2d_operands.cuh"
 #include "common/conv2d_product.cuh"
 #include "common/conv2d_tiles.cuh"
 
 template <class T, class Tile, bool any>
-DEVICE void fprop(T* y, const T* x, const T* weight, const float* bias, const Conv2dSizes& s) {
+DEVICE void fprop(T* y, const T* x, const T* weight, const float* bias, double* moments, const Conv2dSizes& s) {
     DYNAMIC_SHARED(u8, shared);
     const u32 n_begin = blockIdx.x % s.n_tiles * Tile::n, m_begin = blockIdx.x / s.n_tiles * Tile::m;
     const u32 depth = s.kernel * s.kernel * s.in_channels;
@@ -34,9 +38,15 @@ DEVICE void fprop(T* y, const T* x, const T* weight, const float* bias, const Co
         u32 m = m_begin + row;
         return m < positions ? i64(m) * s.out_pitch + (first_out + n_begin) : i64(-1);
     });
+    if (moments) {
+        u32 rows = positions - m_begin < u32(Tile::m) ? positions - m_begin : Tile::m;
+        tile_moments<Tile, T>(moments, shared, rows, m_begin / Tile::m, first_out + n_begin, s.out_channels - n_begin,
+                              s.out_pitch, [] { block_sync(); });
+    }
 }
 
-template <class T, class Tile, bool any> DEVICE void dgrad(T* dx, const T* dy, const T* weight, const Conv2dSizes& s) {
+template <class T, class Tile, bool any>
+DEVICE void dgrad(T* dx, const T* dy, const T* weight, const T* add, const Conv2dSizes& s) {
     DYNAMIC_SHARED(u8, shared);
     const u32 n_begin = blockIdx.x % s.n_tiles * Tile::n, tile = blockIdx.x / s.n_tiles;
     const u32 m_begin = tile % s.m_tiles * Tile::m, phase = tile / s.m_tiles;
@@ -53,56 +63,73 @@ template <class T, class Tile, bool any> DEVICE void dgrad(T* dx, const T* dy, c
 
     product.template stage<T>(shared, nullptr, 0);
     block_sync();
-    write_tile<Tile>(dx, shared, n_begin, s.in_channels, [&](u32 row) {
+    auto place = [&](u32 row) {
         Digits at = to_digits(m_begin + row, rows.results, cols.results);
         u32 i = at.mid * s.stride + phase_y, j = at.low * s.stride + phase_x;
         return at.high < s.n ? i64((at.high * s.h + i) * s.w + j) * s.in_pitch + (first_in + n_begin) : i64(-1);
-    });
+    };
+    if (add) {
+        add_tile<Tile>(shared, add, n_begin, s.in_channels, place);
+        block_sync();
+    }
+    write_tile<Tile>(dx, shared, n_begin, s.in_channels, place);
 }
 
 KERNEL(256)
-conv2d_fprop_large_f32(float* y, const float* x, const float* weight, const float* bias, const Conv2dSizes s) {
-    fprop<float, Tiles<float>::Large, false>(y, x, weight, bias, s);
+conv2d_fprop_large_f32(float* y, const float* x, const float* weight, const float* bias, double* moments,
+                       const Conv2dSizes s) {
+    fprop<float, Tiles<float>::Large, false>(y, x, weight, bias, moments, s);
 }
 KERNEL(128)
-conv2d_fprop_small_f32(float* y, const float* x, const float* weight, const float* bias, const Conv2dSizes s) {
-    fprop<float, Tiles<float>::Small, false>(y, x, weight, bias, s);
+conv2d_fprop_small_f32(float* y, const float* x, const float* weight, const float* bias, double* moments,
+                       const Conv2dSizes s) {
+    fprop<float, Tiles<float>::Small, false>(y, x, weight, bias, moments, s);
 }
 KERNEL(128)
-conv2d_fprop_any_f32(float* y, const float* x, const float* weight, const float* bias, const Conv2dSizes s) {
-    fprop<float, Tiles<float>::Small, true>(y, x, weight, bias, s);
+conv2d_fprop_any_f32(float* y, const float* x, const float* weight, const float* bias, double* moments,
+                     const Conv2dSizes s) {
+    fprop<float, Tiles<float>::Small, true>(y, x, weight, bias, moments, s);
 }
 KERNEL(256)
-conv2d_fprop_large_bf16(bf16* y, const bf16* x, const bf16* weight, const float* bias, const Conv2dSizes s) {
-    fprop<bf16, Tiles<bf16>::Large, false>(y, x, weight, bias, s);
+conv2d_fprop_large_bf16(bf16* y, const bf16* x, const bf16* weight, const float* bias, double* moments,
+                        const Conv2dSizes s) {
+    fprop<bf16, Tiles<bf16>::Large, false>(y, x, weight, bias, moments, s);
 }
 KERNEL(128)
-conv2d_fprop_small_bf16(bf16* y, const bf16* x, const bf16* weight, const float* bias, const Conv2dSizes s) {
-    fprop<bf16, Tiles<bf16>::Small, false>(y, x, weight, bias, s);
+conv2d_fprop_small_bf16(bf16* y, const bf16* x, const bf16* weight, const float* bias, double* moments,
+                        const Conv2dSizes s) {
+    fprop<bf16, Tiles<bf16>::Small, false>(y, x, weight, bias, moments, s);
 }
 KERNEL(128)
-conv2d_fprop_any_bf16(bf16* y, const bf16* x, const bf16* weight, const float* bias, const Conv2dSizes s) {
-    fprop<bf16, Tiles<bf16>::Small, true>(y, x, weight, bias, s);
+conv2d_fprop_any_bf16(bf16* y, const bf16* x, const bf16* weight, const float* bias, double* moments,
+                      const Conv2dSizes s) {
+    fprop<bf16, Tiles<bf16>::Small, true>(y, x, weight, bias, moments, s);
 }
 
-KERNEL(256) conv2d_dgrad_large_f32(float* dx, const float* dy, const float* weight, const Conv2dSizes s) {
-    dgrad<float, Tiles<float>::Large, false>(dx, dy, weight, s);
+KERNEL(256)
+conv2d_dgrad_large_f32(float* dx, const float* dy, const float* weight, const float* add, const Conv2dSizes s) {
+    dgrad<float, Tiles<float>::Large, false>(dx, dy, weight, add, s);
 }
 // Four blocks are what fits into the shared memory of a multiprocessor.
-KERNEL_RESIDENT(128, 4) conv2d_dgrad_small_f32(float* dx, const float* dy, const float* weight, const Conv2dSizes s) {
-    dgrad<float, Tiles<float>::Small, false>(dx, dy, weight, s);
+KERNEL_RESIDENT(128, 4)
+conv2d_dgrad_small_f32(float* dx, const float* dy, const float* weight, const float* add, const Conv2dSizes s) {
+    dgrad<float, Tiles<float>::Small, false>(dx, dy, weight, add, s);
 }
-KERNEL(128) conv2d_dgrad_any_f32(float* dx, const float* dy, const float* weight, const Conv2dSizes s) {
-    dgrad<float, Tiles<float>::Small, true>(dx, dy, weight, s);
+KERNEL(128)
+conv2d_dgrad_any_f32(float* dx, const float* dy, const float* weight, const float* add, const Conv2dSizes s) {
+    dgrad<float, Tiles<float>::Small, true>(dx, dy, weight, add, s);
 }
-KERNEL(256) conv2d_dgrad_large_bf16(bf16* dx, const bf16* dy, const bf16* weight, const Conv2dSizes s) {
-    dgrad<bf16, Tiles<bf16>::Large, false>(dx, dy, weight, s);
+KERNEL(256)
+conv2d_dgrad_large_bf16(bf16* dx, const bf16* dy, const bf16* weight, const bf16* add, const Conv2dSizes s) {
+    dgrad<bf16, Tiles<bf16>::Large, false>(dx, dy, weight, add, s);
 }
-KERNEL(128) conv2d_dgrad_small_bf16(bf16* dx, const bf16* dy, const bf16* weight, const Conv2dSizes s) {
-    dgrad<bf16, Tiles<bf16>::Small, false>(dx, dy, weight, s);
+KERNEL(128)
+conv2d_dgrad_small_bf16(bf16* dx, const bf16* dy, const bf16* weight, const bf16* add, const Conv2dSizes s) {
+    dgrad<bf16, Tiles<bf16>::Small, false>(dx, dy, weight, add, s);
 }
-KERNEL(128) conv2d_dgrad_any_bf16(bf16* dx, const bf16* dy, const bf16* weight, const Conv2dSizes s) {
-    dgrad<bf16, Tiles<bf16>::Small, true>(dx, dy, weight, s);
+KERNEL(128)
+conv2d_dgrad_any_bf16(bf16* dx, const bf16* dy, const bf16* weight, const bf16* add, const Conv2dSizes s) {
+    dgrad<bf16, Tiles<bf16>::Small, true>(dx, dy, weight, add, s);
 }
 
 REGISTER_KERNEL(conv2d_fprop_large_f32)

@@ -6,7 +6,7 @@
 // segment of 128 positions of one row of y: the rows of x that they read come to shared memory once, as they lie, and fragments
 // are read from there, a row of taps after the other; its values are padded to 16 or 32 along k, where the weight is zero (in
 // wgrad: where sums are not written), so that what the padding reads does not count unless it is no number.
-#include "common/conv2d.cuh"
+#include "common/conv2d_epilogue.cuh"
 #include "common/conv2d_product.cuh"
 
 constexpr u32 SEGMENT = 128, OUTPUTS = 64, CHANNELS = 3, WARPS = 8;
@@ -56,9 +56,11 @@ DEVICE u32 pair(const bf16* at) { return at[0].bits | u32(at[1].bits) << 16; }
 /// Values between the rows of two outputs in shared memory: padded so that eight of them fall on different banks.
 template <int kernel> constexpr u32 WEIGHT_ROW = kernel * Taps<kernel>::depth + 8;
 
-/// y = x * weight + bias. Block x: segments; block y: 64 outputs.
+/// y = x * weight + bias. Block x: segments; block y: 64 outputs. `moments` may be null; it is where segments end with rows of
+/// y before they are full.
 template <int kernel>
-DEVICE void fprop(bf16* y, const bf16* x, const bf16* weight, const float* bias, const Conv2dSizes& s, u8* shared) {
+DEVICE void fprop(bf16* y, const bf16* x, const bf16* weight, const float* bias, double* moments, const Conv2dSizes& s,
+                  u8* shared) {
     constexpr u32 LEN = Taps<kernel>::len, DEPTH_K = Taps<kernel>::depth;
     bf16* weights = reinterpret_cast<bf16*>(shared);
     bf16* rows = weights + OUTPUTS * WEIGHT_ROW<kernel>;
@@ -108,6 +110,10 @@ DEVICE void fprop(bf16* y, const bf16* x, const bf16* weight, const float* bias,
     write_tile<StemTile>(y, shared, first_out, s.out_channels, [&](u32 row) {
         return row < count ? i64((at.first(s) + row) * s.out_channels + first_out) : i64(-1);
     });
+    if (moments) {
+        tile_moments<StemTile, bf16>(moments, shared, count, blockIdx.x, first_out, outputs, s.out_channels,
+                                     [] { block_sync(); });
+    }
 }
 
 /// partial[split, o, taps] = the sum over the split's segments. Block x: splits of `split_len` segments; block y: 64 outputs.
@@ -187,14 +193,16 @@ DEVICE void wgrad(float* partial, const bf16* x, const bf16* dy, const Conv2dSiz
 }
 
 KERNEL(256)
-conv2d_stem_fprop3_bf16(bf16* y, const bf16* x, const bf16* weight, const float* bias, const Conv2dSizes s) {
+conv2d_stem_fprop3_bf16(bf16* y, const bf16* x, const bf16* weight, const float* bias, double* moments,
+                        const Conv2dSizes s) {
     DYNAMIC_SHARED(u8, shared);
-    fprop<3>(y, x, weight, bias, s, shared);
+    fprop<3>(y, x, weight, bias, moments, s, shared);
 }
 KERNEL(256)
-conv2d_stem_fprop7_bf16(bf16* y, const bf16* x, const bf16* weight, const float* bias, const Conv2dSizes s) {
+conv2d_stem_fprop7_bf16(bf16* y, const bf16* x, const bf16* weight, const float* bias, double* moments,
+                        const Conv2dSizes s) {
     DYNAMIC_SHARED(u8, shared);
-    fprop<7>(y, x, weight, bias, s, shared);
+    fprop<7>(y, x, weight, bias, moments, s, shared);
 }
 KERNEL(256) conv2d_stem_wgrad3_bf16(float* partial, const bf16* x, const bf16* dy, const Conv2dSizes s) {
     DYNAMIC_SHARED(u8, shared);

@@ -5,6 +5,7 @@
 //
 // `a` reads the activation, as pixels of a bounding box or, where a position reads itself alone, as a matrix; `b` the weight
 // or, in wgrad, the input. The tiles are numbered as in conv2d.cu.
+#include "common/conv2d_epilogue.cuh"
 #include "common/conv2d_product.cuh"
 #include "common/conv2d_tiles.cuh"
 #include "common/conv2d_wgmma.cuh"
@@ -31,7 +32,8 @@ DEVICE void run(const Stages<Tile>& stages, A& a, B& b, u32 steps, Finish finish
 }
 
 template <class Tile>
-DEVICE void fprop(bf16* y, const TensorMap& a_map, const TensorMap& b_map, const float* bias, const Conv2dSizes& s) {
+DEVICE void fprop(bf16* y, const TensorMap& a_map, const TensorMap& b_map, const float* bias, double* moments,
+                  const Conv2dSizes& s) {
     DYNAMIC_SHARED(u8, shared);
     const Stages<Tile> stages(shared);
     const u32 n_begin = blockIdx.x % s.n_tiles * Tile::n, m_begin = blockIdx.x / s.n_tiles * Tile::m;
@@ -46,11 +48,16 @@ DEVICE void fprop(bf16* y, const TensorMap& a_map, const TensorMap& b_map, const
             u32 m = m_begin + row;
             return m < positions ? i64(m) * s.out_pitch + (first_out + n_begin) : i64(-1);
         });
+        if (moments) {
+            u32 rows = positions - m_begin < u32(Tile::m) ? positions - m_begin : Tile::m;
+            tile_moments<Tile, bf16>(moments, stages.tiles, rows, m_begin / Tile::m, first_out + n_begin,
+                                     s.out_channels - n_begin, s.out_pitch, [] { group_sync(CONSUMERS, Tile::threads); });
+        }
     });
 }
 
 template <class Tile>
-DEVICE void dgrad(bf16* dx, const TensorMap& a_map, const TensorMap& b_map, const Conv2dSizes& s) {
+DEVICE void dgrad(bf16* dx, const TensorMap& a_map, const TensorMap& b_map, const bf16* add, const Conv2dSizes& s) {
     DYNAMIC_SHARED(u8, shared);
     const Stages<Tile> stages(shared);
     const u32 n_begin = blockIdx.x % s.n_tiles * Tile::n, m_begin = blockIdx.x / s.n_tiles * Tile::m;
@@ -62,10 +69,15 @@ DEVICE void dgrad(bf16* dx, const TensorMap& a_map, const TensorMap& b_map, cons
         product.template stage<bf16>(stages.tiles, nullptr, 0);
         group_sync(CONSUMERS, Tile::threads);
         const u32 positions = s.n * s.h * s.w;
-        write_tile<Tile>(dx, stages.tiles, n_begin, s.in_channels, [&](u32 row) {
+        auto place = [&](u32 row) {
             u32 m = m_begin + row;
             return m < positions ? i64(m) * s.in_pitch + (first_in + n_begin) : i64(-1);
-        });
+        };
+        if (add) {
+            add_tile<Tile>(stages.tiles, add, n_begin, s.in_channels, place);
+            group_sync(CONSUMERS, Tile::threads);
+        }
+        write_tile<Tile>(dx, stages.tiles, n_begin, s.in_channels, place);
     });
 }
 
@@ -100,33 +112,33 @@ DEVICE void wgrad(float* partial, const TensorMap& a_map, const TensorMap& b_map
 
 KERNEL_RESIDENT(288, 2)
 conv2d_fprop_wgmma64_bf16(bf16* y, const GRID_CONSTANT TensorMap a, const GRID_CONSTANT TensorMap b, const float* bias,
-                          const GRID_CONSTANT Conv2dSizes s) {
-    fprop<Tile64>(y, a, b, bias, s);
+                          double* moments, const GRID_CONSTANT Conv2dSizes s) {
+    fprop<Tile64>(y, a, b, bias, moments, s);
 }
 KERNEL_RESIDENT(288, 2)
 conv2d_fprop_wgmma128_bf16(bf16* y, const GRID_CONSTANT TensorMap a, const GRID_CONSTANT TensorMap b, const float* bias,
-                           const GRID_CONSTANT Conv2dSizes s) {
-    fprop<Tile128>(y, a, b, bias, s);
+                           double* moments, const GRID_CONSTANT Conv2dSizes s) {
+    fprop<Tile128>(y, a, b, bias, moments, s);
 }
 KERNEL(288)
 conv2d_fprop_wgmma256_bf16(bf16* y, const GRID_CONSTANT TensorMap a, const GRID_CONSTANT TensorMap b, const float* bias,
-                           const GRID_CONSTANT Conv2dSizes s) {
-    fprop<Tile256>(y, a, b, bias, s);
+                           double* moments, const GRID_CONSTANT Conv2dSizes s) {
+    fprop<Tile256>(y, a, b, bias, moments, s);
 }
 KERNEL_RESIDENT(288, 2)
-conv2d_dgrad_wgmma64_bf16(bf16* dx, const GRID_CONSTANT TensorMap a, const GRID_CONSTANT TensorMap b,
+conv2d_dgrad_wgmma64_bf16(bf16* dx, const GRID_CONSTANT TensorMap a, const GRID_CONSTANT TensorMap b, const bf16* add,
                           const GRID_CONSTANT Conv2dSizes s) {
-    dgrad<Tile64>(dx, a, b, s);
+    dgrad<Tile64>(dx, a, b, add, s);
 }
 KERNEL_RESIDENT(288, 2)
-conv2d_dgrad_wgmma128_bf16(bf16* dx, const GRID_CONSTANT TensorMap a, const GRID_CONSTANT TensorMap b,
+conv2d_dgrad_wgmma128_bf16(bf16* dx, const GRID_CONSTANT TensorMap a, const GRID_CONSTANT TensorMap b, const bf16* add,
                            const GRID_CONSTANT Conv2dSizes s) {
-    dgrad<Tile128>(dx, a, b, s);
+    dgrad<Tile128>(dx, a, b, add, s);
 }
 KERNEL(288)
-conv2d_dgrad_wgmma256_bf16(bf16* dx, const GRID_CONSTANT TensorMap a, const GRID_CONSTANT TensorMap b,
+conv2d_dgrad_wgmma256_bf16(bf16* dx, const GRID_CONSTANT TensorMap a, const GRID_CONSTANT TensorMap b, const bf16* add,
                            const GRID_CONSTANT Conv2dSizes s) {
-    dgrad<Tile256>(dx, a, b, s);
+    dgrad<Tile256>(dx, a, b, add, s);
 }
 KERNEL_RESIDENT(288, 2)
 conv2d_wgrad_wgmma64_bf16(float* partial, const GRID_CONSTANT TensorMap a, const GRID_CONSTANT TensorMap b,

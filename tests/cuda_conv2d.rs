@@ -307,3 +307,82 @@ fn half_precision_parameters() {
     }
     d.check().unwrap();
 }
+
+/// What convolutions do in passing, by every kernel: moments for a batch norm beside those of its own pass, and a data gradient
+/// added to another to the same bits as by two ops.
+#[test]
+fn moments_and_added_gradients() {
+    let geometries: [(Geometry, usize); 7] = [
+        ((2, 19, 17, 16, 24, 3, 1, 1, 1, false), 1),
+        ((1, 33, 12, 64, 136, 1, 1, 0, 1, false), 1),
+        ((2, 15, 13, 32, 48, 3, 2, 1, 1, false), 1),
+        ((2, 9, 11, 128, 64, 3, 1, 2, 2, false), 2),
+        ((1, 7, 9, 5, 7, 3, 1, 1, 1, false), 1),
+        // A first convolution, whose segments end with rows of y or before.
+        ((1, 4, 256, 3, 72, 3, 2, 1, 1, false), 1),
+        ((1, 4, 200, 3, 72, 3, 2, 1, 1, false), 1),
+    ];
+    let checked = EmulatorOptions { check: true, ..EmulatorOptions::default() };
+    for dtype in [Dtype::F32, Dtype::Bf16] {
+        for (i, (geometry, groups)) in geometries.into_iter().enumerate() {
+            let (conv, shape) = layer(geometry, groups, 8);
+            let inputs = Inputs::new(&conv, shape, dtype);
+            for &tile in tiles(dtype) {
+                let options = if i == 0 { checked } else { EmulatorOptions::default() };
+                let d = tile.into_iter().fold(device(dtype, options), Cuda::with_tile);
+                let what = format!("{dtype:?} {geometry:?}, {groups} groups, {tile:?}");
+                gathers_moments(&d, &conv, shape, &inputs, &what);
+                adds_gradients(&d, &conv, shape, &inputs, &what);
+                d.check().unwrap();
+            }
+        }
+    }
+}
+
+fn gathers_moments(d: &Cuda, conv: &Conv2d, shape: Shape, inputs: &Inputs, what: &str) {
+    let span = |i: usize| Span { offset: i * conv.out_channels, len: conv.out_channels };
+    let bn = BatchNorm {
+        weight: span(0),
+        bias: span(1),
+        running_mean: span(0),
+        running_var: span(1),
+        channels: conv.out_channels,
+        momentum: 0.3,
+        eps: 1e-5,
+    };
+    let affine = d.upload_vector(&values(2 * conv.out_channels, 7, Dtype::F32));
+    let mut stats = [d.zeros(2 * conv.out_channels), d.zeros(2 * conv.out_channels)];
+    let (x, params) = (d.upload(shape, &inputs.x), d.upload_vector(&inputs.params));
+    let (z, moments) = conv2d_fprop_moments(d, &x, &params, conv).unwrap();
+    let plain = d.download(&conv2d_fprop(d, &x, &params, conv).unwrap());
+    assert!(d.download(&z).iter().zip(&plain).all(|(a, b)| a.to_bits() == b.to_bits()), "{what}: values");
+    let short = shape.c == 3 && d.download(&z).len() % (128 * 72) != 0;
+    assert!(moments.is_some() || short, "{what}: no moments");
+    let [one, other] = &mut stats;
+    let (y, saved) =
+        batch_norm_train_moments(d, &z, moments.as_ref(), &affine, one, &bn, RELU, None).unwrap();
+    let (want_y, want) = batch_norm_train(d, &z, &affine, other, &bn, RELU, None).unwrap();
+    let pairs = [
+        ("saved moments", d.download_vector(&saved.moments), d.download_vector(&want.moments)),
+        ("running statistics", d.download_vector(one), d.download_vector(other)),
+        ("y", d.download(&y), d.download(&want_y)),
+    ];
+    for (name, got, want) in pairs {
+        for (i, (&got, &want)) in got.iter().zip(&want).enumerate() {
+            // The same sum may round to one of two neighbours.
+            let rounding = if name == "y" { 1.0 / 128.0 } else { 1e-5 };
+            let off = (got - want).abs();
+            assert!(off <= rounding * want.abs() + 1e-5, "{what}: {name} {i} is {got}, not {want}");
+        }
+    }
+}
+
+fn adds_gradients(d: &Cuda, conv: &Conv2d, shape: Shape, inputs: &Inputs, what: &str) {
+    let (dy, params) = (d.upload(conv.out_shape(shape), &inputs.dy), d.upload_vector(&inputs.params));
+    let to = d.upload(shape, &inputs.x);
+    let got = conv2d_dgrad_add(d, &dy, &params, conv, &to).unwrap();
+    let dx = conv2d_dgrad(d, &dy, &params, conv, shape).unwrap();
+    let want = d.download(&add(d, &dx, &to, 1.0).unwrap());
+    let same = d.download(&got).iter().zip(&want).all(|(a, b)| a.to_bits() == b.to_bits());
+    assert!(same, "{what}: added gradient");
+}

@@ -10,8 +10,10 @@ use crate::ops::*;
 pub enum Call {
     Fprop { conv: Conv2d, x: Shape },
     Dgrad { conv: Conv2d, x: Shape },
+    DgradAdd { conv: Conv2d, x: Shape },
     Wgrad { conv: Conv2d, x: Shape },
     BatchNormTrain { bn: BatchNorm, x: Shape, act: Activation, residual: bool },
+    BatchNormTrainMoments { bn: BatchNorm, x: Shape, act: Activation, residual: bool },
     BatchNormEval { bn: BatchNorm, x: Shape, act: Activation, residual: bool },
     BatchNormTrainBwd { bn: BatchNorm, x: Shape, act: Activation, residual: bool },
     BatchNormEvalBwd { bn: BatchNorm, x: Shape, act: Activation },
@@ -60,8 +62,10 @@ impl Call {
         match self {
             Call::Fprop { .. } => "conv2d_fprop",
             Call::Dgrad { .. } => "conv2d_dgrad",
+            Call::DgradAdd { .. } => "conv2d_dgrad_add",
             Call::Wgrad { .. } => "conv2d_wgrad",
             Call::BatchNormTrain { .. } => "batch_norm_train",
+            Call::BatchNormTrainMoments { .. } => "batch_norm_train_moments",
             Call::BatchNormEval { .. } => "batch_norm_eval",
             Call::BatchNormTrainBwd { .. } => "batch_norm_train_bwd",
             Call::BatchNormEvalBwd { .. } => "batch_norm_eval_bwd",
@@ -114,10 +118,12 @@ impl Call {
         };
         let to = |x: &Shape, size: &Size| format!("{} to {}x{}", dims(x), size.0, size.1);
         match self {
-            Call::Fprop { conv, x } | Call::Dgrad { conv, x } | Call::Wgrad { conv, x } => {
-                conv_text(conv, *x)
-            }
+            Call::Fprop { conv, x }
+            | Call::Dgrad { conv, x }
+            | Call::DgradAdd { conv, x }
+            | Call::Wgrad { conv, x } => conv_text(conv, *x),
             Call::BatchNormTrain { x, act, residual, .. }
+            | Call::BatchNormTrainMoments { x, act, residual, .. }
             | Call::BatchNormEval { x, act, residual, .. }
             | Call::BatchNormTrainBwd { x, act, residual, .. } => norm(x, act, *residual),
             Call::BatchNormEvalBwd { x, act, .. } | Call::BatchNormTangent { x, act, .. } => {
@@ -171,9 +177,10 @@ impl Call {
     /// Multiply-adds times two of a convolution.
     pub fn flops(&self) -> Option<u64> {
         match self {
-            Call::Fprop { conv, x } | Call::Dgrad { conv, x } | Call::Wgrad { conv, x } => {
-                Some(conv.flops(*x))
-            }
+            Call::Fprop { conv, x }
+            | Call::Dgrad { conv, x }
+            | Call::DgradAdd { conv, x }
+            | Call::Wgrad { conv, x } => Some(conv.flops(*x)),
             _ => None,
         }
     }
@@ -196,17 +203,26 @@ impl Call {
             Call::Fprop { conv, x } | Call::Dgrad { conv, x } => {
                 many(x, 1) + many(&conv.out_shape(*x), 1) + conv.weight_len() as u64 * v
             }
+            // What is added.
+            Call::DgradAdd { conv, x } => {
+                many(x, 2) + many(&conv.out_shape(*x), 1) + conv.weight_len() as u64 * v
+            }
             // x and dy; gradients are read and written.
             Call::Wgrad { conv, x } => many(x, 1) + many(&conv.out_shape(*x), 1) + flat(conv.weight_len(), 2),
             // x for the moments and again for y; the residual; y.
             Call::BatchNormTrain { x, residual, .. } => many(x, 3 + u64::from(*residual)),
-            Call::BatchNormEval { x, residual, .. } => many(x, 2 + u64::from(*residual)),
-            // dy, x and the mask for the sums and again for dx; dx and the residual's gradient.
-            Call::BatchNormTrainBwd { x, act, residual, .. } => {
-                many(x, 2 * (2 + mask(act)) + 1 + u64::from(*residual))
+            // The moments are there: x for y; the residual; y.
+            Call::BatchNormTrainMoments { x, residual, .. } | Call::BatchNormEval { x, residual, .. } => {
+                many(x, 2 + u64::from(*residual))
             }
-            // dy, x, the mask; dx.
-            Call::BatchNormEvalBwd { x, act, .. } => many(x, 3 + mask(act)),
+            // dy and x for the sums and again for dx, which say where the activation bent unless a residual did too, when y
+            // must; dx and the residual's gradient.
+            Call::BatchNormTrainBwd { x, act, residual, .. } => {
+                let mask = if *residual { mask(act) } else { 0 };
+                many(x, 2 * (2 + mask) + 1 + u64::from(*residual))
+            }
+            // dy, x; dx.
+            Call::BatchNormEvalBwd { x, .. } => many(x, 3),
             Call::BatchNormTangent { x, act, .. } => many(x, 2 + mask(act)),
             Call::LeakyRelu { x } => many(x, 2),
             Call::LeakyReluBwd { x } => many(x, 3),

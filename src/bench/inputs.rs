@@ -15,6 +15,8 @@ pub struct Inputs<B: Backend> {
     /// Label maps.
     pub labels: Vec<B::Labels>,
     saved: Option<BatchNormSaved<B>>,
+    /// Where the device gathers them.
+    moments: Option<B::Moments>,
     pseudo: Option<PseudoLabel<B>>,
     watch: Option<B::Counts>,
     /// Counts through which noise is drawn.
@@ -55,6 +57,7 @@ impl<B: Backend> Inputs<B> {
             vectors: Vec::new(),
             labels: Vec::new(),
             saved: None,
+            moments: None,
             pseudo: None,
             watch: None,
             key: Key::new(1, Domain::Bench, set),
@@ -90,6 +93,9 @@ impl<B: Backend> Inputs<B> {
             Call::Dgrad { conv, x } => {
                 (i.tensors, i.vectors) = (vec![tensor(conv.out_shape(*x))], vec![weights(conv)]);
             }
+            Call::DgradAdd { conv, x } => {
+                (i.tensors, i.vectors) = (vec![tensor(conv.out_shape(*x)), tensor(*x)], vec![weights(conv)]);
+            }
             Call::Wgrad { conv, x } => {
                 let len = conv.bias.unwrap_or(conv.weight).range().end;
                 i.tensors = vec![tensor(*x), tensor(conv.out_shape(*x))];
@@ -101,6 +107,16 @@ impl<B: Backend> Inputs<B> {
                     i.tensors.push(tensor(*x));
                 }
                 i.vectors = vec![affine(bn), stats(bn)];
+            }
+            // As a convolution leaves it.
+            Call::BatchNormTrainMoments { bn, x, residual, .. } => {
+                let conv = pointwise(x.c);
+                let (y, moments) = ops::conv2d_fprop_moments(b, &tensor(*x), &weights(&conv), &conv)?;
+                i.tensors = vec![y];
+                if *residual {
+                    i.tensors.push(tensor(*x));
+                }
+                (i.vectors, i.moments) = (vec![affine(bn), stats(bn)], moments);
             }
             Call::BatchNormTrainBwd { bn, x, act, residual } => {
                 let (dy, x) = (tensor(*x), tensor(*x));
@@ -203,6 +219,8 @@ impl<B: Backend> Inputs<B> {
             tensors: self.tensors.iter().map(tensor).collect(),
             vectors: self.vectors.iter().map(vector).collect(),
             labels: self.labels.iter().map(labels).collect(),
+            // The other device takes them from the values.
+            moments: None,
             saved: self.saved.as_ref().map(|s| BatchNormSaved { moments: vector(&s.moments) }),
             pseudo: self
                 .pseudo
@@ -232,10 +250,20 @@ impl<B: Backend> Inputs<B> {
         match call {
             Call::Fprop { conv, .. } => o.tensors.push(ops::conv2d_fprop(b, &t[0], &v[0], conv)?),
             Call::Dgrad { conv, x } => o.tensors.push(ops::conv2d_dgrad(b, &t[0], &v[0], conv, *x)?),
+            Call::DgradAdd { conv, .. } => {
+                o.tensors.push(ops::conv2d_dgrad_add(b, &t[0], &v[0], conv, &t[1])?);
+            }
             Call::Wgrad { conv, .. } => ops::conv2d_wgrad(b, &t[0], &t[1], &mut v[0], conv)?,
             Call::BatchNormTrain { bn, act, .. } => {
                 let [params, stats] = &mut v[..] else { unreachable!("drawn so") };
                 let (y, _) = ops::batch_norm_train(b, &t[0], params, stats, bn, *act, t.get(1))?;
+                o.tensors.push(y);
+            }
+            Call::BatchNormTrainMoments { bn, act, .. } => {
+                let [params, stats] = &mut v[..] else { unreachable!("drawn so") };
+                let moments = self.moments.as_ref();
+                let (y, _) =
+                    ops::batch_norm_train_moments(b, &t[0], moments, params, stats, bn, *act, t.get(1))?;
                 o.tensors.push(y);
             }
             Call::BatchNormEval { bn, act, .. } => {
@@ -378,4 +406,19 @@ fn read_by_conv<B: Backend>(b: &B, params: B::Vector) -> Result<B::Vector> {
     let x = b.upload(Shape::new(1, 1, 1, 1), &[1.0]);
     ops::conv2d_fprop(b, &x, &params, &conv)?;
     Ok(params)
+}
+
+/// A 1x1 convolution of as many channels to as many.
+fn pointwise(channels: usize) -> Conv2d {
+    Conv2d {
+        weight: Span { offset: 0, len: channels * channels },
+        bias: None,
+        in_channels: channels,
+        out_channels: channels,
+        groups: 1,
+        kernel: 1,
+        stride: 1,
+        padding: 0,
+        dilation: 1,
+    }
 }

@@ -55,6 +55,7 @@ impl Backend for Trace {
     type Labels = Shape;
     type Scalar = ();
     type Counts = usize;
+    type Moments = ();
 
     fn name(&self) -> String {
         "trace".into()
@@ -129,6 +130,13 @@ impl Backend for Trace {
         self.note(Call::Dgrad { conv: alone(conv), x });
         x
     }
+    fn conv2d_fprop_moments(&self, x: &Shape, params: &usize, conv: &Conv2d) -> (Shape, Option<()>) {
+        (self.conv2d_fprop(x, params, conv), Some(()))
+    }
+    fn conv2d_dgrad_add(&self, _: &Shape, _: &usize, conv: &Conv2d, to: &Shape) -> Shape {
+        self.note(Call::DgradAdd { conv: alone(conv), x: *to });
+        *to
+    }
     fn conv2d_wgrad(&self, x: &Shape, _: &Shape, _: &mut usize, conv: &Conv2d) {
         self.note(Call::Wgrad { conv: alone(conv), x: *x });
     }
@@ -142,6 +150,20 @@ impl Backend for Trace {
         residual: Option<&Shape>,
     ) -> (Shape, BatchNormSaved<Trace>) {
         self.note(Call::BatchNormTrain { bn: norm_alone(bn), x: *x, act, residual: residual.is_some() });
+        (*x, BatchNormSaved { moments: 2 * bn.channels })
+    }
+    fn batch_norm_train_moments(
+        &self,
+        x: &Shape,
+        _: &(),
+        _: &usize,
+        _: &mut usize,
+        bn: &BatchNorm,
+        act: Activation,
+        residual: Option<&Shape>,
+    ) -> (Shape, BatchNormSaved<Trace>) {
+        let residual = residual.is_some();
+        self.note(Call::BatchNormTrainMoments { bn: norm_alone(bn), x: *x, act, residual });
         (*x, BatchNormSaved { moments: 2 * bn.channels })
     }
     fn batch_norm_eval(

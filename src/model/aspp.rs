@@ -144,11 +144,13 @@ impl Aspp {
         let mut dx: Option<B::Tensor> = None;
         for (i, conv) in self.map_convs.iter().enumerate() {
             let dbranch = ops::slice_channels(b, &dmap, i * self.channels, self.channels)?;
-            let part = pass.conv(conv, &x, &dbranch)?;
             dx = Some(match dx {
-                Some(dx) => ops::add(b, &dx, &part, 1.0)?,
+                Some(dx) => pass.conv_add(conv, &x, &dbranch, &dx)?,
                 // The mean's backward spreads dpool / (h w) over the positions: the broadcast form of add.
-                None => ops::add(b, &part, &dpool, 1.0 / (x_shape.h * x_shape.w) as f64)?,
+                None => {
+                    let part = pass.conv(conv, &x, &dbranch)?;
+                    ops::add(b, &part, &dpool, 1.0 / (x_shape.h * x_shape.w) as f64)?
+                }
             });
         }
         dx.ok_or_else(|| crate::Error::shape("aspp", "at least one branch", "none"))

@@ -29,6 +29,23 @@ impl<B: Backend> Forward<'_, B> {
         ops::conv2d_fprop(self.b, x, self.params, conv)
     }
 
+    /// y = act(batch_norm(conv(x)) + residual), whose batch norm knows what the convolution saw of its moments.
+    pub fn conv_batch_norm(
+        &mut self,
+        (conv, bn, act): (&Conv2d, &BatchNorm, Activation),
+        x: B::Tensor,
+        residual: Option<&B::Tensor>,
+    ) -> Result<(B::Tensor, Option<ConvBnSaved<B>>)> {
+        let (z, moments) = match self.norm {
+            Norm::Train(_) => ops::conv2d_fprop_moments(self.b, &x, self.params, conv)?,
+            Norm::Frozen(_) => (self.conv(conv, &x)?, None),
+        };
+        // What nothing keeps is given back before more is taken.
+        let x = self.save.then_some(x);
+        let (y, saved) = self.batch_norm_moments(bn, act, z, moments, residual)?;
+        Ok((y, x.zip(saved).map(|(x, bn)| ConvBnSaved { x, bn })))
+    }
+
     /// y = act(batch_norm(x) + residual).
     pub fn batch_norm(
         &mut self,
@@ -37,9 +54,29 @@ impl<B: Backend> Forward<'_, B> {
         x: B::Tensor,
         residual: Option<&B::Tensor>,
     ) -> Result<(B::Tensor, Option<BnSaved<B>>)> {
+        self.batch_norm_moments(bn, act, x, None, residual)
+    }
+
+    fn batch_norm_moments(
+        &mut self,
+        bn: &BatchNorm,
+        act: Activation,
+        x: B::Tensor,
+        moments: Option<B::Moments>,
+        residual: Option<&B::Tensor>,
+    ) -> Result<(B::Tensor, Option<BnSaved<B>>)> {
         match &mut self.norm {
             Norm::Train(stats) => {
-                let (y, moments) = ops::batch_norm_train(self.b, &x, self.params, stats, bn, act, residual)?;
+                let (y, moments) = ops::batch_norm_train_moments(
+                    self.b,
+                    &x,
+                    moments.as_ref(),
+                    self.params,
+                    stats,
+                    bn,
+                    act,
+                    residual,
+                )?;
                 let mask = if act == Activation::Identity { x.clone() } else { y.clone() };
                 Ok((y, self.save.then_some(BnSaved { x, y: mask, moments })))
             }
@@ -62,6 +99,18 @@ impl<B: Backend> Backward<'_, B> {
     pub fn conv(&mut self, conv: &Conv2d, x: &B::Tensor, dy: &B::Tensor) -> Result<B::Tensor> {
         ops::conv2d_wgrad(self.b, x, dy, self.grads, conv)?;
         ops::conv2d_dgrad(self.b, dy, self.params, conv, B::shape(x))
+    }
+
+    /// dx of a convolution over `x`, plus `to`.
+    pub fn conv_add(
+        &mut self,
+        conv: &Conv2d,
+        x: &B::Tensor,
+        dy: &B::Tensor,
+        to: &B::Tensor,
+    ) -> Result<B::Tensor> {
+        ops::conv2d_wgrad(self.b, x, dy, self.grads, conv)?;
+        ops::conv2d_dgrad_add(self.b, dy, self.params, conv, to)
     }
 
     /// dx and, where there was a residual, its gradient. Frees what was saved.
@@ -161,10 +210,7 @@ impl ConvBn {
         x: B::Tensor,
         residual: Option<B::Tensor>,
     ) -> Result<(B::Tensor, Option<ConvBnSaved<B>>)> {
-        let z = pass.conv(&self.conv, &x)?;
-        let x = pass.save.then_some(x);
-        let (y, bn) = pass.batch_norm(&self.bn, self.act, z, residual.as_ref())?;
-        Ok((y, x.zip(bn).map(|(x, bn)| ConvBnSaved { x, bn })))
+        pass.conv_batch_norm((&self.conv, &self.bn, self.act), x, residual.as_ref())
     }
 
     /// dx of a layer without residual.
@@ -177,6 +223,19 @@ impl ConvBn {
         let (dz, _) = pass.batch_norm(&self.bn, self.act, saved.bn, &dy, false)?;
         drop(dy);
         pass.conv(&self.conv, &saved.x, &dz)
+    }
+
+    /// dx of a layer without residual, plus `to`.
+    pub fn backward_add<B: Backend>(
+        &self,
+        pass: &mut Backward<'_, B>,
+        saved: ConvBnSaved<B>,
+        dy: B::Tensor,
+        to: &B::Tensor,
+    ) -> Result<B::Tensor> {
+        let (dz, _) = pass.batch_norm(&self.bn, self.act, saved.bn, &dy, false)?;
+        drop(dy);
+        pass.conv_add(&self.conv, &saved.x, &dz, to)
     }
 
     /// dx and the residual's gradient.

@@ -96,14 +96,13 @@ impl Bottleneck {
     ) -> Result<B::Tensor> {
         let (d, shortcut) = self.conv3.backward_residual(pass, saved.conv3, dy)?;
         let d = self.conv2.backward(pass, saved.conv2, d)?;
-        let d = self.conv1.backward(pass, saved.conv1, d)?;
         let shortcut = match (&self.downsample, saved.downsample, shortcut) {
             (Some(layer), Some(saved), Some(ds)) => Some(layer.backward(pass, saved, ds)?),
             (_, _, shortcut) => shortcut,
         };
         match shortcut {
-            Some(shortcut) => ops::add(pass.b, &d, &shortcut, 1.0),
-            None => Ok(d),
+            Some(shortcut) => self.conv1.backward_add(pass, saved.conv1, d, &shortcut),
+            None => self.conv1.backward(pass, saved.conv1, d),
         }
     }
 }

@@ -71,6 +71,8 @@ pub trait Backend: Send + Sync + Sized + 'static {
     type Scalar: Clone + Send + Sync;
     /// Integer counts on the device.
     type Counts: Clone + Send + Sync;
+    /// What a convolution leaves of its output's channels for the batch norm that follows.
+    type Moments: Clone + Send + Sync;
 
     /// Name as on the command line.
     fn name(&self) -> String;
@@ -159,6 +161,26 @@ pub trait Backend: Send + Sync + Sized + 'static {
         conv: &Conv2d,
         x_shape: Shape,
     ) -> Self::Tensor;
+    /// [`Backend::conv2d_fprop`], and where the device gathers them on the way, moments of the output for
+    /// [`Backend::batch_norm_train_moments`].
+    fn conv2d_fprop_moments(
+        &self,
+        x: &Self::Tensor,
+        params: &Self::Vector,
+        conv: &Conv2d,
+    ) -> (Self::Tensor, Option<Self::Moments>) {
+        (self.conv2d_fprop(x, params, conv), None)
+    }
+    /// [`Backend::conv2d_dgrad`] with the shape of `to`, plus `to`.
+    fn conv2d_dgrad_add(
+        &self,
+        dy: &Self::Tensor,
+        params: &Self::Vector,
+        conv: &Conv2d,
+        to: &Self::Tensor,
+    ) -> Self::Tensor {
+        self.add(&self.conv2d_dgrad(dy, params, conv, Self::shape(to)), to, 1.0)
+    }
     /// Adds the gradients of weight and bias to `grads`.
     fn conv2d_wgrad(&self, x: &Self::Tensor, dy: &Self::Tensor, grads: &mut Self::Vector, conv: &Conv2d);
 
@@ -173,7 +195,20 @@ pub trait Backend: Send + Sync + Sized + 'static {
         act: Activation,
         residual: Option<&Self::Tensor>,
     ) -> (Self::Tensor, BatchNormSaved<Self>);
-    /// The same with the running statistics, which stay as they are.
+    /// [`Backend::batch_norm_train`] of a convolution's output with the moments that it left.
+    fn batch_norm_train_moments(
+        &self,
+        x: &Self::Tensor,
+        _moments: &Self::Moments,
+        params: &Self::Vector,
+        stats: &mut Self::Vector,
+        bn: &BatchNorm,
+        act: Activation,
+        residual: Option<&Self::Tensor>,
+    ) -> (Self::Tensor, BatchNormSaved<Self>) {
+        self.batch_norm_train(x, params, stats, bn, act, residual)
+    }
+    /// [`Backend::batch_norm_train`] with the running statistics, which stay as they are.
     fn batch_norm_eval(
         &self,
         x: &Self::Tensor,

@@ -48,6 +48,23 @@ pub fn batch_norm_train<B: Backend>(
     act: Activation,
     residual: Option<&B::Tensor>,
 ) -> Result<(B::Tensor, BatchNormSaved<B>)> {
+    batch_norm_train_moments(b, x, None, params, stats, bn, act, residual)
+}
+
+/// [`batch_norm_train`] of a convolution's output `x`, with what [`conv2d_fprop_moments`](super::conv2d_fprop_moments) left of it.
+///
+/// # Errors
+/// As [`batch_norm_train`].
+pub fn batch_norm_train_moments<B: Backend>(
+    b: &B,
+    x: &B::Tensor,
+    moments: Option<&B::Moments>,
+    params: &B::Vector,
+    stats: &mut B::Vector,
+    bn: &BatchNorm,
+    act: Activation,
+    residual: Option<&B::Tensor>,
+) -> Result<(B::Tensor, BatchNormSaved<B>)> {
     const OP: &str = "batch_norm_train";
     let shape = B::shape(x);
     valid(OP, bn, act, shape)?;
@@ -55,7 +72,10 @@ pub fn batch_norm_train<B: Backend>(
     residual.map_or(Ok(()), |r| check::shape(OP, "residual", shape, B::shape(r)))?;
     affine::<B>(OP, bn, params)?;
     running::<B>(OP, bn, stats)?;
-    Ok(b.batch_norm_train(x, params, stats, bn, act, residual))
+    Ok(match moments {
+        Some(moments) => b.batch_norm_train_moments(x, moments, params, stats, bn, act, residual),
+        None => b.batch_norm_train(x, params, stats, bn, act, residual),
+    })
 }
 
 /// y with the running statistics, `residual` of x's shape.

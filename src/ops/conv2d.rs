@@ -74,6 +74,41 @@ pub fn conv2d_dgrad<B: Backend>(
     Ok(b.conv2d_dgrad(dy, params, conv, x_shape))
 }
 
+/// [`conv2d_fprop`], and moments of y for [`batch_norm_train_moments`](super::batch_norm_train_moments) where the device gathers
+/// them on the way.
+///
+/// # Errors
+/// As [`conv2d_fprop`].
+pub fn conv2d_fprop_moments<B: Backend>(
+    b: &B,
+    x: &B::Tensor,
+    params: &B::Vector,
+    conv: &Conv2d,
+) -> Result<(B::Tensor, Option<B::Moments>)> {
+    const OP: &str = "conv2d_fprop_moments";
+    valid(OP, conv, B::shape(x))?;
+    spans::<B>(OP, conv, params)?;
+    Ok(b.conv2d_fprop_moments(x, params, conv))
+}
+
+/// dx from dy as [`conv2d_dgrad`], plus `to` of its shape, each rounded as in two ops.
+///
+/// # Errors
+/// [`Error::Shape`] where dy is not the output's shape for that of `to`, or spans do not fit.
+pub fn conv2d_dgrad_add<B: Backend>(
+    b: &B,
+    dy: &B::Tensor,
+    params: &B::Vector,
+    conv: &Conv2d,
+    to: &B::Tensor,
+) -> Result<B::Tensor> {
+    const OP: &str = "conv2d_dgrad_add";
+    valid(OP, conv, B::shape(to))?;
+    check::shape(OP, "dy", conv.out_shape(B::shape(to)), B::shape(dy))?;
+    spans::<B>(OP, conv, params)?;
+    Ok(b.conv2d_dgrad_add(dy, params, conv, to))
+}
+
 /// Adds dweight and, where there is a bias, dbias = Σ dy to `grads` (accumulates).
 ///
 /// # Errors

@@ -61,6 +61,7 @@ impl<T: Real> Backend for Cpu<T> {
     type Labels = Labels;
     type Scalar = f64;
     type Counts = Vec<u64>;
+    type Moments = ();
 
     fn name(&self) -> String {
         "cpu".into()

@@ -8,6 +8,9 @@ const FILE: &str = "batch_norm";
 
 /// Channels of a block that joins parts, `JOIN_CHANNELS` there.
 const JOIN_CHANNELS: usize = 8;
+/// More parts than this are many for the rows of a block that joins `JOIN_CHANNELS` channels; so many channels it takes then.
+const MANY_PARTS: usize = 512;
+const FEW_LANES: usize = 2;
 /// Up to this many values a channel, the backward pass is computed in double from the input: with two, its result is
 /// what is left of terms 1e5 times larger.
 const FEW: usize = 32;
@@ -98,10 +101,21 @@ fn normalise(d: &Cuda, x: &Tensor, norm: Norm, act: Activation, residual: Option
     y
 }
 
-/// With the batch's moments: y, and the mean then 1 / sqrt(var + eps) of each channel; moves the running statistics.
+/// Moments of parts of `x`.
+fn moments_of_parts(d: &Cuda, x: &Tensor) -> Moments {
+    let pass = Pass::new(x);
+    let buffer = Arc::new(d.buffer(8 * pass.parts * 2 * x.shape.c));
+    let args = args![buffer, x, pass.rows.lanes, pass.positions, pass.c];
+    d.launch_typed(FILE, "batch_norm_moments_parts", x.dtype, pass.launch(), args);
+    Moments { buffer, len: x.shape.positions().div_ceil(pass.parts), parts: pass.parts }
+}
+
+/// With the batch's moments, joined from those of parts: y, and the mean then 1 / sqrt(var + eps) of each channel; moves the
+/// running statistics.
 pub fn train(
     d: &Cuda,
     x: &Tensor,
+    parts: Option<&Moments>,
     params: &Vector,
     stats: &mut Vector,
     bn: &BatchNorm,
@@ -109,23 +123,16 @@ pub fn train(
     residual: Option<&Tensor>,
 ) -> (Tensor, Vector) {
     let moments = d.vector(2 * bn.channels);
-    let pass = Pass::new(x);
-    let partial = d.buffer(8 * pass.parts * 2 * bn.channels);
-    let args = args![partial, x, pass.rows.lanes, pass.positions, pass.c];
-    d.launch_typed(FILE, "batch_norm_moments_parts", x.dtype, pass.launch(), args);
+    let parts = parts.cloned().unwrap_or_else(|| moments_of_parts(d, x));
     let running = [bn.running_mean, bn.running_var].map(|span| stats.at(span.offset));
-    let args = args![
-        moments,
-        running[0],
-        running[1],
-        partial,
-        pass.parts as u32,
-        pass.positions,
-        pass.c,
-        bn.momentum,
-        bn.eps
-    ];
-    d.launch(FILE, "batch_norm_moments", pass.join(), args);
+    // Where a convolution left a part a tile, more rows of threads share them.
+    let lanes = if parts.parts > MANY_PARTS { FEW_LANES } else { JOIN_CHANNELS };
+    let (positions, c) = (x.shape.positions() as u32, x.shape.c as u32);
+    let (len, lanes) = (parts.len as u32, lanes as u32);
+    let join = Launch::new((c.div_ceil(lanes)) as usize, THREADS);
+    let args =
+        args![moments, running[0], running[1], parts.buffer, len, lanes, positions, c, bn.momentum, bn.eps];
+    d.launch(FILE, "batch_norm_moments", join, args);
     (normalise(d, x, Norm::batch(&moments, params, bn), act, residual), moments)
 }
 
@@ -146,7 +153,7 @@ pub fn eval(
 /// the data gradient of a batch's statistics needs where `lines` is.
 fn gradients(
     d: &Cuda,
-    [dy, x, y]: [&Tensor; 3],
+    (dy, x, y): (&Tensor, &Tensor, Option<&Tensor>),
     norm: Norm,
     grads: &mut Vector,
     bn: &BatchNorm,
@@ -200,18 +207,19 @@ pub fn train_bwd(
         return (dx, dres);
     }
     let lines = d.buffer(4 * 2 * bn.channels);
-    gradients(d, [dy, x, y], norm, grads, bn, act, (None, Some(&lines)));
+    // Without a residual the input says where the activation bent, and the output is not read.
+    let y = residual.then_some(y);
+    gradients(d, (dy, x, y), norm, grads, bn, act, (None, Some(&lines)));
     let args = args![dx, dres, dy, x, y, lines, norm, slope(act), pass.rows.lanes, pass.positions, pass.c];
     d.launch_typed(FILE, "batch_norm_bwd", x.dtype, pass.launch(), args);
     (dx, dres)
 }
 
-/// Backward of [`eval`] without residual, in one pass; adds the gradients of weight and bias to `grads`.
+/// Backward of [`eval`] without residual, whose input says where the activation bent, in one pass; adds the gradients of weight and bias to `grads`.
 pub fn eval_bwd(
     d: &Cuda,
     dy: &Tensor,
     x: &Tensor,
-    y: &Tensor,
     params: &Vector,
     stats: &Vector,
     grads: &mut Vector,
@@ -219,7 +227,7 @@ pub fn eval_bwd(
     act: Activation,
 ) -> Tensor {
     let dx = d.tensor_of(x.dtype, x.shape);
-    gradients(d, [dy, x, y], Norm::frozen(stats, params, bn), grads, bn, act, (Some(&dx), None));
+    gradients(d, (dy, x, None), Norm::frozen(stats, params, bn), grads, bn, act, (Some(&dx), None));
     dx
 }
 

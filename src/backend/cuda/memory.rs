@@ -101,6 +101,17 @@ pub struct Counts {
     pub buffer: Arc<Buffer>,
 }
 
+/// Mean and sum of squared deviations of each channel over parts of an activation's positions, `[parts, 2, c]` doubles.
+#[derive(Clone)]
+pub struct Moments {
+    /// Its memory.
+    pub buffer: Arc<Buffer>,
+    /// Positions of a part; the last may have fewer.
+    pub len: usize,
+    /// Number of parts.
+    pub parts: usize,
+}
+
 /// A flat array of 32-bit floats. Clones are copies. In 16-bit mode convolutions read a bf16 copy of the parameters,
 /// which is made when first asked for and from then on written by whatever writes the vector.
 pub struct Vector {

@@ -35,7 +35,7 @@ use arena::{Arena, Recorder};
 pub use conv2d::{Direction, Tile, modelled_tiles};
 use driver::{Args, DevicePtr, Driver, Kernel, Launch};
 use memory::args;
-pub use memory::{Buffer, Counts, Dtype, Labels, Scalar, Tensor, Vector};
+pub use memory::{Buffer, Counts, Dtype, Labels, Moments, Scalar, Tensor, Vector};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// A device that runs CUDA kernels.
@@ -157,6 +157,7 @@ impl Backend for Cuda {
     type Labels = Labels;
     type Scalar = Scalar;
     type Counts = Counts;
+    type Moments = Moments;
 
     fn name(&self) -> String {
         self.driver.name()
@@ -267,10 +268,16 @@ impl Backend for Cuda {
         photometric::photometric(self, pixels, strong, normalize)
     }
     fn conv2d_fprop(&self, x: &Tensor, params: &Vector, conv: &Conv2d) -> Tensor {
-        conv2d::fprop(self, x, params, conv)
+        conv2d::fprop(self, x, params, conv, false).0
+    }
+    fn conv2d_fprop_moments(&self, x: &Tensor, params: &Vector, conv: &Conv2d) -> (Tensor, Option<Moments>) {
+        conv2d::fprop(self, x, params, conv, true)
     }
     fn conv2d_dgrad(&self, dy: &Tensor, params: &Vector, conv: &Conv2d, x_shape: Shape) -> Tensor {
-        conv2d::dgrad(self, dy, params, conv, x_shape)
+        conv2d::dgrad(self, dy, params, conv, x_shape, None)
+    }
+    fn conv2d_dgrad_add(&self, dy: &Tensor, params: &Vector, conv: &Conv2d, to: &Tensor) -> Tensor {
+        conv2d::dgrad(self, dy, params, conv, to.shape, Some(to))
     }
     fn conv2d_wgrad(&self, x: &Tensor, dy: &Tensor, grads: &mut Vector, conv: &Conv2d) {
         conv2d::wgrad(self, x, dy, grads, conv)
@@ -284,7 +291,20 @@ impl Backend for Cuda {
         act: Activation,
         residual: Option<&Tensor>,
     ) -> (Tensor, BatchNormSaved<Self>) {
-        let (y, moments) = batch_norm::train(self, x, params, stats, bn, act, residual);
+        let (y, moments) = batch_norm::train(self, x, None, params, stats, bn, act, residual);
+        (y, BatchNormSaved { moments })
+    }
+    fn batch_norm_train_moments(
+        &self,
+        x: &Tensor,
+        moments: &Moments,
+        params: &Vector,
+        stats: &mut Vector,
+        bn: &BatchNorm,
+        act: Activation,
+        residual: Option<&Tensor>,
+    ) -> (Tensor, BatchNormSaved<Self>) {
+        let (y, moments) = batch_norm::train(self, x, Some(moments), params, stats, bn, act, residual);
         (y, BatchNormSaved { moments })
     }
     fn batch_norm_eval(
@@ -316,14 +336,14 @@ impl Backend for Cuda {
         &self,
         dy: &Tensor,
         x: &Tensor,
-        y: &Tensor,
+        _y: &Tensor,
         params: &Vector,
         stats: &Vector,
         grads: &mut Vector,
         bn: &BatchNorm,
         act: Activation,
     ) -> Tensor {
-        batch_norm::eval_bwd(self, dy, x, y, params, stats, grads, bn, act)
+        batch_norm::eval_bwd(self, dy, x, params, stats, grads, bn, act)
     }
     fn batch_norm_tangent(
         &self,

@@ -65,33 +65,56 @@ pub fn modelled_tiles(
     Ok(product::Product::new(direction, conv, x, dtype)?.times(warpgroups))
 }
 
-/// y = x * weight + bias, of shape [`Conv2d::out_shape`].
-pub fn fprop(d: &Cuda, x: &Tensor, params: &Vector, conv: &Conv2d) -> Tensor {
+/// y = x * weight + bias, of shape [`Conv2d::out_shape`]; where `moments` are asked for and the kernel can gather them, the
+/// moments of y.
+pub fn fprop(
+    d: &Cuda,
+    x: &Tensor,
+    params: &Vector,
+    conv: &Conv2d,
+    moments: bool,
+) -> (Tensor, Option<Moments>) {
     let y = d.tensor_of(x.dtype, conv.out_shape(x.shape));
-    if let Some(plan) = d.plan(plan::fprop(conv, x.shape, d.kernels(x.dtype))) {
-        let weight = weight::Weight::new(d, params, conv, x.dtype);
-        let bias = conv.bias.map(|bias| offset(params.buffer.ptr(), 4 * bias.offset));
-        if !plan.tile.is_wgmma() {
-            launch(d, "fprop", conv, x.dtype, &plan, args![y, x, weight.ptr, bias, plan.sizes]);
-        } else if let Some([a, b]) = d.tensor_maps(bulk::fprop(place(x), weight.ptr, conv, plan.tile)) {
-            launch(d, "fprop", conv, x.dtype, &plan, args![y, a, b, bias, plan.sizes]);
-        }
+    let Some(plan) = d.plan(plan::fprop(conv, x.shape, d.kernels(x.dtype))) else { return (y, None) };
+    let weight = weight::Weight::new(d, params, conv, x.dtype);
+    let bias = conv.bias.map(|bias| offset(params.buffer.ptr(), 4 * bias.offset));
+    let part = plan.moments_part(y.shape).filter(|_| moments);
+    let moments = part.map(|len| {
+        let parts = y.shape.positions().div_ceil(len);
+        Moments { buffer: Arc::new(d.buffer(8 * parts * 2 * y.shape.c)), len, parts }
+    });
+    let to = moments.as_ref().map(|m| m.buffer.ptr());
+    if !plan.tile.is_wgmma() {
+        launch(d, "fprop", conv, x.dtype, &plan, args![y, x, weight.ptr, bias, to, plan.sizes]);
+    } else if let Some([a, b]) = d.tensor_maps(bulk::fprop(place(x), weight.ptr, conv, plan.tile)) {
+        launch(d, "fprop", conv, x.dtype, &plan, args![y, a, b, bias, to, plan.sizes]);
     }
-    y
+    (y, moments)
 }
 
-/// dx of shape `x_shape` from dy.
-pub fn dgrad(d: &Cuda, dy: &Tensor, params: &Vector, conv: &Conv2d, x_shape: Shape) -> Tensor {
+/// dx of shape `x_shape` from dy, plus `add` where that is given.
+pub fn dgrad(
+    d: &Cuda,
+    dy: &Tensor,
+    params: &Vector,
+    conv: &Conv2d,
+    x_shape: Shape,
+    add: Option<&Tensor>,
+) -> Tensor {
     let dx = d.tensor_of(dy.dtype, x_shape);
-    if let Some(plan) = d.plan(plan::dgrad(conv, x_shape, d.kernels(dy.dtype))) {
-        let weight = weight::Weight::new(d, params, conv, dy.dtype);
-        if !plan.tile.is_wgmma() {
-            launch(d, "dgrad", conv, dy.dtype, &plan, args![dx, dy, weight.ptr, plan.sizes]);
-        } else if let Some([a, b]) = d.tensor_maps(bulk::dgrad(place(dy), weight.ptr, conv, plan.tile)) {
-            launch(d, "dgrad", conv, dy.dtype, &plan, args![dx, a, b, plan.sizes]);
-        }
+    let Some(plan) = d.plan(plan::dgrad(conv, x_shape, d.kernels(dy.dtype))) else { return dx };
+    let weight = weight::Weight::new(d, params, conv, dy.dtype);
+    // Rows that are no whole chunks are added in a pass of their own.
+    let within = add.filter(|_| plan.adds());
+    if !plan.tile.is_wgmma() {
+        launch(d, "dgrad", conv, dy.dtype, &plan, args![dx, dy, weight.ptr, within, plan.sizes]);
+    } else if let Some([a, b]) = d.tensor_maps(bulk::dgrad(place(dy), weight.ptr, conv, plan.tile)) {
+        launch(d, "dgrad", conv, dy.dtype, &plan, args![dx, a, b, within, plan.sizes]);
     }
-    dx
+    match add {
+        Some(to) if within.is_none() => elementwise::add(d, &dx, to, 1.0),
+        _ => dx,
+    }
 }
 
 /// Adds dweight and, where there is a bias, dbias to `grads`.

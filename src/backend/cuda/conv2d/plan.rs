@@ -3,6 +3,7 @@
 
 use super::super::memory::plain_arg;
 use super::product::{Direction, Product};
+use super::stem;
 use super::tile::{Kernels, MULTIPROCESSORS, Tile};
 use super::*;
 
@@ -77,6 +78,20 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// Positions whose moments the forward kernel can gather together, each run of them in one tile; none where tiles end with
+    /// rows of y.
+    pub fn moments_part(&self, y: Shape) -> Option<usize> {
+        match self.tile {
+            Tile::Stem => y.w.is_multiple_of(stem::SEGMENT).then_some(stem::SEGMENT),
+            tile => Some(tile.rows()),
+        }
+    }
+
+    /// Whether the data gradient's kernel can add another tensor: both lie in whole chunks.
+    pub fn adds(&self) -> bool {
+        self.tile != Tile::Any
+    }
+
     /// Tile, blocks and splits in words.
     pub fn describe(&self, dtype: Dtype) -> String {
         let (m, n) = self.tile.size(dtype);

@@ -8,7 +8,7 @@ use crate::backend::cuda::memory::Dtype;
 use crate::ops::{Conv2d, Shape};
 
 /// Positions of a segment of a row of y, and outputs of a block.
-const SEGMENT: usize = 128;
+pub const SEGMENT: usize = 128;
 const OUTPUTS: usize = 64;
 const CHANNELS: usize = 3;
 const WARPS: usize = 8;
@@ -87,7 +87,9 @@ impl Stem {
             (splits, (VALUE * SEGMENT * OUTPUTS + self.row_bytes()).max(sums))
         } else {
             let weight = VALUE * OUTPUTS * (self.kernel * self.depth() + 8);
-            (self.segments, (weight + self.row_bytes()).max(VALUE * SEGMENT * (OUTPUTS + 8)))
+            // The finished tile takes their place, and the sums of its moments, two floats for each of 8 x 64 columns.
+            let tile = VALUE * SEGMENT * (OUTPUTS + 8) + 4 * 2 * WARPS * OUTPUTS;
+            (self.segments, (weight + self.row_bytes()).max(tile))
         };
         let launch = Launch::grid3([blocks, self.output_tiles, 1], (32 * WARPS) as u32);
         plan.launch = launch.with_shared(shared);

@@ -84,6 +84,11 @@ impl Tile {
         }
     }
 
+    /// Results along m, whatever the type.
+    pub fn rows(self) -> usize {
+        self.size(Dtype::Bf16).0
+    }
+
     /// Threads a block.
     pub fn threads(self) -> u32 {
         match self {
