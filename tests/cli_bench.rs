@@ -139,7 +139,7 @@ fn layers_are_those_of_the_network() {
 }
 
 /// Ops that `bench kernels` knows.
-const KERNELS: [&str; 41] = [
+const KERNELS: [&str; 43] = [
     "adaptive_avg_pool2d",
     "adaptive_avg_pool2d_bwd",
     "add",
