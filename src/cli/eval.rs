@@ -1,10 +1,12 @@
 //! `eval`: scores of a checkpoint on images with masks.
 
+use super::inference::InferenceArgs;
 use super::train::DataArgs;
 use super::{DeviceArgs, on_device};
 use crate::config::{self, Overrides};
 use crate::eval::{self, Palette, Scores, Which};
 use crate::model::DeepLab;
+use crate::model::io::write_json;
 use crate::ops::Backend;
 use crate::train::{Checkpoint, RunDir, val_source};
 use crate::{Error, Result};
@@ -20,12 +22,8 @@ pub struct Args {
     /// Whose predictions (default: all that the checkpoint can give).
     #[arg(long, value_enum)]
     network: Vec<Which>,
-    /// Side of a sliding window (0: whole images; default: as in the run's validation).
-    #[arg(long, value_name = "PIXELS")]
-    window: Option<usize>,
-    /// Long side at which images are predicted (0: their own; default: as in the run's validation).
-    #[arg(long, value_name = "PIXELS")]
-    eval_size: Option<usize>,
+    #[command(flatten)]
+    inference: InferenceArgs,
     /// Write the scores to this file too.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -78,9 +76,7 @@ fn run_on<B: Backend>(b: &B, args: Args) -> Result<()> {
         ));
     }
     let source = val_source(&config.data)?;
-    let mut settings = checkpoint.meta.settings();
-    settings.window = args.window.unwrap_or(settings.window);
-    settings.long_side = args.eval_size.unwrap_or(settings.long_side);
+    let settings = args.inference.apply(checkpoint.meta.settings())?;
 
     let arch = DeepLab::new(checkpoint.meta.model.clone())?;
     let owned = checkpoint.networks(b, &arch)?;
@@ -91,9 +87,7 @@ fn run_on<B: Backend>(b: &B, args: Args) -> Result<()> {
     if let Some(path) = &args.json {
         let all: serde_json::Map<_, _> =
             scores.iter().map(|(w, s)| (w.name().to_string(), json!(s))).collect();
-        crate::model::io::write_atomically(path, |f| {
-            serde_json::to_writer_pretty(f, &all).map_err(std::io::Error::from)
-        })?;
+        write_json(path, &all)?;
     }
     Ok(())
 }

@@ -9,6 +9,7 @@ mod doctor;
 mod eval;
 mod export;
 mod gradcheck;
+mod inference;
 mod inspect;
 mod memory;
 mod op;

@@ -1,8 +1,9 @@
 //! `predict`: masks and confidences of a checkpoint for any images.
 
 use super::eval::checkpoint_file;
+use super::inference::InferenceArgs;
 use super::{DeviceArgs, on_device};
-use crate::data::{Sample, decode_image};
+use crate::data::{Sample, decode_upright};
 use crate::eval::{self, Palette, Settings, Which};
 use crate::model::DeepLab;
 use crate::model::io::write_json;
@@ -21,6 +22,9 @@ pub struct Args {
     /// Image files, or folders of them.
     #[arg(required = true, value_name = "IMAGES")]
     images: Vec<PathBuf>,
+    /// Also what lies in folders of the folders (links to folders are not followed).
+    #[arg(long)]
+    recursive: bool,
     /// A run's folder (its best checkpoint), or a checkpoint file.
     #[arg(long, value_name = "RUN_DIR|FILE")]
     checkpoint: PathBuf,
@@ -33,12 +37,8 @@ pub struct Args {
     /// Whose predictions (default: the ensemble, where the checkpoint has one).
     #[arg(long, value_enum)]
     network: Option<Which>,
-    /// Side of a sliding window (0: whole images; default: as in the run's validation).
-    #[arg(long, value_name = "PIXELS")]
-    window: Option<usize>,
-    /// Long side at which images are predicted (0: their own; default: as in the run's validation).
-    #[arg(long, value_name = "PIXELS")]
-    eval_size: Option<usize>,
+    #[command(flatten)]
+    inference: InferenceArgs,
     #[command(flatten)]
     device: DeviceArgs,
 }
@@ -68,16 +68,14 @@ fn run_on<B: Backend>(b: &B, args: Args) -> Result<()> {
     let nets = owned.nets();
     let which = args.network.unwrap_or(nets.best());
     let palette = Palette::new(checkpoint.meta.preset, arch.config.num_classes);
-    let mut settings = checkpoint.meta.settings();
-    settings.window = args.window.unwrap_or(settings.window);
-    settings.long_side = args.eval_size.unwrap_or(settings.long_side);
+    let settings = args.inference.apply(checkpoint.meta.settings())?;
 
-    let files = collect(&args.images)?;
+    let files = collect(&args.images, args.recursive)?;
     std::fs::create_dir_all(&args.out).map_err(Error::io(&args.out))?;
     let mut taken = HashSet::new();
     let (mut done, mut skipped, mut described) = (0, 0, Vec::new());
     for file in &files {
-        let image = match decode_image(file) {
+        let image = match decode_upright(file) {
             Ok(image) => image,
             Err(e) => {
                 eprintln!("skipped: {e}");
@@ -160,7 +158,7 @@ fn predict<B: Backend>(
 }
 
 /// The files given, and those inside the folders given, sorted.
-fn collect(paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
+fn collect(paths: &[PathBuf], recursive: bool) -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for path in paths {
         if !path.is_dir() {
@@ -168,10 +166,16 @@ fn collect(paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
             continue;
         }
         let mut inside = Vec::new();
-        for entry in std::fs::read_dir(path).map_err(Error::io(path))? {
-            let entry = entry.map_err(Error::io(path))?.path();
-            if entry.is_file() {
-                inside.push(entry);
+        let mut folders = vec![path.clone()];
+        while let Some(folder) = folders.pop() {
+            for entry in std::fs::read_dir(&folder).map_err(Error::io(&folder))? {
+                let entry = entry.map_err(Error::io(&folder))?;
+                let path = entry.path();
+                if path.is_file() {
+                    inside.push(path);
+                } else if recursive && entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                    folders.push(path);
+                }
             }
         }
         inside.sort();

@@ -3,6 +3,8 @@
 use super::layout::MaskIds;
 use crate::ops::{IGNORE, Size};
 use crate::{Error, Result};
+use image::metadata::Orientation;
+use image::{DynamicImage, ImageDecoder};
 use std::io::Cursor;
 use std::path::Path;
 
@@ -27,19 +29,37 @@ pub struct Mask {
 /// Largest decoded file, a guard against headers that promise absurd sizes.
 const MAX_DECODED_BYTES: u64 = 2 << 30;
 
-/// Decodes a JPEG, PNG or WebP file, told by its content. 16 bits are reduced to 8, grey is repeated, alpha is dropped;
-/// EXIF orientation is not applied, as masks are not rotated either.
+/// Decodes a JPEG, PNG or WebP file, told by its content. 16 bits are reduced to 8, grey is repeated, alpha is dropped.
+/// Rows and columns are those of the file, as those of its mask usually are; [`decode_upright`] turns them.
 ///
 /// # Errors
 /// [`Error::Io`] when the file cannot be read, [`Error::Data`] when it is not a whole image.
 pub fn decode_image(path: &Path) -> Result<RgbImage> {
+    decode(path, false)
+}
+
+/// The same as people see it: turned and mirrored as the file's EXIF orientation says.
+///
+/// # Errors
+/// As [`decode_image`].
+pub fn decode_upright(path: &Path) -> Result<RgbImage> {
+    decode(path, true)
+}
+
+fn decode(path: &Path, upright: bool) -> Result<RgbImage> {
     let bytes = std::fs::read(path).map_err(Error::io(path))?;
     let mut reader = open(path, &bytes)?;
     let mut limits = image::Limits::default();
     limits.max_alloc = Some(MAX_DECODED_BYTES);
     reader.limits(limits);
     let is_jpeg = reader.format() == Some(image::ImageFormat::Jpeg);
-    let decoded = reader.decode().map_err(|e| Error::data(path, format!("cannot decode this image: {e}")))?;
+    let broken = |e| Error::data(path, format!("cannot decode this image: {e}"));
+    let mut decoder = reader.into_decoder().map_err(broken)?;
+    let orientation = orientation(&mut decoder);
+    let mut decoded = DynamicImage::from_decoder(decoder).map_err(broken)?;
+    if upright {
+        decoded.apply_orientation(orientation);
+    }
     // The JPEG decoder fills what is missing with grey instead of failing.
     if is_jpeg && !jpeg_is_complete(&bytes) {
         return Err(Error::data(
@@ -51,16 +71,29 @@ pub fn decode_image(path: &Path) -> Result<RgbImage> {
     Ok(RgbImage { size: (rgb.height() as usize, rgb.width() as usize), data: rgb.into_raw() })
 }
 
-/// Rows and columns of an image file from its header alone. Errors as [`decode_image`].
-pub fn image_size(path: &Path) -> Result<Size> {
+/// Rows and columns of an image file, and of the same image upright, from its header alone. Errors as [`decode_image`].
+pub fn image_sizes(path: &Path) -> Result<(Size, Size)> {
     let file = std::fs::File::open(path).map_err(Error::io(path))?;
     let reader = image::ImageReader::new(std::io::BufReader::new(file))
         .with_guessed_format()
         .map_err(Error::io(path))?;
     reject_unknown(path, reader.format())?;
-    let (w, h) =
-        reader.into_dimensions().map_err(|e| Error::data(path, format!("cannot decode this image: {e}")))?;
-    Ok((h as usize, w as usize))
+    let broken = |e| Error::data(path, format!("cannot decode this image: {e}"));
+    let mut decoder = reader.into_decoder().map_err(broken)?;
+    let (w, h) = decoder.dimensions();
+    let stored = (h as usize, w as usize);
+    Ok((stored, if swaps(orientation(&mut decoder)) { (stored.1, stored.0) } else { stored }))
+}
+
+/// How the image is to be turned; not at all where that cannot be read.
+fn orientation(decoder: &mut impl ImageDecoder) -> Orientation {
+    decoder.orientation().unwrap_or(Orientation::NoTransforms)
+}
+
+/// Whether rows become columns.
+fn swaps(orientation: Orientation) -> bool {
+    use Orientation::{Rotate90, Rotate90FlipH, Rotate270, Rotate270FlipH};
+    matches!(orientation, Rotate90 | Rotate270 | Rotate90FlipH | Rotate270FlipH)
 }
 
 fn open<'a>(path: &Path, bytes: &'a [u8]) -> Result<image::ImageReader<Cursor<&'a [u8]>>> {

@@ -23,7 +23,7 @@ pub mod split;
 pub mod survey;
 
 pub use augment::Augment;
-pub use decode::{Mask, RgbImage, decode_image, decode_mask};
+pub use decode::{Mask, RgbImage, decode_image, decode_mask, decode_upright};
 pub use layout::Layout;
 pub use list::{List, Masks, check_disjoint};
 pub use loader::{HostImages, LabeledBatch, Loader, LoaderSpec, UnlabeledBatch};

@@ -2,7 +2,8 @@
 //! augmentation, order or batches.
 
 use super::decode::{
-    Mask, RgbImage, check_same_size, decode_image, decode_mask, image_size, mask_size, to_classes,
+    Mask, RgbImage, check_same_size, decode_image, decode_mask, decode_upright, image_sizes, mask_size,
+    to_classes,
 };
 use super::list::{Entry, List};
 use super::resize::{resize_bicubic, resize_nearest};
@@ -138,7 +139,7 @@ impl FolderSource {
     /// The first in the order of the list, as [`Source::load`].
     pub fn check_headers(&self) -> Result<()> {
         self.check(|entry| {
-            let size = image_size(&entry.image)?;
+            let size = entry_size(entry)?;
             match &entry.mask {
                 Some(mask) => check_same_size(mask_size(mask)?, mask, size, &entry.image),
                 None => Ok(()),
@@ -152,8 +153,8 @@ impl FolderSource {
     /// The first in the order of the list, as [`Source::load`].
     pub fn check_masks(&self) -> Result<()> {
         self.check(|entry| match &entry.mask {
-            Some(mask) => self.mask(entry, mask, image_size(&entry.image)?).map(|_| ()),
-            None => image_size(&entry.image).map(|_| ()),
+            Some(mask) => self.mask(entry, mask, entry_size(entry)?).map(|_| ()),
+            None => entry_size(entry).map(|_| ()),
         })
     }
 
@@ -181,7 +182,8 @@ impl FolderSource {
     }
 
     fn decode(&self, entry: &Entry) -> Result<Sample> {
-        let mut image = decode_image(&entry.image)?;
+        let upright = seen_upright(entry)?;
+        let mut image = if upright { decode_upright(&entry.image)? } else { decode_image(&entry.image)? };
         let mut mask = entry.mask.as_ref().map(|path| self.mask(entry, path, image.size)).transpose()?;
         if let Some(long) = self.options.long_side {
             let (h, w) = image.size;
@@ -192,6 +194,20 @@ impl FolderSource {
         }
         Ok(Sample { image, mask, name: entry.name.clone() })
     }
+}
+
+/// Whether the image is turned as its EXIF orientation says. One without a mask is. One with a mask is as the mask is: it has
+/// the rows and columns of the file, or of the turned image; where they are the same, nothing is turned.
+fn seen_upright(entry: &Entry) -> Result<bool> {
+    let Some(mask) = &entry.mask else { return Ok(true) };
+    let (stored, upright) = image_sizes(&entry.image)?;
+    Ok(stored != upright && mask_size(mask)? == upright)
+}
+
+/// Rows and columns of the image as it is seen.
+fn entry_size(entry: &Entry) -> Result<Size> {
+    let (stored, upright) = image_sizes(&entry.image)?;
+    Ok(if seen_upright(entry)? { upright } else { stored })
 }
 
 impl Source for FolderSource {

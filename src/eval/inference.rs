@@ -102,12 +102,50 @@ pub fn predict<B: Backend>(
 ) -> Result<Vec<Prediction<B>>> {
     which.iter().try_for_each(|w| w.expect_among(&nets.available()))?;
     let shape = images.shape;
-    if window == 0 || (window >= shape.h && window >= shape.w) {
+    if is_whole(shape, window) {
         let x = upload(b, images, normalize)?;
         let logits = Logits::new(b, arch, nets, which, &x)?;
         return which.iter().map(|&w| logits.pseudo_label(b, w, out)).collect();
     }
+    let shape = Shape::new(shape.n, out.0, out.1, arch.config.num_classes);
+    let all = sliding(b, arch, nets, which, images, normalize, out, window)?;
+    Ok(all.iter().map(|p| Prediction::of(b, shape, p)).collect())
+}
+
+/// The probabilities behind [`predict`] on the host, NHWC at `out` rows and columns, for each of `which`.
+///
+/// # Errors
+/// As [`predict`].
+pub fn probabilities<B: Backend>(
+    b: &B,
+    arch: &DeepLab,
+    nets: &Nets<'_, B>,
+    which: &[Which],
+    images: &HostImages,
+    normalize: &Normalize,
+    out: Size,
+    window: usize,
+) -> Result<Vec<Vec<f32>>> {
+    which.iter().try_for_each(|w| w.expect_among(&nets.available()))?;
+    if is_whole(images.shape, window) {
+        let logits = Logits::new(b, arch, nets, which, &upload(b, images, normalize)?)?;
+        return which.iter().map(|&w| logits.probabilities(b, w, out)).collect();
+    }
     sliding(b, arch, nets, which, images, normalize, out, window)
+}
+
+/// Whether images are no larger than the window.
+fn is_whole(shape: Shape, window: usize) -> bool {
+    window == 0 || (window >= shape.h && window >= shape.w)
+}
+
+impl<B: Backend> Prediction<B> {
+    /// The most probable class of each pixel of `shape`, and its probability.
+    pub fn of(b: &B, shape: Shape, probabilities: &[f32]) -> Prediction<B> {
+        let (label, confidence): (Vec<u8>, Vec<f32>) = probabilities.par_chunks(shape.c).map(arg_max).unzip();
+        let shape = shape.with_channels(1);
+        Prediction { label: b.upload_labels(shape, &label), confidence: b.upload(shape, &confidence) }
+    }
 }
 
 /// Stride-4 logits of those networks that the wanted predictions need.
@@ -188,6 +226,7 @@ fn starts(len: usize, window: usize) -> Vec<usize> {
     (0..last).step_by(stride).chain([last]).collect()
 }
 
+/// As [`probabilities`], through a window.
 fn sliding<B: Backend>(
     b: &B,
     arch: &DeepLab,
@@ -197,7 +236,7 @@ fn sliding<B: Backend>(
     normalize: &Normalize,
     out: Size,
     window: usize,
-) -> Result<Vec<Prediction<B>>> {
+) -> Result<Vec<Vec<f32>>> {
     let Shape { n, h, w, .. } = images.shape;
     let (wh, ww) = (window.min(h), window.min(w));
     let classes = arch.config.num_classes;
@@ -226,13 +265,10 @@ fn sliding<B: Backend>(
                 let hit = hits[pixel % (h * w)];
                 p.iter_mut().for_each(|v| *v /= hit);
             }
-            let mut p = sum;
-            if out != (h, w) {
-                p = b.download(&ops::interpolate(b, &b.upload(Shape::new(n, h, w, classes), &p), out)?);
+            if out == (h, w) {
+                return Ok(sum);
             }
-            let (label, confidence): (Vec<u8>, Vec<f32>) = p.par_chunks(classes).map(arg_max).unzip();
-            let shape = Shape::new(n, out.0, out.1, 1);
-            Ok(Prediction { label: b.upload_labels(shape, &label), confidence: b.upload(shape, &confidence) })
+            Ok(b.download(&ops::interpolate(b, &b.upload(Shape::new(n, h, w, classes), &sum), out)?))
         })
         .collect()
 }

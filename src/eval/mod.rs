@@ -4,12 +4,13 @@
 mod inference;
 mod metrics;
 mod palette;
+mod views;
 
-pub use inference::{Nets, Prediction, Which, predict};
+pub use inference::{Nets, Prediction, Which, predict, probabilities};
 pub use metrics::{Confusion, Scores};
 pub use palette::Palette;
+pub use views::{View, Views};
 
-use crate::data::resize::resize_bicubic;
 use crate::data::{HostImages, Mask, Sample, Source};
 use crate::model::DeepLab;
 use crate::ops::{self, Backend, Normalize, Shape, Size};
@@ -18,7 +19,7 @@ use rayon::prelude::*;
 use std::sync::Arc;
 
 /// How images become predictions.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
     /// Mean and deviation that the networks were trained with.
     pub normalize: Normalize,
@@ -28,6 +29,8 @@ pub struct Settings {
     pub window: usize,
     /// Images of one size that are predicted together.
     pub batch_size: usize,
+    /// Views whose probabilities are averaged.
+    pub views: Views,
 }
 
 /// One image of a pass, with its predictions.
@@ -112,21 +115,40 @@ pub fn predict_group<B: Backend>(
     group: &[Arc<Sample>],
     settings: &Settings,
 ) -> Result<Vec<Prediction<B>>> {
-    let images = prepare(group, settings)?;
-    let (out, normalize) = (group[0].image.size, &settings.normalize);
-    predict(b, arch, nets, which, &images, normalize, out, settings.window)
+    let (out, normalize, window) = (group[0].image.size, &settings.normalize, settings.window);
+    let views = settings.views.of(network_size(out, settings.long_side));
+    if let ([view], true) = (&views[..], settings.views.is_single()) {
+        return predict(b, arch, nets, which, &prepare(group, *view)?, normalize, out, window);
+    }
+    let mut sums: Vec<Vec<f32>> = Vec::new();
+    for &view in &views {
+        let images = prepare(group, view)?;
+        let mut all = probabilities(b, arch, nets, which, &images, normalize, out, window)?;
+        if view.mirrored {
+            all.iter_mut().for_each(|p| views::mirror(p, out.1, arch.config.num_classes));
+        }
+        if sums.is_empty() {
+            sums = all;
+        } else {
+            let pairs = sums.iter_mut().zip(&all);
+            pairs.for_each(|(sum, p)| sum.iter_mut().zip(p).for_each(|(s, v)| *s += v));
+        }
+    }
+    let share = 1.0 / views.len() as f32;
+    let shape = Shape::new(group.len(), out.0, out.1, arch.config.num_classes);
+    Ok(sums
+        .into_iter()
+        .map(|mut p| {
+            p.iter_mut().for_each(|v| *v *= share);
+            Prediction::of(b, shape, &p)
+        })
+        .collect())
 }
 
-/// Images of one size, resized for the network.
-fn prepare(group: &[Arc<Sample>], settings: &Settings) -> Result<HostImages> {
-    let size = network_size(group[0].image.size, settings.long_side);
-    let data = if size == group[0].image.size {
-        group.iter().flat_map(|s| s.image.data.iter().copied()).collect()
-    } else {
-        let parts = group.par_iter().map(|s| Ok(resize_bicubic(&s.image, size)?.data));
-        parts.collect::<Result<Vec<_>>>()?.concat()
-    };
-    Ok(HostImages::whole(group.len(), size, data))
+/// Images of one size as a view shows them.
+fn prepare(group: &[Arc<Sample>], view: View) -> Result<HostImages> {
+    let parts: Vec<_> = group.par_iter().map(|s| view.show(&s.image)).collect::<Result<_>>()?;
+    Ok(HostImages::whole(group.len(), view.size, parts.concat()))
 }
 
 fn network_size((h, w): Size, long_side: usize) -> Size {

@@ -4,7 +4,7 @@
 use super::state::{Progress, State};
 use crate::config::{EvalConfig, RunConfig};
 use crate::data::Preset;
-use crate::eval::{Nets, Settings};
+use crate::eval::{Nets, Settings, Views};
 use crate::method::Algorithm;
 use crate::model::io::{TensorFile, prefixed, write_tensors};
 use crate::model::{DeepLab, ModelConfig, Network};
@@ -53,7 +53,7 @@ impl Metadata {
     /// How images become predictions.
     pub fn settings(&self) -> Settings {
         let EvalConfig { long_side, window, batch_size } = self.eval;
-        Settings { normalize: self.normalize, long_side, window, batch_size }
+        Settings { normalize: self.normalize, long_side, window, batch_size, views: Views::default() }
     }
 }
 

@@ -137,3 +137,17 @@ pub fn expect(output: &Output, code: i32, parts: &[&str]) {
 pub fn read(path: &Path) -> Vec<u8> {
     std::fs::read(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
+
+/// A JPEG whose EXIF data says how it is to be turned (1 to 8).
+#[allow(dead_code)] // not every test binary turns pictures
+pub fn turned_jpeg(image: &image::RgbImage, orientation: u8) -> Vec<u8> {
+    let mut jpeg = Vec::new();
+    image::codecs::jpeg::JpegEncoder::new_with_quality(&mut jpeg, 100).encode_image(image).unwrap();
+    // A TIFF directory of one entry: tag 0x0112, a short, one of it.
+    let mut exif = b"Exif\0\0MM\0\x2a\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0".to_vec();
+    exif.extend([orientation, 0, 0, 0, 0, 0, 0]);
+    let len = (exif.len() + 2) as u16;
+    let segment = [&[0xFF, 0xE1][..], &len.to_be_bytes(), &exif].concat();
+    jpeg.splice(2..2, segment);
+    jpeg
+}
