@@ -139,9 +139,13 @@ pub struct Args {
     /// Learning rate.
     #[arg(long, help_heading = "Training")]
     lr: Option<f64>,
-    /// Labelled images a step, and as many unlabelled ones.
+    /// Labelled images that go through the networks together, and as many unlabelled ones.
     #[arg(long, value_name = "N", help_heading = "Training")]
     batch_size: Option<u32>,
+    /// Batches a step, whose gradients are averaged: more images a step than fit into memory. Batch norms still see one
+    /// batch at a time, which may cost accuracy (docs/recipes.md).
+    #[arg(long, value_name = "N", help_heading = "Training")]
+    accumulate: Option<u32>,
     /// Epochs, warm-up included.
     #[arg(long, value_name = "N", help_heading = "Training")]
     epochs: Option<u32>,
@@ -197,6 +201,7 @@ impl Args {
             ("eval.long_side", self.eval_size),
             ("method.warm_up_epochs", self.warm_up_epochs),
             ("optim.batch_size", self.batch_size),
+            ("optim.accumulate", self.accumulate),
             ("schedule.epochs", self.epochs),
             ("schedule.steps_per_epoch", self.steps_per_epoch),
             ("schedule.seed", self.seed),
@@ -273,6 +278,14 @@ fn run_on<B: Backend>(b: &B, args: Args) -> Result<()> {
     config.spell_out()?;
     let ready = train::check(b, &config)?;
     say_protocol(args.recipe, &ready.data);
+    if config.optim.accumulate > 1 {
+        tracing::warn!(
+            "batch norms see {} images at a time, not the {} of a step: their statistics are noisier, and results can fall \
+             behind those of one batch",
+            config.optim.batch_size,
+            config.optim.images_a_step()
+        );
+    }
     if args.dry_run {
         return dry_run(b, &config, &ready);
     }
@@ -326,14 +339,18 @@ fn dry_run<B: Backend>(b: &B, config: &RunConfig, ready: &Prepared<B>) -> Result
         data.steps_per_epoch(config)
     );
     println!(
-        "{} labelled, {} unlabelled, {} validation images; crops of {} x {}, {} labelled{} a step\n",
+        "{} labelled, {} unlabelled, {} validation images; crops of {} x {}, {} labelled{} a step{}\n",
         data.labeled.len(),
         data.unlabeled.as_ref().map_or(0, |u| u.len()),
         data.val.len(),
         config.augment.crop[0],
         config.augment.crop[1],
-        config.optim.batch_size,
-        if config.method.algorithm == Algorithm::Supervised { "" } else { " and as many unlabelled" }
+        config.optim.images_a_step(),
+        if config.method.algorithm == Algorithm::Supervised { "" } else { " and as many unlabelled" },
+        match config.optim.accumulate {
+            1 => String::new(),
+            n => format!(", in {n} batches of {}", config.optim.batch_size),
+        }
     );
     if let Some(weights) = ready.start() {
         println!("starts with {weights}\n");

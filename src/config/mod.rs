@@ -321,8 +321,17 @@ pub struct OptimConfig {
     pub ohem_threshold: f64,
     /// OHEM keeps at least this many pixels.
     pub ohem_min_kept: usize,
-    /// Labelled images a step, and as many unlabelled ones.
+    /// Labelled images that go through the networks together, and as many unlabelled ones.
     pub batch_size: usize,
+    /// Batches a step, whose gradients are averaged.
+    pub accumulate: usize,
+}
+
+impl OptimConfig {
+    /// Labelled images a step, and as many unlabelled ones.
+    pub fn images_a_step(&self) -> usize {
+        self.batch_size * self.accumulate
+    }
 }
 
 impl Default for OptimConfig {
@@ -335,6 +344,7 @@ impl Default for OptimConfig {
             ohem_threshold: 0.7,
             ohem_min_kept: 100_000,
             batch_size: 8,
+            accumulate: 1,
         }
     }
 }

@@ -60,6 +60,7 @@ pub fn validate(config: &RunConfig) -> Result<()> {
         ("method.topk", m.topk as u64),
         ("method.tvat_iterations", m.tvat_iterations as u64),
         ("optim.ohem_min_kept", o.ohem_min_kept as u64),
+        ("optim.accumulate", o.accumulate as u64),
         ("schedule.epochs", s.epochs),
         ("run.val_every", config.run.val_every),
         ("eval.batch_size", config.eval.batch_size as u64),

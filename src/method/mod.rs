@@ -8,7 +8,7 @@ pub mod schedule;
 mod step;
 pub mod tvat;
 
-pub use step::{supervised_step, train_step};
+pub use step::{accumulate, supervised_pass, supervised_update, train_step, update};
 pub use tvat::{Tvat, TvatArgs};
 
 use crate::model::Network;
@@ -89,7 +89,7 @@ pub struct Networks<B: Backend> {
     pub teacher2: Network<B>,
     /// SGD momentum buffer of the student.
     pub momentum: B::Vector,
-    /// Gradient of the last step, overwritten by each.
+    /// Gradient of the last step.
     pub grads: B::Vector,
 }
 

@@ -12,8 +12,10 @@ const STUDENT: &str = "student's activations";
 const BACKWARD: &str = "student's backward pass";
 const TVAT: &str = "T-VAT";
 
-/// One iteration of PS-MT or of a baseline: updates the student, its momentum and running statistics, the active
-/// teacher, and all teachers' running statistics.
+/// One iteration of PS-MT or of a baseline on one batch: [`accumulate`], then [`update`].
+///
+/// # Errors
+/// Those of the ops.
 pub fn train_step<B: Backend>(
     b: &B,
     arch: &DeepLab,
@@ -21,25 +23,42 @@ pub fn train_step<B: Backend>(
     batch: &Batch<B>,
     args: &StepArgs,
 ) -> Result<StepOut<B>> {
+    b.clear(&mut nets.grads);
+    let out = accumulate(b, arch, nets, batch, args, 1.0)?;
+    update(b, arch, nets, args)?;
+    Ok(out)
+}
+
+/// Adds `share` of the batch's gradient to `nets.grads`. The running statistics of all networks move; parameters stay.
+///
+/// # Errors
+/// Those of the ops.
+pub fn accumulate<B: Backend>(
+    b: &B,
+    arch: &DeepLab,
+    nets: &mut Networks<B>,
+    batch: &Batch<B>,
+    args: &StepArgs,
+    share: f64,
+) -> Result<StepOut<B>> {
     if args.algorithm == Algorithm::Supervised {
-        let Networks { student, momentum, grads, .. } = nets;
-        return supervised_step(b, arch, student, momentum, grads, &batch.x_l, &batch.y_l, args);
+        let Networks { student, grads, .. } = nets;
+        return supervised_pass(b, arch, student, grads, (&batch.x_l, &batch.y_l), args, share);
     }
     b.phase("teachers' passes");
     let targets = Targets::new(b, arch, nets, batch, args)?;
 
     // From here until the update nothing of the teachers changes, so both student passes share their decoders.
     b.phase(TVAT);
-    let Networks { student, teacher1, teacher2, momentum, grads } = nets;
+    let Networks { student, teacher1, teacher2, grads, .. } = nets;
     let teachers: &[&Network<B>] =
         if args.algorithm.num_teachers() == 2 { &[teacher1, teacher2] } else { &[teacher1] };
     let adversary = if args.tvat.kind.asks_teachers() { Some(arch.decoders(b, teachers)?) } else { None };
 
-    b.clear(grads);
     let labelled = student_forward(b, arch, student, adversary.as_ref(), &batch.x_l, &batch.d_l, args)?;
     b.phase("losses");
     let LabelLoss { loss: loss_sup, dlogits, confusion } =
-        supervised_loss(b, &labelled.logits, &batch.y_l, args)?;
+        supervised_loss(b, &labelled.logits, &batch.y_l, args, share)?;
     let (logits_l, r_l) = (labelled.logits.clone(), labelled.noise.clone());
     student_backward(b, arch, &student.params, grads, labelled, &dlogits)?;
 
@@ -47,14 +66,9 @@ pub fn train_step<B: Backend>(
     let unlabelled = student_forward(b, arch, student, adversary.as_ref(), &x_u, &batch.d_u, args)?;
     drop(adversary);
     b.phase("losses");
-    let (unsup, dlogits) = targets.unsupervised_loss(b, &unlabelled.logits, batch, args)?;
+    let (unsup, dlogits) = targets.unsupervised_loss(b, &unlabelled.logits, batch, args, share)?;
     let (logits_u, r_u) = (unlabelled.logits.clone(), unlabelled.noise.clone());
     student_backward(b, arch, &student.params, grads, unlabelled, &dlogits)?;
-
-    let teacher = if args.active_teacher == 1 { teacher1 } else { teacher2 };
-    let (params, average) = (&mut student.params, &mut teacher.params);
-    ops::sgd_ema(b, params, grads, momentum, &sgd(arch, args), average, args.ema_decay)?;
-    ops::ema(b, &mut teacher.stats, &student.stats, args.ema_decay)?;
 
     let mut logits = vec![("core teacher's", targets.core)];
     logits.extend(targets.assist.map(|t| ("assisting teacher's", t)));
@@ -62,30 +76,60 @@ pub fn train_step<B: Backend>(
     Ok(StepOut { loss_sup, confusion, unsup: Some(unsup), noise: r_l.zip(r_u), logits })
 }
 
-/// One supervised iteration of any network: warm-up of all three, and the supervised baseline.
-pub fn supervised_step<B: Backend>(
+/// Moves the student by `nets.grads`, and the active teacher towards it.
+///
+/// # Errors
+/// Those of the ops.
+pub fn update<B: Backend>(b: &B, arch: &DeepLab, nets: &mut Networks<B>, args: &StepArgs) -> Result<()> {
+    let Networks { student, teacher1, teacher2, momentum, grads } = nets;
+    if args.algorithm == Algorithm::Supervised {
+        return supervised_update(b, arch, student, momentum, grads, args);
+    }
+    let teacher = if args.active_teacher == 1 { teacher1 } else { teacher2 };
+    let (params, average) = (&mut student.params, &mut teacher.params);
+    ops::sgd_ema(b, params, grads, momentum, &sgd(arch, args), average, args.ema_decay)?;
+    ops::ema(b, &mut teacher.stats, &student.stats, args.ema_decay)
+}
+
+/// [`accumulate`] on labelled images alone, of any network: for the warm-up of all three, and the supervised baseline.
+///
+/// # Errors
+/// Those of the ops.
+pub fn supervised_pass<B: Backend>(
     b: &B,
     arch: &DeepLab,
     net: &mut Network<B>,
-    momentum: &mut B::Vector,
     grads: &mut B::Vector,
-    x: &B::Tensor,
-    y: &B::Labels,
+    (x, y): (&B::Tensor, &B::Labels),
     args: &StepArgs,
+    share: f64,
 ) -> Result<StepOut<B>> {
-    b.clear(grads);
     b.phase(STUDENT);
     let (features, encoder) = arch.encoder_forward(b, &net.params, Norm::Train(&mut net.stats), x, true)?;
     let (logits, decoder) =
         arch.decoder_forward(b, &net.params, Norm::Train(&mut net.stats), &features, true)?;
     b.phase("losses");
-    let LabelLoss { loss, dlogits, confusion } = supervised_loss(b, &logits, y, args)?;
+    let LabelLoss { loss, dlogits, confusion } = supervised_loss(b, &logits, y, args, share)?;
     b.phase(BACKWARD);
     let (encoder, decoder) = (encoder.expect("saved"), decoder.expect("saved"));
     let dfeatures = arch.decoder_backward(b, &net.params, grads, decoder, &dlogits)?;
     arch.encoder_backward(b, &net.params, grads, encoder, &dfeatures)?;
-    ops::sgd(b, &mut net.params, grads, momentum, &sgd(arch, args))?;
     Ok(StepOut { loss_sup: loss, confusion, unsup: None, noise: None, logits: vec![("labelled", logits)] })
+}
+
+/// [`update`] of a network that learns from labelled images alone.
+///
+/// # Errors
+/// Those of the op.
+pub fn supervised_update<B: Backend>(
+    b: &B,
+    arch: &DeepLab,
+    net: &mut Network<B>,
+    momentum: &mut B::Vector,
+    grads: &B::Vector,
+    args: &StepArgs,
+) -> Result<()> {
+    ops::sgd(b, &mut net.params, grads, momentum, &sgd(arch, args))
 }
 
 fn supervised_loss<B: Backend>(
@@ -93,10 +137,11 @@ fn supervised_loss<B: Backend>(
     logits: &B::Tensor,
     y: &B::Labels,
     args: &StepArgs,
+    share: f64,
 ) -> Result<LabelLoss<B>> {
     match &args.supervised_loss {
-        SupervisedLoss::CrossEntropy => ops::cross_entropy(b, logits, y, 1.0),
-        SupervisedLoss::Ohem(ohem) => ops::ohem_cross_entropy(b, logits, y, ohem, 1.0),
+        SupervisedLoss::CrossEntropy => ops::cross_entropy(b, logits, y, share),
+        SupervisedLoss::Ohem(ohem) => ops::ohem_cross_entropy(b, logits, y, ohem, share),
     }
 }
 
@@ -152,22 +197,24 @@ impl<B: Backend> Targets<B> {
         (&self.core, self.assist.as_ref().unwrap_or(&self.core))
     }
 
-    /// The unsupervised loss and its weighted gradient with respect to the student's logits.
+    /// The unsupervised loss, and `share` of its weighted gradient with respect to the student's logits.
     fn unsupervised_loss(
         &self,
         b: &B,
         student: &B::Tensor,
         batch: &Batch<B>,
         args: &StepArgs,
+        share: f64,
     ) -> Result<(Unsup<B>, B::Tensor)> {
         let (core, assist) = self.pair();
         let (mix, weight) = (&batch.mix, args.unsup_weight);
+        let scale = share * weight;
         let Some(pseudo) = &self.pseudo else {
             let LossGrad { loss, dlogits } =
-                ops::mse_consistency(b, student, core, assist, self.size, &args.ensemble, mix, weight)?;
+                ops::mse_consistency(b, student, core, assist, self.size, &args.ensemble, mix, scale)?;
             return Ok((Unsup { terms: vec![(weight, loss)], pseudo: None }, dlogits));
         };
-        let out = ops::conf_ce(b, student, pseudo, core, assist, &args.ensemble, mix, &args.conf_ce, weight)?;
+        let out = ops::conf_ce(b, student, pseudo, core, assist, &args.ensemble, mix, &args.conf_ce, scale)?;
         let terms = vec![
             (weight, out.positive),
             (weight, out.negative),

@@ -70,7 +70,7 @@ impl Datasets {
     pub fn steps_per_epoch(&self, config: &RunConfig) -> u64 {
         let images = self.unlabeled.as_ref().unwrap_or(&self.labeled).len();
         match config.schedule.steps_per_epoch {
-            0 => images.div_ceil(config.optim.batch_size).max(1) as u64,
+            0 => images.div_ceil(config.optim.images_a_step()).max(1) as u64,
             steps => steps,
         }
     }
@@ -91,15 +91,17 @@ impl Datasets {
             augment: config.augment.clone(),
             prefetch: PREFETCH,
         };
+        // Loaders count batches.
+        let first = step * config.optim.accumulate as u64;
         let mut loaders = Loaders { labeled: Vec::new(), unlabeled: None };
         for stream in 0..labeled {
             let mut loader = Loader::labeled(self.labeled.clone(), spec(stream as u16))?;
-            loader.start(step)?;
+            loader.start(first)?;
             loaders.labeled.push(loader);
         }
         if let Some(source) = self.unlabeled.as_ref().filter(|_| unlabeled) {
             let mut loader = Loader::unlabeled(source.clone(), spec(UNLABELED_STREAM))?;
-            loader.start(step)?;
+            loader.start(first)?;
             loaders.unlabeled = Some(loader);
         }
         Ok(loaders)

@@ -36,10 +36,14 @@ pub fn check<B: Backend>(b: &B, config: &RunConfig, plan: &MemoryPlan) -> Result
     match b.available_memory() {
         Some(available) if plan.bytes() > available => Err(Error::Memory {
             what: format!(
-                "training {} with crops of {h} x {w} (augment.crop) and batches of {} (optim.batch_size) on {}",
+                "training {} with crops of {h} x {w} (augment.crop) and batches of {} (optim.batch_size) on {}{}",
                 config.model.name,
                 config.optim.batch_size,
-                b.name()
+                b.name(),
+                smaller_batches(b, config)?.map_or_else(String::new, |(batch, accumulate)| format!(
+                    " (--batch-size {batch} --accumulate {accumulate} fits: as many images a step, batch norms that see \
+                     {batch} at a time)"
+                ))
             ),
             needed_mib: mib(plan.bytes()),
             available_mib: available >> 20,
@@ -78,6 +82,17 @@ pub fn largest_batch<B: Backend>(b: &B, config: &RunConfig) -> Result<Option<usi
     Ok(Some(fitting))
 }
 
+/// Batch and number of batches that make up as many images a step as `config`'s and fit; `None` where nothing does.
+///
+/// # Errors
+/// Those of planning, see [`Backend::planned`].
+pub fn smaller_batches<B: Backend>(b: &B, config: &RunConfig) -> Result<Option<(usize, usize)>> {
+    let Some(largest) = largest_batch(b, config)? else { return Ok(None) };
+    let images = config.optim.images_a_step();
+    let batch = (2..=largest.min(images)).rev().find(|batch| images.is_multiple_of(*batch));
+    Ok(batch.map(|batch| (batch, images / batch)))
+}
+
 /// Does what a run does, with images of zeros: the networks, then each kind of step twice.
 fn rehearse<B: Backend>(b: &B, arch: &DeepLab, config: &RunConfig) -> Result<()> {
     let mut state = State::zeros(b, arch, config)?;
@@ -92,20 +107,24 @@ fn rehearse<B: Backend>(b: &B, arch: &DeepLab, config: &RunConfig) -> Result<()>
         let labels = vec![0; images.shape.positions()];
         LabeledBatch { images, labels, indices: Vec::new() }
     };
+    // All batches of a step, as a plan says what each takes in turn.
+    let batches = || 0..config.optim.accumulate;
     let args = config.step_args();
     let supervised = config.method.algorithm == Algorithm::Supervised;
     if !supervised && config.method.warm_up_epochs > 0 {
-        let batches: Vec<LabeledBatch> = (0..warm_up_networks(config)).map(|_| labeled()).collect();
+        let batches: Vec<Vec<LabeledBatch>> =
+            (0..warm_up_networks(config)).map(|_| batches().map(|_| labeled()).collect()).collect();
         for _ in 0..2 {
             step::warm_up(b, arch, config, &mut state, &batches, &args, &mut watch)?;
         }
         state.teacher_momenta.clear();
     }
-    let labeled = labeled();
-    let strong = vec![Strong::default(); config.optim.batch_size];
-    let unlabeled = (!supervised).then(|| UnlabeledBatch { images: images(), strong, indices: Vec::new() });
+    let strong = || vec![Strong::default(); config.optim.batch_size];
+    let unlabeled =
+        || (!supervised).then(|| UnlabeledBatch { images: images(), strong: strong(), indices: Vec::new() });
+    let batches: Vec<_> = batches().map(|_| (labeled(), unlabeled())).collect();
     for _ in 0..2 {
-        step::method(b, arch, config, &mut state, (&labeled, unlabeled.as_ref()), &args, &mut watch)?;
+        step::method(b, arch, config, &mut state, &batches, &args, &mut watch)?;
     }
     Ok(())
 }

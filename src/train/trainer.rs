@@ -138,19 +138,22 @@ impl<B: Backend> Trainer<'_, B> {
         let warm_up = step < self.warm_up_steps();
         let args = self.step_args(poly_lr(self.config.optim.lr, step, self.total_steps()));
         let (b, arch, config) = (self.b, self.arch, self.config);
+        let batches = || 0..config.optim.accumulate;
         let outcome = if warm_up {
-            let networks = 0..warm_up_networks(config);
-            let batches: Vec<_> =
-                networks.map(|number| clock.waiting(|| loaders.labeled(number))).collect::<Result<_>>()?;
-            step::warm_up(b, arch, config, &mut self.state, &batches, &args, &mut self.unread.watch)?
+            let mut networks = Vec::new();
+            for number in 0..warm_up_networks(config) {
+                let batches = batches().map(|_| clock.waiting(|| loaders.labeled(number)));
+                networks.push(batches.collect::<Result<Vec<_>>>()?);
+            }
+            step::warm_up(b, arch, config, &mut self.state, &networks, &args, &mut self.unread.watch)?
         } else {
-            let labeled = clock.waiting(|| loaders.labeled(0))?;
-            let unlabeled = match args.algorithm {
-                Algorithm::Supervised => None,
-                _ => Some(clock.waiting(|| loaders.unlabeled())?),
+            let mut next = || {
+                let labeled = loaders.labeled(0)?;
+                let supervised = args.algorithm == Algorithm::Supervised;
+                Ok((labeled, if supervised { None } else { Some(loaders.unlabeled()?) }))
             };
-            let batches = (&labeled, unlabeled.as_ref());
-            step::method(b, arch, config, &mut self.state, batches, &args, &mut self.unread.watch)?
+            let batches: Vec<_> = batches().map(|_| clock.waiting(&mut next)).collect::<Result<_>>()?;
+            step::method(b, arch, config, &mut self.state, &batches, &args, &mut self.unread.watch)?
         };
         let unsup_weight = if warm_up { 0.0 } else { args.unsup_weight };
         let epoch = step / per_epoch + 1;
@@ -191,7 +194,7 @@ impl<B: Backend> Trainer<'_, B> {
             (false, Algorithm::Supervised) => 1,
             (false, _) => 2,
         };
-        (batches * self.config.optim.batch_size) as f64
+        (batches * self.config.optim.images_a_step()) as f64
     }
 
     fn record(&mut self, record: &Value) -> Result<()> {

@@ -91,18 +91,30 @@ impl<B: Backend> Unread<B> {
 }
 
 fn losses<B: Backend>(b: &B, outcome: &Outcome<B>) -> Losses {
-    let pseudo = outcome.unsup.as_ref().and_then(|u| u.pseudo.as_ref());
+    let batches = &outcome.batches;
+    let mean = |sum: f64| sum / batches.len().max(1) as f64;
+    let unsup = || batches.iter().filter_map(|batch| batch.unsup.as_ref());
+    let counts = || unsup().filter_map(|unsup| unsup.pseudo.as_ref());
     Losses {
-        sup: b.read_scalar(&outcome.loss_sup),
-        unsup: outcome.unsup.as_ref().map_or(0.0, |unsup| unsup.loss(b)),
-        confusion: b.read_counts(&outcome.confusion),
-        pseudo: pseudo.map(|counts| PseudoLabels {
-            passed: b.read_scalar(&counts.passed) as u64,
+        sup: mean(batches.iter().map(|batch| b.read_scalar(&batch.loss_sup)).sum()),
+        unsup: mean(unsup().map(|unsup| unsup.loss(b)).sum()),
+        confusion: add(batches.iter().map(|batch| b.read_counts(&batch.confusion))),
+        pseudo: counts().next().is_some().then(|| PseudoLabels {
+            passed: counts().map(|c| b.read_scalar(&c.passed) as u64).sum(),
             pixels: outcome.pixels,
-            histogram: b.read_counts(&counts.histogram),
-            confusion: b.read_counts(&counts.confusion),
+            histogram: add(counts().map(|c| b.read_counts(&c.histogram))),
+            confusion: add(counts().map(|c| b.read_counts(&c.confusion))),
         }),
     }
+}
+
+/// The sum of equally many counts each.
+fn add(counts: impl Iterator<Item = Vec<u64>>) -> Vec<u64> {
+    let sum = |mut sum: Vec<u64>, more: Vec<u64>| {
+        sum.iter_mut().zip(more).for_each(|(sum, more)| *sum += more);
+        sum
+    };
+    counts.reduce(sum).unwrap_or_default()
 }
 
 /// The first thing of a step that is not finite: logits come before losses, gradients after them.

@@ -56,22 +56,26 @@ impl<B: Backend> Watch<B> {
         self.step >= MAX_PLACES / PLACES_A_STEP - 1
     }
 
-    /// Looks through a step's logits, which come with their names, and the gradient.
-    pub fn step(
+    /// Looks through a batch's logits, which come with their names, and the gradient so far. They are the step's tensors from
+    /// `before` on; a step's batches share them.
+    pub fn batch(
         &mut self,
         b: &B,
         logits: &[(&'static str, B::Tensor)],
         grads: &B::Vector,
         (net, warm_up): (&'static str, bool),
+        before: usize,
         done: &mut Vec<Watched>,
     ) {
-        let first = self.step * PLACES_A_STEP;
-        for (name, tensor) in logits {
-            b.watch_tensor(&mut self.cell, tensor, first + done.len() as u32);
-            done.push(Watched { what: What::Logits(name), net, warm_up });
+        let first = self.step * PLACES_A_STEP + before as u32;
+        for (i, (_, tensor)) in logits.iter().enumerate() {
+            b.watch_tensor(&mut self.cell, tensor, first + i as u32);
         }
-        b.watch_vector(&mut self.cell, grads, first + done.len() as u32);
-        done.push(Watched { what: What::Gradient, net, warm_up });
+        b.watch_vector(&mut self.cell, grads, first + logits.len() as u32);
+        if done.len() == before {
+            let logits = logits.iter().map(|(name, _)| What::Logits(name));
+            done.extend(logits.chain([What::Gradient]).map(|what| Watched { what, net, warm_up }));
+        }
     }
 
     /// The first value that is not finite since the last reading; begins anew. Waits for the device.
