@@ -45,17 +45,22 @@ pub fn accumulate<B: Backend>(
         let Networks { student, grads, .. } = nets;
         return supervised_pass(b, arch, student, grads, (&batch.x_l, &batch.y_l), args, share);
     }
-    b.phase("teachers' passes");
-    let targets = Targets::new(b, arch, nets, batch, args)?;
+    let Networks { student, teacher1, teacher2, grads, .. } = nets;
+    // The student's first features need no teacher.
+    let (targets, encoded) = b.join(
+        || Targets::new(b, arch, (teacher1, teacher2), batch, args),
+        || encode(b, arch, student, &batch.x_l),
+    );
+    let (targets, encoded) = (targets?, encoded?);
 
     // From here until the update nothing of the teachers changes, so both student passes share their decoders.
     b.phase(TVAT);
-    let Networks { student, teacher1, teacher2, grads, .. } = nets;
     let teachers: &[&Network<B>] =
         if args.algorithm.num_teachers() == 2 { &[teacher1, teacher2] } else { &[teacher1] };
     let adversary = if args.tvat.kind.asks_teachers() { Some(arch.decoders(b, teachers)?) } else { None };
 
-    let labelled = student_forward(b, arch, student, adversary.as_ref(), &batch.x_l, &batch.d_l, args)?;
+    let size = image_size::<B>(&batch.x_l);
+    let labelled = student_forward(b, arch, student, adversary.as_ref(), encoded, (size, &batch.d_l), args)?;
     b.phase("losses");
     let LabelLoss { loss: loss_sup, dlogits, confusion } =
         supervised_loss(b, &labelled.logits, &batch.y_l, args, share)?;
@@ -63,7 +68,10 @@ pub fn accumulate<B: Backend>(
     student_backward(b, arch, &student.params, grads, labelled, &dlogits)?;
 
     let x_u = ops::cut_mix(b, &batch.x_u_strong, &batch.mix)?;
-    let unlabelled = student_forward(b, arch, student, adversary.as_ref(), &x_u, &batch.d_u, args)?;
+    let encoded = encode(b, arch, student, &x_u)?;
+    let size = image_size::<B>(&x_u);
+    let unlabelled =
+        student_forward(b, arch, student, adversary.as_ref(), encoded, (size, &batch.d_u), args)?;
     drop(adversary);
     b.phase("losses");
     let (unsup, dlogits) = targets.unsupervised_loss(b, &unlabelled.logits, batch, args, share)?;
@@ -167,22 +175,23 @@ impl<B: Backend> Targets<B> {
     fn new(
         b: &B,
         arch: &DeepLab,
-        nets: &mut Networks<B>,
+        (teacher1, teacher2): (&mut Network<B>, &mut Network<B>),
         batch: &Batch<B>,
         args: &StepArgs,
     ) -> Result<Targets<B>> {
+        b.phase("teachers' passes");
         let x = &batch.x_u_weak;
-        let shape = B::shape(x);
-        let size = (shape.h, shape.w);
+        let size = image_size::<B>(x);
         let logits = |net: &mut Network<B>| -> Result<B::Tensor> {
             let (f, _) = arch.encoder_forward(b, &net.params, Norm::Train(&mut net.stats), x, false)?;
             Ok(arch.decoder_forward(b, &net.params, Norm::Train(&mut net.stats), &f, false)?.0)
         };
         let (core, assist) = if args.algorithm.num_teachers() == 2 {
-            let (t1, t2) = (logits(&mut nets.teacher1)?, logits(&mut nets.teacher2)?);
+            let (t1, t2) = b.join(|| logits(teacher1), || logits(teacher2));
+            let (t1, t2) = (t1?, t2?);
             if args.active_teacher == 1 { (t1, Some(t2)) } else { (t2, Some(t1)) }
         } else {
-            (logits(&mut nets.teacher1)?, None)
+            (logits(teacher1)?, None)
         };
         let mut targets = Targets { core, assist, pseudo: None, size };
         if args.algorithm != Algorithm::MeanTeacher {
@@ -234,27 +243,39 @@ struct StudentPass<B: Backend> {
     decoder: DecoderSaved<B>,
 }
 
-/// `adversary` has the teachers' decoders, where T-VAT asks them.
+/// The student's features of images, with what the encoder's backward needs.
+type Encoded<B> = (<B as Backend>::Tensor, EncoderSaved<B>);
+
+fn image_size<B: Backend>(x: &B::Tensor) -> Size {
+    let shape = B::shape(x);
+    (shape.h, shape.w)
+}
+
+fn encode<B: Backend>(b: &B, arch: &DeepLab, student: &mut Network<B>, x: &B::Tensor) -> Result<Encoded<B>> {
+    b.phase(STUDENT);
+    let norm = Norm::Train(&mut student.stats);
+    let (features, saved) = arch.encoder_forward(b, &student.params, norm, x, true)?;
+    Ok((features, saved.expect("saved")))
+}
+
+/// The student's pass from its features on, for images of `size` with the raw noise `d`. `adversary` has the teachers' decoders,
+/// where T-VAT asks them.
 fn student_forward<B: Backend>(
     b: &B,
     arch: &DeepLab,
     student: &mut Network<B>,
     adversary: Option<&Decoders<'_, B>>,
-    x: &B::Tensor,
-    d: &B::Tensor,
+    (mut features, encoder): Encoded<B>,
+    (size, d): (Size, &B::Tensor),
     args: &StepArgs,
 ) -> Result<StudentPass<B>> {
-    let shape = B::shape(x);
-    b.phase(STUDENT);
-    let norm = Norm::Train(&mut student.stats);
-    let (mut features, encoder) = arch.encoder_forward(b, &student.params, norm, x, true)?;
     b.phase(TVAT);
     let noise = {
         let own = match args.tvat.kind {
             tvat::Tvat::StudentVat => Some(arch.decoders(b, &[student])?),
             _ => None,
         };
-        tvat::noise(b, own.as_ref().or(adversary), &features, (shape.h, shape.w), d, &args.tvat)?
+        tvat::noise(b, own.as_ref().or(adversary), &features, size, d, &args.tvat)?
     };
     b.phase(STUDENT);
     let mut kept = None;
@@ -264,8 +285,7 @@ fn student_forward<B: Backend>(
     }
     let norm = Norm::Train(&mut student.stats);
     let (logits, decoder) = arch.decoder_forward(b, &student.params, norm, &features, true)?;
-    let (encoder, decoder) = (encoder.expect("saved"), decoder.expect("saved"));
-    Ok(StudentPass { logits, noise: kept, encoder, decoder })
+    Ok(StudentPass { logits, noise: kept, encoder, decoder: decoder.expect("saved") })
 }
 
 /// Adds the student's gradient. The noise is a constant: the gradient of the features is that of the noisy features.

@@ -129,6 +129,10 @@ pub trait Backend: Send + Sync + Sized + 'static {
     fn step<R>(&self, _kind: &'static str, work: impl FnOnce() -> R) -> R {
         work()
     }
+    /// Does both; neither needs what the other does. Within a step a device may do them at the same time.
+    fn join<R, S>(&self, first: impl FnOnce() -> R, second: impl FnOnce() -> S) -> (R, S) {
+        (first(), second())
+    }
     /// This device with the memory of its steps planned, and the plan. `rehearse` is called with a device of the same kind
     /// that computes nothing (its results are zeros) and does there what the run will do: makes what is held throughout,
     /// then each kind of [`Backend::step`] twice, as the first may make what stays. `None` where nothing is planned.

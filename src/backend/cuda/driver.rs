@@ -1,6 +1,7 @@
 //! What runs kernels: the CUDA driver on a GPU, or the emulator on a processor. Both load the same kernels by name and take
 //! the same launches, so launch plans are tested wherever the emulator runs. Knows nothing of ops.
 
+use super::branches::Branch;
 use super::tensor_map::{TensorMap, TensorMapSpec};
 use crate::{Error, Result};
 
@@ -50,7 +51,7 @@ impl Launch {
 }
 
 /// Kernel arguments as the bytes of each, in the kernel's order.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Args {
     bytes: Vec<u8>,
     ends: Vec<usize>,
@@ -84,7 +85,8 @@ impl std::fmt::Display for Kernel {
     }
 }
 
-/// Memory and launches of one device, in the order of the calls (one stream).
+/// Memory and launches of one device, in the order of the calls. Within a step a device may do the work of branches at the same
+/// time, and all of it as late as when the step ends.
 pub trait Driver: Send + Sync {
     /// As on the command line: `cuda:0`, `emulated`.
     fn name(&self) -> String;
@@ -149,8 +151,15 @@ pub trait Driver: Send + Sync {
     fn phase(&self, _name: &'static str) -> &'static str {
         ""
     }
-    /// A step begins that asks for the same memory in the same order as others of its kind.
+    /// A step begins that asks for the same memory and the same work in the same order as others of its kind.
     fn begin_step(&self, _kind: &'static str) {}
+    /// The step forks, goes on to the next branch, or joins its branches. Branches write nothing that another reads or writes.
+    fn branch(&self, _turn: Branch) {}
     /// The step is over; what it took and has not given back stays.
-    fn end_step(&self) {}
+    ///
+    /// # Errors
+    /// A fault of the device.
+    fn end_step(&self) -> Result<()> {
+        Ok(())
+    }
 }

@@ -6,6 +6,7 @@
 
 mod arena;
 mod batch_norm;
+pub mod branches;
 mod channels;
 mod conf_ce;
 mod confusion_matrix;
@@ -25,6 +26,7 @@ mod mse_consistency;
 mod optimizer;
 mod photometric;
 mod pool;
+pub mod recording;
 pub mod tensor_map;
 mod tvat;
 
@@ -32,6 +34,7 @@ use crate::ops::*;
 use crate::rng::Key;
 use crate::{Error, Result};
 use arena::{Arena, Recorder};
+use branches::Branch;
 pub use conv2d::{Direction, Tile, modelled_tiles};
 use driver::{Args, DevicePtr, Driver, Kernel, Launch};
 use memory::args;
@@ -245,8 +248,16 @@ impl Backend for Cuda {
     fn step<R>(&self, kind: &'static str, work: impl FnOnce() -> R) -> R {
         self.driver.begin_step(kind);
         let result = work();
-        self.driver.end_step();
+        self.note(self.driver.end_step());
         result
+    }
+    fn join<R, S>(&self, first: impl FnOnce() -> R, second: impl FnOnce() -> S) -> (R, S) {
+        self.driver.branch(Branch::Fork);
+        let first = first();
+        self.driver.branch(Branch::Next);
+        let second = second();
+        self.driver.branch(Branch::Join);
+        (first, second)
     }
     fn planned(&self, rehearse: impl FnOnce(&Cuda) -> Result<()>) -> Result<Option<(Cuda, MemoryPlan)>> {
         let recorder = Arc::new(Recorder::new(self.driver.name(), self.driver.has_warpgroup_products()));

@@ -1,10 +1,12 @@
 //! Where blocks of known sizes and lifetimes lie in one range of memory. Plain arithmetic; knows no devices.
 
+use crate::backend::cuda::branches::Place;
+
 /// Addresses of blocks are multiples of this, as those that a driver gives.
 pub const ALIGNMENT: usize = 256;
 
-/// Memory that is needed from moment `born` until moment `died`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Memory that is needed from moment `born` until moment `died`, of a program that may fork.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Span {
     /// Bytes.
     pub bytes: usize,
@@ -12,6 +14,10 @@ pub struct Span {
     pub born: usize,
     /// The moment at which it is free again.
     pub died: usize,
+    /// Where the program stands when it is taken.
+    pub from: Place,
+    /// Where it is given back.
+    pub until: Place,
 }
 
 impl Span {
@@ -19,8 +25,13 @@ impl Span {
         self.bytes.next_multiple_of(ALIGNMENT)
     }
 
+    /// Whether it is free when the other is taken, whichever branches run first.
+    fn precedes(&self, other: &Span) -> bool {
+        self.died <= other.born && !self.until.beside(&other.from)
+    }
+
     fn meets(&self, other: &Span) -> bool {
-        self.born < other.died && other.born < self.died
+        !self.precedes(other) && !other.precedes(self)
     }
 }
 
@@ -59,7 +70,7 @@ pub fn place(blocks: &[Span]) -> Layout {
     layout
 }
 
-/// The moment at which most bytes are needed, and those bytes: no layout takes fewer.
+/// The moment at which most bytes are needed where branches run one after another, and those bytes: no layout takes fewer.
 pub fn peak(blocks: &[Span]) -> (usize, usize) {
     let mut changes: Vec<(usize, bool, usize)> =
         blocks.iter().flat_map(|b| [(b.born, true, b.size()), (b.died, false, b.size())]).collect();
@@ -82,10 +93,11 @@ pub fn peak(blocks: &[Span]) -> (usize, usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backend::cuda::branches::{Branch, Branches};
     use proptest::prelude::*;
 
     fn span(bytes: usize, born: usize, died: usize) -> Span {
-        Span { bytes, born, died }
+        Span { bytes, born, died, from: Place::default(), until: Place::default() }
     }
 
     #[test]
@@ -109,6 +121,32 @@ mod tests {
             blocks.push(span(4000, 4 * n - 2 * i - 2, 4 * n - 2 * i));
         }
         assert!(place(&blocks).bytes <= peak(&blocks).1 * 21 / 20);
+    }
+
+    #[test]
+    fn branches_share_no_memory() {
+        let mut program = Branches::<()>::default();
+        let mut turn = |branch| {
+            program.turn(branch);
+            program.place().clone()
+        };
+        let (first, second) = (turn(Branch::Fork), turn(Branch::Next));
+        let on = |place: &Place, born, died| Span {
+            from: place.clone(),
+            until: place.clone(),
+            ..span(1000, born, died)
+        };
+        // Two temporaries a branch that follow each other, one before the fork and one behind the join.
+        let before = span(1000, 0, 1);
+        let behind = span(1000, 6, 7);
+        let blocks =
+            [before, on(&first, 2, 3), on(&first, 3, 4), on(&second, 4, 5), on(&second, 5, 6), behind];
+        let layout = place(&blocks);
+        assert_eq!(layout.offsets, [0, 0, 0, 1024, 1024, 0]);
+        // A result of the first branch lives on: it is nobody else's place until it dies.
+        let result = Span { until: Place::default(), ..on(&first, 2, 9) };
+        let layout = place(&[result, on(&second, 4, 5), span(1000, 8, 10)]);
+        assert_eq!(layout.offsets, [0, 1024, 1024]);
     }
 
     proptest! {

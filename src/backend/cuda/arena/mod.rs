@@ -4,11 +4,13 @@
 mod layout;
 mod recorder;
 
+use super::branches::{Branch, Branches, Place};
 use super::driver::{Args, DevicePtr, Driver, Kernel, Launch};
 use super::tensor_map::{TensorMap, TensorMapSpec};
 use crate::Result;
 pub use recorder::{Recorder, Script};
 use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// How many buffers of a script may be left out in a row before a step no longer follows it.
@@ -30,8 +32,38 @@ struct State {
     base: Option<DevicePtr>,
     /// The running step and how far its script is done.
     running: Option<(&'static str, usize)>,
-    /// Ends of the buffers in use, by their addresses.
-    live: BTreeMap<u64, u64>,
+    /// Buffers in use, by their addresses.
+    live: BTreeMap<u64, Live>,
+    /// Where the program stands, and addresses of buffers that were given back while other branches may use them.
+    branches: Branches<u64>,
+    /// What was given back on open branches, and where.
+    left: Vec<(Range<u64>, Place)>,
+}
+
+/// A buffer in use: its end, and where it was taken.
+struct Live {
+    end: u64,
+    from: Place,
+}
+
+impl State {
+    /// Whether memory is free for the branch at hand.
+    fn is_free(&self, range: &Range<u64>) -> bool {
+        let before = self.live.range(..range.end).next_back();
+        let here = self.branches.place();
+        before.is_none_or(|(_, other)| other.end <= range.start)
+            && !self
+                .left
+                .iter()
+                .any(|(r, until)| r.start < range.end && range.start < r.end && until.beside(here))
+    }
+
+    /// The buffer is free from here on.
+    fn end(&mut self, start: u64) {
+        if let (Some(live), false) = (self.live.remove(&start), self.branches.place().is_trunk()) {
+            self.left.push((start..live.end, self.branches.place().clone()));
+        }
+    }
 }
 
 impl Arena {
@@ -67,11 +99,11 @@ impl Arena {
         };
         let start = base.offset(offset).0;
         let end = start + bytes as u64;
-        let before = state.live.range(..end).next_back();
-        if before.is_some_and(|(_, &other)| other > start) {
+        if !state.is_free(&(start..end)) {
             return Ok(None);
         }
-        state.live.insert(start, end);
+        let from = state.branches.place().clone();
+        state.live.insert(start, Live { end, from });
         Ok(Some(DevicePtr(start)))
     }
 }
@@ -89,8 +121,14 @@ impl Driver for Arena {
     }
 
     fn free(&self, ptr: DevicePtr, bytes: usize) {
-        if self.state().live.remove(&ptr.0).is_none() {
-            self.under.free(ptr, bytes);
+        let state = &mut *self.state();
+        match state.live.get(&ptr.0) {
+            Some(live) => {
+                if let Some(start) = state.branches.give_back(&live.from, ptr.0) {
+                    state.end(start);
+                }
+            }
+            None => self.under.free(ptr, bytes),
         }
     }
 
@@ -132,10 +170,23 @@ impl Driver for Arena {
 
     fn begin_step(&self, kind: &'static str) {
         self.state().running = Some((kind, 0));
+        self.under.begin_step(kind);
     }
 
-    fn end_step(&self) {
+    fn branch(&self, turn: Branch) {
+        let mut state = self.state();
+        for start in state.branches.turn(turn) {
+            state.end(start);
+        }
+        if state.branches.place().is_trunk() {
+            state.left.clear();
+        }
+        self.under.branch(turn);
+    }
+
+    fn end_step(&self) -> Result<()> {
         self.state().running = None;
+        self.under.end_step()
     }
 }
 

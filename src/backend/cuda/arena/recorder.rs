@@ -3,6 +3,7 @@
 
 use super::layout::{self, Layout, Span};
 use crate::Result;
+use crate::backend::cuda::branches::{Branch, Branches, Place};
 use crate::backend::cuda::driver::{Args, DevicePtr, Driver, Kernel, Launch};
 use crate::backend::cuda::tensor_map::{TensorMap, TensorMapSpec};
 use crate::ops::{MemoryPlan, MemoryUse, StepMemory};
@@ -27,13 +28,17 @@ struct State {
     live: HashMap<u64, usize>,
     next_address: u64,
     steps: Vec<Step>,
+    /// Where the program stands, and numbers of blocks that were given back on one of several branches that may use them.
+    branches: Branches<usize>,
 }
 
 struct Block {
     bytes: usize,
     phase: &'static str,
     born: usize,
-    died: Option<usize>,
+    from: Place,
+    /// The moment, and where.
+    died: Option<(usize, Place)>,
 }
 
 /// A rehearsed step: its moments and blocks.
@@ -79,7 +84,7 @@ impl Recorder {
             plan.steps.push(memory);
             // What was there before the step and stays; of all kinds the most.
             let held = state.blocks[..step.blocks.start].iter();
-            let held = sums(held.filter(|b| b.died.is_none_or(|died| died > step.end)));
+            let held = sums(held.filter(|b| b.died.as_ref().is_none_or(|&(died, _)| died > step.end)));
             if total(&held) > plan.held_bytes() {
                 plan.held = held;
             }
@@ -92,8 +97,8 @@ impl State {
     fn step(&self, step: &Step) -> (Script, StepMemory) {
         let blocks = &self.blocks[step.blocks.clone()];
         let span = |b: &Block| {
-            let died = b.died.filter(|&died| died <= step.end)?;
-            Some(Span { bytes: b.bytes, born: b.born, died })
+            let (died, until) = b.died.clone().filter(|&(died, _)| died <= step.end)?;
+            Some(Span { bytes: b.bytes, born: b.born, died, from: b.from.clone(), until })
         };
         let spans: Vec<Span> = blocks.iter().filter_map(span).collect();
         let Layout { offsets, bytes } = layout::place(&spans);
@@ -105,6 +110,12 @@ impl State {
         let memory =
             StepMemory { kind: step.kind, bytes: bytes as u64, at_peak: sums(at_peak), buffers: spans.len() };
         (script, memory)
+    }
+
+    /// A block is free from here on.
+    fn end(&mut self, number: usize) {
+        self.blocks[number].died = Some((self.now, self.branches.place().clone()));
+        self.now += 1;
     }
 }
 
@@ -137,16 +148,16 @@ impl Driver for Recorder {
         state.next_address += layout::ALIGNMENT as u64;
         let (address, number) = (state.next_address, state.blocks.len());
         state.live.insert(address, number);
-        state.blocks.push(Block { bytes, phase, born, died: None });
+        let from = state.branches.place().clone();
+        state.blocks.push(Block { bytes, phase, born, from, died: None });
         Ok(DevicePtr(address))
     }
 
     fn free(&self, ptr: DevicePtr, _bytes: usize) {
-        let mut state = self.state();
-        let now = state.now;
-        if let Some(number) = state.live.remove(&ptr.0) {
-            state.blocks[number].died = Some(now);
-            state.now += 1;
+        let state = &mut *self.state();
+        let Some(number) = state.live.remove(&ptr.0) else { return };
+        if let Some(number) = state.branches.give_back(&state.blocks[number].from, number) {
+            state.end(number);
         }
     }
 
@@ -193,12 +204,20 @@ impl Driver for Recorder {
         state.steps.push(Step { kind, begin, end: begin, blocks: first..first });
     }
 
-    fn end_step(&self) {
+    fn branch(&self, turn: Branch) {
+        let mut state = self.state();
+        for number in state.branches.turn(turn) {
+            state.end(number);
+        }
+    }
+
+    fn end_step(&self) -> Result<()> {
         let mut state = self.state();
         let (now, end) = (state.now, state.blocks.len());
         if let Some(step) = state.steps.last_mut() {
             step.end = now;
             step.blocks.end = end;
         }
+        Ok(())
     }
 }

@@ -1,0 +1,88 @@
+//! A training step of a tiny network on drawn images, small enough to run many times on the emulator.
+
+use psmt_fast::Result;
+use psmt_fast::backend::cuda::Cuda;
+use psmt_fast::method::{self, Batch, Networks, StepArgs, SupervisedLoss, Tvat, TvatArgs, cut_mix};
+use psmt_fast::model::{DeepLab, ModelConfig, Network};
+use psmt_fast::ops::*;
+use psmt_fast::rng::{Domain, Key};
+
+/// Shape of a step's labelled images, and of its unlabelled ones.
+pub const IMAGES: Shape = Shape::new(2, 33, 33, 3);
+
+/// The network.
+pub fn arch() -> DeepLab {
+    DeepLab::new(ModelConfig { stem_width: 4, planes: 2, aspp: 6, low_level: 4, ..ModelConfig::tiny(3) })
+        .unwrap()
+}
+
+/// Networks of different weights.
+pub fn networks<B: Backend>(b: &B, arch: &DeepLab) -> Networks<B> {
+    b.phase("networks");
+    let net = |number| {
+        let (params, stats) = arch.init(5, number);
+        Network::upload(b, &params, &stats)
+    };
+    let zeros = || b.zeros(arch.table.num_params);
+    Networks { student: net(0), teacher1: net(1), teacher2: net(2), momentum: zeros(), grads: zeros() }
+}
+
+/// A step, of which the losses outlive its memory.
+pub fn step<B: Backend>(
+    b: &B,
+    arch: &DeepLab,
+    nets: &mut Networks<B>,
+    number: u64,
+) -> Result<[B::Scalar; 2]> {
+    let args = StepArgs {
+        lr: 0.01,
+        momentum: 0.9,
+        weight_decay: 1e-4,
+        ema_decay: 0.9,
+        unsup_weight: 1.0,
+        conf_ce: ConfCe { threshold: 0.2, negative_threshold: 0.0, square_weight: 0.0, weighted: true },
+        ensemble: Ensemble { topk: 2, gamma: 0.5 },
+        tvat: TvatArgs { kind: Tvat::Exact, eps: 2.0, xi: 0.1, iterations: 1 },
+        active_teacher: 1,
+        supervised_loss: SupervisedLoss::CrossEntropy,
+        algorithm: method::Algorithm::PsMt,
+        keep_noise: false,
+    };
+    b.step("training step", || {
+        let key = |n: u64| Key::new(number, Domain::Bench, n);
+        let image = |n: u64| b.uniform_noise(IMAGES, key(n));
+        let labels: Vec<u8> = (0..IMAGES.positions()).map(|i| (i / 7 % 3) as u8).collect();
+        let features = arch.feature_shape(IMAGES);
+        let batch: Batch<B> = Batch {
+            x_l: image(0),
+            y_l: b.upload_labels(IMAGES.with_channels(1), &labels),
+            x_u_weak: image(1),
+            x_u_strong: image(2),
+            mix: cut_mix::sample(cut_mix::CutMixForm::Voc, IMAGES.n, (IMAGES.h, IMAGES.w), key(3)),
+            d_l: b.uniform_noise(features, key(4)),
+            d_u: b.uniform_noise(features, key(5)),
+        };
+        let out = method::train_step(b, arch, nets, &batch, &args)?;
+        let term = out.unsup.unwrap().terms[0].1.clone();
+        Ok([out.loss_sup, term])
+    })
+}
+
+/// Bits of three steps' losses and of the student afterwards.
+pub fn run(b: &Cuda, arch: &DeepLab) -> (Vec<u64>, Vec<u32>) {
+    let mut nets = networks(b, arch);
+    let mut kept = Vec::new();
+    for number in 0..3 {
+        kept.extend(step(b, arch, &mut nets, number).unwrap());
+    }
+    let losses = kept.iter().map(|s| b.read_scalar(s).to_bits()).collect();
+    let params = b.download_vector(&nets.student.params).iter().map(|v| v.to_bits()).collect();
+    b.check().unwrap();
+    (losses, params)
+}
+
+/// What a planned device has to know.
+pub fn rehearse(twin: &Cuda, arch: &DeepLab) -> Result<()> {
+    let mut nets = networks(twin, arch);
+    (0..2).try_for_each(|number| step(twin, arch, &mut nets, number).map(drop))
+}
