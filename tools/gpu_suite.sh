@@ -124,6 +124,15 @@ if [[ $device != cpu ]]; then
     item "steps-$device" 60 "$bin" "${steps[@]}" --precision f32 --device "$device" --out "$out/steps-$device"
     item steps-compare 10 same_losses "$out/steps-cpu" "$out/steps-$device" 1e-3
 fi
+# Kernels launched one by one give the same bits as the graph of a step.
+if [[ $device == cuda* ]]; then
+    rm -rf "$out/steps-launches"
+    item steps-launches 60 env PSMT_CUDA_GRAPHS=0 "$bin" "${steps[@]}" --precision f32 --device "$device" \
+        --out "$out/steps-launches"
+    item graph-compare 10 same_losses "$out/steps-$device" "$out/steps-launches" 0
+else
+    skip graph-compare "for GPUs only"
+fi
 
 # One fixture an op under each tool. Without the cache every buffer is an allocation of its own, with bounds that the tools
 # see; waiting for each kernel makes their reports name it.
@@ -159,6 +168,7 @@ if [[ $device == cuda* ]]; then
     for what in step forward loss tvat; do
         item "bench-$what" 60 "$bin" bench "$what" "${sizes[@]}" --json "$out/bench-$what.json"
     done
+    item bench-launches 60 env PSMT_CUDA_GRAPHS=0 "$bin" bench step "${sizes[@]}" --json "$out/bench-launches.json"
     for what in layers kernels; do
         item "bench-$what" 120 "$bin" bench "$what" "${sizes[@]}" --steps 5 --json "$out/bench-$what.json"
     done

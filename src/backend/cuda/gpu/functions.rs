@@ -6,11 +6,41 @@ use super::{Gpu, State, modules, probe};
 use crate::Result;
 use cudarc::driver::result;
 use cudarc::driver::sys::{self, CUfunction_attribute_enum as Attribute, CUresult};
-use std::ffi::CString;
+use std::ffi::{CString, c_void};
 use std::sync::Arc;
 
 /// Dynamic and static shared memory that a kernel gets without asking.
 const SHARED_BY_DEFAULT: usize = 48 << 10;
+
+/// Arguments start at multiples of this, the strictest alignment of any type in a kernel's signature.
+const WORD: usize = size_of::<u128>();
+
+/// Arguments as the driver takes them: a pointer to each.
+pub(super) struct Arguments {
+    words: Vec<u128>,
+    /// Number of the word at which each begins.
+    starts: Vec<usize>,
+}
+
+impl Arguments {
+    pub(super) fn new(args: &Args) -> Arguments {
+        let (mut words, mut starts) = (Vec::new(), Vec::with_capacity(args.iter().len()));
+        for bytes in args.iter() {
+            starts.push(words.len());
+            for part in bytes.chunks(WORD) {
+                let mut word = [0; WORD];
+                word[..part.len()].copy_from_slice(part);
+                words.push(u128::from_ne_bytes(word));
+            }
+        }
+        Arguments { words, starts }
+    }
+
+    /// Good as long as `self` is neither moved nor dropped; the driver copies what they point to before a launch returns.
+    pub(super) fn pointers(&mut self) -> Vec<*mut c_void> {
+        self.starts.iter().map(|&start| (&raw mut self.words[start]).cast()).collect()
+    }
+}
 
 /// A loaded kernel.
 #[derive(Clone)]

@@ -1,5 +1,8 @@
 //! A GPU behind the [`Driver`] trait, by the CUDA driver that is loaded when first asked for: the program starts where there
-//! is none. One stream; kernels come from the fat binaries in the program. Knows nothing of ops.
+//! is none. One stream for work and one for a step's data;
+//! kernels come from the fat binaries in the program. Knows nothing of ops.
+//!
+//! A step's work is recorded and submitted as a CUDA graph when the step ends (`step.rs`, `graph.rs`).
 //!
 //! A GPU works behind the caller's back and reports a fault at some later call. The message then names the kernels that were
 //! launched since the last time that all was well; with `PSMT_CUDA_BLOCKING=1` the driver waits for each kernel, and the
@@ -7,30 +10,33 @@
 //! every buffer's bounds.
 
 mod functions;
+mod graph;
+mod landing;
 mod modules;
 mod pool;
 mod probe;
 mod recent;
 mod staging;
+mod step;
 mod tensor_map;
 
+use super::branches::{Branch, Branches, Place};
 use super::driver::{Args, DevicePtr, Driver, Kernel, Launch};
+use super::recording::{Recording, Work};
 use super::tensor_map::{TensorMap, TensorMapSpec};
 use crate::{Error, Result};
 use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys::{self, CUdevice_attribute_enum as Attribute, CUresult};
 use functions::Function;
+use graph::StepGraph;
+use landing::Landing;
 pub use modules::{RESOURCES, missing, targets, toolkit};
 use pool::Pool;
 pub use probe::{Device, Platform, first_usable, probe};
 use recent::{Described, Recent};
 use staging::Staging;
 use std::collections::HashMap;
-use std::ffi::c_void;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-
-/// Arguments start at multiples of this, the strictest alignment of any type in a kernel's signature.
-const WORD: usize = size_of::<u128>();
 
 /// One card.
 pub struct Gpu {
@@ -46,6 +52,8 @@ pub struct Gpu {
     blocking: bool,
     /// Keep memory that is given back.
     cache: bool,
+    /// Submit steps as graphs.
+    graphs: bool,
     state: Mutex<State>,
 }
 
@@ -62,6 +70,14 @@ struct State {
     modules: HashMap<&'static str, sys::CUmodule>,
     functions: HashMap<Kernel, Function>,
     recent: Recent,
+    /// Where a step stands among its branches, and blocks that were given back on one of them.
+    branches: Branches<u64>,
+    /// The step at hand, where it becomes a graph.
+    recording: Option<(&'static str, Recording)>,
+    graphs: HashMap<&'static str, StepGraph>,
+    /// The driver refused one.
+    no_graphs: bool,
+    landing: Landing,
 }
 
 impl Gpu {
@@ -84,6 +100,8 @@ impl Gpu {
         // SAFETY: `device` was just given by the driver; the context is released in `drop`.
         let context = unsafe { result::primary_ctx::retain(device) }.map_err(failed("creating a context"))?;
         let on = |variable: &str| std::env::var(variable).is_ok_and(|v| v == "1");
+        let off = |variable: &str| std::env::var(variable).is_ok_and(|v| v == "0");
+        let (blocking, cache) = (on("PSMT_CUDA_BLOCKING"), !off("PSMT_CUDA_CACHE"));
         let mut gpu = Gpu {
             name: name.clone(),
             device,
@@ -91,8 +109,10 @@ impl Gpu {
             stream: result::stream::null(),
             max_shared: 0,
             warpgroups: tensor_map::has_warpgroup_products(device),
-            blocking: on("PSMT_CUDA_BLOCKING"),
-            cache: std::env::var("PSMT_CUDA_CACHE").map_or(true, |v| v != "0"),
+            blocking,
+            cache,
+            // A step that waits for each kernel, or whose buffers come and go, is nothing to put off.
+            graphs: cache && !blocking && !off("PSMT_CUDA_GRAPHS"),
             state: Mutex::default(),
         };
         gpu.make_current()?;
@@ -140,6 +160,7 @@ impl Gpu {
 
     /// Waits for the stream. Whatever ran before is cleared of suspicion.
     fn settle(&self, during: &str, state: &mut State) -> Result<()> {
+        self.flush(state)?;
         // SAFETY: the stream lives as long as `self`.
         unsafe { result::stream::synchronize(self.stream) }
             .map_err(|e| self.fault(during, e, &state.recent))?;
@@ -210,7 +231,10 @@ impl Driver for Gpu {
     fn free(&self, ptr: DevicePtr, _bytes: usize) {
         let Ok(mut state) = self.enter() else { return };
         if self.cache {
-            state.pool.put_back(ptr.0);
+            // Other branches may still use it, and what they do is not in the stream's order.
+            if let Some(ptr) = state.branches.give_back(&Place::default(), ptr.0) {
+                state.pool.put_back(ptr);
+            }
         } else if state.pool.remove(ptr.0).is_some() {
             // A fault shows again at the next call that can report it.
             // SAFETY: the block is out of the books; the driver waits for the work that uses it.
@@ -224,6 +248,9 @@ impl Driver for Gpu {
             return Ok(());
         }
         let mut state = self.enter()?;
+        if self.send_ahead(to, data, &mut state)? {
+            return Ok(());
+        }
         let during = "while copying to the device";
         // All but large data passes through pinned memory, so that the caller does not wait for the stream.
         // SAFETY: the context is current, there is one stream, and the copy is submitted below.
@@ -243,6 +270,7 @@ impl Driver for Gpu {
             return Ok(());
         }
         let mut state = self.enter()?;
+        self.flush(&mut state)?;
         let during = "while copying from the device";
         // SAFETY: the caller's buffer holds `data.len()` bytes, and the copy is waited for before `data` is used.
         let copied = unsafe { result::memcpy_dtoh_async(data, from.0, self.stream) };
@@ -251,23 +279,17 @@ impl Driver for Gpu {
     }
 
     fn copy(&self, from: DevicePtr, to: DevicePtr, bytes: usize) -> Result<()> {
-        if bytes == 0 {
-            return Ok(());
+        match bytes {
+            0 => Ok(()),
+            _ => self.work(Work::Copy { from, to, bytes }, &mut *self.enter()?),
         }
-        let state = self.enter()?;
-        // SAFETY: both of the caller's buffers hold `bytes` bytes and live in the stream's order.
-        unsafe { result::memcpy_dtod_async(to.0, from.0, bytes, self.stream) }
-            .map_err(|e| self.fault("while copying on the device", e, &state.recent))
     }
 
     fn clear(&self, ptr: DevicePtr, bytes: usize) -> Result<()> {
-        if bytes == 0 {
-            return Ok(());
+        match bytes {
+            0 => Ok(()),
+            _ => self.work(Work::Clear { ptr, bytes }, &mut *self.enter()?),
         }
-        let state = self.enter()?;
-        // SAFETY: the caller's buffer holds `bytes` bytes and lives in the stream's order.
-        unsafe { result::memset_d8_async(ptr.0, 0, bytes, self.stream) }
-            .map_err(|e| self.fault("while clearing memory", e, &state.recent))
     }
 
     fn launch(&self, kernel: &Kernel, launch: Launch, args: &Args) -> Result<()> {
@@ -275,36 +297,7 @@ impl Driver for Gpu {
         let function = self.function(kernel, &mut state)?;
         self.check_args(&function, &launch, args)?;
         self.permit_shared(&function, &launch, &mut state)?;
-        // The driver copies the arguments before it returns.
-        let mut words: Vec<u128> = Vec::new();
-        let mut starts = Vec::with_capacity(args.iter().len());
-        for bytes in args.iter() {
-            starts.push(words.len());
-            for part in bytes.chunks(WORD) {
-                let mut word = [0; WORD];
-                word[..part.len()].copy_from_slice(part);
-                words.push(u128::from_ne_bytes(word));
-            }
-        }
-        let mut pointers: Vec<*mut c_void> =
-            starts.iter().map(|&start| (&raw mut words[start]).cast()).collect();
-        let [gx, gy, gz] = launch.grid;
-        let [bx, by, bz] = launch.block;
-        // SAFETY: the function is loaded; the arguments have its sizes where the driver tells them, and buffers among them
-        // hold what the launch plan promises and live in the stream's order.
-        unsafe {
-            result::launch_kernel(
-                function.handle,
-                (gx, gy, gz),
-                (bx, by, bz),
-                launch.shared,
-                self.stream,
-                &mut pointers,
-            )
-        }
-        .map_err(|e| self.launch_error(e, &function.kernel, &launch, &state))?;
-        state.recent.push(function.kernel, launch);
-        if self.blocking { self.settle("while waiting for it", &mut state) } else { Ok(()) }
+        self.work(Work::Launch { kernel: kernel.clone(), launch, args: args.clone() }, &mut state)
     }
 
     fn synchronize(&self) -> Result<()> {
@@ -328,6 +321,34 @@ impl Driver for Gpu {
     /// Without the cache every buffer is to have bounds of its own.
     fn allows_arena(&self) -> bool {
         self.cache
+    }
+
+    fn begin_step(&self, kind: &'static str) {
+        // A context that cannot be entered is reported by the step's first call that can.
+        let Ok(mut state) = self.enter() else { return };
+        if self.graphs && !state.no_graphs {
+            state.landing.turn();
+            state.recording = Some((kind, Recording::default()));
+        }
+    }
+
+    fn branch(&self, turn: Branch) {
+        let Ok(mut state) = self.enter() else { return };
+        let state = &mut *state;
+        if let Some((_, recording)) = &mut state.recording {
+            recording.turn(turn);
+        }
+        for ptr in state.branches.turn(turn) {
+            state.pool.put_back(ptr);
+        }
+    }
+
+    fn end_step(&self) -> Result<()> {
+        let mut state = self.enter()?;
+        match state.recording.take() {
+            Some((kind, recording)) => self.finish(kind, &recording, &mut state),
+            None => Ok(()),
+        }
     }
 }
 
@@ -361,6 +382,8 @@ impl Drop for Gpu {
                 let _ = result::free_sync(ptr);
             }
             state.staging.free();
+            state.landing.free();
+            state.graphs.clear();
             for (_, module) in state.modules.drain() {
                 let _ = result::module::unload(module);
             }

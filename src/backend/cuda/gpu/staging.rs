@@ -6,7 +6,7 @@ use cudarc::driver::sys::{CUevent, CUevent_flags, CUresult, CUstream};
 use std::ptr::NonNull;
 
 /// Larger data does not pass through here.
-const LARGEST: usize = 64 << 20;
+pub(super) const LARGEST: usize = 64 << 20;
 /// Bytes of a half at least: several steps' worth of small tables.
 const LEAST: usize = 4 << 20;
 /// Copies start at multiples of this.

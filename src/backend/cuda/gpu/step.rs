@@ -1,0 +1,150 @@
+//! Steps on a card: their work is recorded, and submitted as one graph when the step ends. Whatever must see results before that
+//! submits what there is piece by piece, and the rest of that step goes the same way.
+
+use super::super::driver::DevicePtr;
+use super::super::recording::{Recording, Work};
+use super::functions::Arguments;
+use super::graph::{Loaded, StepGraph};
+use super::{Gpu, State, probe};
+use crate::Result;
+use cudarc::driver::result::{self, DriverError};
+
+impl Gpu {
+    /// Submits work, or puts it off to the end of the step.
+    pub(super) fn work(&self, work: Work, state: &mut State) -> Result<()> {
+        match &mut state.recording {
+            Some((_, recording)) => {
+                recording.push(work);
+                Ok(())
+            }
+            None => self.perform(&work, state),
+        }
+    }
+
+    /// Sends data for the step that is recorded, ahead of its work; `false` where none is.
+    pub(super) fn send_ahead(&self, to: DevicePtr, data: &[u8], state: &mut State) -> Result<bool> {
+        let Some((_, recording)) = &mut state.recording else { return Ok(false) };
+        // SAFETY: the context is current.
+        let pieces = unsafe { state.landing.put(data) };
+        let pieces = pieces.map_err(|e| self.fault("while copying to the device", e, &state.recent))?;
+        let mut done = 0;
+        for (from, bytes) in pieces {
+            recording.push(Work::Copy { from: DevicePtr(from), to: to.offset(done), bytes });
+            done += bytes;
+        }
+        Ok(true)
+    }
+
+    /// Submits what was recorded of a step, one piece at a time, and records no more of it.
+    pub(super) fn flush(&self, state: &mut State) -> Result<()> {
+        match state.recording.take() {
+            Some((_, recording)) => self.submit_pieces(&recording, state),
+            None => Ok(()),
+        }
+    }
+
+    fn submit_pieces(&self, recording: &Recording, state: &mut State) -> Result<()> {
+        self.submit(state, |gpu, state| {
+            recording.nodes().iter().try_for_each(|n| gpu.perform(&n.work, state))
+        })
+    }
+
+    /// Submits a recorded step as a graph.
+    pub(super) fn finish(&self, kind: &'static str, recording: &Recording, state: &mut State) -> Result<()> {
+        if let Err(e) = self.graph(kind, recording, state) {
+            // Without a graph the step is the same, only slower.
+            let why = probe::describe(e);
+            tracing::warn!(
+                "{}: no graph of the {kind} ({why}), so kernels are launched one by one",
+                self.name
+            );
+            state.graphs.clear();
+            state.no_graphs = true;
+            return self.submit_pieces(recording, state);
+        }
+        self.submit(state, |gpu, state| {
+            let graph = &state.graphs[kind];
+            // SAFETY: the context is current, and buffers live in the stream's order.
+            unsafe { graph.launch(gpu.stream) }
+                .map_err(|e| gpu.fault(&format!("while launching the {kind}"), e, &state.recent))?;
+            for node in recording.nodes() {
+                if let Work::Launch { kernel, launch, .. } = &node.work {
+                    state.recent.push(state.functions[kernel].kernel.clone(), *launch);
+                }
+            }
+            Ok(())
+        })
+    }
+
+    /// Sees to it that the graph of `kind` is that of this step.
+    fn graph(
+        &self,
+        kind: &'static str,
+        recording: &Recording,
+        state: &mut State,
+    ) -> std::result::Result<(), DriverError> {
+        let loaded = Loaded { functions: &state.functions, context: self.context };
+        // SAFETY: the context is current; each kernel was loaded and checked when it was recorded.
+        unsafe {
+            match state.graphs.get_mut(kind) {
+                Some(graph) if graph.fits(recording) => graph.update(recording, &loaded),
+                _ => {
+                    let graph = StepGraph::build(recording, &loaded)?;
+                    tracing::debug!(
+                        "{}: a graph of {} nodes for the {kind}",
+                        self.name,
+                        recording.nodes().len()
+                    );
+                    state.graphs.insert(kind, graph);
+                    Ok(())
+                }
+            }
+        }
+    }
+
+    /// Submits a step's work between the arrival of its data and the moment at which that may be overwritten.
+    fn submit(&self, state: &mut State, work: impl FnOnce(&Gpu, &mut State) -> Result<()>) -> Result<()> {
+        let during = "while copying to the device";
+        // SAFETY: the context is current, and the stream lives as long as `self`.
+        unsafe { state.landing.arrive(self.stream) }.map_err(|e| self.fault(during, e, &state.recent))?;
+        work(self, state)?;
+        // SAFETY: as above.
+        unsafe { state.landing.leave(self.stream) }.map_err(|e| self.fault(during, e, &state.recent))
+    }
+
+    /// Submits one piece of work, which was checked before.
+    fn perform(&self, work: &Work, state: &mut State) -> Result<()> {
+        match work {
+            Work::Launch { kernel, launch, args } => {
+                let function = self.function(kernel, state)?;
+                let mut arguments = Arguments::new(args);
+                let ([gx, gy, gz], [bx, by, bz]) = (launch.grid, launch.block);
+                // SAFETY: the function is loaded; the arguments have its sizes where the driver tells them, and buffers among
+                // them hold what the launch plan promises and live in the stream's order.
+                unsafe {
+                    result::launch_kernel(
+                        function.handle,
+                        (gx, gy, gz),
+                        (bx, by, bz),
+                        launch.shared,
+                        self.stream,
+                        &mut arguments.pointers(),
+                    )
+                }
+                .map_err(|e| self.launch_error(e, &function.kernel, launch, state))?;
+                state.recent.push(function.kernel, *launch);
+                if self.blocking { self.settle("while waiting for it", state) } else { Ok(()) }
+            }
+            // SAFETY: both of the caller's buffers hold `bytes` bytes and live in the stream's order.
+            Work::Copy { from, to, bytes } => unsafe {
+                result::memcpy_dtod_async(to.0, from.0, *bytes, self.stream)
+                    .map_err(|e| self.fault("while copying on the device", e, &state.recent))
+            },
+            // SAFETY: the caller's buffer holds `bytes` bytes and lives in the stream's order.
+            Work::Clear { ptr, bytes } => unsafe {
+                result::memset_d8_async(ptr.0, 0, *bytes, self.stream)
+                    .map_err(|e| self.fault("while clearing memory", e, &state.recent))
+            },
+        }
+    }
+}
