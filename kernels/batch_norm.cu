@@ -6,42 +6,8 @@
 //
 // Statistics take two stages: blocks over parts of the positions, then the parts joined in double, in a fixed order. The
 // number of positions is below 2^32.
+#include "common/batch_norm.cuh"
 #include "common/channels.cuh"
-
-/// Channels and rows of partial results of a block that joins parts.
-constexpr u32 JOIN_CHANNELS = 8;
-constexpr u32 JOIN_ROWS = ROW_BLOCK / JOIN_CHANNELS;
-
-/// A layer's parameters and statistics, a value a channel each.
-struct Norm {
-    const float *weight, *bias, *mean;
-    /// The running variance where `frozen`, else 1 / sqrt(var + eps).
-    const float* spread;
-    float eps;
-    u32 frozen;
-};
-
-DEVICE float inverse(const Norm& norm, u32 channel) {
-    float spread = norm.spread[channel];
-    return norm.frozen ? 1.0f / sqrtf(spread + norm.eps) : spread;
-}
-
-/// Multiplies g by the activation's derivative where its output is y; the identity (slope 1) needs no y.
-template <int width, class T> DEVICE void mask(float (&g)[width], const T* y, float slope) {
-    if (slope == 1.0f) return;
-    float v[width];
-    load(v, y);
-#pragma unroll
-    for (int k = 0; k < width; ++k) g[k] = v[k] > 0.0f ? g[k] : slope * g[k];
-}
-
-/// The same where there is no y to read: the sign of what the forward pass made of x, by the same arithmetic.
-template <int width>
-DEVICE void mask_again(float (&g)[width], const float (&x)[width], const float (&scale)[width], const float (&mean)[width],
-                       const float (&shift)[width], float slope) {
-#pragma unroll
-    for (int k = 0; k < width; ++k) g[k] = scale[k] * (x[k] - mean[k]) + shift[k] > 0.0f ? g[k] : slope * g[k];
-}
 
 /// Mean and sum of squared deviations of each channel over the block's part: partial [parts, 2, c].
 ///
@@ -302,8 +268,8 @@ DEVICE void batch_norm_tangent(T* out, const T* t, const T* y, const Norm& norm,
     }
 }
 
-/// Joins partial moments of parts of `len` positions, `lanes` channels a block: writes mean and 1 / sqrt(var + eps) to `moments` [2, c] and moves the running statistics, the
-/// variance by the unbiased one.
+/// Joins partial moments of parts of `len` positions, `lanes` channels a block: writes mean and 1 / sqrt(var + eps) to `moments`
+/// [2, c] and moves the running statistics, the variance by the unbiased one.
 KERNEL(256)
 batch_norm_moments(float* moments, float* running_mean, float* running_var, const double* partial, u32 len, u32 lanes,
                    u32 positions, u32 c, double momentum, double eps) {
@@ -335,19 +301,21 @@ batch_norm_moments(float* moments, float* running_mean, float* running_var, cons
     running_var[channel] = float(running_var[channel] * (1.0 - momentum) + momentum * unbiased);
 }
 
-/// Joins partial sums: adds to dweight and dbias, and writes what `batch_norm_bwd` multiplies by, where asked for.
+/// Joins partial sums, `lanes` channels a block: adds to dweight and dbias, and writes what `batch_norm_bwd` multiplies by, where
+/// asked for.
 KERNEL(256)
-batch_norm_gradients(float* dweight, float* dbias, float* lines, const float* partial, Norm norm, u32 parts,
+batch_norm_gradients(float* dweight, float* dbias, float* lines, const float* partial, Norm norm, u32 parts, u32 lanes,
                      u32 positions, u32 c) {
     SHARED(double, scratch, 2 * ROW_BLOCK);
-    u32 channel = blockIdx.x * JOIN_CHANNELS + threadIdx.x % JOIN_CHANNELS, row = threadIdx.x / JOIN_CHANNELS;
+    u32 channel = blockIdx.x * lanes + threadIdx.x % lanes, row = threadIdx.x / lanes, rows = ROW_BLOCK / lanes;
     double sums[2] = {};
-    for (u32 k = row; k < parts && channel < c; k += JOIN_ROWS) {
+#pragma unroll 4
+    for (u32 k = row; k < parts && channel < c; k += rows) {
         const float* part = partial + u64(k) * 2 * c + channel;
         sums[0] += part[0];
         sums[1] += part[c];
     }
-    sum_rows(sums, scratch, JOIN_CHANNELS);
+    sum_rows(sums, scratch, lanes);
     if (row > 0 || channel >= c) return;
     double inv = inverse(norm, channel), dot = sums[1] * inv;
     dweight[channel] += float(dot);

@@ -7,8 +7,8 @@
 //          over the taps for which the divisions have no remainder; m = positions of x, n = c, k = (r, s, o). Positions of
 //          the same remainders by the stride form a class; a tile holds positions of one class, so no tap is in vain.
 //
-// Beside, fprop leaves the moments of each channel over each tile of positions in `moments` where that is not null, and dgrad adds
-// what `add` holds where that is not null; both want aligned channels.
+// Beside, fprop leaves the moments of each channel over each tile of positions in `moments` where that is not null, and dgrad does
+// what its `end` says; both want aligned channels.
 //
 // Blocks are numbered tiles of n first, so that neighbours share the activation's rows, then tiles of m, then classes. Block
 // z is the group: the same over its channels of x and y and its rows of the weight.
@@ -46,16 +46,19 @@ DEVICE void fprop(T* y, const T* x, const T* weight, const float* bias, double* 
 }
 
 template <class T, class Tile, bool any>
-DEVICE void dgrad(T* dx, const T* dy, const T* weight, const T* add, const Conv2dSizes& s) {
+DEVICE void dgrad(T* dx, const T* dy, const T* weight, const GradientEnd& end, const Conv2dSizes& s) {
     DYNAMIC_SHARED(u8, shared);
     const u32 n_begin = blockIdx.x % s.n_tiles * Tile::n, tile = blockIdx.x / s.n_tiles;
     const u32 m_begin = tile % s.m_tiles * Tile::m, phase = tile / s.m_tiles;
     const u32 phases_x = s.stride < s.w ? s.stride : s.w, phase_y = phase / phases_x, phase_x = phase % phases_x;
     const Axis rows = dgrad_axis(s, s.h, s.out_h, phase_y), cols = dgrad_axis(s, s.w, s.out_w, phase_x);
-    // The tiles are counted for the largest class; the whole block is one too many for this one.
-    if (m_begin >= s.n * rows.results * cols.results) return;
-
     const u32 first_in = blockIdx.z * s.in_channels, first_out = blockIdx.z * s.out_channels;
+    // The tiles are counted for the largest class; the whole block is one too many for this one.
+    if (m_begin >= s.n * rows.results * cols.results) {
+        no_gradient<Tile>(end, tile, n_begin, first_in + n_begin, s.in_channels, s.in_pitch);
+        return;
+    }
+
     PositionRows<T, Tile, any> a(dy, rows, cols, s.n, first_out, s.out_channels, s.out_pitch, m_begin, s.aligned_a != 0);
     TapRows<T, Tile, any> b(weight, rows, cols, s, first_out, n_begin);
     Product<T, Tile, true, false> product;
@@ -68,8 +71,9 @@ DEVICE void dgrad(T* dx, const T* dy, const T* weight, const T* add, const Conv2
         u32 i = at.mid * s.stride + phase_y, j = at.low * s.stride + phase_x;
         return at.high < s.n ? i64((at.high * s.h + i) * s.w + j) * s.in_pitch + (first_in + n_begin) : i64(-1);
     };
-    if (add) {
-        add_tile<Tile>(shared, add, n_begin, s.in_channels, place);
+    if (end.add || end.sums) {
+        finish_gradient<Tile, T>(shared, end, tile, n_begin, first_in + n_begin, s.in_channels, s.in_pitch, place,
+                                 [] { block_sync(); });
         block_sync();
     }
     write_tile<Tile>(dx, shared, n_begin, s.in_channels, place);
@@ -107,29 +111,29 @@ conv2d_fprop_any_bf16(bf16* y, const bf16* x, const bf16* weight, const float* b
 }
 
 KERNEL(256)
-conv2d_dgrad_large_f32(float* dx, const float* dy, const float* weight, const float* add, const Conv2dSizes s) {
-    dgrad<float, Tiles<float>::Large, false>(dx, dy, weight, add, s);
+conv2d_dgrad_large_f32(float* dx, const float* dy, const float* weight, const GradientEnd end, const Conv2dSizes s) {
+    dgrad<float, Tiles<float>::Large, false>(dx, dy, weight, end, s);
 }
 // Four blocks are what fits into the shared memory of a multiprocessor.
 KERNEL_RESIDENT(128, 4)
-conv2d_dgrad_small_f32(float* dx, const float* dy, const float* weight, const float* add, const Conv2dSizes s) {
-    dgrad<float, Tiles<float>::Small, false>(dx, dy, weight, add, s);
+conv2d_dgrad_small_f32(float* dx, const float* dy, const float* weight, const GradientEnd end, const Conv2dSizes s) {
+    dgrad<float, Tiles<float>::Small, false>(dx, dy, weight, end, s);
 }
 KERNEL(128)
-conv2d_dgrad_any_f32(float* dx, const float* dy, const float* weight, const float* add, const Conv2dSizes s) {
-    dgrad<float, Tiles<float>::Small, true>(dx, dy, weight, add, s);
+conv2d_dgrad_any_f32(float* dx, const float* dy, const float* weight, const GradientEnd end, const Conv2dSizes s) {
+    dgrad<float, Tiles<float>::Small, true>(dx, dy, weight, end, s);
 }
 KERNEL(256)
-conv2d_dgrad_large_bf16(bf16* dx, const bf16* dy, const bf16* weight, const bf16* add, const Conv2dSizes s) {
-    dgrad<bf16, Tiles<bf16>::Large, false>(dx, dy, weight, add, s);
+conv2d_dgrad_large_bf16(bf16* dx, const bf16* dy, const bf16* weight, const GradientEnd end, const Conv2dSizes s) {
+    dgrad<bf16, Tiles<bf16>::Large, false>(dx, dy, weight, end, s);
 }
 KERNEL(128)
-conv2d_dgrad_small_bf16(bf16* dx, const bf16* dy, const bf16* weight, const bf16* add, const Conv2dSizes s) {
-    dgrad<bf16, Tiles<bf16>::Small, false>(dx, dy, weight, add, s);
+conv2d_dgrad_small_bf16(bf16* dx, const bf16* dy, const bf16* weight, const GradientEnd end, const Conv2dSizes s) {
+    dgrad<bf16, Tiles<bf16>::Small, false>(dx, dy, weight, end, s);
 }
 KERNEL(128)
-conv2d_dgrad_any_bf16(bf16* dx, const bf16* dy, const bf16* weight, const bf16* add, const Conv2dSizes s) {
-    dgrad<bf16, Tiles<bf16>::Small, true>(dx, dy, weight, add, s);
+conv2d_dgrad_any_bf16(bf16* dx, const bf16* dy, const bf16* weight, const GradientEnd end, const Conv2dSizes s) {
+    dgrad<bf16, Tiles<bf16>::Small, true>(dx, dy, weight, end, s);
 }
 
 REGISTER_KERNEL(conv2d_fprop_large_f32)

@@ -57,7 +57,7 @@ DEVICE void fprop(bf16* y, const TensorMap& a_map, const TensorMap& b_map, const
 }
 
 template <class Tile>
-DEVICE void dgrad(bf16* dx, const TensorMap& a_map, const TensorMap& b_map, const bf16* add, const Conv2dSizes& s) {
+DEVICE void dgrad(bf16* dx, const TensorMap& a_map, const TensorMap& b_map, const GradientEnd& end, const Conv2dSizes& s) {
     DYNAMIC_SHARED(u8, shared);
     const Stages<Tile> stages(shared);
     const u32 n_begin = blockIdx.x % s.n_tiles * Tile::n, m_begin = blockIdx.x / s.n_tiles * Tile::m;
@@ -73,8 +73,9 @@ DEVICE void dgrad(bf16* dx, const TensorMap& a_map, const TensorMap& b_map, cons
             u32 m = m_begin + row;
             return m < positions ? i64(m) * s.in_pitch + (first_in + n_begin) : i64(-1);
         };
-        if (add) {
-            add_tile<Tile>(stages.tiles, add, n_begin, s.in_channels, place);
+        if (end.add || end.sums) {
+            finish_gradient<Tile, bf16>(stages.tiles, end, m_begin / Tile::m, n_begin, first_in + n_begin, s.in_channels,
+                                        s.in_pitch, place, [] { group_sync(CONSUMERS, Tile::threads); });
             group_sync(CONSUMERS, Tile::threads);
         }
         write_tile<Tile>(dx, stages.tiles, n_begin, s.in_channels, place);
@@ -126,19 +127,19 @@ conv2d_fprop_wgmma256_bf16(bf16* y, const GRID_CONSTANT TensorMap a, const GRID_
     fprop<Tile256>(y, a, b, bias, moments, s);
 }
 KERNEL_RESIDENT(288, 2)
-conv2d_dgrad_wgmma64_bf16(bf16* dx, const GRID_CONSTANT TensorMap a, const GRID_CONSTANT TensorMap b, const bf16* add,
-                          const GRID_CONSTANT Conv2dSizes s) {
-    dgrad<Tile64>(dx, a, b, add, s);
+conv2d_dgrad_wgmma64_bf16(bf16* dx, const GRID_CONSTANT TensorMap a, const GRID_CONSTANT TensorMap b,
+                          const GRID_CONSTANT GradientEnd end, const GRID_CONSTANT Conv2dSizes s) {
+    dgrad<Tile64>(dx, a, b, end, s);
 }
 KERNEL_RESIDENT(288, 2)
-conv2d_dgrad_wgmma128_bf16(bf16* dx, const GRID_CONSTANT TensorMap a, const GRID_CONSTANT TensorMap b, const bf16* add,
-                           const GRID_CONSTANT Conv2dSizes s) {
-    dgrad<Tile128>(dx, a, b, add, s);
+conv2d_dgrad_wgmma128_bf16(bf16* dx, const GRID_CONSTANT TensorMap a, const GRID_CONSTANT TensorMap b,
+                           const GRID_CONSTANT GradientEnd end, const GRID_CONSTANT Conv2dSizes s) {
+    dgrad<Tile128>(dx, a, b, end, s);
 }
 KERNEL(288)
-conv2d_dgrad_wgmma256_bf16(bf16* dx, const GRID_CONSTANT TensorMap a, const GRID_CONSTANT TensorMap b, const bf16* add,
-                           const GRID_CONSTANT Conv2dSizes s) {
-    dgrad<Tile256>(dx, a, b, add, s);
+conv2d_dgrad_wgmma256_bf16(bf16* dx, const GRID_CONSTANT TensorMap a, const GRID_CONSTANT TensorMap b,
+                           const GRID_CONSTANT GradientEnd end, const GRID_CONSTANT Conv2dSizes s) {
+    dgrad<Tile256>(dx, a, b, end, s);
 }
 KERNEL_RESIDENT(288, 2)
 conv2d_wgrad_wgmma64_bf16(float* partial, const GRID_CONSTANT TensorMap a, const GRID_CONSTANT TensorMap b,

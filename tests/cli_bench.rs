@@ -139,7 +139,7 @@ fn layers_are_those_of_the_network() {
 }
 
 /// Ops that `bench kernels` knows.
-const KERNELS: [&str; 43] = [
+const KERNELS: [&str; 45] = [
     "adaptive_avg_pool2d",
     "adaptive_avg_pool2d_bwd",
     "add",
@@ -149,6 +149,7 @@ const KERNELS: [&str; 43] = [
     "batch_norm_tangent",
     "batch_norm_train",
     "batch_norm_train_bwd",
+    "batch_norm_train_bwd_sums",
     "batch_norm_train_moments",
     "clear",
     "concat",
@@ -156,6 +157,7 @@ const KERNELS: [&str; 43] = [
     "confusion_matrix",
     "conv2d_dgrad",
     "conv2d_dgrad_add",
+    "conv2d_dgrad_sums",
     "conv2d_fprop",
     "conv2d_wgrad",
     "copy_spans",

@@ -308,10 +308,10 @@ fn half_precision_parameters() {
     d.check().unwrap();
 }
 
-/// What convolutions do in passing, by every kernel: moments for a batch norm beside those of its own pass, and a data gradient
-/// added to another to the same bits as by two ops.
+/// What convolutions do in passing, by every kernel: moments for a batch norm and sums for its backward pass beside those of its
+/// own passes, and a data gradient added to another to the same bits as by two ops.
 #[test]
-fn moments_and_added_gradients() {
+fn moments_sums_and_added_gradients() {
     let geometries: [(Geometry, usize); 7] = [
         ((2, 19, 17, 16, 24, 3, 1, 1, 1, false), 1),
         ((1, 33, 12, 64, 136, 1, 1, 0, 1, false), 1),
@@ -333,6 +333,10 @@ fn moments_and_added_gradients() {
                 let what = format!("{dtype:?} {geometry:?}, {groups} groups, {tile:?}");
                 gathers_moments(&d, &conv, shape, &inputs, &what);
                 adds_gradients(&d, &conv, shape, &inputs, &what);
+                for (residual, add) in [(false, false), (true, true)] {
+                    let what = format!("{what}, residual {residual}, added {add}");
+                    sums_gradients(&d, dtype, &conv, shape, &inputs, (residual, add), &what);
+                }
                 d.check().unwrap();
             }
         }
@@ -385,4 +389,69 @@ fn adds_gradients(d: &Cuda, conv: &Conv2d, shape: Shape, inputs: &Inputs, what: 
     let want = d.download(&add(d, &dx, &to, 1.0).unwrap());
     let same = d.download(&got).iter().zip(&want).all(|(a, b)| a.to_bits() == b.to_bits());
     assert!(same, "{what}: added gradient");
+}
+
+/// The backward pass of a batch norm whose output `conv` reads, with the sums that the data gradient left and with its own.
+fn sums_gradients(
+    d: &Cuda,
+    dtype: Dtype,
+    conv: &Conv2d,
+    shape: Shape,
+    inputs: &Inputs,
+    (residual, add): (bool, bool),
+    what: &str,
+) {
+    // Its parameters lie behind the convolution's.
+    let (begin, c) = (inputs.params.len(), shape.c);
+    let span = |offset: usize| Span { offset, len: c };
+    let bn = BatchNorm {
+        weight: span(begin),
+        bias: span(begin + c),
+        running_mean: span(0),
+        running_var: span(c),
+        channels: c,
+        momentum: 0.3,
+        eps: 1e-5,
+    };
+    let act = Activation::LeakyRelu(0.1);
+    let affine = values(2 * c, 5, Dtype::F32);
+    let params = d.upload_vector(&[&inputs.params[..], &affine].concat());
+    let x = d.upload(shape, &values(shape.len(), 11, dtype));
+    let other = d.upload(shape, &values(shape.len(), 13, dtype));
+    let mut stats = d.zeros(2 * c);
+    let (y, saved) =
+        batch_norm_train(d, &x, &params, &mut stats, &bn, act, residual.then_some(&other)).unwrap();
+    let norm = NormPass { x: &x, y: &y, saved: &saved, bn: &bn, act, residual };
+
+    let dy = d.upload(conv.out_shape(shape), &inputs.dy);
+    let to = add.then_some(&other);
+    let (dz, sums) = conv2d_dgrad_sums(d, &dy, &params, conv, to, &norm).unwrap();
+    let plain = match to {
+        Some(to) => conv2d_dgrad_add(d, &dy, &params, conv, to).unwrap(),
+        None => conv2d_dgrad(d, &dy, &params, conv, shape).unwrap(),
+    };
+    let same = d.download(&dz).iter().zip(&d.download(&plain)).all(|(a, b)| a.to_bits() == b.to_bits());
+    assert!(same, "{what}: gradient");
+    // Rows that are no whole chunks are summed in a pass of their own.
+    assert_eq!(sums.is_some(), c % 8 == 0, "{what}: sums");
+
+    let mut grads = [d.zeros(begin + 2 * c), d.zeros(begin + 2 * c)];
+    let [one, two] = &mut grads;
+    let (got, got_res) = batch_norm_train_bwd_sums(d, &dz, sums.as_ref(), &norm, &params, one).unwrap();
+    let (want, want_res) = batch_norm_train_bwd_sums(d, &dz, None, &norm, &params, two).unwrap();
+    let largest = |v: &[f32]| v.iter().fold(0.0_f32, |m, v| m.max(v.abs()));
+    let mut pairs = vec![("parameters", d.download_vector(one), d.download_vector(two), 1e-5)];
+    let rounding = if dtype == Dtype::Bf16 { 1.0 / 128.0 } else { 1e-5 };
+    pairs.push(("dx", d.download(&got), d.download(&want), rounding));
+    if let (Some(got), Some(want)) = (got_res, want_res) {
+        pairs.push(("residual", d.download(&got), d.download(&want), 0.0));
+    }
+    for (name, got, want, rounding) in pairs {
+        let scale = largest(&want);
+        assert!(scale > 0.0, "{what}: no {name}");
+        for (i, (&got, &want)) in got.iter().zip(&want).enumerate() {
+            let off = (got - want).abs();
+            assert!(off <= rounding * want.abs() + 1e-5 * scale, "{what}: {name} {i} is {got}, not {want}");
+        }
+    }
 }

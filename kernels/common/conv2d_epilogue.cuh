@@ -1,7 +1,8 @@
-// What convolutions do with a finished tile beside writing it: adding what lies in another tensor, and the moments of each
-// channel for the batch norm that follows.
+// What convolutions do with a finished tile beside writing it: adding what lies in another tensor, the moments of each channel
+// for the batch norm that follows, and the sums with which the backward pass of the batch norm before begins.
 #pragma once
 
+#include "batch_norm.cuh"
 #include "conv2d.cuh"
 #include "conv2d_product.cuh"
 
@@ -15,18 +16,101 @@ template <class T> DEVICE u32x4 add_chunks(u32x4 x, u32x4 y) {
     return sum;
 }
 
-/// Adds to a staged tile what `other` holds in its places; `place` as for `write_tile`, which follows after a barrier. Rows
-/// are whole chunks.
-template <class Tile, class O, class Place>
-DEVICE void add_tile(u8* shared, const O* other, u32 n_begin, u32 num_n, Place place) {
-    constexpr u32 CHUNKS = Tile::n / CHUNK<O>;
+/// What a data gradient does beside itself; `End` in src/backend/cuda/conv2d/mod.rs is the same. Null where it does not.
+struct GradientEnd {
+    /// Added to it, of its shape and type.
+    const void* add;
+    /// Sums for the backward pass of a batch norm whose output it is the gradient of, [parts, 2, c]: over a tile, of g and of
+    /// g (x - mean), where g is the gradient before the activation.
+    float* sums;
+    /// That batch norm's input, and its output where that says where the activation bent.
+    const void *x, *y;
+    Norm norm;
+    float slope;
+    u32 unused;
+};
+
+/// `V` is what a chunk holds.
+template <class V> DEVICE void unpack(float (&values)[CHUNK<V>], u32x4 chunk) {
+    const V* v = reinterpret_cast<const V*>(&chunk);
+#pragma unroll
+    for (int e = 0; e < CHUNK<V>; ++e) values[e] = to_float(v[e]);
+}
+
+/// Does to a staged data gradient what `end` says; `place` as for `write_tile`, which follows after a barrier. The tile is part
+/// `part` of the sums; its columns from `n_begin` to `num_n` are channels from `channel` on, of `pitch` in all. Rows are whole
+/// chunks. `sync` is a barrier of the tile's threads.
+template <class Tile, class O, class Place, class Sync>
+DEVICE void finish_gradient(u8* shared, const GradientEnd& end, u32 part, u32 n_begin, u32 channel, u32 num_n, u32 pitch,
+                            Place place, Sync sync) {
+    // A thread keeps to the columns of a chunk, and takes every LANES-th row.
+    constexpr u32 WIDTH = CHUNK<O>, CHUNKS = Tile::n / WIDTH, LANES = Tile::threads / CHUNKS;
+    constexpr u32 STAGED_BYTES = Tile::m * STAGED_ROW<Tile> * sizeof(O), SUMS_BYTES = LANES * Tile::n * 2 * sizeof(float);
+    static_assert(Tile::threads % CHUNKS == 0, "a thread has one chunk of columns");
+    static_assert(STAGED_BYTES + SUMS_BYTES <= STAGES * STEP_BYTES * (Tile::m + Tile::n), "where the steps were");
     O* staged = reinterpret_cast<O*>(shared);
-    for (u32 i = threadIdx.x; i < Tile::m * CHUNKS; i += Tile::threads) {
-        u32 row = i / CHUNKS, col = i % CHUNKS * CHUNK<O>;
+    const O *add = static_cast<const O*>(end.add), *x = static_cast<const O*>(end.x), *y = static_cast<const O*>(end.y);
+    const u32 col = threadIdx.x % CHUNKS * WIDTH, lane = threadIdx.x / CHUNKS;
+    const bool inside = n_begin + col < num_n, sums = end.sums != nullptr;
+    float sum[WIDTH] = {}, dot[WIDTH] = {}, scale[WIDTH] = {}, mean[WIDTH] = {}, shift[WIDTH] = {};
+    if (sums && inside) {
+#pragma unroll
+        for (u32 k = 0; k < WIDTH; ++k) {
+            u32 c = channel + col + k;
+            scale[k] = end.norm.weight[c] * inverse(end.norm, c);
+            mean[k] = end.norm.mean[c];
+            shift[k] = end.norm.bias[c];
+        }
+    }
+#pragma unroll 2
+    for (u32 row = lane; row < u32(Tile::m); row += LANES) {
         i64 begin = place(row);
-        if (begin < 0 || n_begin + col >= num_n) continue;
+        if (begin < 0 || !inside) continue;
         u32x4* at = reinterpret_cast<u32x4*>(staged + row * STAGED_ROW<Tile> + col);
-        *at = add_chunks<O>(*at, *reinterpret_cast<const u32x4*>(other + begin + col));
+        u32x4 gradient = *at;
+        if (add) {
+            gradient = add_chunks<O>(gradient, *reinterpret_cast<const u32x4*>(add + begin + col));
+            *at = gradient;
+        }
+        if (!sums) continue;
+        float g[WIDTH], v[WIDTH];
+        unpack<O>(g, gradient);
+        unpack<O>(v, *reinterpret_cast<const u32x4*>(x + begin + col));
+        if (y) {
+            mask(g, y + begin + col, end.slope);
+        } else {
+            mask_again(g, v, scale, mean, shift, end.slope);
+        }
+#pragma unroll
+        for (u32 k = 0; k < WIDTH; ++k) {
+            sum[k] += g[k];
+            dot[k] += g[k] * (v[k] - mean[k]);
+        }
+    }
+    if (!sums) return;
+    float* lanes = reinterpret_cast<float*>(shared + STAGED_BYTES);
+#pragma unroll
+    for (u32 k = 0; k < WIDTH; ++k) {
+        lanes[lane * Tile::n + col + k] = sum[k];
+        lanes[(LANES + lane) * Tile::n + col + k] = dot[k];
+    }
+    sync();
+    for (u32 i = threadIdx.x; i < 2 * u32(Tile::n); i += Tile::threads) {
+        u32 c = i % Tile::n, which = i / Tile::n;
+        if (n_begin + c >= num_n) continue;
+        float total = 0.0f;
+        for (u32 l = 0; l < LANES; ++l) total += lanes[(which * LANES + l) * Tile::n + c];
+        end.sums[(u64(part) * 2 + which) * pitch + channel + c] = total;
+    }
+}
+
+/// The part of a tile without rows.
+template <class Tile>
+DEVICE void no_gradient(const GradientEnd& end, u32 part, u32 n_begin, u32 channel, u32 num_n, u32 pitch) {
+    if (!end.sums) return;
+    for (u32 i = threadIdx.x; i < 2 * u32(Tile::n); i += Tile::threads) {
+        u32 c = i % Tile::n;
+        if (n_begin + c < num_n) end.sums[(u64(part) * 2 + i / Tile::n) * pitch + channel + c] = 0.0f;
     }
 }
 

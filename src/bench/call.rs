@@ -11,11 +11,13 @@ pub enum Call {
     Fprop { conv: Conv2d, x: Shape },
     Dgrad { conv: Conv2d, x: Shape },
     DgradAdd { conv: Conv2d, x: Shape },
+    DgradSums { conv: Conv2d, bn: BatchNorm, x: Shape, act: Activation, residual: bool, add: bool },
     Wgrad { conv: Conv2d, x: Shape },
     BatchNormTrain { bn: BatchNorm, x: Shape, act: Activation, residual: bool },
     BatchNormTrainMoments { bn: BatchNorm, x: Shape, act: Activation, residual: bool },
     BatchNormEval { bn: BatchNorm, x: Shape, act: Activation, residual: bool },
     BatchNormTrainBwd { bn: BatchNorm, x: Shape, act: Activation, residual: bool },
+    BatchNormTrainBwdSums { bn: BatchNorm, x: Shape, act: Activation, residual: bool },
     BatchNormEvalBwd { bn: BatchNorm, x: Shape, act: Activation },
     BatchNormTangent { bn: BatchNorm, x: Shape, act: Activation },
     LeakyRelu { x: Shape },
@@ -63,11 +65,13 @@ impl Call {
             Call::Fprop { .. } => "conv2d_fprop",
             Call::Dgrad { .. } => "conv2d_dgrad",
             Call::DgradAdd { .. } => "conv2d_dgrad_add",
+            Call::DgradSums { .. } => "conv2d_dgrad_sums",
             Call::Wgrad { .. } => "conv2d_wgrad",
             Call::BatchNormTrain { .. } => "batch_norm_train",
             Call::BatchNormTrainMoments { .. } => "batch_norm_train_moments",
             Call::BatchNormEval { .. } => "batch_norm_eval",
             Call::BatchNormTrainBwd { .. } => "batch_norm_train_bwd",
+            Call::BatchNormTrainBwdSums { .. } => "batch_norm_train_bwd_sums",
             Call::BatchNormEvalBwd { .. } => "batch_norm_eval_bwd",
             Call::BatchNormTangent { .. } => "batch_norm_tangent",
             Call::LeakyRelu { .. } => "leaky_relu",
@@ -122,10 +126,16 @@ impl Call {
             | Call::Dgrad { conv, x }
             | Call::DgradAdd { conv, x }
             | Call::Wgrad { conv, x } => conv_text(conv, *x),
+            Call::DgradSums { conv, x, residual, add, .. } => {
+                let (add, residual) =
+                    (if *add { " add" } else { "" }, if *residual { " residual" } else { "" });
+                format!("{}{add}{residual}", conv_text(conv, *x))
+            }
             Call::BatchNormTrain { x, act, residual, .. }
             | Call::BatchNormTrainMoments { x, act, residual, .. }
             | Call::BatchNormEval { x, act, residual, .. }
-            | Call::BatchNormTrainBwd { x, act, residual, .. } => norm(x, act, *residual),
+            | Call::BatchNormTrainBwd { x, act, residual, .. }
+            | Call::BatchNormTrainBwdSums { x, act, residual, .. } => norm(x, act, *residual),
             Call::BatchNormEvalBwd { x, act, .. } | Call::BatchNormTangent { x, act, .. } => {
                 norm(x, act, false)
             }
@@ -180,6 +190,7 @@ impl Call {
             Call::Fprop { conv, x }
             | Call::Dgrad { conv, x }
             | Call::DgradAdd { conv, x }
+            | Call::DgradSums { conv, x, .. }
             | Call::Wgrad { conv, x } => Some(conv.flops(*x)),
             _ => None,
         }
@@ -207,6 +218,12 @@ impl Call {
             Call::DgradAdd { conv, x } => {
                 many(x, 2) + many(&conv.out_shape(*x), 1) + conv.weight_len() as u64 * v
             }
+            // What is added; the batch norm's input, and its output where that says where the activation bent.
+            Call::DgradSums { conv, x, act, residual, add, .. } => {
+                let mask = if *residual { mask(act) } else { 0 };
+                let copies = 2 + mask + u64::from(*add);
+                many(x, copies) + many(&conv.out_shape(*x), 1) + conv.weight_len() as u64 * v
+            }
             // x and dy; gradients are read and written.
             Call::Wgrad { conv, x } => many(x, 1) + many(&conv.out_shape(*x), 1) + flat(conv.weight_len(), 2),
             // x for the moments and again for y; the residual; y.
@@ -220,6 +237,11 @@ impl Call {
             Call::BatchNormTrainBwd { x, act, residual, .. } => {
                 let mask = if *residual { mask(act) } else { 0 };
                 many(x, 2 * (2 + mask) + 1 + u64::from(*residual))
+            }
+            // The sums are there.
+            Call::BatchNormTrainBwdSums { x, act, residual, .. } => {
+                let mask = if *residual { mask(act) } else { 0 };
+                many(x, 2 + mask + 1 + u64::from(*residual))
             }
             // dy, x; dx.
             Call::BatchNormEvalBwd { x, .. } => many(x, 3),

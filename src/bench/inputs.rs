@@ -17,6 +17,7 @@ pub struct Inputs<B: Backend> {
     saved: Option<BatchNormSaved<B>>,
     /// Where the device gathers them.
     moments: Option<B::Moments>,
+    sums: Option<B::Sums>,
     pseudo: Option<PseudoLabel<B>>,
     watch: Option<B::Counts>,
     /// Counts through which noise is drawn.
@@ -58,6 +59,7 @@ impl<B: Backend> Inputs<B> {
             labels: Vec::new(),
             saved: None,
             moments: None,
+            sums: None,
             pseudo: None,
             watch: None,
             key: Key::new(1, Domain::Bench, set),
@@ -79,6 +81,13 @@ impl<B: Backend> Inputs<B> {
             values[..bn.channels].iter_mut().for_each(|v| *v += 1.0);
             b.upload_vector(&values)
         };
+        // Of a convolution and the batch norm before it, which lies behind it.
+        let weights_and_affine = |conv: &Conv2d, bn: &BatchNorm| {
+            let mut values = coarse(bn.bias.range().end, 64 * set + 4);
+            values[conv.weight.range().end..].iter_mut().for_each(|v| *v *= 0.5);
+            values[bn.weight.range()].iter_mut().for_each(|v| *v += 1.0);
+            b.upload_vector(&values)
+        };
         let labels = |n: usize, size: &Size, classes: usize, k: u64| {
             let mut rng = Key::new(0, Domain::Bench, 64 * set + k).stream();
             let shape = Shape::new(n, size.0, size.1, 1);
@@ -95,6 +104,15 @@ impl<B: Backend> Inputs<B> {
             }
             Call::DgradAdd { conv, x } => {
                 (i.tensors, i.vectors) = (vec![tensor(conv.out_shape(*x)), tensor(*x)], vec![weights(conv)]);
+            }
+            Call::DgradSums { conv, bn, x, act, residual, .. } => {
+                let (dy, to, x) = (tensor(conv.out_shape(*x)), tensor(*x), tensor(*x));
+                let (bn, mut moved) = (behind(conv, bn), stats(bn));
+                let params = weights_and_affine(conv, &bn);
+                let other = residual.then(|| tensor(B::shape(&x)));
+                let (y, saved) =
+                    ops::batch_norm_train(b, &x, &params, &mut moved, &bn, *act, other.as_ref())?;
+                (i.tensors, i.vectors, i.saved) = (vec![dy, to, x, y], vec![params], Some(saved));
             }
             Call::Wgrad { conv, x } => {
                 let len = conv.bias.unwrap_or(conv.weight).range().end;
@@ -126,6 +144,19 @@ impl<B: Backend> Inputs<B> {
                 i.tensors = vec![dy, x, y];
                 i.vectors = vec![params, b.zeros(2 * bn.channels)];
                 i.saved = Some(saved);
+            }
+            // As a convolution leaves it.
+            Call::BatchNormTrainBwdSums { bn, x, act, residual } => {
+                let (dy, x, mut moved) = (tensor(*x), tensor(*x), stats(bn));
+                let conv = pointwise(bn.channels);
+                let bn = &behind(&conv, bn);
+                let params = weights_and_affine(&conv, bn);
+                let other = residual.then(|| tensor(B::shape(&x)));
+                let (y, saved) = ops::batch_norm_train(b, &x, &params, &mut moved, bn, *act, other.as_ref())?;
+                let norm = NormPass { x: &x, y: &y, saved: &saved, bn, act: *act, residual: *residual };
+                let (dy, sums) = ops::conv2d_dgrad_sums(b, &dy, &params, &conv, None, &norm)?;
+                i.vectors = vec![params, b.zeros(bn.bias.range().end)];
+                (i.tensors, i.saved, i.sums) = (vec![dy, x, y], Some(saved), sums);
             }
             Call::BatchNormEvalBwd { bn, x, act } | Call::BatchNormTangent { bn, x, act } => {
                 let (dy, x) = (tensor(*x), tensor(*x));
@@ -221,6 +252,7 @@ impl<B: Backend> Inputs<B> {
             labels: self.labels.iter().map(labels).collect(),
             // The other device takes them from the values.
             moments: None,
+            sums: None,
             saved: self.saved.as_ref().map(|s| BatchNormSaved { moments: vector(&s.moments) }),
             pseudo: self
                 .pseudo
@@ -253,6 +285,12 @@ impl<B: Backend> Inputs<B> {
             Call::DgradAdd { conv, .. } => {
                 o.tensors.push(ops::conv2d_dgrad_add(b, &t[0], &v[0], conv, &t[1])?);
             }
+            Call::DgradSums { conv, bn, act, residual, add, .. } => {
+                let (bn, saved) = (&behind(conv, bn), self.saved.as_ref().expect("drawn so"));
+                let norm = NormPass { x: &t[2], y: &t[3], saved, bn, act: *act, residual: *residual };
+                let add = add.then_some(&t[1]);
+                o.tensors.push(ops::conv2d_dgrad_sums(b, &t[0], &v[0], conv, add, &norm)?.0);
+            }
             Call::Wgrad { conv, .. } => ops::conv2d_wgrad(b, &t[0], &t[1], &mut v[0], conv)?,
             Call::BatchNormTrain { bn, act, .. } => {
                 let [params, stats] = &mut v[..] else { unreachable!("drawn so") };
@@ -275,6 +313,16 @@ impl<B: Backend> Inputs<B> {
                 let (dx, dres) = ops::batch_norm_train_bwd(
                     b, &t[0], &t[1], &t[2], saved, params, grads, bn, *act, *residual,
                 )?;
+                o.tensors.push(dx);
+                o.tensors.extend(dres);
+            }
+            Call::BatchNormTrainBwdSums { bn, act, residual, .. } => {
+                let [params, grads] = &mut v[..] else { unreachable!("drawn so") };
+                let (bn, saved) =
+                    (&behind(&pointwise(bn.channels), bn), self.saved.as_ref().expect("drawn so"));
+                let norm = NormPass { x: &t[1], y: &t[2], saved, bn, act: *act, residual: *residual };
+                let sums = self.sums.as_ref();
+                let (dx, dres) = ops::batch_norm_train_bwd_sums(b, &t[0], sums, &norm, params, grads)?;
                 o.tensors.push(dx);
                 o.tensors.extend(dres);
             }
@@ -421,4 +469,11 @@ fn pointwise(channels: usize) -> Conv2d {
         padding: 0,
         dilation: 1,
     }
+}
+
+/// A batch norm whose parameters lie behind those of `conv`.
+fn behind(conv: &Conv2d, bn: &BatchNorm) -> BatchNorm {
+    let begin = conv.bias.unwrap_or(conv.weight).range().end;
+    let at = |place: usize| Span { offset: begin + place * bn.channels, len: bn.channels };
+    BatchNorm { weight: at(0), bias: at(1), ..*bn }
 }

@@ -25,7 +25,9 @@ pub fn layers(calls: &[Counted]) -> Vec<Layer> {
     for Counted { call, count } in calls {
         let (direction, conv, x) = match call {
             Call::Fprop { conv, x } => (0, conv, x),
-            Call::Dgrad { conv, x } | Call::DgradAdd { conv, x } => (1, conv, x),
+            Call::Dgrad { conv, x } | Call::DgradAdd { conv, x } | Call::DgradSums { conv, x, .. } => {
+                (1, conv, x)
+            }
             Call::Wgrad { conv, x } => (2, conv, x),
             _ => continue,
         };

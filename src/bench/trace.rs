@@ -56,6 +56,7 @@ impl Backend for Trace {
     type Scalar = ();
     type Counts = usize;
     type Moments = ();
+    type Sums = ();
 
     fn name(&self) -> String {
         "trace".into()
@@ -137,6 +138,19 @@ impl Backend for Trace {
         self.note(Call::DgradAdd { conv: alone(conv), x: *to });
         *to
     }
+    fn conv2d_dgrad_sums(
+        &self,
+        _: &Shape,
+        _: &usize,
+        conv: &Conv2d,
+        add: Option<&Shape>,
+        norm: &NormPass<'_, Trace>,
+    ) -> (Shape, Option<()>) {
+        let NormPass { x, bn, act, residual, .. } = *norm;
+        let (conv, bn, add) = (alone(conv), norm_alone(bn), add.is_some());
+        self.note(Call::DgradSums { conv, bn, x: *x, act, residual, add });
+        (*x, Some(()))
+    }
     fn conv2d_wgrad(&self, x: &Shape, _: &Shape, _: &mut usize, conv: &Conv2d) {
         self.note(Call::Wgrad { conv: alone(conv), x: *x });
     }
@@ -191,6 +205,18 @@ impl Backend for Trace {
         residual: bool,
     ) -> (Shape, Option<Shape>) {
         self.note(Call::BatchNormTrainBwd { bn: norm_alone(bn), x: *x, act, residual });
+        (*dy, residual.then_some(*dy))
+    }
+    fn batch_norm_train_bwd_sums(
+        &self,
+        dy: &Shape,
+        _: &(),
+        norm: &NormPass<'_, Trace>,
+        _: &usize,
+        _: &mut usize,
+    ) -> (Shape, Option<Shape>) {
+        let NormPass { x, bn, act, residual, .. } = *norm;
+        self.note(Call::BatchNormTrainBwdSums { bn: norm_alone(bn), x: *x, act, residual });
         (*dy, residual.then_some(*dy))
     }
     fn batch_norm_eval_bwd(

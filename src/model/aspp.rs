@@ -3,10 +3,10 @@
 
 use super::ModelConfig;
 use super::graph::Graph;
-use super::layers::{Backward, BnSaved, Cost, Forward};
+use super::layers::{Backward, BnSaved, Cost, Forward, Gradient, Onto};
 use super::table::{Builder, NormArgs};
 use crate::Result;
-use crate::ops::{self, Activation, Backend, BatchNorm, Conv2d, Shape};
+use crate::ops::{self, Activation, Backend, BatchNorm, Conv2d, NormPass, Shape};
 
 const LEAKY: Activation = Activation::LeakyRelu(0.01);
 /// PyTorch's defaults, which this head keeps whatever the backbone uses.
@@ -121,35 +121,40 @@ impl Aspp {
         Ok((y, saved))
     }
 
-    /// dx.
+    /// dx, which arrives at the batch norm `below` if it is all that does.
     pub fn backward<B: Backend>(
         &self,
         pass: &mut Backward<'_, B>,
         saved: AsppSaved<B>,
         dy: B::Tensor,
-    ) -> Result<B::Tensor> {
+        below: Option<NormPass<'_, B>>,
+    ) -> Result<Gradient<B>> {
         let b = pass.b;
         let AsppSaved { x, map, pool, global, reduced } = saved;
         let x_shape = B::shape(&x);
-        let (dout, _) = pass.batch_norm(&self.red_bn, LEAKY, reduced, &dy, false)?;
-        drop(dy);
+        let (dout, _) = pass.batch_norm(&self.red_bn, LEAKY, reduced, Gradient::plain(dy), false)?;
 
-        let dglobal = pass.conv(&self.pool_red_conv, &global.y, &ops::sum_positions(b, &dout)?)?;
-        let (dglobal, _) = pass.batch_norm(&self.global_pooling_bn, LEAKY, global, &dglobal, false)?;
-        let dpool = pass.conv(&self.global_pooling_conv, &pool, &dglobal)?;
+        let onto = Onto::norm(global.pass(&self.global_pooling_bn, LEAKY, false));
+        let dglobal = pass.conv(&self.pool_red_conv, &global.y, &ops::sum_positions(b, &dout)?, onto)?;
+        let (dglobal, _) = pass.batch_norm(&self.global_pooling_bn, LEAKY, global, dglobal, false)?;
+        let dpool = pass.conv(&self.global_pooling_conv, &pool, &dglobal, Onto::nothing())?.dy;
 
-        let dmap = pass.conv(&self.red_conv, &map.y, &dout)?;
+        let onto = Onto::norm(map.pass(&self.map_bn, LEAKY, false));
+        let dmap = pass.conv(&self.red_conv, &map.y, &dout, onto)?;
         drop(dout);
-        let (dmap, _) = pass.batch_norm(&self.map_bn, LEAKY, map, &dmap, false)?;
-        let mut dx: Option<B::Tensor> = None;
+        let (dmap, _) = pass.batch_norm(&self.map_bn, LEAKY, map, dmap, false)?;
+        let mut dx: Option<Gradient<B>> = None;
         for (i, conv) in self.map_convs.iter().enumerate() {
             let dbranch = ops::slice_channels(b, &dmap, i * self.channels, self.channels)?;
             dx = Some(match dx {
-                Some(dx) => pass.conv_add(conv, &x, &dbranch, &dx)?,
+                Some(dx) => {
+                    let norm = if i + 1 == self.map_convs.len() { below } else { None };
+                    pass.conv(conv, &x, &dbranch, Onto { add: Some(&dx.dy), norm })?
+                }
                 // The mean's backward spreads dpool / (h w) over the positions: the broadcast form of add.
                 None => {
-                    let part = pass.conv(conv, &x, &dbranch)?;
-                    ops::add(b, &part, &dpool, 1.0 / (x_shape.h * x_shape.w) as f64)?
+                    let part = pass.conv(conv, &x, &dbranch, Onto::nothing())?.dy;
+                    Gradient::plain(ops::add(b, &part, &dpool, 1.0 / (x_shape.h * x_shape.w) as f64)?)
                 }
             });
         }

@@ -4,7 +4,7 @@
 use super::ModelConfig;
 use super::deeplab::Network;
 use super::graph::Graph;
-use super::layers::{Backward, ConvBn, ConvBnSaved, Cost, Forward, Norm};
+use super::layers::{Backward, ConvBn, ConvBnSaved, Cost, Forward, Norm, Onto};
 use super::table::{Builder, NormArgs};
 use crate::ops::{self, Backend, Conv2d, RELU, Shape};
 use crate::{Error, Result};
@@ -104,10 +104,12 @@ impl Decoder {
             let expected = "what a training pass saved";
             return Err(Error::shape("decoder_backward", expected, "that of a pass with frozen batch norm"));
         };
-        let d = pass.conv(&self.classifier, &y, dlogits)?;
+        let onto = Onto::norm(self.conv2.pass(&conv2, false));
+        let d = pass.conv(&self.classifier, &y, dlogits, onto)?;
         drop(y);
-        let d = self.conv2.backward(pass, conv2, d)?;
-        self.conv1.backward(pass, conv1, d)
+        let onto = Onto::norm(self.conv1.pass(&conv1, false));
+        let d = self.conv2.backward(pass, conv2, d, onto)?;
+        Ok(self.conv1.backward(pass, conv1, d, Onto::nothing())?.dy)
     }
 
     pub fn tangent<B: Backend>(

@@ -4,7 +4,7 @@
 use super::aspp::{Aspp, AsppSaved};
 use super::decoder::{Decoder, DecoderSaved};
 use super::graph::Graph;
-use super::layers::{Backward, ConvBn, ConvBnSaved, Cost, Forward, Norm};
+use super::layers::{Backward, ConvBn, ConvBnSaved, Cost, Forward, Gradient, Norm, Onto};
 use super::resnet::{Backbone, BackboneOut, BackboneSaved};
 use super::table::{Builder, NormArgs, ParamTable};
 use super::{ModelConfig, init};
@@ -184,14 +184,17 @@ impl DeepLab {
         saved: EncoderSaved<B>,
         dfeatures: &B::Tensor,
     ) -> Result<()> {
-        let EncoderSaved { backbone, aspp, reduce, aspp_size } = saved;
+        let EncoderSaved { mut backbone, aspp, reduce, aspp_size } = saved;
         let mut pass = Backward { b, params, grads };
-        let dlow = ops::slice_channels(b, dfeatures, self.config.aspp, self.config.low_level)?;
-        let dlow = self.reduce.backward(&mut pass, reduce, dlow)?;
         let dhigh = ops::slice_channels(b, dfeatures, 0, self.config.aspp)?;
         let dhigh = ops::interpolate_bwd(b, &dhigh, aspp_size)?;
-        let dhigh = self.aspp.backward(&mut pass, aspp, dhigh)?;
-        self.backbone.backward(&mut pass, backbone, dlow, dhigh)
+        let dhigh = self.aspp.backward(&mut pass, aspp, dhigh, self.backbone.high_pass(&backbone))?;
+        let dlow = self.backbone.backward_high(&mut pass, &mut backbone, dhigh)?;
+        // Both ways from the stride-4 features meet here.
+        let onto = Onto { add: Some(&dlow.dy), norm: self.backbone.low_pass(&backbone) };
+        let dreduced = ops::slice_channels(b, dfeatures, self.config.aspp, self.config.low_level)?;
+        let dlow = self.reduce.backward(&mut pass, reduce, Gradient::plain(dreduced), onto)?;
+        self.backbone.backward_low(&mut pass, backbone, dlow)
     }
 
     /// Logits `[n, h, w, num_classes]` of features at their own size (stride 4 of the image). With `save`, also what the

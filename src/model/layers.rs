@@ -5,7 +5,7 @@ use super::deeplab::Network;
 use super::graph::Graph;
 use super::table::{Builder, NormArgs};
 use crate::Result;
-use crate::ops::{self, Activation, Backend, BatchNorm, BatchNormSaved, Conv2d, Shape};
+use crate::ops::{self, Activation, Backend, BatchNorm, BatchNormSaved, Conv2d, NormPass, Shape};
 
 /// Which statistics the batch norms of a pass use.
 pub enum Norm<'a, B: Backend> {
@@ -94,23 +94,56 @@ pub(super) struct Backward<'a, B: Backend> {
     pub grads: &'a mut B::Vector,
 }
 
-impl<B: Backend> Backward<'_, B> {
-    /// dx of a convolution over `x`.
-    pub fn conv(&mut self, conv: &Conv2d, x: &B::Tensor, dy: &B::Tensor) -> Result<B::Tensor> {
-        ops::conv2d_wgrad(self.b, x, dy, self.grads, conv)?;
-        ops::conv2d_dgrad(self.b, dy, self.params, conv, B::shape(x))
+/// A gradient on its way back, with what the convolution that made it left for the batch norm that it arrives at.
+pub(super) struct Gradient<B: Backend> {
+    pub dy: B::Tensor,
+    sums: Option<B::Sums>,
+}
+
+impl<B: Backend> Gradient<B> {
+    /// One that no convolution made.
+    pub fn plain(dy: B::Tensor) -> Gradient<B> {
+        Gradient { dy, sums: None }
+    }
+}
+
+/// Where a convolution's data gradient arrives.
+pub(super) struct Onto<'a, B: Backend> {
+    /// What has arrived there before.
+    pub add: Option<&'a B::Tensor>,
+    /// The batch norm whose output it is the gradient of, if all has arrived then.
+    pub norm: Option<NormPass<'a, B>>,
+}
+
+impl<'a, B: Backend> Onto<'a, B> {
+    /// At something else than a batch norm.
+    pub fn nothing() -> Onto<'a, B> {
+        Onto { add: None, norm: None }
     }
 
-    /// dx of a convolution over `x`, plus `to`.
-    pub fn conv_add(
+    /// At this batch norm, and nothing else does.
+    pub fn norm(norm: NormPass<'a, B>) -> Onto<'a, B> {
+        Onto { add: None, norm: Some(norm) }
+    }
+}
+
+impl<B: Backend> Backward<'_, B> {
+    /// dx of a convolution over `x`, plus what has arrived there before.
+    pub fn conv(
         &mut self,
         conv: &Conv2d,
         x: &B::Tensor,
         dy: &B::Tensor,
-        to: &B::Tensor,
-    ) -> Result<B::Tensor> {
+        onto: Onto<'_, B>,
+    ) -> Result<Gradient<B>> {
         ops::conv2d_wgrad(self.b, x, dy, self.grads, conv)?;
-        ops::conv2d_dgrad_add(self.b, dy, self.params, conv, to)
+        let (b, params) = (self.b, self.params);
+        let (dy, sums) = match (onto.norm, onto.add) {
+            (Some(norm), add) => ops::conv2d_dgrad_sums(b, dy, params, conv, add, &norm)?,
+            (None, Some(to)) => (ops::conv2d_dgrad_add(b, dy, params, conv, to)?, None),
+            (None, None) => (ops::conv2d_dgrad(b, dy, params, conv, B::shape(x))?, None),
+        };
+        Ok(Gradient { dy, sums })
     }
 
     /// dx and, where there was a residual, its gradient. Frees what was saved.
@@ -119,11 +152,11 @@ impl<B: Backend> Backward<'_, B> {
         bn: &BatchNorm,
         act: Activation,
         saved: BnSaved<B>,
-        dy: &B::Tensor,
+        dy: Gradient<B>,
         residual: bool,
     ) -> Result<(B::Tensor, Option<B::Tensor>)> {
-        let BnSaved { x, y, moments } = saved;
-        ops::batch_norm_train_bwd(self.b, dy, &x, &y, &moments, self.params, self.grads, bn, act, residual)
+        let (Gradient { dy, sums }, norm) = (dy, saved.pass(bn, act, residual));
+        ops::batch_norm_train_bwd_sums(self.b, &dy, sums.as_ref(), &norm, self.params, self.grads)
     }
 }
 
@@ -134,6 +167,13 @@ pub struct BnSaved<B: Backend> {
     /// Its output, for the activation's mask; without an activation nothing reads it and it is the input.
     pub(super) y: B::Tensor,
     moments: BatchNormSaved<B>,
+}
+
+impl<B: Backend> BnSaved<B> {
+    /// The pass, for what comes back to it.
+    pub(super) fn pass<'a>(&'a self, bn: &'a BatchNorm, act: Activation, residual: bool) -> NormPass<'a, B> {
+        NormPass { x: &self.x, y: &self.y, saved: &self.moments, bn, act, residual }
+    }
 }
 
 /// What a pass over a network costs, summed while walking its layers.
@@ -213,29 +253,21 @@ impl ConvBn {
         pass.conv_batch_norm((&self.conv, &self.bn, self.act), x, residual.as_ref())
     }
 
+    /// The pass of the batch norm, for what comes back to it.
+    pub fn pass<'a, B: Backend>(&'a self, saved: &'a ConvBnSaved<B>, residual: bool) -> NormPass<'a, B> {
+        saved.bn.pass(&self.bn, self.act, residual)
+    }
+
     /// dx of a layer without residual.
     pub fn backward<B: Backend>(
         &self,
         pass: &mut Backward<'_, B>,
         saved: ConvBnSaved<B>,
-        dy: B::Tensor,
-    ) -> Result<B::Tensor> {
-        let (dz, _) = pass.batch_norm(&self.bn, self.act, saved.bn, &dy, false)?;
-        drop(dy);
-        pass.conv(&self.conv, &saved.x, &dz)
-    }
-
-    /// dx of a layer without residual, plus `to`.
-    pub fn backward_add<B: Backend>(
-        &self,
-        pass: &mut Backward<'_, B>,
-        saved: ConvBnSaved<B>,
-        dy: B::Tensor,
-        to: &B::Tensor,
-    ) -> Result<B::Tensor> {
-        let (dz, _) = pass.batch_norm(&self.bn, self.act, saved.bn, &dy, false)?;
-        drop(dy);
-        pass.conv_add(&self.conv, &saved.x, &dz, to)
+        dy: Gradient<B>,
+        onto: Onto<'_, B>,
+    ) -> Result<Gradient<B>> {
+        let (dz, _) = pass.batch_norm(&self.bn, self.act, saved.bn, dy, false)?;
+        pass.conv(&self.conv, &saved.x, &dz, onto)
     }
 
     /// dx and the residual's gradient.
@@ -243,11 +275,11 @@ impl ConvBn {
         &self,
         pass: &mut Backward<'_, B>,
         saved: ConvBnSaved<B>,
-        dy: B::Tensor,
-    ) -> Result<(B::Tensor, Option<B::Tensor>)> {
-        let (dz, dresidual) = pass.batch_norm(&self.bn, self.act, saved.bn, &dy, true)?;
-        drop(dy);
-        Ok((pass.conv(&self.conv, &saved.x, &dz)?, dresidual))
+        dy: Gradient<B>,
+        onto: Onto<'_, B>,
+    ) -> Result<(Gradient<B>, Option<B::Tensor>)> {
+        let (dz, dresidual) = pass.batch_norm(&self.bn, self.act, saved.bn, dy, true)?;
+        Ok((pass.conv(&self.conv, &saved.x, &dz, onto)?, dresidual))
     }
 
     /// Backward without the input's gradient, for the first layer.
@@ -255,9 +287,9 @@ impl ConvBn {
         &self,
         pass: &mut Backward<'_, B>,
         saved: ConvBnSaved<B>,
-        dy: B::Tensor,
+        dy: Gradient<B>,
     ) -> Result<()> {
-        let (dz, _) = pass.batch_norm(&self.bn, self.act, saved.bn, &dy, false)?;
+        let (dz, _) = pass.batch_norm(&self.bn, self.act, saved.bn, dy, false)?;
         ops::conv2d_wgrad(pass.b, &saved.x, &dz, pass.grads, &self.conv)
     }
 

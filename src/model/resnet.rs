@@ -2,11 +2,11 @@
 //! stride 16: the last stage keeps its size and dilates by 2, 4, 8. Knows layers, not what is built on its features.
 
 use super::graph::Graph;
-use super::layers::{Backward, ConvBn, ConvBnSaved, Cost, Forward};
+use super::layers::{Backward, ConvBn, ConvBnSaved, Cost, Forward, Gradient, Onto};
 use super::table::{Builder, NormArgs};
 use super::{ModelConfig, Stem};
 use crate::Result;
-use crate::ops::{self, Activation, Backend, MaxPool2d, RELU, Shape};
+use crate::ops::{self, Activation, Backend, MaxPool2d, NormPass, RELU, Shape};
 
 const POOL: MaxPool2d = MaxPool2d { kernel: 3, stride: 2, padding: 1 };
 
@@ -88,22 +88,31 @@ impl Bottleneck {
         Ok((y, saved))
     }
 
+    /// The pass of the last batch norm, whose output is the block's.
+    fn pass<'a, B: Backend>(&'a self, saved: &'a BottleneckSaved<B>) -> NormPass<'a, B> {
+        self.conv3.pass(&saved.conv3, true)
+    }
+
+    /// dx, which arrives at the batch norm `below` if it is all that does.
     fn backward<B: Backend>(
         &self,
         pass: &mut Backward<'_, B>,
         saved: BottleneckSaved<B>,
-        dy: B::Tensor,
-    ) -> Result<B::Tensor> {
-        let (d, shortcut) = self.conv3.backward_residual(pass, saved.conv3, dy)?;
-        let d = self.conv2.backward(pass, saved.conv2, d)?;
-        let shortcut = match (&self.downsample, saved.downsample, shortcut) {
-            (Some(layer), Some(saved), Some(ds)) => Some(layer.backward(pass, saved, ds)?),
+        dy: Gradient<B>,
+        below: Option<NormPass<'_, B>>,
+    ) -> Result<Gradient<B>> {
+        let BottleneckSaved { conv1, conv2, conv3, downsample } = saved;
+        let onto = Onto::norm(self.conv2.pass(&conv2, false));
+        let (d, shortcut) = self.conv3.backward_residual(pass, conv3, dy, onto)?;
+        let onto = Onto::norm(self.conv1.pass(&conv1, false));
+        let d = self.conv2.backward(pass, conv2, d, onto)?;
+        let shortcut = match (&self.downsample, downsample, shortcut) {
+            (Some(layer), Some(saved), Some(ds)) => {
+                Some(layer.backward(pass, saved, Gradient::plain(ds), Onto::nothing())?.dy)
+            }
             (_, _, shortcut) => shortcut,
         };
-        match shortcut {
-            Some(shortcut) => self.conv1.backward_add(pass, saved.conv1, d, &shortcut),
-            None => self.conv1.backward(pass, saved.conv1, d),
-        }
+        self.conv1.backward(pass, conv1, d, Onto { add: shortcut.as_ref(), norm: below })
     }
 }
 
@@ -224,37 +233,62 @@ impl Backbone {
         Ok(BackboneOut { low, high: y, saved })
     }
 
-    /// Adds the parameters' gradients to `grads`; the image's is not computed.
-    pub fn backward<B: Backend>(
+    /// The pass of the batch norm whose output the stride-16 features are; `None` where those are the stride-4 features too.
+    pub fn high_pass<'a, B: Backend>(&'a self, saved: &'a BackboneSaved<B>) -> Option<NormPass<'a, B>> {
+        (self.blocks.len() > self.low_blocks).then(|| self.pass(saved)).flatten()
+    }
+
+    /// The pass of the batch norm whose output the stride-4 features are, once the blocks behind it have gone back.
+    pub fn low_pass<'a, B: Backend>(&'a self, saved: &'a BackboneSaved<B>) -> Option<NormPass<'a, B>> {
+        self.pass(saved)
+    }
+
+    /// Of the last block that has not gone back.
+    fn pass<'a, B: Backend>(&'a self, saved: &'a BackboneSaved<B>) -> Option<NormPass<'a, B>> {
+        let block = self.blocks.get(saved.blocks.len().checked_sub(1)?)?;
+        Some(block.pass(saved.blocks.last()?))
+    }
+
+    /// From the gradient of the stride-16 features to what the blocks between say of the stride-4 features'.
+    pub fn backward_high<B: Backend>(
         &self,
         pass: &mut Backward<'_, B>,
-        saved: BackboneSaved<B>,
-        dlow: B::Tensor,
-        dhigh: B::Tensor,
-    ) -> Result<()> {
-        let BackboneSaved { mut stem, pooled, mut blocks } = saved;
+        saved: &mut BackboneSaved<B>,
+        dhigh: Gradient<B>,
+    ) -> Result<Gradient<B>> {
         let mut d = dhigh;
-        let mut dlow = Some(dlow);
-        for (i, block) in self.blocks.iter().enumerate().rev() {
-            if i + 1 == self.low_blocks
-                && let Some(dlow) = dlow.take()
-            {
-                d = ops::add(pass.b, &d, &dlow, 1.0)?;
-            }
-            if let Some(saved) = blocks.pop() {
-                d = block.backward(pass, saved, d)?;
-            }
+        while saved.blocks.len() > self.low_blocks
+            && let Some(block) = saved.blocks.pop()
+        {
+            let number = saved.blocks.len();
+            // The decoder has its word on the stride-4 features too.
+            let below = if number > self.low_blocks { self.pass(saved) } else { None };
+            d = self.blocks[number].backward(pass, block, d, below)?;
         }
-        d = ops::max_pool2d_bwd(pass.b, &d, &pooled, &POOL)?;
+        Ok(d)
+    }
+
+    /// From the gradient of the stride-4 features on, after [`Backbone::backward_high`]. Adds the parameters' gradients to `grads`;
+    /// the image's is not computed.
+    pub fn backward_low<B: Backend>(
+        &self,
+        pass: &mut Backward<'_, B>,
+        mut saved: BackboneSaved<B>,
+        dlow: Gradient<B>,
+    ) -> Result<()> {
+        let mut d = dlow;
+        while let Some(block) = saved.blocks.pop() {
+            d = self.blocks[saved.blocks.len()].backward(pass, block, d, self.pass(&saved))?;
+        }
+        let BackboneSaved { mut stem, pooled, .. } = saved;
+        let mut d = Gradient::plain(ops::max_pool2d_bwd(pass.b, &d.dy, &pooled, &POOL)?);
         drop(pooled);
-        for layer in self.stem[1..].iter().rev() {
-            if let Some(saved) = stem.pop() {
-                d = layer.backward(pass, saved, d)?;
-            }
+        while let Some(layer) = stem.pop() {
+            let number = stem.len();
+            let Some(below) = stem.last() else { return self.stem[0].backward_params(pass, layer, d) };
+            let onto = Onto::norm(self.stem[number - 1].pass(below, false));
+            d = self.stem[number].backward(pass, layer, d, onto)?;
         }
-        match stem.pop() {
-            Some(saved) => self.stem[0].backward_params(pass, saved, d),
-            None => Ok(()),
-        }
+        Ok(())
     }
 }

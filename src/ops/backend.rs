@@ -57,6 +57,30 @@ pub struct BatchNormSaved<B: Backend> {
     pub moments: B::Vector,
 }
 
+/// A batch norm's training pass as a gradient finds it on its way back.
+pub struct NormPass<'a, B: Backend> {
+    /// Its input.
+    pub x: &'a B::Tensor,
+    /// Its output.
+    pub y: &'a B::Tensor,
+    /// What it kept.
+    pub saved: &'a BatchNormSaved<B>,
+    /// The layer.
+    pub bn: &'a BatchNorm,
+    /// Its activation.
+    pub act: Activation,
+    /// Whether a residual was added before the activation.
+    pub residual: bool,
+}
+
+impl<B: Backend> Clone for NormPass<'_, B> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<B: Backend> Copy for NormPass<'_, B> {}
+
 /// A device with its memory and its implementation of every op.
 ///
 /// Tensors are handles to device memory that is written once, by the op that makes it; cloning is cheap and shares.
@@ -73,6 +97,8 @@ pub trait Backend: Send + Sync + Sized + 'static {
     type Counts: Clone + Send + Sync;
     /// What a convolution leaves of its output's channels for the batch norm that follows.
     type Moments: Clone + Send + Sync;
+    /// What a data gradient leaves for the backward pass of the batch norm that it arrives at.
+    type Sums: Clone + Send + Sync;
 
     /// Name as on the command line.
     fn name(&self) -> String;
@@ -185,6 +211,22 @@ pub trait Backend: Send + Sync + Sized + 'static {
     ) -> Self::Tensor {
         self.add(&self.conv2d_dgrad(dy, params, conv, Self::shape(to)), to, 1.0)
     }
+    /// [`Backend::conv2d_dgrad`] with the shape of the output of `norm`, plus `add`, and where the device gathers them on the way,
+    /// sums for [`Backend::batch_norm_train_bwd_sums`].
+    fn conv2d_dgrad_sums(
+        &self,
+        dy: &Self::Tensor,
+        params: &Self::Vector,
+        conv: &Conv2d,
+        add: Option<&Self::Tensor>,
+        norm: &NormPass<'_, Self>,
+    ) -> (Self::Tensor, Option<Self::Sums>) {
+        let dx = match add {
+            Some(to) => self.conv2d_dgrad_add(dy, params, conv, to),
+            None => self.conv2d_dgrad(dy, params, conv, Self::shape(norm.x)),
+        };
+        (dx, None)
+    }
     /// Adds the gradients of weight and bias to `grads`.
     fn conv2d_wgrad(&self, x: &Self::Tensor, dy: &Self::Tensor, grads: &mut Self::Vector, conv: &Conv2d);
 
@@ -236,6 +278,18 @@ pub trait Backend: Send + Sync + Sized + 'static {
         act: Activation,
         residual: bool,
     ) -> (Self::Tensor, Option<Self::Tensor>);
+    /// [`Backend::batch_norm_train_bwd`] from a data gradient with the sums that it left.
+    fn batch_norm_train_bwd_sums(
+        &self,
+        dy: &Self::Tensor,
+        _sums: &Self::Sums,
+        norm: &NormPass<'_, Self>,
+        params: &Self::Vector,
+        grads: &mut Self::Vector,
+    ) -> (Self::Tensor, Option<Self::Tensor>) {
+        let NormPass { x, y, saved, bn, act, residual } = *norm;
+        self.batch_norm_train_bwd(dy, x, y, saved, params, grads, bn, act, residual)
+    }
     /// Backward of [`Backend::batch_norm_eval`] without residual; adds to `grads`.
     fn batch_norm_eval_bwd(
         &self,

@@ -3,7 +3,7 @@
 //! y = act(weight (x - mean) / sqrt(var + eps) + bias + residual) a channel, moments over n, h, w. The running variance
 //! takes the unbiased variance, so training needs more than one value a channel.
 
-use super::{Activation, Backend, BatchNorm, BatchNormSaved, Shape, check};
+use super::{Activation, Backend, BatchNorm, BatchNormSaved, NormPass, Shape, check};
 use crate::{Error, Result};
 
 fn valid(op: &'static str, bn: &BatchNorm, act: Activation, x: Shape) -> Result<()> {
@@ -25,7 +25,7 @@ fn more_than_one(op: &'static str, x: Shape) -> Result<()> {
     Ok(())
 }
 
-fn affine<B: Backend>(op: &'static str, bn: &BatchNorm, vector: &B::Vector) -> Result<()> {
+pub(super) fn affine<B: Backend>(op: &'static str, bn: &BatchNorm, vector: &B::Vector) -> Result<()> {
     check::span::<B>(op, "weight", bn.weight, bn.channels, vector)?;
     check::span::<B>(op, "bias", bn.bias, bn.channels, vector)
 }
@@ -117,19 +117,45 @@ pub fn batch_norm_train_bwd<B: Backend>(
     act: Activation,
     residual: bool,
 ) -> Result<(B::Tensor, Option<B::Tensor>)> {
+    let norm = NormPass { x, y, saved, bn, act, residual };
+    batch_norm_train_bwd_sums(b, dy, None, &norm, params, grads)
+}
+
+/// [`batch_norm_train_bwd`] from a data gradient `dy`, with what [`conv2d_dgrad_sums`](super::conv2d_dgrad_sums) left of it.
+///
+/// # Errors
+/// As [`batch_norm_train_bwd`].
+pub fn batch_norm_train_bwd_sums<B: Backend>(
+    b: &B,
+    dy: &B::Tensor,
+    sums: Option<&B::Sums>,
+    norm: &NormPass<'_, B>,
+    params: &B::Vector,
+    grads: &mut B::Vector,
+) -> Result<(B::Tensor, Option<B::Tensor>)> {
     const OP: &str = "batch_norm_train_bwd";
-    let shape = B::shape(x);
-    valid(OP, bn, act, shape)?;
-    more_than_one(OP, shape)?;
-    check::shape(OP, "dy", shape, B::shape(dy))?;
-    check::shape(OP, "y", shape, B::shape(y))?;
-    let moments = B::vector_len(&saved.moments);
-    if moments != 2 * bn.channels {
-        return Err(Error::shape(OP, format!("{} saved moments", 2 * bn.channels), moments.to_string()));
-    }
+    let NormPass { x, y, saved, bn, act, residual } = *norm;
+    pass::<B>(OP, norm)?;
+    check::shape(OP, "dy", B::shape(x), B::shape(dy))?;
     affine::<B>(OP, bn, params)?;
     affine::<B>(OP, bn, grads)?;
-    Ok(b.batch_norm_train_bwd(dy, x, y, saved, params, grads, bn, act, residual))
+    Ok(match sums {
+        Some(sums) => b.batch_norm_train_bwd_sums(dy, sums, norm, params, grads),
+        None => b.batch_norm_train_bwd(dy, x, y, saved, params, grads, bn, act, residual),
+    })
+}
+
+/// What a training pass left fits together.
+pub(super) fn pass<B: Backend>(op: &'static str, norm: &NormPass<'_, B>) -> Result<()> {
+    let shape = B::shape(norm.x);
+    valid(op, norm.bn, norm.act, shape)?;
+    more_than_one(op, shape)?;
+    check::shape(op, "y", shape, B::shape(norm.y))?;
+    let (moments, expected) = (B::vector_len(&norm.saved.moments), 2 * norm.bn.channels);
+    match moments == expected {
+        true => Ok(()),
+        false => Err(Error::shape(op, format!("{expected} saved moments"), moments.to_string())),
+    }
 }
 
 /// Backward of [`batch_norm_eval`] without residual: dx = g weight / sqrt(running_var + eps); dweight and dbias

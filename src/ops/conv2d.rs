@@ -4,7 +4,7 @@
 //! outside the image; x `[n, h, w, in]`, weight `[out, kernel, kernel, in / groups]`, y as [`Conv2d::out_shape`]. In one
 //! group c runs over all input channels, in several over those of output o's group.
 
-use super::{Backend, Conv2d, Shape, check};
+use super::{Backend, Conv2d, NormPass, Shape, batch_norm, check};
 use crate::{Error, Result};
 
 fn valid(op: &'static str, conv: &Conv2d, x: Shape) -> Result<()> {
@@ -107,6 +107,30 @@ pub fn conv2d_dgrad_add<B: Backend>(
     check::shape(OP, "dy", conv.out_shape(B::shape(to)), B::shape(dy))?;
     spans::<B>(OP, conv, params)?;
     Ok(b.conv2d_dgrad_add(dy, params, conv, to))
+}
+
+/// dx from dy as [`conv2d_dgrad`], plus `add` where that is given, for a convolution whose input is the output of `norm`; and
+/// sums for [`batch_norm_train_bwd_sums`](super::batch_norm_train_bwd_sums) where the device gathers them on the way.
+///
+/// # Errors
+/// As [`conv2d_dgrad_add`], and where `norm` does not fit together.
+pub fn conv2d_dgrad_sums<B: Backend>(
+    b: &B,
+    dy: &B::Tensor,
+    params: &B::Vector,
+    conv: &Conv2d,
+    add: Option<&B::Tensor>,
+    norm: &NormPass<'_, B>,
+) -> Result<(B::Tensor, Option<B::Sums>)> {
+    const OP: &str = "conv2d_dgrad_sums";
+    let shape = B::shape(norm.x);
+    valid(OP, conv, shape)?;
+    check::shape(OP, "dy", conv.out_shape(shape), B::shape(dy))?;
+    add.map_or(Ok(()), |add| check::shape(OP, "add", shape, B::shape(add)))?;
+    spans::<B>(OP, conv, params)?;
+    batch_norm::pass::<B>(OP, norm)?;
+    batch_norm::affine::<B>(OP, norm.bn, params)?;
+    Ok(b.conv2d_dgrad_sums(dy, params, conv, add, norm))
 }
 
 /// Adds dweight and, where there is a bias, dbias = Σ dy to `grads` (accumulates).

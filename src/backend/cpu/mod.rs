@@ -62,6 +62,7 @@ impl<T: Real> Backend for Cpu<T> {
     type Scalar = f64;
     type Counts = Vec<u64>;
     type Moments = ();
+    type Sums = ();
 
     fn name(&self) -> String {
         "cpu".into()

@@ -6,9 +6,8 @@ use super::*;
 
 const FILE: &str = "batch_norm";
 
-/// Channels of a block that joins parts, `JOIN_CHANNELS` there.
-const JOIN_CHANNELS: usize = 8;
-/// More parts than this are many for the rows of a block that joins `JOIN_CHANNELS` channels; so many channels it takes then.
+/// Channels of a block that joins parts. Where there are many, more rows of threads share them.
+const JOIN_LANES: usize = 8;
 const MANY_PARTS: usize = 512;
 const FEW_LANES: usize = 2;
 /// Up to this many values a channel, the backward pass is computed in double from the input: with two, its result is
@@ -17,8 +16,8 @@ const FEW: usize = 32;
 
 /// A layer's parameters and statistics, `Norm` in the kernels.
 #[repr(C)]
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct Norm {
+#[derive(Clone, Copy, Default, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct Norm {
     weight: DevicePtr,
     bias: DevicePtr,
     mean: DevicePtr,
@@ -29,7 +28,7 @@ struct Norm {
 
 impl Norm {
     /// With the moments of a batch: means, then 1 / sqrt(var + eps).
-    fn batch(moments: &Vector, params: &Vector, bn: &BatchNorm) -> Norm {
+    pub fn batch(moments: &Vector, params: &Vector, bn: &BatchNorm) -> Norm {
         Norm {
             weight: params.at(bn.weight.offset),
             bias: params.at(bn.bias.offset),
@@ -77,15 +76,16 @@ impl Pass {
     fn launch(&self) -> Launch {
         Launch::grid3([self.rows.slabs, self.parts, 1], THREADS)
     }
+}
 
-    /// Of the kernels that join the parts of a channel.
-    fn join(&self) -> Launch {
-        Launch::new((self.c as usize).div_ceil(JOIN_CHANNELS), THREADS)
-    }
+/// Of a kernel that joins `parts` parts of `c` channels, and the channels of a block.
+fn join(parts: usize, c: u32) -> (Launch, u32) {
+    let lanes = if parts > MANY_PARTS { FEW_LANES } else { JOIN_LANES };
+    (Launch::new((c as usize).div_ceil(lanes), THREADS), lanes as u32)
 }
 
 /// Slope below zero of an activation; 1 for the identity.
-fn slope(act: Activation) -> f32 {
+pub fn slope(act: Activation) -> f32 {
     match act {
         Activation::Identity => 1.0,
         Activation::LeakyRelu(slope) => slope as f32,
@@ -125,11 +125,8 @@ pub fn train(
     let moments = d.vector(2 * bn.channels);
     let parts = parts.cloned().unwrap_or_else(|| moments_of_parts(d, x));
     let running = [bn.running_mean, bn.running_var].map(|span| stats.at(span.offset));
-    // Where a convolution left a part a tile, more rows of threads share them.
-    let lanes = if parts.parts > MANY_PARTS { FEW_LANES } else { JOIN_CHANNELS };
     let (positions, c) = (x.shape.positions() as u32, x.shape.c as u32);
-    let (len, lanes) = (parts.len as u32, lanes as u32);
-    let join = Launch::new((c.div_ceil(lanes)) as usize, THREADS);
+    let (len, (join, lanes)) = (parts.len as u32, join(parts.parts, c));
     let args =
         args![moments, running[0], running[1], parts.buffer, len, lanes, positions, c, bn.momentum, bn.eps];
     d.launch(FILE, "batch_norm_moments", join, args);
@@ -149,59 +146,63 @@ pub fn eval(
     normalise(d, x, Norm::frozen(stats, params, bn), act, residual)
 }
 
-/// Adds the gradients of weight and bias to `grads`. Writes dx of frozen statistics where `dx` is given, and returns what
-/// the data gradient of a batch's statistics needs where `lines` is.
-fn gradients(
+/// Sums of parts of dy and x. Writes dx of frozen statistics where `dx` is given.
+fn sums_of_parts(
     d: &Cuda,
     (dy, x, y): (&Tensor, &Tensor, Option<&Tensor>),
     norm: Norm,
-    grads: &mut Vector,
-    bn: &BatchNorm,
     act: Activation,
-    (dx, lines): (Option<&Tensor>, Option<&Buffer>),
-) {
+    dx: Option<&Tensor>,
+) -> Sums {
     let pass = Pass::new(x);
-    let partial = d.buffer(4 * pass.parts * 2 * bn.channels);
-    let args = args![partial, dx, dy, x, y, norm, slope(act), pass.rows.lanes, pass.positions, pass.c];
+    let buffer = Arc::new(d.buffer(4 * pass.parts * 2 * x.shape.c));
+    let args = args![buffer, dx, dy, x, y, norm, slope(act), pass.rows.lanes, pass.positions, pass.c];
     d.launch_typed(FILE, "batch_norm_sums", x.dtype, pass.launch(), args);
-    let (dweight, dbias) = (grads.at(bn.weight.offset), grads.at(bn.bias.offset));
-    let args = args![dweight, dbias, lines, partial, norm, pass.parts as u32, pass.positions, pass.c];
-    d.launch(FILE, "batch_norm_gradients", pass.join(), args);
+    Sums { buffer, parts: pass.parts }
 }
 
-/// Backward of [`train`]: dx and the residual's gradient; adds those of weight and bias to `grads`.
+/// Adds the gradients of weight and bias to `grads`. Returns what the data gradient of a batch's statistics needs where `lines` is
+/// given.
+fn gradients(
+    d: &Cuda,
+    sums: &Sums,
+    x: Shape,
+    norm: Norm,
+    grads: &mut Vector,
+    bn: &BatchNorm,
+    lines: Option<&Buffer>,
+) {
+    let (dweight, dbias) = (grads.at(bn.weight.offset), grads.at(bn.bias.offset));
+    let (positions, c) = (x.positions() as u32, x.c as u32);
+    let (join, lanes) = join(sums.parts, c);
+    let args = args![dweight, dbias, lines, sums.buffer, norm, sums.parts as u32, lanes, positions, c];
+    d.launch(FILE, "batch_norm_gradients", join, args);
+}
+
+/// Whether the backward pass over an activation of shape `x` begins with sums.
+pub fn wants_sums(x: Shape) -> bool {
+    x.positions() > FEW
+}
+
+/// Backward of [`train`], from sums of parts where dy came with them: dx and the residual's gradient; adds those of weight and bias
+/// to `grads`.
 pub fn train_bwd(
     d: &Cuda,
     dy: &Tensor,
-    x: &Tensor,
-    y: &Tensor,
-    moments: &Vector,
+    sums: Option<&Sums>,
+    pass: &NormPass<'_, Cuda>,
     params: &Vector,
     grads: &mut Vector,
-    bn: &BatchNorm,
-    act: Activation,
-    residual: bool,
 ) -> (Tensor, Option<Tensor>) {
+    let NormPass { x, y, saved, bn, act, residual } = *pass;
     let dx = d.tensor_of(x.dtype, x.shape);
     let dres = residual.then(|| d.tensor_of(x.dtype, x.shape));
-    let norm = Norm::batch(moments, params, bn);
+    let norm = Norm::batch(&saved.moments, params, bn);
     let pass = Pass::new(x);
-    if x.shape.positions() <= FEW {
+    if !wants_sums(x.shape) {
         let (dweight, dbias) = (grads.at(bn.weight.offset), grads.at(bn.bias.offset));
-        let args = args![
-            dx,
-            dres,
-            dweight,
-            dbias,
-            dy,
-            x,
-            y,
-            norm.weight,
-            slope(act),
-            bn.eps,
-            pass.positions,
-            pass.c
-        ];
+        let (slope, weight) = (slope(act), norm.weight);
+        let args = args![dx, dres, dweight, dbias, dy, x, y, weight, slope, bn.eps, pass.positions, pass.c];
         let blocks = bn.channels.div_ceil(THREADS as usize);
         d.launch_typed(FILE, "batch_norm_bwd_few", x.dtype, Launch::new(blocks, THREADS), args);
         return (dx, dres);
@@ -209,13 +210,15 @@ pub fn train_bwd(
     let lines = d.buffer(4 * 2 * bn.channels);
     // Without a residual the input says where the activation bent, and the output is not read.
     let y = residual.then_some(y);
-    gradients(d, (dy, x, y), norm, grads, bn, act, (None, Some(&lines)));
+    let sums = sums.cloned().unwrap_or_else(|| sums_of_parts(d, (dy, x, y), norm, act, None));
+    gradients(d, &sums, x.shape, norm, grads, bn, Some(&lines));
     let args = args![dx, dres, dy, x, y, lines, norm, slope(act), pass.rows.lanes, pass.positions, pass.c];
     d.launch_typed(FILE, "batch_norm_bwd", x.dtype, pass.launch(), args);
     (dx, dres)
 }
 
-/// Backward of [`eval`] without residual, whose input says where the activation bent, in one pass; adds the gradients of weight and bias to `grads`.
+/// Backward of [`eval`] without residual, whose input says where the activation bent, in one pass; adds the gradients of weight and
+/// bias to `grads`.
 pub fn eval_bwd(
     d: &Cuda,
     dy: &Tensor,
@@ -227,7 +230,9 @@ pub fn eval_bwd(
     act: Activation,
 ) -> Tensor {
     let dx = d.tensor_of(x.dtype, x.shape);
-    gradients(d, (dy, x, None), Norm::frozen(stats, params, bn), grads, bn, act, (Some(&dx), None));
+    let norm = Norm::frozen(stats, params, bn);
+    let sums = sums_of_parts(d, (dy, x, None), norm, act, Some(&dx));
+    gradients(d, &sums, x.shape, norm, grads, bn, None);
     dx
 }
 

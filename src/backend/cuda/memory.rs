@@ -112,6 +112,16 @@ pub struct Moments {
     pub parts: usize,
 }
 
+/// Sums of a gradient g before an activation and of g (x - mean), each channel's over parts of the positions: `[parts, 2, c]`
+/// floats.
+#[derive(Clone)]
+pub struct Sums {
+    /// Its memory.
+    pub buffer: Arc<Buffer>,
+    /// Number of parts.
+    pub parts: usize,
+}
+
 /// A flat array of 32-bit floats. Clones are copies. In 16-bit mode convolutions read a bf16 copy of the parameters,
 /// which is made when first asked for and from then on written by whatever writes the vector.
 pub struct Vector {

@@ -38,7 +38,7 @@ use branches::Branch;
 pub use conv2d::{Direction, Tile, modelled_tiles};
 use driver::{Args, DevicePtr, Driver, Kernel, Launch};
 use memory::args;
-pub use memory::{Buffer, Counts, Dtype, Labels, Moments, Scalar, Tensor, Vector};
+pub use memory::{Buffer, Counts, Dtype, Labels, Moments, Scalar, Sums, Tensor, Vector};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// A device that runs CUDA kernels.
@@ -161,6 +161,7 @@ impl Backend for Cuda {
     type Scalar = Scalar;
     type Counts = Counts;
     type Moments = Moments;
+    type Sums = Sums;
 
     fn name(&self) -> String {
         self.driver.name()
@@ -285,10 +286,20 @@ impl Backend for Cuda {
         conv2d::fprop(self, x, params, conv, true)
     }
     fn conv2d_dgrad(&self, dy: &Tensor, params: &Vector, conv: &Conv2d, x_shape: Shape) -> Tensor {
-        conv2d::dgrad(self, dy, params, conv, x_shape, None)
+        conv2d::dgrad(self, dy, params, conv, x_shape, None, None).0
     }
     fn conv2d_dgrad_add(&self, dy: &Tensor, params: &Vector, conv: &Conv2d, to: &Tensor) -> Tensor {
-        conv2d::dgrad(self, dy, params, conv, to.shape, Some(to))
+        conv2d::dgrad(self, dy, params, conv, to.shape, Some(to), None).0
+    }
+    fn conv2d_dgrad_sums(
+        &self,
+        dy: &Tensor,
+        params: &Vector,
+        conv: &Conv2d,
+        add: Option<&Tensor>,
+        norm: &NormPass<'_, Cuda>,
+    ) -> (Tensor, Option<Sums>) {
+        conv2d::dgrad(self, dy, params, conv, norm.x.shape, add, Some(norm))
     }
     fn conv2d_wgrad(&self, x: &Tensor, dy: &Tensor, grads: &mut Vector, conv: &Conv2d) {
         conv2d::wgrad(self, x, dy, grads, conv)
@@ -341,7 +352,18 @@ impl Backend for Cuda {
         act: Activation,
         residual: bool,
     ) -> (Tensor, Option<Tensor>) {
-        batch_norm::train_bwd(self, dy, x, y, &saved.moments, params, grads, bn, act, residual)
+        let norm = NormPass { x, y, saved, bn, act, residual };
+        batch_norm::train_bwd(self, dy, None, &norm, params, grads)
+    }
+    fn batch_norm_train_bwd_sums(
+        &self,
+        dy: &Tensor,
+        sums: &Sums,
+        norm: &NormPass<'_, Cuda>,
+        params: &Vector,
+        grads: &mut Vector,
+    ) -> (Tensor, Option<Tensor>) {
+        batch_norm::train_bwd(self, dy, Some(sums), norm, params, grads)
     }
     fn batch_norm_eval_bwd(
         &self,

@@ -92,7 +92,8 @@ pub fn fprop(
     (y, moments)
 }
 
-/// dx of shape `x_shape` from dy, plus `add` where that is given.
+/// dx of shape `x_shape` from dy, plus `add` where that is given; where it is the gradient of the output of `norm` and the kernel
+/// can gather them, sums for its backward pass.
 pub fn dgrad(
     d: &Cuda,
     dy: &Tensor,
@@ -100,20 +101,58 @@ pub fn dgrad(
     conv: &Conv2d,
     x_shape: Shape,
     add: Option<&Tensor>,
-) -> Tensor {
+    norm: Option<&NormPass<'_, Cuda>>,
+) -> (Tensor, Option<Sums>) {
     let dx = d.tensor_of(dy.dtype, x_shape);
-    let Some(plan) = d.plan(plan::dgrad(conv, x_shape, d.kernels(dy.dtype))) else { return dx };
+    let Some(plan) = d.plan(plan::dgrad(conv, x_shape, d.kernels(dy.dtype))) else { return (dx, None) };
     let weight = weight::Weight::new(d, params, conv, dy.dtype);
-    // Rows that are no whole chunks are added in a pass of their own.
-    let within = add.filter(|_| plan.adds());
+    // Rows that are no whole chunks are added, and summed, in passes of their own.
+    let within = add.filter(|_| plan.finishes());
+    let norm = norm.filter(|_| plan.finishes() && batch_norm::wants_sums(x_shape));
+    let sums = norm.map(|_| {
+        let parts = plan.dgrad_parts();
+        Sums { buffer: Arc::new(d.buffer(4 * parts * 2 * x_shape.c)), parts }
+    });
+    let end = End::new(within, sums.as_ref().zip(norm), params);
     if !plan.tile.is_wgmma() {
-        launch(d, "dgrad", conv, dy.dtype, &plan, args![dx, dy, weight.ptr, within, plan.sizes]);
+        launch(d, "dgrad", conv, dy.dtype, &plan, args![dx, dy, weight.ptr, end, plan.sizes]);
     } else if let Some([a, b]) = d.tensor_maps(bulk::dgrad(place(dy), weight.ptr, conv, plan.tile)) {
-        launch(d, "dgrad", conv, dy.dtype, &plan, args![dx, a, b, within, plan.sizes]);
+        launch(d, "dgrad", conv, dy.dtype, &plan, args![dx, a, b, end, plan.sizes]);
     }
     match add {
-        Some(to) if within.is_none() => elementwise::add(d, &dx, to, 1.0),
-        _ => dx,
+        Some(to) if within.is_none() => (elementwise::add(d, &dx, to, 1.0), None),
+        _ => (dx, sums),
+    }
+}
+
+/// What a data gradient does beside itself, `GradientEnd` of kernels/common/conv2d_epilogue.cuh.
+#[repr(C)]
+#[derive(Clone, Copy, Default, bytemuck::Pod, bytemuck::Zeroable)]
+struct End {
+    add: DevicePtr,
+    sums: DevicePtr,
+    x: DevicePtr,
+    y: DevicePtr,
+    norm: batch_norm::Norm,
+    slope: f32,
+    unused: u32,
+}
+
+memory::plain_arg!(End);
+
+impl End {
+    fn new(add: Option<&Tensor>, sums: Option<(&Sums, &NormPass<'_, Cuda>)>, params: &Vector) -> End {
+        let end = End { add: add.map_or(DevicePtr(0), |t| t.buffer.ptr()), ..End::default() };
+        let Some((sums, norm)) = sums else { return end };
+        End {
+            sums: sums.buffer.ptr(),
+            x: norm.x.buffer.ptr(),
+            // Without a residual the input says where the activation bent.
+            y: if norm.residual { norm.y.buffer.ptr() } else { DevicePtr(0) },
+            norm: batch_norm::Norm::batch(&norm.saved.moments, params, norm.bn),
+            slope: batch_norm::slope(norm.act),
+            ..end
+        }
     }
 }
 

@@ -87,9 +87,14 @@ impl Plan {
         }
     }
 
-    /// Whether the data gradient's kernel can add another tensor: both lie in whole chunks.
-    pub fn adds(&self) -> bool {
+    /// Whether the data gradient's kernel can add to it and sum it up: rows are whole chunks.
+    pub fn finishes(&self) -> bool {
         self.tile != Tile::Any
+    }
+
+    /// Tiles of positions that the data gradient's kernel sums up, each by itself.
+    pub fn dgrad_parts(&self) -> usize {
+        (self.launch.grid[0] / self.sizes.n_tiles) as usize
     }
 
     /// Tile, blocks and splits in words.

@@ -1,0 +1,35 @@
+// What a batch norm's passes and the convolutions beside them know of it.
+#pragma once
+
+#include "vector.cuh"
+
+/// A layer's parameters and statistics, a value a channel each.
+struct Norm {
+    const float *weight, *bias, *mean;
+    /// The running variance where `frozen`, else 1 / sqrt(var + eps).
+    const float* spread;
+    float eps;
+    u32 frozen;
+};
+
+DEVICE float inverse(const Norm& norm, u32 channel) {
+    float spread = norm.spread[channel];
+    return norm.frozen ? 1.0f / sqrtf(spread + norm.eps) : spread;
+}
+
+/// Multiplies g by the activation's derivative where its output is y; the identity (slope 1) needs no y.
+template <int width, class T> DEVICE void mask(float (&g)[width], const T* y, float slope) {
+    if (slope == 1.0f) return;
+    float v[width];
+    load(v, y);
+#pragma unroll
+    for (int k = 0; k < width; ++k) g[k] = v[k] > 0.0f ? g[k] : slope * g[k];
+}
+
+/// The same where there is no y to read: the sign of what the forward pass made of x, by the same arithmetic.
+template <int width>
+DEVICE void mask_again(float (&g)[width], const float (&x)[width], const float (&scale)[width], const float (&mean)[width],
+                       const float (&shift)[width], float slope) {
+#pragma unroll
+    for (int k = 0; k < width; ++k) g[k] = scale[k] * (x[k] - mean[k]) + shift[k] > 0.0f ? g[k] : slope * g[k];
+}
