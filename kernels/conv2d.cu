@@ -71,7 +71,8 @@ DEVICE void dgrad(T* dx, const T* dy, const T* weight, const GradientEnd& end, c
         u32 i = at.mid * s.stride + phase_y, j = at.low * s.stride + phase_x;
         return at.high < s.n ? i64((at.high * s.h + i) * s.w + j) * s.in_pitch + (first_in + n_begin) : i64(-1);
     };
-    if (end.add || end.sums) {
+    // Rows that are no whole chunks are finished in passes of their own.
+    if (!any && (end.add || end.sums)) {
         finish_gradient<Tile, T>(shared, end, tile, n_begin, first_in + n_begin, s.in_channels, s.in_pitch, place,
                                  [] { block_sync(); });
         block_sync();
@@ -123,7 +124,8 @@ KERNEL(128)
 conv2d_dgrad_any_f32(float* dx, const float* dy, const float* weight, const GradientEnd end, const Conv2dSizes s) {
     dgrad<float, Tiles<float>::Small, true>(dx, dy, weight, end, s);
 }
-KERNEL(256)
+// Two blocks are what fits into it of these.
+KERNEL_RESIDENT(256, 2)
 conv2d_dgrad_large_bf16(bf16* dx, const bf16* dy, const bf16* weight, const GradientEnd end, const Conv2dSizes s) {
     dgrad<bf16, Tiles<bf16>::Large, false>(dx, dy, weight, end, s);
 }
