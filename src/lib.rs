@@ -17,6 +17,7 @@ pub mod host;
 pub mod method;
 pub mod model;
 pub mod ops;
+pub mod report;
 pub mod rng;
 pub mod train;
 pub mod weights;

@@ -15,6 +15,7 @@ mod memory;
 mod op;
 mod predict;
 mod presets;
+mod report;
 mod selftest;
 mod split;
 mod train;
@@ -40,6 +41,8 @@ struct Cli {
 enum Command {
     /// Train; without arguments on built-in drawn scenes.
     Train(Box<train::Args>),
+    /// Write one HTML page about runs, side by side.
+    Report(report::Args),
     /// Score a checkpoint on images with masks.
     Eval(eval::Args),
     /// Write masks and confidences for images.
@@ -111,6 +114,7 @@ fn run(cli: Cli) -> Result<()> {
     }
     match cli.command {
         Command::Train(args) => train::run(*args),
+        Command::Report(args) => report::run(args),
         Command::Eval(args) => eval::run(args),
         Command::Predict(args) => predict::run(args),
         Command::Export(args) => export::run(args),

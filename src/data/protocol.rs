@@ -3,11 +3,13 @@
 
 use super::layout::Layout;
 use super::list::List;
+use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
 use std::path::Path;
 
 /// Kinds of labelled lists of Pascal VOC.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum VocFamily {
     /// All labelled images are of VOC's own `train.txt` (1,464), whose masks were drawn with care: high-quality and blender lists.
     HighQuality,

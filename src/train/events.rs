@@ -56,7 +56,7 @@ impl Events {
                     value.push(histogram("epoch/confidence", counts));
                 }
             }
-            _ => {
+            Some("validation") => {
                 for (what, tag) in [("miou", "mIoU"), ("pixel_accuracy", "pixel_accuracy")] {
                     for (net, number) in record[what].as_object().into_iter().flatten() {
                         value.extend(scalar(format!("{tag}/{net}"), number));
@@ -68,6 +68,7 @@ impl Events {
                     }
                 }
             }
+            _ => return Ok(()),
         }
         self.write_summary(record["step"].as_u64().unwrap_or(0), value)
     }

@@ -38,6 +38,7 @@ pub fn strip<B: Backend>(seen: &Seen<'_, B>, which: Which, palette: &Palette) ->
 pub fn write(path: &Path, strips: &[Strip]) -> Result<Size> {
     let width = strips.iter().map(|s| s.size.1).max().unwrap_or(1);
     let height: usize = strips.iter().map(|s| s.size.0).sum();
+    let sizes: Vec<String> = strips.iter().map(|s| format!("{}x{}", s.size.0, s.size.1 / 4)).collect();
     let mut data = Vec::with_capacity(width * height * 3);
     for s in strips {
         for row in s.data.chunks_exact(3 * s.size.1) {
@@ -45,8 +46,28 @@ pub fn write(path: &Path, strips: &[Strip]) -> Result<Size> {
             data.resize(data.len() + 3 * (width - s.size.1), 0);
         }
     }
-    write_png(path, (height, width), Pixels::Rgb, &data)?;
+    write_png_with(path, (height, width), Pixels::Rgb, &data, Some((SIZES, &sizes.join(" "))))?;
     Ok((height, width))
+}
+
+/// Keyword of the PNG's text that says how large the images of the strips are, as `ROWSxCOLUMNS` from top to bottom.
+const SIZES: &str = "psmt-fast strips";
+
+/// Rows and columns of the images in a picture that [`write`] wrote, a strip each.
+///
+/// # Errors
+/// What is wrong with the file, in words.
+pub fn strip_sizes(png: &[u8]) -> std::result::Result<Vec<(u32, u32)>, String> {
+    let reader = png::Decoder::new(std::io::Cursor::new(png)).read_info().map_err(|e| e.to_string())?;
+    let texts = &reader.info().uncompressed_latin1_text;
+    let text =
+        texts.iter().find(|t| t.keyword == SIZES).ok_or("expected sizes of its images in it, got none")?;
+    let size = |word: &str| {
+        let (h, w) = word.split_once('x')?;
+        Some((h.parse().ok()?, w.parse().ok()?))
+    };
+    let sizes: Option<Vec<(u32, u32)>> = text.text.split_whitespace().map(size).collect();
+    sizes.ok_or_else(|| format!("expected sizes such as 96x128 in it, got {:?}", text.text))
 }
 
 /// What a PNG's bytes are.
@@ -67,7 +88,18 @@ pub enum Pixels<'a> {
 ///
 /// # Errors
 /// [`Error::Io`].
-pub fn write_png(path: &Path, (h, w): Size, pixels: Pixels<'_>, data: &[u8]) -> Result<()> {
+pub fn write_png(path: &Path, size: Size, pixels: Pixels<'_>, data: &[u8]) -> Result<()> {
+    write_png_with(path, size, pixels, data, None)
+}
+
+/// The same with a text, a keyword and what it says.
+fn write_png_with(
+    path: &Path,
+    (h, w): Size,
+    pixels: Pixels<'_>,
+    data: &[u8],
+    text: Option<(&str, &str)>,
+) -> Result<()> {
     let side = |v: usize| {
         u32::try_from(v)
             .map_err(|_| Error::shape("write_png", "sides below 2^32 pixels", format!("{h} x {w}")))
@@ -88,6 +120,9 @@ pub fn write_png(path: &Path, (h, w): Size, pixels: Pixels<'_>, data: &[u8]) -> 
             png::EncodingError::IoError(e) => e,
             other => std::io::Error::other(other),
         };
+        if let Some((keyword, text)) = text {
+            encoder.add_text_chunk(keyword.into(), text.into()).map_err(io)?;
+        }
         let mut writer = encoder.write_header().map_err(io)?;
         writer.write_image_data(data).map_err(io)?;
         writer.finish().map_err(io)

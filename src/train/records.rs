@@ -1,5 +1,6 @@
 //! What the training loop counts between two records, and how records of epochs and validations look. Knows no devices.
 
+use super::dataset::Datasets;
 use super::state::Sums;
 use super::unread::Pending;
 use crate::Result;
@@ -57,6 +58,15 @@ pub struct PseudoLabels {
     pub histogram: Vec<u64>,
     /// The student's confusion matrix with the pseudo labels, over pixels that passed.
     pub confusion: Vec<u64>,
+}
+
+/// The first record of a run: what it trains on.
+pub fn run_record(data: &Datasets) -> Value {
+    json!({
+        "kind": "run", "step": 0, "labeled": data.labeled.len(),
+        "unlabeled": data.unlabeled.as_ref().map_or(0, |u| u.len()), "val": data.val.len(),
+        "voc_family": data.voc_family,
+    })
 }
 
 /// The record of a step.

@@ -5,7 +5,7 @@ use super::checkpoint::{self, Metadata};
 use super::dataset::{Datasets, Loaders};
 use super::events::Events;
 use super::progress::{Display, StepView};
-use super::records::{Clock, epoch_record, step_record, validation_record};
+use super::records::{Clock, epoch_record, run_record, step_record, validation_record};
 use super::run_dir::{Metrics, RunDir};
 use super::state::{Best, State, warm_up_networks};
 use super::unread::{Pending, Reading, Unread};
@@ -71,6 +71,9 @@ impl<B: Backend> Trainer<'_, B> {
     /// Bad data, a value that is not finite, a failed write, or Ctrl-C after its checkpoint.
     pub fn run(&mut self) -> Result<BTreeMap<String, Scores>> {
         let (per_epoch, total) = (self.steps_per_epoch(), self.total_steps());
+        if self.metrics.lines() == 0 {
+            self.record(&run_record(self.data))?;
+        }
         let mut loaders = self.loaders()?;
         let mut display = Display::new(total, self.state.progress.step);
         let mut clock = Clock::new();

@@ -1,0 +1,266 @@
+//! What a run wrote, read back: configuration, records, and where its newest picture is.
+
+use crate::config::{self, RunConfig};
+use crate::data::{Preset, VocFamily};
+use crate::train::RunDir;
+use crate::{Error, Result};
+use serde::Deserialize;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// One run.
+pub struct Run {
+    /// Its name on the page.
+    pub label: String,
+    /// Its folder.
+    pub folder: PathBuf,
+    /// Its resolved configuration.
+    pub config: RunConfig,
+    /// The same by dotted key.
+    pub keys: BTreeMap<String, String>,
+    /// What it said of its data when it began; runs of older versions did not.
+    pub start: Option<Start>,
+    /// Records of steps.
+    pub steps: Vec<Step>,
+    /// Records of epochs.
+    pub epochs: Vec<Epoch>,
+    /// Records of validations.
+    pub validations: Vec<Validation>,
+    /// The picture of the last validation that has one.
+    pub picture: Option<PathBuf>,
+}
+
+/// The first record: what the run trains on.
+#[derive(Deserialize)]
+pub struct Start {
+    /// Labelled images.
+    pub labeled: usize,
+    /// Unlabelled images.
+    pub unlabeled: usize,
+    /// Images for validation.
+    pub val: usize,
+    /// The family of the labelled list, of Pascal VOC.
+    pub voc_family: Option<VocFamily>,
+}
+
+/// Of a step. Numbers that were not finite are `None`.
+#[derive(Deserialize)]
+#[allow(missing_docs)] // keys as `docs/runs.md` has them
+pub struct Step {
+    pub step: u64,
+    pub lr: Option<f64>,
+    pub unsup_weight: Option<f64>,
+}
+
+/// Of an epoch.
+#[derive(Deserialize)]
+#[allow(missing_docs)] // as above
+pub struct Epoch {
+    pub epoch: u64,
+    pub loss_sup: Option<f64>,
+    pub loss_unsup: Option<f64>,
+    pub pass_rate: Option<f64>,
+    pub pseudo_agreement: Option<f64>,
+    pub confidence_histogram: Option<Vec<u64>>,
+    pub images_per_second: Option<f64>,
+    pub seconds: Option<f64>,
+    pub memory_mib: Option<u64>,
+}
+
+/// Of a validation, by network.
+#[derive(Deserialize)]
+#[allow(missing_docs)] // as above
+pub struct Validation {
+    pub epoch: u64,
+    pub miou: BTreeMap<String, Option<f64>>,
+    pub pixel_accuracy: BTreeMap<String, Option<f64>>,
+    pub iou: BTreeMap<String, Vec<Option<f64>>>,
+    pub seconds: Option<f64>,
+}
+
+#[derive(Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+enum Record {
+    Run(Start),
+    Step(Step),
+    Epoch(Epoch),
+    Validation(Validation),
+    /// Of a newer version.
+    #[serde(other)]
+    Other,
+}
+
+impl Run {
+    /// Reads the run in `folder`. A last line that is still being written is left out.
+    ///
+    /// # Errors
+    /// [`Error::Io`] for a folder without configuration or records, [`Error::Config`] and [`Error::Data`] for what is wrong in them,
+    /// by line.
+    pub fn read(folder: &Path) -> Result<Run> {
+        let dir = RunDir::open(folder)?;
+        let read = |path: &Path| std::fs::read_to_string(path).map_err(Error::io(path));
+        let text = read(&dir.config())?;
+        let config = config::parse(&dir.config().display().to_string(), &text)?;
+        let keys = flatten(&config)?;
+        let mut run = Run {
+            label: String::new(),
+            folder: folder.to_path_buf(),
+            config,
+            keys,
+            start: None,
+            steps: Vec::new(),
+            epochs: Vec::new(),
+            validations: Vec::new(),
+            picture: newest_picture(&dir.pictures())?,
+        };
+        let text = read(&dir.metrics())?;
+        for (number, line) in text.split_inclusive('\n').enumerate().filter(|(_, line)| line.ends_with('\n'))
+        {
+            let record = serde_json::from_str(line).map_err(|e| Error::Data {
+                path: dir.metrics(),
+                line: Some(number + 1),
+                message: format!("expected a record of a run, got {e}"),
+            })?;
+            match record {
+                Record::Run(start) => run.start = Some(start),
+                Record::Step(step) => run.steps.push(step),
+                Record::Epoch(epoch) => run.epochs.push(epoch),
+                Record::Validation(validation) => run.validations.push(validation),
+                Record::Other => {}
+            }
+        }
+        Ok(run)
+    }
+
+    /// The last validation.
+    pub fn last(&self) -> Option<&Validation> {
+        self.validations.last()
+    }
+
+    /// The best mIoU of a network, with its epoch.
+    pub fn best(&self, network: &str) -> Option<(f64, u64)> {
+        let scores = self.validations.iter().filter_map(|v| Some((v.miou.get(network).copied()??, v.epoch)));
+        scores.max_by(|a, b| a.0.total_cmp(&b.0))
+    }
+
+    /// The network whose scores stand for the run.
+    pub fn main_network(&self) -> &'static str {
+        let has = |name: &&&str| self.last().is_some_and(|v| v.miou.contains_key(**name));
+        NETWORKS.iter().find(has).copied().unwrap_or(NETWORKS[0])
+    }
+
+    /// Which kind of labelled list the run has, in words.
+    pub fn protocol(&self) -> String {
+        match (&self.start, self.config.data.preset) {
+            (Some(Start { voc_family: Some(family), .. }), _) => family.to_string(),
+            (Some(_), Some(Preset::Voc)) => {
+                "not known: VOC's own train.txt was not in the data folder".into()
+            }
+            (Some(_), _) => "the run's own lists".into(),
+            (None, _) => "not recorded".into(),
+        }
+    }
+}
+
+/// Networks as records name them; the first that a run has stands for it.
+pub const NETWORKS: [&str; 4] = ["ensemble", "student", "teacher1", "teacher2"];
+
+/// Names runs by their folders: the last part, or the whole path where two have the same.
+pub fn label(runs: &mut [Run]) {
+    let short = |run: &Run| match run.folder.file_name() {
+        Some(name) => name.to_string_lossy().into_owned(),
+        None => run.folder.display().to_string(),
+    };
+    let names: Vec<String> = runs.iter().map(short).collect();
+    for i in 0..runs.len() {
+        let same = |other: &[String]| other.iter().filter(|n| **n == names[i]).count();
+        let name = if same(&names) > 1 { runs[i].folder.display().to_string() } else { names[i].clone() };
+        let before = runs[..i].iter().filter(|r| r.folder == runs[i].folder).count();
+        runs[i].label = if before > 0 { format!("{name} ({})", before + 1) } else { name };
+    }
+}
+
+/// A configuration by dotted key.
+///
+/// # Errors
+/// As [`RunConfig::to_toml`].
+pub fn flatten(config: &RunConfig) -> Result<BTreeMap<String, String>> {
+    fn walk(prefix: &str, table: &toml::Table, keys: &mut BTreeMap<String, String>) {
+        for (key, value) in table {
+            let name = if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") };
+            match value {
+                toml::Value::Table(inner) => walk(&name, inner, keys),
+                toml::Value::String(text) => drop(keys.insert(name, text.clone())),
+                other => drop(keys.insert(name, other.to_string())),
+            }
+        }
+    }
+    let table: toml::Table =
+        config.to_toml()?.parse().map_err(|e: toml::de::Error| Error::config("resolved", e.message()))?;
+    let mut keys = BTreeMap::new();
+    walk("", &table, &mut keys);
+    Ok(keys)
+}
+
+fn newest_picture(folder: &Path) -> Result<Option<PathBuf>> {
+    let entries = match std::fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(Error::io(folder)(e)),
+    };
+    let paths = entries.map(|entry| entry.map(|e| e.path())).collect::<std::io::Result<Vec<_>>>();
+    let paths = paths.map_err(Error::io(folder))?;
+    Ok(paths.into_iter().filter(|p| p.extension().is_some_and(|e| e == "png")).max())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn folder(root: &Path, name: &str, metrics: &str) -> PathBuf {
+        let path = root.join(name);
+        std::fs::create_dir_all(&path).unwrap();
+        std::fs::write(path.join("config.toml"), "[data]\npreset = \"demo\"\nnum_classes = 5\n").unwrap();
+        std::fs::write(path.join("metrics.jsonl"), metrics).unwrap();
+        path
+    }
+
+    #[test]
+    fn records_are_read_but_for_the_one_being_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let metrics = "{\"kind\":\"run\",\"step\":0,\"labeled\":4,\"unlabeled\":9,\"val\":3,\"voc_family\":\"augmented\"}\n\
+            {\"kind\":\"epoch\",\"epoch\":1,\"step\":3,\"loss_sup\":null,\"loss_unsup\":0.5}\n\
+            {\"kind\":\"validation\",\"epoch\":1,\"miou\":{\"student\":0.25},\"pixel_accuracy\":{},\"iou\":{\"student\":[0.5,null]}}\n\
+            {\"kind\":\"validation\",\"epoch\":2,\"miou\":{\"student\":0.125},\"pixel_accuracy\":{},\"iou\":{}}\n\
+            {\"kind\":\"later\"}\n{\"kind\":\"epoch\",\"epo";
+        let run = Run::read(&folder(dir.path(), "a", metrics)).unwrap();
+        assert_eq!((run.epochs.len(), run.validations.len(), run.steps.len()), (1, 2, 0));
+        assert_eq!((run.best("student"), run.best("ensemble")), (Some((0.25, 1)), None));
+        assert_eq!(run.main_network(), "student");
+        assert!(run.protocol().starts_with("augmented"), "{}", run.protocol());
+        assert_eq!(run.keys["data.num_classes"], "5");
+        assert_eq!(run.picture, None);
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_by_file_and_line() {
+        let dir = tempfile::tempdir().unwrap();
+        let metrics = "{\"kind\":\"later\"}\n{\"kind\":\"epoch\",\"epoch\":\"x\"}\n";
+        let error = Run::read(&folder(dir.path(), "a", metrics)).err().unwrap();
+        assert!(error.to_string().contains("metrics.jsonl:2") && error.exit_code() == 4, "{error}");
+        let error = Run::read(dir.path()).err().unwrap();
+        assert!(error.to_string().contains("config.toml") && error.exit_code() == 9, "{error}");
+    }
+
+    #[test]
+    fn labels_differ() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = ["x/a", "y/a", "b", "b"].map(|name| folder(dir.path(), name, ""));
+        let mut runs: Vec<Run> = paths.iter().map(|p| Run::read(p).unwrap()).collect();
+        label(&mut runs);
+        let labels: Vec<&str> = runs.iter().map(|r| r.label.as_str()).collect();
+        assert!(labels[0].ends_with("x/a") && labels[1].ends_with("y/a"), "{labels:?}");
+        let path = paths[2].display().to_string();
+        assert_eq!(labels[2..], [path.clone(), format!("{path} (2)")]);
+    }
+}
