@@ -95,7 +95,7 @@ pub enum Error {
 pub type Result<T> = std::result::Result<T, Error>;
 
 impl Error {
-    /// The process exit code of this kind of error (documented in the README).
+    /// The process exit code of this kind of error (`docs/exit-codes.md`).
     pub fn exit_code(&self) -> u8 {
         match self {
             Error::CheckFailed(_) => 1,

@@ -9,8 +9,7 @@ use std::path::{Path, PathBuf};
 
 /// Read every image and mask of the lists, count sizes and classes, and report each fault with its file.
 ///
-/// Exit code 1 when something cannot be used. Example: psmt-fast check-data --data DIR --num-classes 11 --labeled
-/// labeled.txt --unlabeled unlabeled.txt --val val.txt
+/// Exit code 1 when something cannot be used.
 #[derive(clap::Args)]
 pub struct Args {
     #[command(flatten)]

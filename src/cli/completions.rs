@@ -6,8 +6,6 @@ use std::io::Write;
 use std::path::PathBuf;
 
 /// Print the completions of a shell.
-///
-/// Example: psmt-fast completions bash > ~/.local/share/bash-completion/completions/psmt-fast
 #[derive(clap::Args)]
 pub struct CompletionArgs {
     /// Which shell
@@ -16,8 +14,6 @@ pub struct CompletionArgs {
 }
 
 /// Write manual pages: one of the program, one a subcommand.
-///
-/// Example: psmt-fast man ~/.local/share/man/man1
 #[derive(clap::Args)]
 pub struct ManArgs {
     /// Folder for the pages; made where it is missing

@@ -13,8 +13,6 @@ const VALUE: usize = 60;
 
 /// Flags of `inspect`.
 #[derive(clap::Args)]
-#[command(after_help = "Examples: psmt-fast inspect resnet50.pth\n          \
-                        psmt-fast inspect --all runs/mine/checkpoints/best.safetensors")]
 pub struct Args {
     /// File with weights.
     file: PathBuf,

@@ -7,6 +7,7 @@ mod completions;
 mod device;
 mod doctor;
 mod eval;
+mod examples;
 mod export;
 mod gradcheck;
 mod inference;
@@ -40,36 +41,52 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Train; without arguments on built-in drawn scenes.
+    #[command(after_help = examples::TRAIN)]
     Train(Box<train::Args>),
     /// Write one HTML page about runs, side by side.
+    #[command(after_help = examples::REPORT)]
     Report(report::Args),
     /// Score a checkpoint on images with masks.
+    #[command(after_help = examples::EVAL)]
     Eval(eval::Args),
     /// Write masks and confidences for images.
+    #[command(after_help = examples::PREDICT)]
     Predict(predict::Args),
     /// Write a checkpoint's networks for other programs: ONNX, or plain tensors.
+    #[command(after_help = examples::EXPORT)]
     Export(export::Args),
     /// Show what a file with weights holds and what takes it.
+    #[command(after_help = examples::INSPECT)]
     Inspect(inspect::Args),
     /// List published settings and their mIoU.
+    #[command(after_help = examples::PRESETS)]
     Presets(presets::Args),
     /// Read a data set through: sizes, class frequencies, every fault.
+    #[command(after_help = examples::CHECK_DATA)]
     CheckData(check_data::Args),
     /// Choose which images of a labelled set stay labelled.
+    #[command(after_help = examples::SPLIT)]
     Split(split::Args),
     /// Time kernels, layers and stages of a training step on drawn data.
+    #[command(after_help = examples::BENCH)]
     Bench(bench::Args),
     /// Run or check single operations on tensor files.
+    #[command(after_help = examples::OP)]
     Op(op::Args),
     /// Check every backward pass against finite differences.
+    #[command(after_help = examples::GRADCHECK)]
     Gradcheck(gradcheck::Args),
     /// Check what the kernels' instructions do on a device.
+    #[command(after_help = examples::SELFTEST)]
     Selftest(selftest::Args),
     /// Print what this machine and this build offer.
+    #[command(after_help = examples::DOCTOR)]
     Doctor(doctor::Args),
     /// Print the completions of a shell.
+    #[command(after_help = examples::COMPLETIONS)]
     Completions(completions::CompletionArgs),
     /// Write manual pages.
+    #[command(after_help = examples::MAN)]
     Man(completions::ManArgs),
 }
 

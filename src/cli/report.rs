@@ -7,7 +7,6 @@ use std::path::PathBuf;
 ///
 /// The page needs nothing but a browser. Runs may still be going on.
 #[derive(clap::Args)]
-#[command(after_help = EXAMPLES)]
 pub struct Args {
     /// Folders of runs; the first is what the others are compared with.
     #[arg(required = true, value_name = "RUN")]
@@ -16,11 +15,6 @@ pub struct Args {
     #[arg(long, value_name = "FILE.html")]
     out: PathBuf,
 }
-
-const EXAMPLES: &str = "\
-Examples:
-  psmt-fast report runs/supervised runs/ps-mt --out compared.html
-  psmt-fast report runs/ps-mt --out ps-mt.html";
 
 /// Runs the subcommand.
 ///

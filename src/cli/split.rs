@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 /// Divide a list of labelled images into labelled and unlabelled ones in which every class keeps its share.
 ///
 /// Writes DIR/labeled.txt with the chosen lines as they are, and DIR/unlabeled.txt with the images of the others. The same seed
-/// gives the same lists. Example: psmt-fast split --data DIR --num-classes 11 --list train.txt --labeled 1/8 --out splits/8
+/// gives the same lists.
 #[derive(clap::Args)]
 pub struct Args {
     #[command(flatten)]

@@ -8,7 +8,7 @@ mod pictures;
 mod run;
 mod tables;
 
-pub use run::Run;
+pub use run::{Run, flatten};
 
 use crate::Result;
 use crate::model::io::write_atomically;
