@@ -53,7 +53,7 @@ pub fn write(path: &Path, strips: &[Strip]) -> Result<Size> {
 /// Keyword of the PNG's text that says how large the images of the strips are, as `ROWSxCOLUMNS` from top to bottom.
 const SIZES: &str = "psmt-fast strips";
 
-/// Rows and columns of the images in a picture that [`write`] wrote, a strip each.
+/// Rows and columns of the images in a picture that [`write()`] wrote, a strip each.
 ///
 /// # Errors
 /// What is wrong with the file, in words.
