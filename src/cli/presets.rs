@@ -32,7 +32,7 @@ pub fn run(_: Args) -> Result<()> {
             r.unsup_weight,
             format!("{0}+{0}", r.batch_size()),
             r.lr(),
-            published.join(", ")
+            if published.is_empty() { "none".into() } else { published.join(", ") }
         );
     }
     Ok(())
