@@ -328,6 +328,55 @@ fn the_program_exports_what_it_predicts() {
 }
 
 #[test]
+fn onnxruntime_labels_photographs_as_predict_does() {
+    let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data/camvid");
+    if !data.join("val.txt").is_file() {
+        return eprintln!("skipped: no CamVid in {}", data.display());
+    }
+    let Some(python) = python() else { return };
+    let p = Project::new();
+    let list = |name: &str| data.join(name).display().to_string();
+    let (folder, val) = (data.display().to_string(), list("val.txt"));
+    let (labeled, unlabeled) =
+        (list("splits/46_train_supervised.txt"), list("splits/46_train_unsupervised.txt"));
+    let sizes = [
+        "--crop",
+        "64",
+        "--epochs",
+        "2",
+        "--warm-up-epochs",
+        "1",
+        "--steps-per-epoch",
+        "8",
+        "--val-every",
+        "2",
+    ];
+    let lists = ["--data", &folder, "--labeled", &labeled, "--unlabeled", &unlabeled, "--val", &val];
+    let train = ["train", "--preset", "camvid", "--set", "eval.long_side=120", "--out", "o"];
+    expect(&p.run(&[&train[..], &lists, &sizes].concat()), 0, &[]);
+    // Whole images, which every decoder reads alike.
+    let mut paths = Vec::new();
+    for line in String::from_utf8(read(&data.join("val.txt"))).unwrap().lines().step_by(25) {
+        let image = data.join(line.split_whitespace().next().unwrap());
+        let png = p.path(&format!("{}.png", image.file_stem().unwrap().to_str().unwrap()));
+        image::open(&image).unwrap().save(&png).unwrap();
+        paths.push(png);
+    }
+    assert!(paths.len() >= 4);
+    let names: Vec<&str> = paths.iter().map(|p| p.to_str().unwrap()).collect();
+    let predict = ["predict", "--checkpoint", "o", "--out", "masks", "--eval-size", "0"];
+    expect(&p.run(&[&predict[..], &names].concat()), 0, &[]);
+    expect(
+        &p.run(&["export", "--checkpoint", "o", "--out", "m.onnx", "--fold-batch-norm"]),
+        0,
+        &["ensemble"],
+    );
+    let (model, masks) = (p.path("m.onnx"), p.path("masks"));
+    let args: Vec<&Path> = [&model, &masks].into_iter().chain(&paths).map(|a| a.as_path()).collect();
+    check_with(&python, &args, "predicted");
+}
+
+#[test]
 fn tensor_files_hold_the_checkpoint_by_other_names() {
     let p = Project::new();
     expect(&p.train("o", &[]), 0, &[]);
