@@ -217,6 +217,11 @@ impl Run<'_> {
         Sampling { samples: self.flags.steps as usize, warmup: self.flags.warmup as usize, min_ms }
     }
 
+    /// Samples of steps: several one after another on a GPU, as in training, which seldom waits for one.
+    fn step_sampling(&self) -> Sampling {
+        Sampling { min_ms: if self.on_gpu() { 100.0 } else { 0.0 }, ..self.sampling() }
+    }
+
     /// Bytes of an activation.
     fn value_bytes(&self) -> usize {
         match self.precision {

@@ -3,7 +3,7 @@
 use super::report::record;
 use super::stage::{self, Timed};
 use super::{Run, StageFlags, full_name};
-use crate::bench::{Timing, networks, random_batch, step_args};
+use crate::bench::{networks, random_batch, sample, step_args};
 use crate::cli::on_device;
 use crate::config::{RunConfig, estimated_memory};
 use crate::method::{self, Batch, Networks, StepArgs, StepOut, Tvat};
@@ -12,7 +12,6 @@ use crate::ops::Backend;
 use crate::train;
 use crate::{Error, Result};
 use serde_json::json;
-use std::time::Instant;
 
 pub(super) fn run(flags: &StageFlags) -> Result<()> {
     let run = flags.shared.resolve()?;
@@ -37,26 +36,22 @@ fn step<B: Backend>(b: &B, run: &Run, tvat: Tvat) -> Result<()> {
     let b = planned.as_ref().map_or(b, |(device, _)| device);
     let mut nets = networks(b, sizes);
     let batch = random_batch(b, sizes);
-    let (mut samples, mut enqueue) = (Vec::new(), Vec::new());
-    for i in 0..run.flags.warmup + run.flags.steps {
-        let start = Instant::now();
+    let mut losses = Vec::new();
+    let timing = sample(b, run.step_sampling(), |_| {
         let out = train_step(b, arch, &mut nets, &batch, &args)?;
-        let enqueued = start.elapsed();
-        b.synchronize();
-        if i >= run.flags.warmup {
-            samples.push(start.elapsed().as_secs_f64() * 1e3);
-            enqueue.push(enqueued.as_secs_f64() * 1e3);
-        }
-        // A step that computes nonsense is not worth timing.
-        let loss = b.read_scalar(&out.loss_sup) + out.loss_unsup(b);
+        losses.push((out.loss_sup, out.unsup));
+        Ok(())
+    })?;
+    // A step that computes nonsense is not worth timing.
+    for (step, (sup, unsup)) in losses.iter().enumerate() {
+        let loss = b.read_scalar(sup) + unsup.as_ref().map_or(0.0, |unsup| unsup.loss(b));
         b.check()?;
         if !loss.is_finite() {
             let checkpoint = "none, this is a benchmark".into();
-            return Err(Error::NonFinite { tensor: "loss".into(), step: i.into(), checkpoint });
+            return Err(Error::NonFinite { tensor: "loss".into(), step: step as u64, checkpoint });
         }
     }
-    let enqueue_ms = enqueue.iter().sum::<f64>() / enqueue.len() as f64;
-    let timed = Timed { timing: Timing { samples, repetitions: 1, enqueue_ms }, memory };
+    let timed = Timed { timing, memory };
     let more = record(json!({ "images": 2 * sizes.batch, "tvat": tvat }));
     stage::report(run, "step", &timed, "finite losses at every step", more)
 }
