@@ -28,6 +28,8 @@ struct State {
     live: HashMap<u64, usize>,
     next_address: u64,
     steps: Vec<Step>,
+    /// Whether the last of them goes on.
+    in_step: bool,
     /// Where the program stands, and numbers of blocks that were given back on one of several branches that may use them.
     branches: Branches<usize>,
 }
@@ -41,12 +43,17 @@ struct Block {
     died: Option<(usize, Place)>,
 }
 
-/// A rehearsed step: its moments and blocks.
+/// What a plan calls the data that arrives for a step while the one before it still runs, and how many steps' worth there is.
+const ARRIVING: &str = "data that arrives";
+const ARRIVING_STEPS: u64 = 2;
+
+/// A rehearsed step: its moments and blocks, and bytes that were sent to it.
 struct Step {
     kind: &'static str,
     begin: usize,
     end: usize,
     blocks: std::ops::Range<usize>,
+    sent: usize,
 }
 
 /// What a step of one kind will ask for, in order.
@@ -88,6 +95,11 @@ impl Recorder {
             if total(&held) > plan.held_bytes() {
                 plan.held = held;
             }
+        }
+        let sent = state.steps.iter().map(|step| step.sent as u64).max().unwrap_or(0);
+        if sent > 0 {
+            plan.held.push(MemoryUse { what: ARRIVING.into(), bytes: ARRIVING_STEPS * sent });
+            plan.held.sort_by_key(|u| std::cmp::Reverse(u.bytes));
         }
         (scripts, plan)
     }
@@ -161,7 +173,11 @@ impl Driver for Recorder {
         }
     }
 
-    fn upload(&self, _to: DevicePtr, _data: &[u8]) -> Result<()> {
+    fn upload(&self, _to: DevicePtr, data: &[u8]) -> Result<()> {
+        let state = &mut *self.state();
+        if let (true, Some(step)) = (state.in_step, state.steps.last_mut()) {
+            step.sent += data.len().next_multiple_of(layout::ALIGNMENT);
+        }
         Ok(())
     }
 
@@ -201,7 +217,8 @@ impl Driver for Recorder {
     fn begin_step(&self, kind: &'static str) {
         let mut state = self.state();
         let (begin, first) = (state.now, state.blocks.len());
-        state.steps.push(Step { kind, begin, end: begin, blocks: first..first });
+        state.steps.push(Step { kind, begin, end: begin, blocks: first..first, sent: 0 });
+        state.in_step = true;
     }
 
     fn branch(&self, turn: Branch) {
@@ -218,6 +235,7 @@ impl Driver for Recorder {
             step.end = now;
             step.blocks.end = end;
         }
+        state.in_step = false;
         Ok(())
     }
 }
