@@ -2,8 +2,7 @@
 // writes it.
 //
 //   sgd   v = momentum v + g, p += step v with step = -lr; g is the gradient, plus decay p for the first num_decayed;
-//         where there is a teacher, also teacher = keep teacher + rest p
-//   ema   teacher = keep teacher + rest student
+//         where there is a teacher, also teacher = keep teacher + rest p, and the same of the running statistics
 //   copy_spans   to[to_k + i] = from[from_k + i], i < len_k, for each part k; parts do not overlap in `to`
 #include "common/vector.cuh"
 
@@ -16,14 +15,14 @@ struct Sgd {
     float keep, rest;
 };
 
-/// A flat vector that is averaged with another; `values` is null for none.
-struct Average {
+/// A flat vector with its bf16 copy; null for none.
+struct Copied {
     float* values;
     bf16* half;
 };
 
 template <int width>
-DEVICE void sgd_run(float* params, float* velocity, bf16* half, const float* grads, const Average& teacher, u64 num_decayed,
+DEVICE void sgd_run(float* params, float* velocity, bf16* half, const float* grads, const Copied& teacher, u64 num_decayed,
                     const Sgd& sgd, u64 i) {
     float p[width], v[width], g[width];
     load(p, params + i);
@@ -47,19 +46,8 @@ DEVICE void sgd_run(float* params, float* velocity, bf16* half, const float* gra
     if (teacher.half) store(teacher.half + i, t);
 }
 
-template <int width>
-DEVICE void ema_run(float* teacher, bf16* half, const float* student, float keep, float rest, u64 i) {
-    float t[width], s[width];
-    load(t, teacher + i);
-    load(s, student + i);
-#pragma unroll
-    for (int k = 0; k < width; ++k) t[k] = keep * t[k] + rest * s[k];
-    store(teacher + i, t);
-    if (half) store(half + i, t);
-}
-
-KERNEL(256) sgd(float* params, float* velocity, bf16* half, const float* grads, const Average teacher, u64 len,
-                u64 num_decayed, const Sgd sgd) {
+KERNEL(256) sgd(float* params, float* velocity, bf16* half, const float* grads, const Copied teacher, float* teacher_stats,
+                const float* stats, u64 len, u64 num_decayed, u64 num_stats, const Sgd sgd) {
     u64 runs = len / WIDTH;
     for (u64 i = grid_thread(); i < runs; i += grid_threads()) {
         sgd_run<WIDTH>(params, velocity, half, grads, teacher, num_decayed, sgd, i * WIDTH);
@@ -67,15 +55,8 @@ KERNEL(256) sgd(float* params, float* velocity, bf16* half, const float* grads, 
     for (u64 i = runs * WIDTH + grid_thread(); i < len; i += grid_threads()) {
         sgd_run<1>(params, velocity, half, grads, teacher, num_decayed, sgd, i);
     }
-}
-
-KERNEL(256) ema(float* teacher, bf16* half, const float* student, float keep, float rest, u64 len) {
-    u64 runs = len / WIDTH;
-    for (u64 i = grid_thread(); i < runs; i += grid_threads()) {
-        ema_run<WIDTH>(teacher, half, student, keep, rest, i * WIDTH);
-    }
-    for (u64 i = runs * WIDTH + grid_thread(); i < len; i += grid_threads()) {
-        ema_run<1>(teacher, half, student, keep, rest, i);
+    for (u64 i = grid_thread(); i < num_stats; i += grid_threads()) {
+        teacher_stats[i] = sgd.keep * teacher_stats[i] + sgd.rest * stats[i];
     }
 }
 
@@ -97,5 +78,4 @@ KERNEL(256) copy_spans(float* to, bf16* half, const float* from, const Moves mov
     }
 }
 REGISTER_KERNEL(sgd)
-REGISTER_KERNEL(ema)
 REGISTER_KERNEL(copy_spans)

@@ -416,9 +416,16 @@ fn updates_follow_their_formulas() {
     let want_p: Vec<f64> = p.iter().zip(&want_v).map(|(p, v)| p - 0.1 * v).collect();
     all_close(&v1, &want_v, 1e-14, "momentum");
     all_close(&p1, &want_p, 1e-14, "parameters");
-    b.ema(&mut p1, &s, 0.996);
-    let mut want: Vec<f64> = want_p.iter().zip(&s).map(|(t, s)| 0.996 * t + 0.004 * s).collect();
-    all_close(&p1, &want, 1e-14, "ema");
+    let (mut p2, mut v2, mut teacher, mut stats) = (p.clone(), v.clone(), s.clone(), g.clone());
+    let follower = Teacher { params: &mut teacher, stats: &mut stats, student_stats: &s, keep: 0.996 };
+    b.sgd_ema(&mut p2, &g, &mut v2, &sgd, follower);
+    assert_eq!((&p2, &v2), (&p1, &v1));
+    let average = |teacher: &[f64], student: &[f64]| -> Vec<f64> {
+        teacher.iter().zip(student).map(|(t, s)| 0.996 * t + 0.004 * s).collect()
+    };
+    all_close(&teacher, &average(&s, &want_p), 1e-14, "teacher");
+    all_close(&stats, &average(&g, &s), 1e-14, "teacher's statistics");
+    let mut want = want_p;
     want[5..40_005].copy_from_slice(&s[30_001..]);
     want[60_000..60_003].copy_from_slice(&s[..3]);
     b.copy_spans(

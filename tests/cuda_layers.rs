@@ -280,15 +280,17 @@ fn optimizer<B: Backend>(b: &B, run: &mut Run) {
         let (mut params, grads, mut momentum) = (run.vector(b, len), run.vector(b, len), run.vector(b, len));
         let spec = Sgd { lr: 0.01, momentum: 0.9, weight_decay: 0.1, num_decayed };
         b.sgd(&mut params, &grads, &mut momentum, &spec);
-        let mut teacher = run.vector(b, len);
-        b.ema(&mut teacher, &params, 0.99);
         run.put_vector(b, "params", &params);
         run.put_vector(b, "momentum", &momentum);
-        run.put_vector(b, "teacher", &teacher);
-        b.sgd_ema(&mut params, &grads, &mut momentum, &spec, &mut teacher, 0.9);
+        let (mut teacher, mut stats, student_stats) =
+            (run.vector(b, len), run.vector(b, len + 6), run.vector(b, len + 6));
+        let follower =
+            Teacher { params: &mut teacher, stats: &mut stats, student_stats: &student_stats, keep: 0.9 };
+        b.sgd_ema(&mut params, &grads, &mut momentum, &spec, follower);
         run.put_vector(b, "params of both", &params);
         run.put_vector(b, "momentum of both", &momentum);
-        run.put_vector(b, "teacher of both", &teacher);
+        run.put_vector(b, "teacher", &teacher);
+        run.put_vector(b, "teacher's statistics", &stats);
     }
 }
 

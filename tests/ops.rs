@@ -170,21 +170,16 @@ fn updates_of_vectors_of_other_lengths() {
     let spec = Sgd { lr: 0.1, momentum: 0.9, weight_decay: 0.0, num_decayed: 5 };
     refused(ops::sgd(&b, &mut vec![0.0; 4], &vec![0.0; 3], &mut vec![0.0; 4], &spec), "sgd", &["grads of 4"]);
     let fitting = Sgd { num_decayed: 4, ..spec };
-    let (mut p, mut m, mut t) = (vec![0.0; 4], vec![0.0; 4], vec![0.0; 3]);
-    refused(
-        ops::sgd_ema(&b, &mut p, &vec![0.0; 4], &mut m, &fitting, &mut t, 0.9),
-        "sgd_ema",
-        &["student of 3"],
-    );
-    t.push(0.0);
-    refused(
-        ops::sgd_ema(&b, &mut p, &vec![0.0; 4], &mut m, &fitting, &mut t, 1.1),
-        "sgd_ema",
-        &["keep within"],
-    );
+    for (params, stats, keep, why) in
+        [(3, 2, 0.9, "a teacher of 4"), (4, 3, 0.9, "statistics of 2"), (4, 2, 1.1, "keep within")]
+    {
+        let (mut params, mut stats) = (vec![0.0; params], vec![0.0; stats]);
+        let student_stats = vec![0.0; 2];
+        let teacher = Teacher { params: &mut params, stats: &mut stats, student_stats: &student_stats, keep };
+        let (mut p, g, mut m) = (vec![0.0; 4], vec![0.0; 4], vec![0.0; 4]);
+        refused(ops::sgd_ema(&b, &mut p, &g, &mut m, &fitting, teacher), "sgd_ema", &[why]);
+    }
     refused(ops::sgd(&b, &mut vec![0.0; 4], &vec![0.0; 4], &mut vec![0.0; 4], &spec), "sgd", &["at most 4"]);
-    refused(ops::ema(&b, &mut vec![0.0; 4], &vec![0.0; 5], 0.9), "ema", &["student of 4"]);
-    refused(ops::ema(&b, &mut vec![0.0; 4], &vec![0.0; 4], 1.1), "ema", &["keep"]);
     let from = vec![1.0; 4];
     let copy = |moves: &[(Span, usize)]| ops::copy_spans(&b, &mut vec![0.0; 6], &from, moves);
     let span = |offset, len| Span { offset, len };

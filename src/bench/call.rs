@@ -47,8 +47,7 @@ pub enum Call {
     TvatCotangent { logits: Shape, decoders: usize, size: Size },
     KlGradient { logits: Shape, decoders: usize, size: Size },
     Sgd { len: usize, sgd: Sgd },
-    SgdEma { len: usize, sgd: Sgd },
-    Ema { len: usize },
+    SgdEma { len: usize, stats: usize, sgd: Sgd },
     CopySpans { to: usize, from: usize, moves: Vec<(Span, usize)> },
     Clear { len: usize },
     WatchTensor { x: Shape },
@@ -102,7 +101,6 @@ impl Call {
             Call::KlGradient { .. } => "kl_gradient",
             Call::Sgd { .. } => "sgd",
             Call::SgdEma { .. } => "sgd_ema",
-            Call::Ema { .. } => "ema",
             Call::CopySpans { .. } => "copy_spans",
             Call::Clear { .. } => "clear",
             Call::WatchTensor { .. } => "watch_tensor",
@@ -175,7 +173,6 @@ impl Call {
             }
             Call::Sgd { len, .. }
             | Call::SgdEma { len, .. }
-            | Call::Ema { len }
             | Call::Clear { len }
             | Call::WatchVector { len } => len.to_string(),
             Call::CopySpans { moves, .. } => {
@@ -287,9 +284,8 @@ impl Call {
             Call::TvatCotangent { logits, .. } | Call::KlGradient { logits, .. } => many(logits, 3),
             // Parameters and momentum both ways, the gradient; the parameters' copy.
             Call::Sgd { len, .. } => flat(*len, 5) + half(*len),
-            // And the teacher both ways, and its copy.
-            Call::SgdEma { len, .. } => flat(*len, 7) + 2 * half(*len),
-            Call::Ema { len } => flat(*len, 3),
+            // And the teacher both ways, and its copy; the statistics.
+            Call::SgdEma { len, stats, .. } => flat(*len, 7) + 2 * half(*len) + flat(*stats, 3),
             Call::CopySpans { moves, .. } => moves.iter().map(|m| flat(m.0.len, 2)).sum(),
             Call::Clear { len } | Call::WatchVector { len } => flat(*len, 1),
             Call::WatchTensor { x } => many(x, 1),
@@ -328,9 +324,8 @@ mod tests {
         assert_eq!(Call::LeakyRelu { x }.least_bytes(2), 2 * 240 * 2);
         let pool = MaxPool2d { kernel: 3, stride: 2, padding: 1 };
         assert_eq!(Call::MaxPool2dBwd { x, pool }.least_bytes(2), 2 * (240 + 240 + 2 * 2 * 3 * 8));
-        assert_eq!(Call::Ema { len: 10 }.least_bytes(2), 120);
         let sgd = Sgd { lr: 0.1, momentum: 0.9, weight_decay: 0.0, num_decayed: 0 };
-        assert_eq!(Call::SgdEma { len: 10, sgd }.least_bytes(2), 10 * (7 * 4 + 2 * 2));
-        assert_eq!(Call::SgdEma { len: 10, sgd }.least_bytes(4), 10 * 7 * 4);
+        assert_eq!(Call::SgdEma { len: 10, stats: 0, sgd }.least_bytes(2), 10 * (7 * 4 + 2 * 2));
+        assert_eq!(Call::SgdEma { len: 10, stats: 3, sgd }.least_bytes(4), 10 * 7 * 4 + 3 * 3 * 4);
     }
 }

@@ -213,15 +213,16 @@ impl<B: Backend> Inputs<B> {
             Call::Sgd { len, .. } => {
                 i.vectors = vec![read_by_conv(b, vector(*len, 4))?, vector(*len, 5), vector(*len, 6)];
             }
-            Call::SgdEma { len, .. } => {
+            Call::SgdEma { len, stats, .. } => {
                 i.vectors = vec![
                     read_by_conv(b, vector(*len, 4))?,
                     vector(*len, 5),
                     vector(*len, 6),
                     read_by_conv(b, vector(*len, 7))?,
+                    vector(*stats, 8),
+                    vector(*stats, 9),
                 ];
             }
-            Call::Ema { len } => i.vectors = vec![vector(*len, 4), vector(*len, 5)],
             Call::CopySpans { to, from, .. } => i.vectors = vec![vector(*to, 4), vector(*from, 5)],
             Call::Clear { len } => i.vectors = vec![vector(*len, 4)],
             // One value in the middle is there to be found.
@@ -400,12 +401,11 @@ impl<B: Backend> Inputs<B> {
                 ops::sgd(b, params, grads, momentum, sgd)?;
             }
             Call::SgdEma { sgd, .. } => {
-                let [params, grads, momentum, teacher] = &mut v[..] else { unreachable!("drawn so") };
-                ops::sgd_ema(b, params, grads, momentum, sgd, teacher, 0.99)?;
-            }
-            Call::Ema { .. } => {
-                let [teacher, student] = &mut v[..] else { unreachable!("drawn so") };
-                ops::ema(b, teacher, student, 0.99)?;
+                let [params, grads, momentum, teacher, stats, student_stats] = &mut v[..] else {
+                    unreachable!("drawn so")
+                };
+                let teacher = Teacher { params: teacher, stats, student_stats, keep: 0.99 };
+                ops::sgd_ema(b, params, grads, momentum, sgd, teacher)?;
             }
             Call::CopySpans { moves, .. } => {
                 let [to, from] = &mut v[..] else { unreachable!("drawn so") };

@@ -383,11 +383,8 @@ impl Backend for Trace {
     fn sgd(&self, params: &mut usize, _: &usize, _: &mut usize, sgd: &Sgd) {
         self.note(Call::Sgd { len: *params, sgd: *sgd });
     }
-    fn sgd_ema(&self, params: &mut usize, _: &usize, _: &mut usize, sgd: &Sgd, _: &mut usize, _: f64) {
-        self.note(Call::SgdEma { len: *params, sgd: *sgd });
-    }
-    fn ema(&self, teacher: &mut usize, _: &usize, _: f64) {
-        self.note(Call::Ema { len: *teacher });
+    fn sgd_ema(&self, params: &mut usize, _: &usize, _: &mut usize, sgd: &Sgd, teacher: Teacher<'_, Trace>) {
+        self.note(Call::SgdEma { len: *params, stats: *teacher.stats, sgd: *sgd });
     }
     fn copy_spans(&self, to: &mut usize, from: &usize, moves: &[(Span, usize)]) {
         self.note(Call::CopySpans { to: *to, from: *from, moves: moves.to_vec() });

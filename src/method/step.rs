@@ -5,7 +5,7 @@
 use super::{Algorithm, Batch, Networks, PseudoCounts, StepArgs, StepOut, SupervisedLoss, Unsup, tvat};
 use crate::Result;
 use crate::model::{DecoderSaved, Decoders, DeepLab, EncoderSaved, Network, Norm};
-use crate::ops::{self, Backend, ConfCeOut, LabelLoss, LossGrad, PseudoLabel, Sgd, Size};
+use crate::ops::{self, Backend, ConfCeOut, LabelLoss, LossGrad, PseudoLabel, Sgd, Size, Teacher};
 
 /// What memory is for, in the words of a plan.
 const STUDENT: &str = "student's activations";
@@ -94,9 +94,13 @@ pub fn update<B: Backend>(b: &B, arch: &DeepLab, nets: &mut Networks<B>, args: &
         return supervised_update(b, arch, student, momentum, grads, args);
     }
     let teacher = if args.active_teacher == 1 { teacher1 } else { teacher2 };
-    let (params, average) = (&mut student.params, &mut teacher.params);
-    ops::sgd_ema(b, params, grads, momentum, &sgd(arch, args), average, args.ema_decay)?;
-    ops::ema(b, &mut teacher.stats, &student.stats, args.ema_decay)
+    let follower = Teacher {
+        params: &mut teacher.params,
+        stats: &mut teacher.stats,
+        student_stats: &student.stats,
+        keep: args.ema_decay,
+    };
+    ops::sgd_ema(b, &mut student.params, grads, momentum, &sgd(arch, args), follower)
 }
 
 /// [`accumulate`] on labelled images alone, of any network: for the warm-up of all three, and the supervised baseline.

@@ -57,6 +57,18 @@ pub struct BatchNormSaved<B: Backend> {
     pub moments: B::Vector,
 }
 
+/// A teacher that follows a student, as [`Backend::sgd_ema`] moves it.
+pub struct Teacher<'a, B: Backend> {
+    /// Its parameters.
+    pub params: &'a mut B::Vector,
+    /// Its running statistics.
+    pub stats: &'a mut B::Vector,
+    /// The student's running statistics.
+    pub student_stats: &'a B::Vector,
+    /// The share of itself that it keeps.
+    pub keep: f64,
+}
+
 /// A batch norm's training pass as a gradient finds it on its way back.
 pub struct NormPass<'a, B: Backend> {
     /// Its input.
@@ -423,21 +435,15 @@ pub trait Backend: Send + Sync + Sized + 'static {
     // ---- optimiser
     /// One step of [`Sgd`] over flat vectors.
     fn sgd(&self, params: &mut Self::Vector, grads: &Self::Vector, momentum: &mut Self::Vector, sgd: &Sgd);
-    /// [`Backend::sgd`], then [`Backend::ema`] of the parameters into `teacher`, in one pass where that is faster.
+    /// [`Backend::sgd`], then teacher = keep teacher + (1 - keep) student, of parameters and of running statistics.
     fn sgd_ema(
         &self,
         params: &mut Self::Vector,
         grads: &Self::Vector,
         momentum: &mut Self::Vector,
         sgd: &Sgd,
-        teacher: &mut Self::Vector,
-        keep: f64,
-    ) {
-        self.sgd(params, grads, momentum, sgd);
-        self.ema(teacher, params, keep);
-    }
-    /// teacher = keep teacher + (1 - keep) student.
-    fn ema(&self, teacher: &mut Self::Vector, student: &Self::Vector, keep: f64);
+        teacher: Teacher<'_, Self>,
+    );
     /// `to[at..at + span.len] = from[span]` for each (span, at).
     fn copy_spans(&self, to: &mut Self::Vector, from: &Self::Vector, moves: &[(Span, usize)]);
 }

@@ -1,7 +1,7 @@
-//! Updates over flat vectors: stochastic gradient descent, the exponential moving average, and copies of parts; validated
-//! entry points.
+//! Updates over flat vectors: stochastic gradient descent, with the exponential moving average behind it, and copies of parts;
+//! validated entry points.
 
-use super::{Backend, Sgd, Span, check};
+use super::{Backend, Sgd, Span, Teacher, check};
 use crate::{Error, Result};
 
 fn same_len<B: Backend>(op: &'static str, what: &str, vector: &B::Vector, len: usize) -> Result<()> {
@@ -29,23 +29,27 @@ pub fn sgd<B: Backend>(
     Ok(())
 }
 
-/// [`sgd`], then [`ema`] of the parameters into `teacher`: what ends a step of PS-MT, in one pass over memory on a GPU.
+/// [`sgd`], then teacher = keep teacher + (1 - keep) student (Tarvainen and Valpola, 2017), of parameters and of running
+/// statistics: what ends a step of PS-MT, in one pass over memory on a GPU.
 ///
 /// # Errors
-/// Those of both.
+/// Those of [`sgd`], and where the teacher's vectors are not as long as the student's or `keep` is not within 0 to 1.
 pub fn sgd_ema<B: Backend>(
     b: &B,
     params: &mut B::Vector,
     grads: &B::Vector,
     momentum: &mut B::Vector,
     sgd: &Sgd,
-    teacher: &mut B::Vector,
-    keep: f64,
+    teacher: Teacher<'_, B>,
 ) -> Result<()> {
     const OP: &str = "sgd_ema";
     valid_sgd::<B>(OP, params, grads, momentum, sgd)?;
-    valid_ema::<B>(OP, teacher, params, keep)?;
-    b.sgd_ema(params, grads, momentum, sgd, teacher, keep);
+    same_len::<B>(OP, "a teacher", teacher.params, B::vector_len(params))?;
+    same_len::<B>(OP, "a teacher's statistics", teacher.stats, B::vector_len(teacher.student_stats))?;
+    if !(0.0..=1.0).contains(&teacher.keep) {
+        return Err(Error::shape(OP, "keep within 0 to 1", teacher.keep.to_string()));
+    }
+    b.sgd_ema(params, grads, momentum, sgd, teacher);
     Ok(())
 }
 
@@ -63,29 +67,6 @@ fn valid_sgd<B: Backend>(
         let expected = format!("at most {len} decayed parameters");
         return Err(Error::shape(op, expected, sgd.num_decayed.to_string()));
     }
-    Ok(())
-}
-
-fn valid_ema<B: Backend>(
-    op: &'static str,
-    teacher: &B::Vector,
-    student: &B::Vector,
-    keep: f64,
-) -> Result<()> {
-    same_len::<B>(op, "student", student, B::vector_len(teacher))?;
-    if !(0.0..=1.0).contains(&keep) {
-        return Err(Error::shape(op, "keep within 0 to 1", keep.to_string()));
-    }
-    Ok(())
-}
-
-/// teacher = keep teacher + (1 - keep) student (Tarvainen and Valpola, 2017).
-///
-/// # Errors
-/// [`Error::Shape`] where the vectors differ in length or `keep` is not within 0 to 1.
-pub fn ema<B: Backend>(b: &B, teacher: &mut B::Vector, student: &B::Vector, keep: f64) -> Result<()> {
-    valid_ema::<B>("ema", teacher, student, keep)?;
-    b.ema(teacher, student, keep);
     Ok(())
 }
 

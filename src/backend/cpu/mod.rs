@@ -316,8 +316,17 @@ impl<T: Real> Backend for Cpu<T> {
     fn sgd(&self, params: &mut Vec<T>, grads: &Vec<T>, momentum: &mut Vec<T>, spec: &Sgd) {
         optimizer::sgd(params, grads, momentum, spec)
     }
-    fn ema(&self, teacher: &mut Vec<T>, student: &Vec<T>, keep: f64) {
-        optimizer::ema(teacher, student, keep)
+    fn sgd_ema(
+        &self,
+        params: &mut Vec<T>,
+        grads: &Vec<T>,
+        momentum: &mut Vec<T>,
+        spec: &Sgd,
+        teacher: Teacher<'_, Self>,
+    ) {
+        optimizer::sgd(params, grads, momentum, spec);
+        optimizer::ema(teacher.params, params, teacher.keep);
+        optimizer::ema(teacher.stats, teacher.student_stats, teacher.keep);
     }
     fn copy_spans(&self, to: &mut Vec<T>, from: &Vec<T>, moves: &[(Span, usize)]) {
         optimizer::copy_spans(to, from, moves)

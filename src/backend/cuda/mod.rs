@@ -502,13 +502,9 @@ impl Backend for Cuda {
         grads: &Vector,
         momentum: &mut Vector,
         spec: &Sgd,
-        teacher: &mut Vector,
-        keep: f64,
+        teacher: Teacher<'_, Cuda>,
     ) {
-        optimizer::sgd(self, params, grads, momentum, spec, Some((teacher, keep)))
-    }
-    fn ema(&self, teacher: &mut Vector, student: &Vector, keep: f64) {
-        optimizer::ema(self, teacher, student, keep)
+        optimizer::sgd(self, params, grads, momentum, spec, Some(teacher))
     }
     fn copy_spans(&self, to: &mut Vector, from: &Vector, moves: &[(Span, usize)]) {
         optimizer::copy_spans(self, to, from, moves)

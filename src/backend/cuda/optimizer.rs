@@ -9,34 +9,32 @@ const FILE: &str = "optimizer";
 /// Values that a thread takes at a time.
 const WIDTH: usize = 4;
 
+/// A flat vector with its bf16 copy, `Copied` in the kernel; null for none.
+fn copied(v: Option<&Vector>) -> [DevicePtr; 2] {
+    let half = v.and_then(Vector::half).map_or(DevicePtr(0), |h| h.ptr());
+    [v.map_or(DevicePtr(0), |v| v.buffer.ptr()), half]
+}
+
 /// v = momentum v + g, p -= lr v; g is the gradient, plus weight_decay p for the first `num_decayed` parameters. Where there is
-/// a teacher, also teacher = keep teacher + (1 - keep) p.
+/// a teacher, also teacher = keep teacher + (1 - keep) student, of parameters and of running statistics.
 pub fn sgd(
     d: &Cuda,
     params: &mut Vector,
     grads: &Vector,
     momentum: &mut Vector,
     spec: &Sgd,
-    teacher: Option<(&mut Vector, f64)>,
+    teacher: Option<Teacher<'_, Cuda>>,
 ) {
-    let len = params.len;
-    let (teacher, keep) = teacher.unzip();
-    let keep = keep.unwrap_or(1.0);
-    let half = teacher.as_ref().and_then(|t| t.half());
+    let (len, keep) = (params.len, teacher.as_ref().map_or(1.0, |t| t.keep));
     let mut args = args![params.buffer, momentum.buffer, params.half(), grads.buffer];
-    args.push([teacher.map_or(DevicePtr(0), |t| t.buffer.ptr()), half.map_or(DevicePtr(0), |h| h.ptr())]);
+    args.push(copied(teacher.as_ref().map(|t| &*t.params)));
+    args.push(teacher.as_ref().map_or(DevicePtr(0), |t| t.stats.buffer.ptr()));
+    args.push(teacher.as_ref().map_or(DevicePtr(0), |t| t.student_stats.buffer.ptr()));
     args.push(len as u64);
     args.push(spec.num_decayed as u64);
+    args.push(teacher.as_ref().map_or(0, |t| t.stats.len) as u64);
     args.push([-spec.lr, spec.momentum, spec.weight_decay, keep, 1.0 - keep].map(|v| v as f32));
     d.launch(FILE, "sgd", Launch::linear(len / WIDTH), args);
-}
-
-/// teacher = keep teacher + (1 - keep) student.
-pub fn ema(d: &Cuda, teacher: &mut Vector, student: &Vector, keep: f64) {
-    let len = teacher.len;
-    let (keep, rest) = (keep as f32, (1.0 - keep) as f32);
-    let args = args![teacher.buffer, teacher.half(), student.buffer, keep, rest, len as u64];
-    d.launch(FILE, "ema", Launch::linear(len / WIDTH), args);
 }
 
 /// Most parts that one launch copies.
@@ -91,10 +89,11 @@ mod tests {
         };
         let spec = Sgd { lr: 0.5, momentum: 0.9, weight_decay: 0.1, num_decayed: 7 };
         let grads = d.upload_vector(&values);
-        sgd(&d, &mut params, &grads, &mut momentum, &spec, Some((&mut teacher, 0.3)));
+        let (mut stats, student_stats) = (d.zeros(5), d.upload_vector(&values[..5]));
+        let follower =
+            Teacher { params: &mut teacher, stats: &mut stats, student_stats: &student_stats, keep: 0.3 };
+        sgd(&d, &mut params, &grads, &mut momentum, &spec, Some(follower));
         follows(&half, &params);
-        follows(&teacher_half, &teacher);
-        ema(&d, &mut teacher, &params, 0.9);
         follows(&teacher_half, &teacher);
         assert_ne!(d.download_vector(&teacher), vec![0.0; 21]);
         let mut want = d.download_vector(&teacher);
