@@ -67,11 +67,48 @@ pub const BENCH: &str = "\
 Examples:
   psmt-fast bench step --device cuda --model r50 --crop 512 --batch 8 --json step.json
   psmt-fast bench kernels --device cuda --filter conf_ce
+  psmt-fast bench floor --model r101";
+
+/// Of `bench step`.
+pub const BENCH_STEP: &str = "\
+Examples:
+  psmt-fast bench step --device cuda --model r50 --crop 512 --batch 8 --json step.json
+  psmt-fast bench step --model tiny --tvat finite-difference";
+
+/// Of `bench forward`.
+pub const BENCH_FORWARD: &str = "\
+Examples:
+  psmt-fast bench forward --model r101";
+
+/// Of `bench tvat`.
+pub const BENCH_TVAT: &str = "\
+Examples:
+  psmt-fast bench tvat --tvat finite-difference";
+
+/// Of `bench loss`.
+pub const BENCH_LOSS: &str = "\
+Examples:
+  psmt-fast bench loss --classes 19 --crop 256";
+
+/// Of `bench layers`.
+pub const BENCH_LAYERS: &str = "\
+Examples:
   psmt-fast bench layers --device cuda --cache cold --json layers.json
-  psmt-fast bench loss
-  psmt-fast bench tvat --tvat finite-difference
-  psmt-fast bench forward --model r101
-  psmt-fast bench floor --model r101
+  psmt-fast bench layers --filter 3x3";
+
+/// Of `bench kernels`.
+pub const BENCH_KERNELS: &str = "\
+Examples:
+  psmt-fast bench kernels --device cuda --filter conf_ce";
+
+/// Of `bench floor`.
+pub const BENCH_FLOOR: &str = "\
+Examples:
+  psmt-fast bench floor --model r101";
+
+/// Of `bench tiles`.
+pub const BENCH_TILES: &str = "\
+Examples:
   psmt-fast bench tiles";
 
 /// Of `op`.
@@ -152,17 +189,23 @@ mod tests {
         assert!(found > 20, "{found} commands");
     }
 
-    #[test]
-    fn every_subcommand_has_examples_that_parse() {
-        for command in Cli::command().get_subcommands() {
-            let name = command.get_name();
+    /// Checks the examples of a command's subcommands, and of theirs; `path` is what calls it.
+    fn examples_parse(command: &clap::Command, path: &str) {
+        for command in command.get_subcommands() {
+            let path = format!("{path} {}", command.get_name());
             let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
             let lines = command_lines(&help);
-            assert!(!lines.is_empty(), "{name} has no example");
+            assert!(!lines.is_empty(), "{path} has no example");
             for line in lines {
-                assert_eq!(line.split_whitespace().nth(1), Some(name), "{line}");
+                assert!(line == path || line.starts_with(&format!("{path} ")), "{line} is no {path}");
                 parse(&line);
             }
+            examples_parse(command, &path);
         }
+    }
+
+    #[test]
+    fn every_subcommand_has_examples_that_parse() {
+        examples_parse(&Cli::command(), "psmt-fast");
     }
 }

@@ -13,7 +13,7 @@ mod tiles;
 mod tvat;
 
 use super::device::Opened;
-use super::{Device, DeviceArgs, Precision};
+use super::{Device, DeviceArgs, Precision, examples};
 use crate::backend::cuda::Dtype;
 use crate::bench::{Oracle, Sampling, Sizes, known_calls};
 use crate::method::Tvat;
@@ -32,21 +32,29 @@ pub struct Args {
 #[derive(clap::Subcommand)]
 enum What {
     /// One full iteration: teachers, T-VAT, both student passes, update.
+    #[command(after_help = examples::BENCH_STEP)]
     Step(StageFlags),
     /// A network in evaluation mode, images to full-size logits.
+    #[command(after_help = examples::BENCH_FORWARD)]
     Forward(Flags),
     /// The noise of T-VAT for given features and two teachers' decoders.
+    #[command(after_help = examples::BENCH_TVAT)]
     Tvat(StageFlags),
     /// The loss stage: teachers' and student's stride-4 logits in, Conf-CE's gradient out.
+    #[command(after_help = examples::BENCH_LOSS)]
     Loss(Flags),
     /// Every distinct convolution of a step: forward, data gradient, weight gradient.
+    #[command(after_help = examples::BENCH_LAYERS)]
     Layers(CallFlags),
     /// Every op of a step at its sizes.
+    #[command(after_help = examples::BENCH_KERNELS)]
     Kernels(CallFlags),
     /// What a step has to move and to compute, and how long that takes at least. Runs nothing.
+    #[command(after_help = examples::BENCH_FLOOR)]
     Floor(floor::FloorFlags),
     /// Which tile each convolution of a step takes on a GPU, and what the model that chooses expects of every other. Runs
     /// nothing.
+    #[command(after_help = examples::BENCH_TILES)]
     Tiles(tiles::TilesFlags),
 }
 
