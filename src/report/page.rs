@@ -3,9 +3,10 @@
 use super::chart::{Line, chart};
 use super::heat::Heat;
 use super::pictures::{self, Cells};
-use super::run::{Epoch, NETWORKS, Run};
+use super::run::{Epoch, NETWORKS, Run, Step, Validation};
 use super::tables;
 use crate::Result;
+use crate::method::Algorithm;
 use base64::Engine;
 use std::fmt::Write;
 
@@ -80,8 +81,7 @@ fn charts(charts: impl Iterator<Item = Option<String>>) -> Option<String> {
 fn miou_charts(runs: &[Run]) -> Option<String> {
     charts(NETWORKS.iter().map(|network| {
         let points = |run: &Run| {
-            let of =
-                |v: &super::run::Validation| Some((v.epoch as f64, 100.0 * v.miou.get(*network).copied()??));
+            let of = |v: &Validation| Some((v.epoch as f64, 100.0 * v.miou.get(*network).copied()??));
             run.validations.iter().filter_map(of).collect()
         };
         chart(&format!("mIoU %, {}", tables::title(network)), "epoch", &lines(runs, points))
@@ -89,33 +89,35 @@ fn miou_charts(runs: &[Run]) -> Option<String> {
 }
 
 fn training_charts(runs: &[Run]) -> Option<String> {
-    type Of<T> = fn(&T) -> Option<f64>;
-    let epochs: [(&str, Of<Epoch>); 5] = [
-        ("supervised loss", |e| e.loss_sup),
-        ("unsupervised loss, weighted", |e| e.loss_unsup),
-        ("pixels that pass the threshold, %", |e| Some(100.0 * e.pass_rate?)),
-        ("student agrees with pseudo labels, %", |e| Some(100.0 * e.pseudo_agreement?)),
-        ("images a second", |e| e.images_per_second),
-    ];
-    let steps: [(&str, Of<super::run::Step>); 2] =
-        [("learning rate", |s| s.lr), ("weight of the unsupervised loss", |s| s.unsup_weight)];
-    let epochs = epochs.iter().map(|(title, of)| {
-        let points = |run: &Run| run.epochs.iter().filter_map(|e| Some((e.epoch as f64, of(e)?))).collect();
+    // A run without unlabelled images records zeros of what it does not have.
+    let semi = |run: &Run, v: Option<f64>| v.filter(|_| run.config.method.algorithm != Algorithm::Supervised);
+    let epoch = |title: &str, of: &dyn Fn(&Run, &Epoch) -> Option<f64>| {
+        let points =
+            |run: &Run| run.epochs.iter().filter_map(|e| Some((e.epoch as f64, of(run, e)?))).collect();
         chart(title, "epoch", &lines(runs, points))
-    });
-    let steps = steps.iter().map(|(title, of)| {
-        let points = |run: &Run| run.steps.iter().filter_map(|s| Some((s.step as f64, of(s)?))).collect();
+    };
+    let step = |title: &str, of: &dyn Fn(&Run, &Step) -> Option<f64>| {
+        let points =
+            |run: &Run| run.steps.iter().filter_map(|s| Some((s.step as f64, of(run, s)?))).collect();
         chart(title, "step", &lines(runs, points))
-    });
-    charts(epochs.chain(steps))
+    };
+    let all = [
+        epoch("supervised loss", &|_, e| e.loss_sup),
+        epoch("unsupervised loss, weighted", &|run, e| semi(run, e.loss_unsup)),
+        epoch("pixels that pass the threshold, %", &|_, e| Some(100.0 * e.pass_rate?)),
+        epoch("student agrees with pseudo labels, %", &|_, e| Some(100.0 * e.pseudo_agreement?)),
+        epoch("images a second", &|_, e| e.images_per_second),
+        step("learning rate", &|_, s| s.lr),
+        step("weight of the unsupervised loss", &|run, s| semi(run, s.unsup_weight)),
+    ];
+    charts(all.into_iter())
 }
 
 fn confidence(runs: &[Run]) -> Result<Option<String>> {
     let heats = runs.iter().map(|run| {
-        let of = |e: &'_ Epoch| Some((e.epoch, e.confidence_histogram.as_ref()?.len()));
-        let bins = run.epochs.iter().filter_map(of).map(|(_, bins)| bins).max().unwrap_or(0);
-        let epochs = run.epochs.iter().filter_map(|e| Some((e.epoch, e.confidence_histogram.as_deref()?)));
-        let epochs = epochs.filter(|(_, counts)| counts.len() == bins).collect();
+        let epochs = || run.epochs.iter().filter_map(|e| Some((e.epoch, e.confidence_histogram.as_deref()?)));
+        let bins = epochs().map(|(_, counts)| counts.len()).max().unwrap_or(0);
+        let epochs = epochs().filter(|(_, counts)| counts.len() == bins).collect();
         Heat { label: &run.label, epochs, threshold: run.config.method.threshold }.svg()
     });
     let figures = charts(heats.collect::<Result<Vec<_>>>()?.into_iter());
