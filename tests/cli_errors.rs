@@ -22,7 +22,7 @@ fn settings_that_cannot_train_are_refused() {
     let p = Project::new();
     expect(&p.train("o", &["--batch-size", "1"]), 3, &["batch_size", "at least 2"]);
     expect(&p.train("o", &["--num-classes", "0"]), 3, &["num_classes"]);
-    expect(&p.train("o", &["--epochs", "1"]), 3, &["schedule.epochs", "warm-up"]);
+    expect(&p.train("o", &["--epochs", "0"]), 3, &["schedule.train_epochs", "at least 1"]);
     expect(&p.train("o", &["--crop", "300000"]), 7, &["300000 x 300000", "MiB"]);
     expect(&p.train("o", &["--device", "cuda"]), 10, &["cuda"]);
     expect(&p.run(&["train", "--config", "missing.toml"]), 9, &["missing.toml"]);

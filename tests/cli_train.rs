@@ -33,7 +33,9 @@ fn a_run_leaves_its_folder_and_can_be_scored_and_used() {
     expect(&out, 0, &["teacher1", "teacher2", "ensemble", "student", "results in o"]);
     let r = records(&p.path("o"));
     let kind = |k: &str| r.iter().filter(|v| v["kind"] == k).count();
-    assert_eq!((kind("step"), kind("epoch"), kind("validation")), (18, 3, 3));
+    // A warm-up of one pass, two steps for each network, and three epochs of six steps; validated after each.
+    let counts = [kind("warm_up"), kind("epoch"), kind("step"), kind("validation")];
+    assert_eq!(counts, [1, 3, 6 + 18, 4]);
     assert!(r.iter().any(|v| v["confidence_histogram"].is_array() && v["pass_rate"].is_number()));
     for file in ["config.toml", "checkpoints/best.safetensors", "pictures/epoch-0003.png"] {
         assert!(p.path("o").join(file).exists(), "{file}");
@@ -44,8 +46,11 @@ fn a_run_leaves_its_folder_and_can_be_scored_and_used() {
 
     expect(&p.run(&["eval", "o", "--json", "s.json"]), 0, &["ensemble", "class 1", "mIoU", "pixel accuracy"]);
     let scores: Value = serde_json::from_slice(&read(&p.path("s.json"))).unwrap();
-    let best =
-        r.iter().filter(|v| v["kind"] == "validation").map(|v| v["miou"]["ensemble"].as_f64().unwrap());
+    // The best is one of the epochs, not the end of the warm-up.
+    let best = r
+        .iter()
+        .filter(|v| v["kind"] == "validation" && v["epoch"] != 0)
+        .map(|v| v["miou"]["ensemble"].as_f64().unwrap());
     assert_eq!(scores["ensemble"]["miou"].as_f64(), best.reduce(f64::max));
     expect(&p.run(&["eval", "o", "--window", "20", "--network", "ensemble"]), 0, &["ensemble"]);
     let last = "o/checkpoints/last.safetensors";
@@ -111,6 +116,26 @@ fn a_killed_run_continues_to_the_same_bits() {
     assert_same_run(&p.path("whole"), &p.path("killed"));
     // With nothing left to do it only reports.
     expect(&p.run(&["train", "--resume", "killed"]), 0, &["results in killed"]);
+}
+
+#[test]
+fn a_run_killed_in_its_warm_up_continues_to_the_same_bits() {
+    let p = Project::new();
+    // Long enough that the first checkpoint, after step 4, lies deep inside the warm-up of three networks.
+    let more = ["--warm-up-passes", "20", "--epochs", "1"];
+    expect(&p.train("whole", &more), 0, &["warm-up 20/20"]);
+    let mut child = p.start_and_wait_for_checkpoint("killed", &more);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let step = || {
+        let text = String::from_utf8_lossy(&read(&p.path("killed/checkpoints/last.safetensors"))).into_owned();
+        let at = text.find("\\\"step\\\":").unwrap() + 9;
+        text[at..].split(|c: char| !c.is_ascii_digit()).next().unwrap().parse::<u64>().unwrap()
+    };
+    let reached = step();
+    assert!((4..120).contains(&reached), "killed at step {reached}, not in the warm-up");
+    expect(&p.run(&["train", "--resume", "killed"]), 0, &["results in killed"]);
+    assert_same_run(&p.path("whole"), &p.path("killed"));
 }
 
 #[test]

@@ -13,11 +13,11 @@ use psmt_fast::{Error, Result, config};
 use serde_json::Value;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// One epoch of warm-up, one of PS-MT at its full weight, five steps each, T-VAT exact; a record a step. The rate is low:
+/// One pass of warm-up, one epoch of PS-MT at its full weight, five steps each, T-VAT exact; a record a step. The rate is low:
 /// rounding grows a hundredfold a step where training is as fast as it can be.
 const SHORT: &[&str] = [
-    ["--epochs", "2"],
-    ["--warm-up-epochs", "1"],
+    ["--epochs", "1"],
+    ["--warm-up-passes", "1"],
     ["--steps-per-epoch", "5"],
     ["--ramp-up", "constant"],
     ["--threshold", "0.3"],
@@ -26,7 +26,7 @@ const SHORT: &[&str] = [
     ["--val-every", "2"],
     ["--set", "run.pictures=0"],
     ["--set", "run.log_every=1"],
-    ["--set", "data.demo_labeled=8"],
+    ["--set", "data.demo_labeled=20"],
     ["--set", "data.demo_unlabeled=8"],
     ["--set", "data.demo_val=4"],
 ]
@@ -123,8 +123,8 @@ fn a_fault_in_mid_training_keeps_the_last_checkpoint() {
         at("val.txt")
     );
     let config = config::parse("test", &text.replacen("[data]\n", &format!("[data]\n{lists}"), 1)).unwrap();
-    // Checkpoints at steps 4 and 6; sgd runs three times a warm-up step and once in later ones.
-    for (kernel, left, reached) in [("sgd", 3 * 6 + 1, 6), ("non_finite_f32", 1, 0), ("sgd", 3 * 6 + 5, 8)] {
+    // Checkpoints at steps 4, 6 (the warm-up's end) and 8; sgd runs once in each step.
+    for (kernel, left, reached) in [("sgd", 7, 6), ("non_finite_f32", 1, 0), ("sgd", 11, 8)] {
         let Some(driver) = hooked(Faulty { kernel, left: AtomicUsize::new(left) }) else { return };
         let b = Cuda::new(driver, Dtype::F32);
         let dir = RunDir::create(&p.path(&format!("{kernel}-{left}"))).unwrap();

@@ -6,7 +6,7 @@ use psmt_fast::Error;
 use psmt_fast::backend::cpu::Cpu;
 use psmt_fast::data::list::Entry;
 use psmt_fast::data::*;
-use psmt_fast::ops::{self, Backend, Images, Normalize, Pixels};
+use psmt_fast::ops::{self, Backend, Images, Normalize, Pixels, View};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -347,6 +347,7 @@ fn spec(batch: usize) -> LoaderSpec {
         seed: 11,
         stream: 3,
         batch,
+        batches_per_step: 1,
         augment: Augment { crop: [32, 48], ..Augment::default() },
         prefetch: 2,
     }
@@ -371,32 +372,53 @@ fn batches_do_not_depend_on_threads_or_on_where_one_starts() {
     loader.start(1).unwrap();
     assert_eq!(loader.next().unwrap(), all[1]);
 
-    let mut labeled = Loader::labeled(scenes(7), spec(3)).unwrap();
+    let mut labeled = Loader::labeled(scenes(7), spec(3), View::Weak).unwrap();
     let first = labeled.next_labeled().unwrap();
     let second = labeled.next_labeled().unwrap();
-    let mut resumed = Loader::labeled(scenes(7), spec(3)).unwrap();
+    let mut resumed = Loader::labeled(scenes(7), spec(3), View::Weak).unwrap();
     resumed.start(1).unwrap();
     assert_eq!(resumed.next_labeled().unwrap(), second);
     assert_ne!(first, second);
-    let other = Loader::labeled(scenes(7), LoaderSpec { stream: 4, ..spec(3) }).unwrap();
+    let other = Loader::labeled(scenes(7), LoaderSpec { stream: 4, ..spec(3) }, View::Weak).unwrap();
     assert_ne!(other.batch(0).unwrap(), first);
 }
 
 #[test]
-fn each_epoch_has_every_sample_once_in_another_order() {
-    let loader = Loader::labeled(scenes(5), spec(2)).unwrap();
-    let sequence: Vec<usize> = (0..10).flat_map(|s| loader.batch(s).unwrap().indices).collect();
+fn passes_have_each_sample_at_most_once_in_full_steps() {
+    let order = |len: usize, spec: LoaderSpec, batches: u64| -> Vec<usize> {
+        let loader = Loader::labeled(scenes(len), spec, View::Weak).unwrap();
+        (0..batches).flat_map(|s| loader.batch(s).unwrap().indices).collect()
+    };
+    // Two batches of two make a pass over five, which leaves one out.
     let mut orders = std::collections::HashSet::new();
-    for epoch in sequence.chunks(5) {
-        let mut sorted = epoch.to_vec();
-        sorted.sort_unstable();
-        assert_eq!(sorted, [0, 1, 2, 3, 4]);
-        orders.insert(epoch.to_vec());
+    let mut left_out = std::collections::HashSet::new();
+    for pass in order(5, spec(2), 40).chunks(4) {
+        let taken: std::collections::BTreeSet<usize> = pass.iter().copied().collect();
+        assert_eq!(taken.len(), 4, "{pass:?}");
+        left_out.extend((0..5).filter(|i| !taken.contains(i)));
+        orders.insert(pass.to_vec());
     }
-    assert!(orders.len() > 1);
-    // A batch larger than the list goes round it.
-    let loader = Loader::labeled(scenes(2), spec(5)).unwrap();
-    assert_eq!(loader.batch(0).unwrap().indices.len(), 5);
+    assert!(orders.len() > 5 && left_out.len() == 5, "{left_out:?}");
+    // A step of two batches is four images: one step makes a pass over seven.
+    for pass in order(7, LoaderSpec { batches_per_step: 2, ..spec(2) }, 20).chunks(4) {
+        assert_eq!(pass.iter().collect::<std::collections::BTreeSet<_>>().len(), 4, "{pass:?}");
+    }
+    // A step larger than the list goes round it, as evenly as may be.
+    for step in order(2, spec(5), 10).chunks(5) {
+        let zeros = step.iter().filter(|i| **i == 0).count();
+        assert!((2..=3).contains(&zeros), "{step:?}");
+    }
+}
+
+#[test]
+fn the_strong_view_of_labelled_images_is_the_same_crop() {
+    let weak = Loader::labeled(scenes(7), spec(3), View::Weak).unwrap().batch(2).unwrap();
+    let strong = Loader::labeled(scenes(7), spec(3), View::Strong).unwrap().batch(2).unwrap();
+    assert_eq!((&weak.images, &weak.labels), (&strong.images, &strong.labels));
+    assert!(weak.strong.is_none() && strong.strong.as_ref().unwrap().len() == 3);
+    // The same draws as those of unlabelled images.
+    let unlabeled = Loader::unlabeled(scenes(7), spec(3)).unwrap().batch(2).unwrap();
+    assert_eq!(strong.strong.unwrap(), unlabeled.strong);
 }
 
 fn upload(images: &HostImages) -> Images<Cpu<f32>> {
@@ -460,7 +482,7 @@ fn what_the_networks_see_keeps_its_bits() {
     };
     let augment = Augment { crop: [43, 47], ..Augment::default() };
     let spec = LoaderSpec { augment, ..spec(4) };
-    let labeled = Loader::labeled(Arc::new(Pattern), spec.clone()).unwrap();
+    let labeled = Loader::labeled(Arc::new(Pattern), spec.clone(), View::Weak).unwrap();
     let unlabeled = Loader::unlabeled(Arc::new(Pattern), spec).unwrap();
     for (step, want) in stored.into_iter().enumerate() {
         let batch = unlabeled.batch(step as u64).unwrap();
@@ -480,7 +502,7 @@ fn views_share_their_geometry_and_padding() {
     assert!(worst < 1e-5, "{worst}");
 
     // 40 x 56 at 0.7 is 28 x 39: the rest is padding in image and labels alike, mirrored with the crop.
-    let loader = Loader::labeled(scenes(3), LoaderSpec { augment, ..spec(3) }).unwrap();
+    let loader = Loader::labeled(scenes(3), LoaderSpec { augment, ..spec(3) }, View::Weak).unwrap();
     let batch = loader.batch(0).unwrap();
     for (rgb, &label) in weak(&batch.images).chunks(3).zip(&batch.labels) {
         assert_eq!(rgb == [0.0; 3], label == 255);
@@ -509,7 +531,7 @@ impl Source for Broken {
 
 #[test]
 fn errors_arrive_in_order_and_stop_the_loader() {
-    let mut loader = Loader::labeled(Arc::new(Broken(scenes(8))), spec(1)).unwrap();
+    let mut loader = Loader::labeled(Arc::new(Broken(scenes(8))), spec(1), View::Weak).unwrap();
     let results: Vec<_> = (0..8).map(|_| loader.next_labeled()).take_while(|r| r.is_ok()).collect();
     assert!(results.len() < 8);
     assert!(data_error(loader.next_labeled()).contains("stopped"));
@@ -544,7 +566,7 @@ fn waiting_on_the_only_worker_makes_progress() {
 #[test]
 fn settings_that_make_no_sense_are_refused() {
     let fails = |augment: Augment, key: &str| {
-        let error = Loader::labeled(scenes(2), LoaderSpec { augment, ..spec(2) }).err().unwrap();
+        let error = Loader::labeled(scenes(2), LoaderSpec { augment, ..spec(2) }, View::Weak).err().unwrap();
         assert!(matches!(error, Error::Config { .. }), "{error:?}");
         assert_has(&error.to_string(), &[key]);
     };
@@ -557,8 +579,8 @@ fn settings_that_make_no_sense_are_refused() {
     fails(Augment { contrast: f32::NAN, ..good.clone() }, "contrast");
     fails(Augment { blur_kernel: 4, ..good.clone() }, "blur_kernel");
     fails(Augment { blur_kernel: 513, ..good.clone() }, "blur_kernel");
-    assert!(Loader::labeled(scenes(0), spec(2)).is_err());
-    assert!(Loader::labeled(scenes(2), spec(0)).is_err());
+    assert!(Loader::labeled(scenes(0), spec(2), View::Weak).is_err());
+    assert!(Loader::labeled(scenes(2), spec(0), View::Weak).is_err());
     let error = toml::from_str::<Augment>("crop = [8, 8]\nblurr = 1").unwrap_err().to_string();
     assert_has(&error, &["unknown field `blurr`"]);
     assert_eq!(toml::from_str::<Augment>("").unwrap(), Augment::default());
@@ -597,7 +619,7 @@ fn camvid_loads_whole() {
     let labeled = Arc::new(FolderSource::new(labeled, options));
     labeled.check_all().unwrap();
     assert_eq!(labeled.load(0).unwrap().image.size, (360, 480));
-    let mut loader = Loader::labeled(labeled, spec(4)).unwrap();
+    let mut loader = Loader::labeled(labeled, spec(4), View::Weak).unwrap();
     for _ in 0..4 {
         let batch = loader.next_labeled().unwrap();
         assert!(weak(&batch.images).iter().all(|v| v.is_finite()));

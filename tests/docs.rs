@@ -72,12 +72,12 @@ fn the_commands_for_own_data_run() {
             "name = \"tiny\"\nblocks = [1, 1, 1, 1]\nstem_width = 4\nplanes = 2\naspp = 8\nlow_level = 4",
         ),
         ("batch_size = 8", "batch_size = 2"),
-        ("epochs = 80", "epochs = 3"),
+        ("train_epochs = 80", "train_epochs = 3"),
     ] {
         assert!(settings.contains(from), "the document has no {from}");
         settings = settings.replace(from, to);
     }
-    settings += "steps_per_epoch = 4\n[method]\nwarm_up_epochs = 1\n";
+    settings += "steps_per_epoch = 4\n[method]\nwarm_up_passes = 1\n";
     std::fs::write(dir.path().join("mine.toml"), settings).unwrap();
     let script = blocks(&text_of, "sh").concat();
     let program = Path::new(env!("CARGO_BIN_EXE_psmt-fast"));

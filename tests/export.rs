@@ -344,7 +344,7 @@ fn onnxruntime_labels_photographs_as_predict_does() {
         "64",
         "--epochs",
         "2",
-        "--warm-up-epochs",
+        "--warm-up-passes",
         "1",
         "--steps-per-epoch",
         "8",

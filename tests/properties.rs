@@ -65,7 +65,7 @@ proptest! {
     ) {
         let mut c = RunConfig::default();
         c.optim.lr = lr;
-        c.schedule.epochs = epochs;
+        c.schedule.train_epochs = epochs;
         c.schedule.seed = seed;
         c.method.ema_decay = decay;
         c.augment.crop = [crop, crop + 1];

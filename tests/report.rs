@@ -154,7 +154,7 @@ fn a_run_that_has_just_begun_has_a_page() {
 #[test]
 fn folders_that_are_no_runs_are_named_and_leave_no_page() {
     let p = Project::new();
-    expect(&p.train("o", &["--set", "schedule.epochs=2"]), 0, &[]);
+    expect(&p.train("o", &["--set", "schedule.train_epochs=2"]), 0, &[]);
     expect(&p.run(&["report", "--out", "page.html"]), 2, &["RUN"]);
     expect(&p.run(&["report", "o", "nowhere", "--out", "page.html"]), 9, &["nowhere", "config.toml"]);
     expect(&p.run(&["report", "o", "--out", "no/such/page.html"]), 9, &["no/such"]);

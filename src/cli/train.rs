@@ -6,13 +6,14 @@ use crate::config::{self, Overrides, RunConfig};
 use crate::data::Preset;
 use crate::method::cut_mix::CutMixForm;
 use crate::method::schedule::RampUp;
-use crate::method::{Algorithm, Tvat};
+use crate::method::{Algorithm, Schedule, Tvat};
 use crate::model::Stem;
-use crate::ops::Backend;
+use crate::ops::{Backend, View};
 use crate::train::{self, Datasets, Prepared, RunDir, Summary};
 use crate::{Error, Result};
 use clap::ValueEnum;
 use serde::Serialize;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 /// Flags of the data, shared with `eval`.
@@ -67,6 +68,9 @@ pub struct Args {
     /// Check configuration, data and memory, print what the run would be, and write nothing.
     #[arg(long)]
     dry_run: bool,
+    /// With --dry-run: write what every optimiser step would do to this file, one JSON object per line (docs/runs.md).
+    #[arg(long, value_name = "FILE", requires = "dry_run")]
+    schedule: Option<PathBuf>,
     #[command(flatten)]
     device: DeviceArgs,
     /// Any key of the configuration, such as method.gamma=0.5; can be repeated.
@@ -130,9 +134,12 @@ pub struct Args {
     /// Share of itself that the active teacher keeps each step.
     #[arg(long, value_name = "P", help_heading = "Model and method")]
     ema_decay: Option<f64>,
-    /// Supervised epochs of all networks at the start.
+    /// Passes over the labelled images before the epochs, in which networks learn from them alone.
     #[arg(long, value_name = "N", help_heading = "Model and method")]
-    warm_up_epochs: Option<u32>,
+    warm_up_passes: Option<u32>,
+    /// View of the labelled images that the student learns from.
+    #[arg(long, value_enum, help_heading = "Model and method")]
+    labeled_view: Option<View>,
     /// Loss on labelled images.
     #[arg(long, value_parser = ["ce", "ohem"], help_heading = "Training")]
     supervised_loss: Option<String>,
@@ -146,7 +153,7 @@ pub struct Args {
     /// batch at a time, which may cost accuracy (docs/recipes.md).
     #[arg(long, value_name = "N", help_heading = "Training")]
     accumulate: Option<u32>,
-    /// Epochs, warm-up included.
+    /// Epochs; the warm-up stands before them.
     #[arg(long, value_name = "N", help_heading = "Training")]
     epochs: Option<u32>,
     /// Steps an epoch (default: one pass over the unlabelled images).
@@ -199,10 +206,10 @@ impl Args {
         for (key, value) in [
             ("augment.base_size", self.base_size),
             ("eval.long_side", self.eval_size),
-            ("method.warm_up_epochs", self.warm_up_epochs),
+            ("method.warm_up_passes", self.warm_up_passes),
             ("optim.batch_size", self.batch_size),
             ("optim.accumulate", self.accumulate),
-            ("schedule.epochs", self.epochs),
+            ("schedule.train_epochs", self.epochs),
             ("schedule.steps_per_epoch", self.steps_per_epoch),
             ("schedule.seed", self.seed),
             ("run.checkpoint_every", self.checkpoint_every),
@@ -228,6 +235,7 @@ impl Args {
         o.set_some("method.algorithm", word(self.algorithm)?);
         o.set_some("method.tvat", word(self.tvat)?);
         o.set_some("method.cut_mix", word(self.cut_mix)?);
+        o.set_some("method.labeled_view", word(self.labeled_view)?);
         o.set_some("method.ramp_up", word(self.ramp_up)?);
         self.set.iter().try_for_each(|text| o.assign(text))?;
         if let Some(recipe) = self.recipe {
@@ -268,7 +276,7 @@ fn run_on<B: Backend>(b: &B, args: Args) -> Result<()> {
         let config = config::parse(&path.display().to_string(), &text)?;
         let ready = train::check_resumed(b, &config, &dir)?;
         if args.dry_run {
-            return dry_run(b, &config, &ready);
+            return dry_run(b, &config, &ready, args.schedule.as_deref());
         }
         let summary = train::resume(b, &config, &ready, &dir)?;
         report(&summary, dir.root());
@@ -287,17 +295,16 @@ fn run_on<B: Backend>(b: &B, args: Args) -> Result<()> {
         );
     }
     if args.dry_run {
-        return dry_run(b, &config, &ready);
+        return dry_run(b, &config, &ready, args.schedule.as_deref());
     }
     let data = &ready.data;
     let dir = RunDir::create(&args.out.clone().unwrap_or_else(|| free_folder(&config)))?;
     tracing::info!(
-        "training {} on {} labelled and {} unlabelled images, {} epochs of {} steps, into {}",
+        "training {} on {} labelled and {} unlabelled images, {}, into {}",
         config.model.name,
         data.labeled.len(),
         data.unlabeled.as_ref().map_or(0, |u| u.len()),
-        config.schedule.epochs,
-        data.steps_per_epoch(&config),
+        duration(&data.schedule(&config)),
         dir.root().display()
     );
     let summary = train::start(b, &config, &ready, &dir)?;
@@ -328,15 +335,19 @@ fn say_protocol(recipe: Option<&Recipe>, data: &Datasets) {
 }
 
 /// Prints what a run would do and the memory it would take.
-fn dry_run<B: Backend>(b: &B, config: &RunConfig, ready: &Prepared<B>) -> Result<()> {
-    let (data, s) = (&ready.data, &config.schedule);
+fn dry_run<B: Backend>(
+    b: &B,
+    config: &RunConfig,
+    ready: &Prepared<B>,
+    schedule: Option<&Path>,
+) -> Result<()> {
+    let data = &ready.data;
     println!(
-        "{} of {} on {}, {} epochs of {} steps",
+        "{} of {} on {}, {}",
         algorithm_name(config),
         config.model.name,
         b.name(),
-        s.epochs,
-        data.steps_per_epoch(config)
+        duration(&data.schedule(config))
     );
     println!(
         "{} labelled, {} unlabelled, {} validation images; crops of {} x {}, {} labelled{} a step{}\n",
@@ -359,7 +370,28 @@ fn dry_run<B: Backend>(b: &B, config: &RunConfig, ready: &Prepared<B>) -> Result
     if let Some(batch) = train::largest_batch(b, config)? {
         println!("largest batch that fits: {batch}");
     }
-    Ok(())
+    schedule.map_or(Ok(()), |path| write_schedule(&data.schedule(config), path))
+}
+
+/// How long a run is, in words.
+fn duration(schedule: &Schedule) -> String {
+    let epochs = format!("{} epochs of {} steps", schedule.epochs, schedule.steps_per_epoch);
+    let passes = format!("{} passes of {} steps", schedule.warm_up_passes, schedule.steps_per_pass);
+    match schedule.warm_up.len() {
+        0 => epochs,
+        1 => format!("the student's warm-up of {passes}, then {epochs}"),
+        n => format!("a warm-up of {passes} for each of {n} networks, then {epochs}"),
+    }
+}
+
+/// Writes a line for each step.
+fn write_schedule(schedule: &Schedule, path: &Path) -> Result<()> {
+    let mut file = std::io::BufWriter::new(std::fs::File::create(path).map_err(Error::io(path))?);
+    for step in schedule.steps() {
+        let line = serde_json::to_string(&step).map_err(|e| Error::Usage(e.to_string()))?;
+        writeln!(file, "{line}").map_err(Error::io(path))?;
+    }
+    file.flush().map_err(Error::io(path))
 }
 
 /// The algorithm as on the command line.

@@ -161,9 +161,9 @@ mod tests {
         let mut over = Overrides::default();
         over.set("optim.momentum", 0.25);
         over.assign("method.tvat=uniform").unwrap();
-        over.assign("schedule.epochs = 3").unwrap();
+        over.assign("schedule.train_epochs = 3").unwrap();
         let c = load(Some(&path), &over, None).unwrap();
-        assert_eq!((c.optim.lr, c.optim.momentum, c.schedule.epochs), (1.0, 0.25, 3));
+        assert_eq!((c.optim.lr, c.optim.momentum, c.schedule.train_epochs), (1.0, 0.25, 3));
         assert_eq!(c.method.tvat, crate::method::Tvat::Uniform);
         assert_eq!(c.data.num_classes, RunConfig::preset(Some(Preset::Demo)).data.num_classes);
     }

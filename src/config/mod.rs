@@ -20,7 +20,7 @@ use crate::method::cut_mix::CutMixForm;
 use crate::method::schedule::RampUp;
 use crate::method::{Algorithm, SupervisedLoss, Tvat, TvatArgs};
 use crate::model::{ModelConfig, Stem};
-use crate::ops::{ConfCe, Ensemble, Normalize, Ohem};
+use crate::ops::{ConfCe, Ensemble, Normalize, Ohem, View};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -224,19 +224,21 @@ pub struct MethodConfig {
     pub unsup_weight: f64,
     /// Shape of the weight's rise.
     pub ramp_up: RampUp,
-    /// Epochs of the rise, from the end of the warm-up.
+    /// Epochs of the rise, from the first epoch on.
     pub ramp_up_epochs: f64,
     /// The active teacher keeps this share of itself each step.
     pub ema_decay: f64,
-    /// Epochs in which all networks train on labelled images only.
-    pub warm_up_epochs: u64,
-    /// Where the teachers stand when the warm-up ends.
+    /// Passes over the labelled images before the epochs, in which networks learn from them alone at the base rate.
+    pub warm_up_passes: u64,
+    /// View of the labelled images that the student learns from.
+    pub labeled_view: View,
+    /// Where the teachers stand when the epochs begin.
     pub teacher_start: TeacherStart,
     /// Whether all networks begin with the same weights, as those with a pretrained backbone nearly do.
     pub shared_init: bool,
 }
 
-/// Where the teachers stand when the warm-up ends. A moving average of weights is a good network only while student and
+/// Where the teachers stand when the epochs begin. A moving average of weights is a good network only while student and
 /// teacher are near each other; networks that began from different random weights are not (see `docs/`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
@@ -265,7 +267,8 @@ impl Default for MethodConfig {
             ramp_up: RampUp::Cosine,
             ramp_up_epochs: 12.0,
             ema_decay: 0.996,
-            warm_up_epochs: 5,
+            warm_up_passes: 5,
+            labeled_view: View::Strong,
             teacher_start: TeacherStart::WarmUp,
             shared_init: false,
         }
@@ -309,7 +312,8 @@ pub enum SupervisedLossName {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct OptimConfig {
-    /// Learning rate at the start; it falls with (1 - step / total)^0.9.
+    /// Base learning rate: that of the warm-up, and of the first epoch's first step, from which it falls with
+    /// (1 - step / steps of the epochs)^0.9.
     pub lr: f64,
     /// SGD momentum.
     pub momentum: f64,
@@ -319,8 +323,8 @@ pub struct OptimConfig {
     pub supervised_loss: SupervisedLossName,
     /// OHEM keeps pixels with a true-class probability up to this.
     pub ohem_threshold: f64,
-    /// OHEM keeps at least this many pixels.
-    pub ohem_min_kept: usize,
+    /// OHEM keeps at least this many pixels times the images of a batch.
+    pub ohem_min_kept_per_image: usize,
     /// Labelled images that go through the networks together, and as many unlabelled ones.
     pub batch_size: usize,
     /// Batches a step, whose gradients are averaged.
@@ -342,7 +346,7 @@ impl Default for OptimConfig {
             weight_decay: 1e-4,
             supervised_loss: SupervisedLossName::Ce,
             ohem_threshold: 0.7,
-            ohem_min_kept: 100_000,
+            ohem_min_kept_per_image: 50_000,
             batch_size: 8,
             accumulate: 1,
         }
@@ -355,7 +359,8 @@ impl OptimConfig {
         match self.supervised_loss {
             SupervisedLossName::Ce => SupervisedLoss::CrossEntropy,
             SupervisedLossName::Ohem => {
-                SupervisedLoss::Ohem(Ohem { threshold: self.ohem_threshold, min_kept: self.ohem_min_kept })
+                let min_kept = self.ohem_min_kept_per_image.saturating_mul(self.batch_size);
+                SupervisedLoss::Ohem(Ohem { threshold: self.ohem_threshold, min_kept })
             }
         }
     }
@@ -365,9 +370,9 @@ impl OptimConfig {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ScheduleConfig {
-    /// Epochs, warm-up included.
-    pub epochs: u64,
-    /// Steps an epoch; 0 is the number of unlabelled batches.
+    /// Epochs of training by the algorithm; the warm-up stands before them.
+    pub train_epochs: u64,
+    /// Steps of an epoch; 0 is one pass over the unlabelled images in full batches.
     pub steps_per_epoch: u64,
     /// Seed of everything random in a run.
     pub seed: u64,
@@ -375,7 +380,7 @@ pub struct ScheduleConfig {
 
 impl Default for ScheduleConfig {
     fn default() -> Self {
-        ScheduleConfig { epochs: 80, steps_per_epoch: 0, seed: 1 }
+        ScheduleConfig { train_epochs: 80, steps_per_epoch: 0, seed: 1 }
     }
 }
 

@@ -3,6 +3,7 @@
 use super::{ModelSettings, RunConfig, SupervisedLossName, TeacherStart};
 use crate::data::Preset;
 use crate::method::cut_mix::CutMixForm;
+use crate::ops::View;
 
 impl RunConfig {
     /// Defaults with those of `preset`.
@@ -29,10 +30,10 @@ impl RunConfig {
                 c.optim.lr = 0.1;
                 c.eval.long_side = 240;
                 c.eval.batch_size = 8;
-                c.method.warm_up_epochs = 20;
+                c.method.warm_up_passes = 200;
                 c.method.ramp_up_epochs = 6.0;
                 from_scratch(&mut c);
-                c.schedule.epochs = 60;
+                c.schedule.train_epochs = 40;
                 c.schedule.steps_per_epoch = 50;
                 c.run.val_every = 10;
             }
@@ -45,10 +46,10 @@ impl RunConfig {
                 c.eval.batch_size = 12;
                 c.method.threshold = 0.8;
                 c.method.unsup_weight = 1.0;
-                c.method.warm_up_epochs = 8;
+                c.method.warm_up_passes = 80;
                 c.method.ramp_up_epochs = 4.0;
                 from_scratch(&mut c);
-                c.schedule.epochs = 20;
+                c.schedule.train_epochs = 12;
                 c.run.val_every = 4;
                 c.run.checkpoint_every = 100;
             }
@@ -73,5 +74,6 @@ fn small_model(planes: usize, aspp: usize) -> ModelSettings {
 /// average of weights, and the published decay would average over more steps than there are.
 fn from_scratch(c: &mut RunConfig) {
     c.method.teacher_start = TeacherStart::Student;
+    c.method.labeled_view = View::Weak;
     c.method.ema_decay = 0.99;
 }

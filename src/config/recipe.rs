@@ -136,7 +136,7 @@ impl Recipe {
         over.set_default("augment.crop", vec![self.crop(); 2]);
         over.set_default("optim.batch_size", self.batch_size());
         over.set_default("optim.lr", self.lr());
-        over.set_default("schedule.epochs", i64::from(self.epochs));
+        over.set_default("schedule.train_epochs", i64::from(self.epochs));
         over.set_default("method.unsup_weight", self.unsup_weight);
         if self.preset() == "cityscapes" {
             over.set_default("eval.window", self.crop());
@@ -158,7 +158,7 @@ mod tests {
             r.apply(&mut over);
             let c = load(None, &over, None).unwrap();
             crate::config::validate(&c).unwrap();
-            assert_eq!((c.schedule.epochs, c.method.unsup_weight), (u64::from(r.epochs), r.unsup_weight));
+            assert_eq!((c.schedule.train_epochs, c.method.unsup_weight), (u64::from(r.epochs), r.unsup_weight));
             assert!(r.name.ends_with(&format!("-{}", r.labeled)), "{}", r.name);
             assert_eq!(Recipe::by_name(r.name).unwrap().name, r.name);
         }

@@ -1,9 +1,47 @@
-//! The settings of a training step that a configuration decides.
+//! The schedule of a run and the settings of its steps that a configuration decides.
 
-use super::RunConfig;
-use crate::method::StepArgs;
+use super::{RunConfig, TeacherStart};
+use crate::method::{NetworkName, Schedule, StepArgs, SupervisedLoss};
+use crate::ops::View;
 
 impl RunConfig {
+    /// Networks that learn in the warm-up in the order of their turns, each with its view of the labelled images: teachers see
+    /// the weak view, the student its own. Nobody where there is no warm-up or no teacher.
+    pub fn warm_up_networks(&self) -> Vec<(NetworkName, View)> {
+        let m = &self.method;
+        let num_teachers = m.algorithm.num_teachers();
+        if num_teachers == 0 || m.warm_up_passes == 0 {
+            return Vec::new();
+        }
+        let own = if m.teacher_start == TeacherStart::WarmUp { num_teachers } else { 0 };
+        let teachers = [NetworkName::Teacher1, NetworkName::Teacher2].into_iter().take(own);
+        let student = (NetworkName::Student, m.labeled_view);
+        teachers.map(|name| (name, View::Weak)).chain([student]).collect()
+    }
+
+    /// What every step of the run does, for lists of which a pass takes so many steps.
+    pub fn schedule(&self, steps_per_pass: u64, steps_per_epoch: u64) -> Schedule {
+        let m = &self.method;
+        Schedule {
+            warm_up: self.warm_up_networks(),
+            warm_up_passes: m.warm_up_passes,
+            steps_per_pass,
+            epochs: self.schedule.train_epochs,
+            steps_per_epoch,
+            labeled_view: m.labeled_view,
+            lr: self.optim.lr,
+            unsup_weight: m.unsup_weight,
+            ramp_up: m.ramp_up,
+            ramp_up_epochs: m.ramp_up_epochs,
+            num_teachers: m.algorithm.num_teachers(),
+        }
+    }
+
+    /// Settings of a step of the warm-up: plain cross entropy, whatever loss follows.
+    pub fn warm_up_args(&self) -> StepArgs {
+        StepArgs { unsup_weight: 0.0, supervised_loss: SupervisedLoss::CrossEntropy, ..self.step_args() }
+    }
+
     /// Settings of a step at the full learning rate and weight of the unsupervised loss, teacher 1 being active: what a
     /// schedule changes is for the caller to replace.
     pub fn step_args(&self) -> StepArgs {

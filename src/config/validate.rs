@@ -1,7 +1,7 @@
 //! Refuses what cannot train, before anything is written: each message names the key, what was expected and what came.
 
 use super::RunConfig;
-use crate::method::{Algorithm, Tvat};
+use crate::method::Tvat;
 use crate::{Error, Result};
 
 /// Checks every value that is not checked where it is used.
@@ -59,22 +59,15 @@ pub fn validate(config: &RunConfig) -> Result<()> {
     for (key, value) in [
         ("method.topk", m.topk as u64),
         ("method.tvat_iterations", m.tvat_iterations as u64),
-        ("optim.ohem_min_kept", o.ohem_min_kept as u64),
+        ("optim.ohem_min_kept_per_image", o.ohem_min_kept_per_image as u64),
         ("optim.accumulate", o.accumulate as u64),
-        ("schedule.epochs", s.epochs),
+        ("schedule.train_epochs", s.train_epochs),
         ("run.val_every", config.run.val_every),
         ("eval.batch_size", config.eval.batch_size as u64),
     ] {
         if value == 0 {
             return fail(key, "at least 1", "0".into());
         }
-    }
-    if m.algorithm != Algorithm::Supervised && m.warm_up_epochs >= s.epochs {
-        return fail(
-            "schedule.epochs",
-            &format!("more than the {} warm-up epochs (method.warm_up_epochs)", m.warm_up_epochs),
-            s.epochs.to_string(),
-        );
     }
     Ok(())
 }
@@ -111,7 +104,7 @@ mod tests {
             ("batch_size", |c| c.optim.batch_size = 1),
             ("method.threshold", |c| c.method.threshold = 2.0),
             ("optim.lr", |c| c.optim.lr = f64::NAN),
-            ("schedule.epochs", |c| c.schedule.epochs = 1),
+            ("schedule.train_epochs", |c| c.schedule.train_epochs = 0),
             ("num_classes", |c| c.data.num_classes = 0),
             ("crop", |c| c.augment.crop = [0, 8]),
         ];

@@ -1,13 +1,14 @@
 //! Batches ahead of time: the order of samples, the geometry of their augmentation in parallel, and a thread that keeps a
 //! few batches ready. Knows sources and augmentation; nothing of devices or of what the batches are for.
 //!
-//! The batch of step s is a pure function of (seed, stream, s): its place j is position p = s · batch + j of an endless
-//! sequence, made of one shuffle of the source after the other; the augmentation is keyed by p. So any step can be made
-//! again alone, on any number of threads, and a resumed run sees what an uninterrupted one would have.
+//! Batch s is a pure function of (seed, stream, s): passes over the source follow one another, each in an order of its own and
+//! of whole optimiser steps alone, what is left of a pass stays out of it; the augmentation of place j is keyed by
+//! s · batch + j. So any batch can be made again alone, on any number of threads, and a resumed run sees what an uninterrupted
+//! one would have.
 
 use super::augment::{Augment, Workspace};
 use super::source::{Sample, Source};
-use crate::ops::{Box2d, Shape, Size, Strong};
+use crate::ops::{Box2d, Shape, Size, Strong, View};
 use crate::rng::{Domain, Key};
 use crate::{Error, Result};
 use rayon::prelude::*;
@@ -36,11 +37,13 @@ impl HostImages {
     }
 }
 
-/// Weakly augmented images with labels.
+/// One view of images with labels.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LabeledBatch {
     /// `[batch, crop, 3]`.
     pub images: HostImages,
+    /// The strong view's changes of each image; `None` for the weak view.
+    pub strong: Option<Vec<Strong>>,
     /// `[batch, crop]`, 255 is ignored.
     pub labels: Vec<u8>,
     /// Which samples of the source these are.
@@ -65,8 +68,10 @@ pub struct LoaderSpec {
     pub seed: u64,
     /// Tells the loaders of one run apart.
     pub stream: u16,
-    /// Images a batch.
+    /// Images of a batch.
     pub batch: usize,
+    /// Batches of one optimiser step.
+    pub batches_per_step: usize,
     /// Both views.
     pub augment: Augment,
     /// Batches that wait, 2 to 4; about as many again are being made and used.
@@ -89,18 +94,24 @@ struct Running<T> {
     thread: JoinHandle<()>,
 }
 
+/// Optimiser steps of `images` images each in one pass over a source of `len` images: full steps only. A source of fewer images
+/// than one step takes makes a step all the same, in which its images occur several times.
+pub fn steps_per_pass(len: usize, images: usize) -> u64 {
+    (len / images.max(1)).max(1) as u64
+}
+
 impl Loader<LabeledBatch> {
-    /// Weak views with labels.
+    /// One view of images with their labels.
     ///
     /// # Errors
     /// [`Error::Config`] for bad settings, [`Error::Usage`] for a source that is empty or lacks masks.
-    pub fn labeled(source: Arc<dyn Source>, spec: LoaderSpec) -> Result<Loader<LabeledBatch>> {
+    pub fn labeled(source: Arc<dyn Source>, spec: LoaderSpec, view: View) -> Result<Loader<LabeledBatch>> {
         if !source.has_masks() {
             return Err(Error::Usage("a labelled source needs a mask for every image".into()));
         }
         let prefetch = spec.prefetch;
         let plan = Plan::new(source, spec)?;
-        Ok(Loader { make: Arc::new(move |step| plan.labeled(step)), prefetch, running: None })
+        Ok(Loader { make: Arc::new(move |number| plan.labeled(number, view)), prefetch, running: None })
     }
 
     /// The batch of the next step, see [`Loader::next`].
@@ -239,7 +250,7 @@ thread_local! {
 impl Plan {
     fn new(source: Arc<dyn Source>, spec: LoaderSpec) -> Result<Plan> {
         spec.augment.validate()?;
-        if spec.batch == 0 {
+        if spec.batch == 0 || spec.batches_per_step == 0 {
             return Err(Error::config("loader", "batch: expected at least one image, got 0"));
         }
         if source.is_empty() || u32::try_from(source.len()).is_err() {
@@ -256,15 +267,24 @@ impl Plan {
         Key::new(self.spec.seed, domain, u64::from(self.spec.stream) << 48 | number)
     }
 
-    /// Position in the endless sequence and sample, for each place of a batch.
-    fn positions(&self, step: u64) -> Vec<(u64, usize)> {
-        let len = self.source.len() as u64;
-        let first = step * self.spec.batch as u64;
-        (first..first + self.spec.batch as u64)
-            .map(|p| (p, self.order(p / len)[(p % len) as usize] as usize))
+    /// Number of the augmentation's key and sample, for each place of batch `number`.
+    fn positions(&self, number: u64) -> Vec<(u64, usize)> {
+        let LoaderSpec { batch, batches_per_step, .. } = self.spec;
+        let (len, batch, per_step) = (self.source.len() as u64, batch as u64, batches_per_step as u64);
+        let batches = per_step * steps_per_pass(self.source.len(), self.spec.batch * batches_per_step);
+        let (pass, within) = (number / batches, number % batches);
+        // One order serves a pass, several where a step takes more images than there are.
+        let orders = (batches * batch).div_ceil(len);
+        (0..batch)
+            .map(|j| {
+                let place = within * batch + j;
+                let order = self.order(pass * orders + place / len);
+                (number * batch + j, order[(place % len) as usize] as usize)
+            })
             .collect()
     }
 
+    /// The order number `epoch` of the source's samples.
     fn order(&self, epoch: u64) -> Arc<Vec<u32>> {
         let mut kept = self.order.lock().unwrap_or_else(PoisonError::into_inner);
         match &*kept {
@@ -279,34 +299,35 @@ impl Plan {
         }
     }
 
-    fn labeled(&self, step: u64) -> Result<LabeledBatch> {
+    fn labeled(&self, number: u64, view: View) -> Result<LabeledBatch> {
         let LoaderSpec { augment, batch, .. } = &self.spec;
-        let places = self.positions(step);
+        let places = self.positions(number);
         let [h, w] = augment.crop;
         let (mut data, mut labels) = (vec![0; batch * h * w * 3], vec![0; batch * h * w]);
-        let shown: Vec<Result<Box2d>> = places
+        let drawn: Vec<Result<(Box2d, Strong)>> = places
             .par_iter()
             .zip(data.par_chunks_exact_mut(h * w * 3).zip(labels.par_chunks_exact_mut(h * w)))
             .map(|(&(p, i), (image, labels))| {
                 let sample = self.source.load(i)?;
                 let mask = sample.mask.as_ref().ok_or_else(|| missing_mask(&sample))?;
-                let geometry =
-                    augment.geometry(sample.image.size, &mut self.key(Domain::Augment, p).stream());
+                let mut rng = self.key(Domain::Augment, p).stream();
+                let geometry = augment.geometry(sample.image.size, &mut rng);
                 WORK.with_borrow_mut(|work| {
                     augment.write_image(&sample.image, &geometry, work, image)?;
                     augment.write_labels(mask, &geometry, work, labels)
                 })?;
-                Ok(augment.shown(&geometry))
+                Ok((augment.shown(&geometry), augment.strong(&mut rng)))
             })
             .collect();
-        let shown = shown.into_iter().collect::<Result<_>>()?;
+        let (shown, strong) = drawn.into_iter().collect::<Result<Vec<_>>>()?.into_iter().unzip();
         let images = HostImages { shape: Shape::new(*batch, h, w, 3), data, shown };
-        Ok(LabeledBatch { images, labels, indices: places.into_iter().map(|(_, i)| i).collect() })
+        let strong = (view == View::Strong).then_some(strong);
+        Ok(LabeledBatch { images, strong, labels, indices: places.into_iter().map(|(_, i)| i).collect() })
     }
 
-    fn unlabeled(&self, step: u64) -> Result<UnlabeledBatch> {
+    fn unlabeled(&self, number: u64) -> Result<UnlabeledBatch> {
         let LoaderSpec { augment, batch, .. } = &self.spec;
-        let places = self.positions(step);
+        let places = self.positions(number);
         let [h, w] = augment.crop;
         let mut data = vec![0; batch * h * w * 3];
         let drawn: Vec<Result<(Box2d, Strong)>> = places

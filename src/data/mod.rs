@@ -26,7 +26,7 @@ pub use augment::Augment;
 pub use decode::{Mask, RgbImage, decode_image, decode_mask, decode_upright};
 pub use layout::Layout;
 pub use list::{List, Masks, check_disjoint};
-pub use loader::{HostImages, LabeledBatch, Loader, LoaderSpec, UnlabeledBatch};
+pub use loader::{HostImages, LabeledBatch, Loader, LoaderSpec, UnlabeledBatch, steps_per_pass};
 pub use preset::{Preset, class_names, distinct_palette, voc_color};
 pub use protocol::{VocFamily, voc_family};
 pub use scenes::{SCENE_CLASSES, SceneSource, SceneSpec};

@@ -8,6 +8,7 @@ pub mod schedule;
 mod step;
 pub mod tvat;
 
+pub use schedule::{End, NetworkName, Phase, RampUp, Schedule, Step};
 pub use step::{accumulate, supervised_pass, supervised_update, train_step, update};
 pub use tvat::{Tvat, TvatArgs};
 

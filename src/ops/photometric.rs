@@ -91,6 +91,16 @@ impl Blur {
     }
 }
 
+/// Augmentation of images that a network learns from; both views have the same geometry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum View {
+    /// Scaled, cropped and flipped.
+    Weak,
+    /// The same crop with its colours changed by a [`Strong`].
+    Strong,
+}
+
 /// Changes to the colours of one image: adjustments, then grey, then blur. The default changes nothing.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Strong {

@@ -202,7 +202,7 @@ impl MaxPool2d {
 pub struct Mix {
     /// Boxes, first by round, then by image.
     pub boxes: Vec<Vec<[usize; 4]>>,
-    /// Source image of each round and image.
+    /// Partner of each round and image; the same image may be the partner of several.
     pub perm: Vec<Vec<usize>>,
 }
 

@@ -62,7 +62,7 @@ pub fn overview(runs: &[Run]) -> String {
         percent(run.last().and_then(|v| v.pixel_accuracy.get(run.main_network()).copied().flatten()))
     });
     row("epochs", &|run| {
-        format!("{} of {}", run.epochs.last().map_or(0, |e| e.epoch), run.config.schedule.epochs)
+        format!("{} of {}", run.epochs.last().map_or(0, |e| e.epoch), run.config.schedule.train_epochs)
     });
     row("time", &|run| {
         let seconds = run.epochs.iter().filter_map(|e| e.seconds);

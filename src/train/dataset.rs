@@ -4,16 +4,16 @@
 use crate::config::{DataConfig, RunConfig};
 use crate::data::{
     FolderOptions, FolderSource, LabeledBatch, Layout, List, Loader, LoaderSpec, Masks, Preset, SceneSource,
-    SceneSpec, Source, UnlabeledBatch, VocFamily, check_disjoint, voc_family,
+    SceneSpec, Source, UnlabeledBatch, VocFamily, check_disjoint, steps_per_pass, voc_family,
 };
-use crate::method::Algorithm;
+use crate::method::{Algorithm, NetworkName, Schedule};
 use crate::{Error, Result};
 use std::path::Path;
 use std::sync::Arc;
 
 /// Batches that a loader keeps ready.
 const PREFETCH: usize = 3;
-/// Stream of the unlabelled loader; labelled loaders have their network's number.
+/// Stream of the unlabelled loader; labelled loaders have those of their networks.
 const UNLABELED_STREAM: u16 = 16;
 
 /// Sources of a run.
@@ -66,42 +66,47 @@ impl Datasets {
         Ok(Datasets { labeled: open(labeled)?, unlabeled, val: open(val)?, voc_family })
     }
 
-    /// Steps an epoch: as configured, or one pass over the unlabelled images (the labelled ones where there are none).
+    /// Steps of an epoch: as configured, or one pass over the unlabelled images (the labelled ones where there are none).
     pub fn steps_per_epoch(&self, config: &RunConfig) -> u64 {
         let images = self.unlabeled.as_ref().unwrap_or(&self.labeled).len();
         match config.schedule.steps_per_epoch {
-            0 => images.div_ceil(config.optim.images_a_step()).max(1) as u64,
+            0 => steps_per_pass(images, config.optim.images_a_step()),
             steps => steps,
         }
     }
 
-    /// Loaders from `step` on: `labeled` of labelled batches, each with its own order, and one of unlabelled batches where
-    /// wanted.
-    pub(super) fn loaders(
-        &self,
-        config: &RunConfig,
-        step: u64,
-        labeled: usize,
-        unlabeled: bool,
-    ) -> Result<Loaders> {
+    /// What every step of a run on these images does.
+    pub fn schedule(&self, config: &RunConfig) -> Schedule {
+        let pass = steps_per_pass(self.labeled.len(), config.optim.images_a_step());
+        config.schedule(pass, self.steps_per_epoch(config))
+    }
+
+    /// Loaders of what the step after the first `done` ones needs, and those after it in its phase.
+    pub(super) fn loaders(&self, config: &RunConfig, schedule: &Schedule, done: u64) -> Result<Loaders> {
+        let accumulate = config.optim.accumulate;
         let spec = |stream: u16| LoaderSpec {
             seed: config.schedule.seed,
             stream,
             batch: config.optim.batch_size,
+            batches_per_step: accumulate,
             augment: config.augment.clone(),
             prefetch: PREFETCH,
         };
-        // Loaders count batches.
-        let first = step * config.optim.accumulate as u64;
+        let warm_up = done < schedule.warm_up_steps();
+        let learners = match warm_up {
+            true => schedule.warm_up.clone(),
+            false => vec![(NetworkName::Student, schedule.labeled_view)],
+        };
         let mut loaders = Loaders { labeled: Vec::new(), unlabeled: None };
-        for stream in 0..labeled {
-            let mut loader = Loader::labeled(self.labeled.clone(), spec(stream as u16))?;
-            loader.start(first)?;
-            loaders.labeled.push(loader);
+        for (network, view) in learners {
+            let mut loader = Loader::labeled(self.labeled.clone(), spec(network as u16), view)?;
+            loader.start(schedule.labeled_steps(network, done) * accumulate as u64)?;
+            loaders.labeled.push((network, loader));
         }
+        let unlabeled = !warm_up && config.method.algorithm != Algorithm::Supervised;
         if let Some(source) = self.unlabeled.as_ref().filter(|_| unlabeled) {
             let mut loader = Loader::unlabeled(source.clone(), spec(UNLABELED_STREAM))?;
-            loader.start(first)?;
+            loader.start((done - schedule.warm_up_steps()) * accumulate as u64)?;
             loaders.unlabeled = Some(loader);
         }
         Ok(loaders)
@@ -110,14 +115,17 @@ impl Datasets {
 
 /// Running loaders of a phase.
 pub(super) struct Loaders {
-    labeled: Vec<Loader<LabeledBatch>>,
+    labeled: Vec<(NetworkName, Loader<LabeledBatch>)>,
     unlabeled: Option<Loader<UnlabeledBatch>>,
 }
 
 impl Loaders {
-    /// The next labelled batch of network `number`.
-    pub fn labeled(&mut self, number: usize) -> Result<LabeledBatch> {
-        self.labeled[number].next_labeled()
+    /// The next labelled batch of `network`.
+    pub fn labeled(&mut self, network: NetworkName) -> Result<LabeledBatch> {
+        match self.labeled.iter_mut().find(|(name, _)| *name == network) {
+            Some((_, loader)) => loader.next_labeled(),
+            None => Err(Error::Usage(format!("{} learns nothing in this phase", network.as_str()))),
+        }
     }
 
     /// The next unlabelled batch.

@@ -48,7 +48,11 @@ impl Events {
     pub fn record(&mut self, record: &Value) -> Result<()> {
         let mut value = Vec::new();
         match record["kind"].as_str() {
-            Some("step") => value.extend(numbers("train", record, &STEP_KEYS)),
+            Some("step") => match record["network"].as_str().filter(|_| record["warm_up"] == true) {
+                Some(network) => value.extend(numbers(&format!("warm_up/{network}"), record, &WARM_UP_KEYS)),
+                None => value.extend(numbers("train", record, &STEP_KEYS)),
+            },
+            Some("warm_up") => value.extend(numbers("warm_up", record, &EPOCH_KEYS)),
             Some("epoch") => {
                 value.extend(numbers("epoch", record, &EPOCH_KEYS));
                 if let Some(counts) = record["confidence_histogram"].as_array() {
@@ -119,6 +123,8 @@ impl Events {
 /// Keys of a step's record.
 const STEP_KEYS: [&str; 6] =
     ["loss_sup", "loss_unsup", "lr", "unsup_weight", "pass_rate", "images_per_second"];
+/// Keys of a step's record in the warm-up.
+const WARM_UP_KEYS: [&str; 3] = ["loss_sup", "lr", "images_per_second"];
 /// Keys of an epoch's record.
 const EPOCH_KEYS: [&str; 8] = [
     "loss_sup",

@@ -1,14 +1,14 @@
 //! The memory of a run before it starts: a rehearsal of its steps on the device's planning twin. Knows steps and their
 //! sizes; must not know devices.
 
-use super::state::{State, warm_up_networks};
+use super::state::State;
 use super::step;
 use super::watch::Watch;
 use crate::config::{self, RunConfig};
 use crate::data::{HostImages, LabeledBatch, UnlabeledBatch};
 use crate::method::Algorithm;
 use crate::model::DeepLab;
-use crate::ops::{Backend, MemoryPlan, Strong};
+use crate::ops::{Backend, MemoryPlan, Strong, View};
 use crate::{Error, Result};
 
 /// Larger batches are not looked for.
@@ -102,29 +102,31 @@ fn rehearse<B: Backend>(b: &B, arch: &DeepLab, config: &RunConfig) -> Result<()>
         let n = config.optim.batch_size;
         HostImages::whole(n, (h, w), vec![0; n * h * w * 3])
     };
-    let labeled = || {
+    let strong = || vec![Strong::default(); config.optim.batch_size];
+    let labeled = |view: View| {
         let images = images();
         let labels = vec![0; images.shape.positions()];
-        LabeledBatch { images, labels, indices: Vec::new() }
+        let strong = (view == View::Strong).then(strong);
+        LabeledBatch { images, strong, labels, indices: Vec::new() }
     };
     // All batches of a step, as a plan says what each takes in turn.
     let batches = || 0..config.optim.accumulate;
+    let args = config.warm_up_args();
+    for learner in config.warm_up_networks() {
+        let batches: Vec<LabeledBatch> = batches().map(|_| labeled(learner.1)).collect();
+        for _ in 0..2 {
+            step::warm_up(b, arch, config, &mut state, learner, &batches, &args, &mut watch)?;
+        }
+    }
+    state.teacher_momenta.clear();
     let args = config.step_args();
     let supervised = config.method.algorithm == Algorithm::Supervised;
-    if !supervised && config.method.warm_up_epochs > 0 {
-        let batches: Vec<Vec<LabeledBatch>> =
-            (0..warm_up_networks(config)).map(|_| batches().map(|_| labeled()).collect()).collect();
-        for _ in 0..2 {
-            step::warm_up(b, arch, config, &mut state, &batches, &args, &mut watch)?;
-        }
-        state.teacher_momenta.clear();
-    }
-    let strong = || vec![Strong::default(); config.optim.batch_size];
     let unlabeled =
         || (!supervised).then(|| UnlabeledBatch { images: images(), strong: strong(), indices: Vec::new() });
-    let batches: Vec<_> = batches().map(|_| (labeled(), unlabeled())).collect();
+    let view = config.method.labeled_view;
+    let batches: Vec<_> = batches().map(|_| (labeled(view), unlabeled())).collect();
     for _ in 0..2 {
-        step::method(b, arch, config, &mut state, &batches, &args, &mut watch)?;
+        step::method(b, arch, config, &mut state, (0, &batches), &args, &mut watch)?;
     }
     Ok(())
 }

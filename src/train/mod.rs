@@ -145,5 +145,6 @@ fn run<B: Backend>(
     let first = if step > 0 { step + 1 } else { 0 };
     let events = config.run.tensorboard.then(|| Events::create(dir.root(), first)).transpose()?;
     let unread = Unread::new(b);
-    Trainer { b, arch: &arch, config, dir, data, state, meta, metrics, events, unread }.run()
+    let schedule = data.schedule(config);
+    Trainer { b, arch: &arch, config, schedule, dir, data, state, meta, metrics, events, unread }.run()
 }

@@ -11,8 +11,8 @@ pub struct Display {
 
 /// What a bar shows of one step.
 pub struct StepView {
-    /// Epoch, from 1, and number of epochs.
-    pub epoch: (u64, u64),
+    /// Where the run is, such as `epoch 3/80`.
+    pub place: String,
     /// Whether the warm-up still runs.
     pub warm_up: bool,
     /// Supervised loss.
@@ -40,9 +40,10 @@ impl Display {
     pub fn step(&self, done: u64, view: &StepView) {
         let Some(bar) = &self.bar else { return };
         bar.set_position(done);
-        let mut text = format!("epoch {}/{}", view.epoch.0, view.epoch.1);
-        text += &format!("  loss {:.3}", view.loss_sup);
-        text += &if view.warm_up { "  warm-up".into() } else { format!(" + {:.3}", view.loss_unsup) };
+        let mut text = format!("{}  loss {:.3}", view.place, view.loss_sup);
+        if !view.warm_up {
+            text += &format!(" + {:.3}", view.loss_unsup);
+        }
         if let Some(miou) = self.miou {
             text += &format!("  mIoU {:.1}", 100.0 * miou);
         }

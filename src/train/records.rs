@@ -6,6 +6,7 @@ use super::unread::Pending;
 use crate::Result;
 use crate::eval::Scores;
 use crate::host::peak_memory;
+use crate::method::{End, Phase};
 use crate::ops::Backend;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -71,10 +72,13 @@ pub fn run_record(data: &Datasets) -> Value {
 
 /// The record of a step.
 pub fn step_record<B: Backend>(step: &Pending<B>, losses: &Losses, images_per_second: f64) -> Value {
+    let what = &step.step;
+    let warm_up = what.phase == Phase::WarmUp;
     let mut record = json!({
-        "kind": "step", "step": step.step + 1, "epoch": step.epoch, "warm_up": step.warm_up, "lr": step.lr,
-        "loss_sup": losses.sup, "loss_unsup": losses.unsup, "unsup_weight": step.unsup_weight,
+        "kind": "step", "step": step.number + 1, "warm_up": warm_up, "network": what.network, "lr": what.lr,
+        "loss_sup": losses.sup, "loss_unsup": losses.unsup, "unsup_weight": what.unsup_weight,
     });
+    record[if warm_up { "pass" } else { "epoch" }] = json!(what.pass);
     if let Some(c) = &losses.pseudo {
         record["pass_rate"] = json!(c.passed as f64 / c.pixels as f64);
     }
@@ -82,20 +86,22 @@ pub fn step_record<B: Backend>(step: &Pending<B>, losses: &Losses, images_per_se
     record
 }
 
-/// The record of an epoch.
-pub fn epoch_record(
-    epoch: u64,
+/// The record of an epoch, or of a pass of the warm-up.
+pub fn end_record(
+    end: End,
     step: u64,
-    warm_up: bool,
     sums: &Sums,
     images_per_second: f64,
     data_wait: f64,
     seconds: f64,
 ) -> Value {
     let (sup, unsup) = sums.means();
-    let mut record = json!({
-        "kind": "epoch", "epoch": epoch, "step": step, "warm_up": warm_up, "loss_sup": sup, "loss_unsup": unsup,
-    });
+    let mut record = match end {
+        End::WarmUpPass { pass, .. } => json!({ "kind": "warm_up", "pass": pass }),
+        End::Epoch(epoch) => json!({ "kind": "epoch", "epoch": epoch, "loss_unsup": unsup }),
+    };
+    record["step"] = json!(step);
+    record["loss_sup"] = json!(sup);
     record["train_miou"] = json!(sums.labeled.scores().miou);
     if sums.pixels > 0 {
         record["pseudo_agreement"] = json!(sums.pseudo.scores().pixel_accuracy);
@@ -111,7 +117,7 @@ pub fn epoch_record(
     record
 }
 
-/// The record of a validation.
+/// The record of a validation; epoch 0 is the end of the warm-up.
 pub fn validation_record(epoch: u64, step: u64, scores: &BTreeMap<String, Scores>, seconds: f64) -> Value {
     let pick =
         |f: &dyn Fn(&Scores) -> Value| -> Value { scores.iter().map(|(n, s)| (n.clone(), f(s))).collect() };

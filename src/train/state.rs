@@ -3,9 +3,9 @@
 
 use super::records::Losses;
 use crate::Result;
-use crate::config::{RunConfig, TeacherStart};
+use crate::config::RunConfig;
 use crate::eval::{Confusion, Nets, Scores, Which};
-use crate::method::{Algorithm, Networks};
+use crate::method::{Algorithm, NetworkName, Networks};
 use crate::model::{DeepLab, Network};
 use crate::ops::{Backend, HISTOGRAM_BINS, first_non_finite};
 use crate::weights::Weights;
@@ -24,11 +24,12 @@ pub struct State<B: Backend> {
 
 /// Counters of a run and what its records need across a resume. Exact in JSON: floating-point sums are kept as bits.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Progress {
-    /// Finished steps of the student.
+    /// Finished optimiser steps, of the warm-up's networks and of the epochs.
     pub step: u64,
-    /// An epoch's last step is done, its record and validation are not.
-    pub epoch_end_pending: bool,
+    /// The last step of an epoch, or of a pass of the warm-up, is done; its record and validation are not.
+    pub end_pending: bool,
     /// Records in `metrics.jsonl`.
     pub metrics_lines: u64,
     /// Sums over the running epoch.
@@ -39,7 +40,7 @@ pub struct Progress {
     pub scores: BTreeMap<String, Scores>,
 }
 
-/// Sums over the steps of an epoch.
+/// Sums over the student's steps of an epoch, or of a pass of the warm-up.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Sums {
     /// Steps in the sums.
@@ -143,7 +144,12 @@ impl<B: Backend> State<B> {
         b.phase("momentum and gradient");
         Ok(State {
             nets: Networks { student, teacher1, teacher2, momentum: zeros(), grads: zeros() },
-            teacher_momenta: (1..warm_up_networks(config)).map(|_| zeros()).collect(),
+            teacher_momenta: config
+                .warm_up_networks()
+                .iter()
+                .filter(|(name, _)| *name != NetworkName::Student)
+                .map(|_| zeros())
+                .collect(),
             progress: Progress::default(),
         })
     }
@@ -185,14 +191,6 @@ impl<B: Backend> State<B> {
         }
         let at = first_non_finite(b, &self.nets.momentum)?;
         Some(format!("momentum of student.{}", param_name(arch, at)))
-    }
-}
-
-/// How many networks train in the warm-up: the student, and the teachers unless they start as its copies.
-pub fn warm_up_networks(config: &RunConfig) -> usize {
-    match config.method.teacher_start {
-        TeacherStart::WarmUp => 1 + config.method.algorithm.num_teachers(),
-        TeacherStart::Student => 1,
     }
 }
 

@@ -6,13 +6,19 @@ use super::watch::{Watch, Watched};
 use crate::Result;
 use crate::config::RunConfig;
 use crate::data::{HostImages, LabeledBatch, UnlabeledBatch};
-use crate::method::{self, Batch, StepArgs, StepOut, Unsup, cut_mix};
+use crate::method::{self, Batch, NetworkName, StepArgs, StepOut, Unsup, cut_mix};
 use crate::model::DeepLab;
-use crate::ops::{self, Backend, Images, Normalize, Pixels, Shape};
+use crate::ops::{self, Backend, Images, Normalize, Pixels, Shape, View};
 use crate::rng::{Domain, Key};
 
-/// Kind of [`Backend::step`] of the warm-up.
-pub const WARM_UP: &str = "warm-up step";
+/// Kinds of [`Backend::step`] of the warm-up: the views take different memory.
+fn warm_up_kind(view: View) -> &'static str {
+    match view {
+        View::Weak => "warm-up step",
+        View::Strong => "warm-up step, strong view",
+    }
+}
+
 /// Kind of [`Backend::step`] of the method and its baselines.
 pub const METHOD: &str = "training step";
 /// What memory is for, in the words of a plan.
@@ -30,9 +36,9 @@ pub struct Outcome<B: Backend> {
 
 /// What one batch leaves on the device.
 pub struct BatchOutcome<B: Backend> {
-    /// The student's supervised loss.
+    /// Supervised loss of the network that learned.
     pub loss_sup: B::Scalar,
-    /// The student's confusion matrix over labelled pixels.
+    /// Its confusion matrix over labelled pixels.
     pub confusion: B::Counts,
     /// The unsupervised loss in its parts; `None` in the warm-up and for the supervised baseline.
     pub unsup: Option<Unsup<B>>,
@@ -45,7 +51,7 @@ impl<B: Backend> BatchOutcome<B> {
     }
 }
 
-/// A step of the warm-up: each of the networks learns from the labelled batches of its number.
+/// A step of the warm-up: `network` learns from the labelled batches, whose gradients are averaged. All of them show `view`.
 ///
 /// # Errors
 /// Those of the ops, and a step without batches.
@@ -54,42 +60,38 @@ pub fn warm_up<B: Backend>(
     arch: &DeepLab,
     config: &RunConfig,
     state: &mut State<B>,
-    networks: &[Vec<LabeledBatch>],
+    (network, view): (NetworkName, View),
+    batches: &[LabeledBatch],
     args: &StepArgs,
     watch: &mut Watch<B>,
 ) -> Result<Outcome<B>> {
-    b.step(WARM_UP, || {
+    if batches.is_empty() {
+        return Err(crate::Error::Usage("a warm-up step needs a batch".into()));
+    }
+    b.step(warm_up_kind(view), || {
         let mut outcome = Outcome { batches: Vec::new(), pixels: 0, watched: Vec::new() };
-        for (number, batches) in networks.iter().enumerate() {
-            let nets = &mut state.nets;
-            let (name, net, momentum) = match number {
-                0 => ("student", &mut nets.student, &mut nets.momentum),
-                1 => ("teacher1", &mut nets.teacher1, &mut state.teacher_momenta[0]),
-                _ => ("teacher2", &mut nets.teacher2, &mut state.teacher_momenta[1]),
-            };
-            b.clear(&mut nets.grads);
-            let before = outcome.watched.len();
-            for batch in batches {
-                b.phase(INPUT);
-                let (x, y) = upload(b, batch, &config.normalize)?;
-                let share = 1.0 / batches.len() as f64;
-                let out = method::supervised_pass(b, arch, net, &mut nets.grads, (&x, &y), args, share)?;
-                let (out, logits) = BatchOutcome::of(out);
-                watch.batch(b, &logits, &nets.grads, (name, true), before, &mut outcome.watched);
-                if number == 0 {
-                    outcome.batches.push(out);
-                }
-            }
-            method::supervised_update(b, arch, net, momentum, &nets.grads, args)?;
+        let nets = &mut state.nets;
+        let (net, momentum) = match network {
+            NetworkName::Student => (&mut nets.student, &mut nets.momentum),
+            NetworkName::Teacher1 => (&mut nets.teacher1, &mut state.teacher_momenta[0]),
+            NetworkName::Teacher2 => (&mut nets.teacher2, &mut state.teacher_momenta[1]),
+        };
+        b.clear(&mut nets.grads);
+        for batch in batches {
+            b.phase(INPUT);
+            let (x, y) = upload(b, batch, &config.normalize)?;
+            let share = 1.0 / batches.len() as f64;
+            let out = method::supervised_pass(b, arch, net, &mut nets.grads, (&x, &y), args, share)?;
+            let (out, logits) = BatchOutcome::of(out);
+            watch.batch(b, &logits, &nets.grads, (network.as_str(), true), 0, &mut outcome.watched);
+            outcome.batches.push(out);
         }
-        match outcome.batches.is_empty() {
-            true => Err(crate::Error::Usage("a warm-up step needs a batch".into())),
-            false => Ok(outcome),
-        }
+        method::supervised_update(b, arch, net, momentum, &nets.grads, args)?;
+        Ok(outcome)
     })
 }
 
-/// A step of the method or a baseline: its batches' gradients are averaged.
+/// A step of the method or a baseline, number `step` of the epochs: its batches' gradients are averaged.
 ///
 /// # Errors
 /// Those of the ops.
@@ -98,7 +100,7 @@ pub fn method<B: Backend>(
     arch: &DeepLab,
     config: &RunConfig,
     state: &mut State<B>,
-    batches: &[(LabeledBatch, Option<UnlabeledBatch>)],
+    (step, batches): (u64, &[(LabeledBatch, Option<UnlabeledBatch>)]),
     args: &StepArgs,
     watch: &mut Watch<B>,
 ) -> Result<Outcome<B>> {
@@ -107,7 +109,7 @@ pub fn method<B: Backend>(
         b.clear(&mut state.nets.grads);
         for (k, (labeled, unlabeled)) in batches.iter().enumerate() {
             b.phase(INPUT);
-            let number = state.progress.step * batches.len() as u64 + k as u64;
+            let number = step * batches.len() as u64 + k as u64;
             let batch = batch(b, arch, config, number, labeled, unlabeled.as_ref())?;
             let shape = B::shape(&batch.x_u_weak);
             let share = 1.0 / batches.len() as f64;
@@ -122,7 +124,7 @@ pub fn method<B: Backend>(
     })
 }
 
-/// The input of the run's batch `number`. Without unlabelled images only the labelled part is read.
+/// The input of batch `number` of the epochs. Without unlabelled images only the labelled part is read.
 fn batch<B: Backend>(
     b: &B,
     arch: &DeepLab,
@@ -159,6 +161,10 @@ fn images<B: Backend>(b: &B, images: &HostImages) -> Result<Images<B>> {
 }
 
 fn upload<B: Backend>(b: &B, batch: &LabeledBatch, normalize: &Normalize) -> Result<(B::Tensor, B::Labels)> {
-    let x = ops::normalize_bytes(b, &images(b, &batch.images)?, normalize)?;
+    let images = images(b, &batch.images)?;
+    let x = match &batch.strong {
+        Some(strong) => ops::photometric(b, Pixels::Bytes(&images), strong, normalize)?,
+        None => ops::normalize_bytes(b, &images, normalize)?,
+    };
     Ok((x, b.upload_labels(batch.images.shape.with_channels(1), &batch.labels)))
 }

@@ -5,15 +5,14 @@ use super::checkpoint::{self, Metadata};
 use super::dataset::{Datasets, Loaders};
 use super::events::Events;
 use super::progress::{Display, StepView};
-use super::records::{Clock, epoch_record, run_record, step_record, validation_record};
+use super::records::{Clock, end_record, run_record, step_record, validation_record};
 use super::run_dir::{Metrics, RunDir};
-use super::state::{Best, State, warm_up_networks};
+use super::state::{Best, State, Sums};
 use super::unread::{Pending, Reading, Unread};
 use super::{pictures, signal, step};
 use crate::config::{RunConfig, TeacherStart};
 use crate::eval::{self, Palette, Scores};
-use crate::method::schedule::poly_lr;
-use crate::method::{Algorithm, StepArgs};
+use crate::method::{Algorithm, End, NetworkName, Phase, Schedule, StepArgs};
 use crate::model::DeepLab;
 use crate::ops::Backend;
 use crate::{Error, Result};
@@ -29,6 +28,8 @@ pub struct Trainer<'a, B: Backend> {
     pub arch: &'a DeepLab,
     /// Settings.
     pub config: &'a RunConfig,
+    /// What each step does.
+    pub schedule: Schedule,
     /// Where results go.
     pub dir: &'a RunDir,
     /// Images.
@@ -50,45 +51,30 @@ impl<B: Backend> Trainer<'_, B> {
         self.config.method.algorithm
     }
 
-    fn steps_per_epoch(&self) -> u64 {
-        self.data.steps_per_epoch(self.config)
-    }
-
-    fn total_steps(&self) -> u64 {
-        self.steps_per_epoch() * self.config.schedule.epochs
-    }
-
-    fn warm_up_steps(&self) -> u64 {
-        match self.algorithm() {
-            Algorithm::Supervised => 0,
-            _ => self.steps_per_epoch() * self.config.method.warm_up_epochs.min(self.config.schedule.epochs),
-        }
-    }
-
     /// Trains from the state's step to the end.
     ///
     /// # Errors
     /// Bad data, a value that is not finite, a failed write, or Ctrl-C after its checkpoint.
     pub fn run(&mut self) -> Result<BTreeMap<String, Scores>> {
-        let (per_epoch, total) = (self.steps_per_epoch(), self.total_steps());
+        let num_steps = self.schedule.num_steps();
         if self.metrics.lines() == 0 {
             self.record(&run_record(self.data))?;
         }
         let mut loaders = self.loaders()?;
-        let mut display = Display::new(total, self.state.progress.step);
+        let mut display = Display::new(num_steps, self.state.progress.step);
         let mut clock = Clock::new();
         loop {
-            let step = self.state.progress.step;
-            if self.state.progress.epoch_end_pending {
-                if !self.end_epoch(&mut display, &mut clock)? {
+            let done = self.state.progress.step;
+            if let Some(end) = self.schedule.end(done).filter(|_| self.state.progress.end_pending) {
+                if !self.end(end, &mut display, &mut clock)? {
                     return self.interrupt();
                 }
-                if step == self.warm_up_steps() && step < total {
+                if matches!(end, End::WarmUpPass { last: true, .. }) {
                     loaders = self.loaders()?;
                 }
                 clock = Clock::new();
             }
-            if step >= total {
+            if done >= num_steps {
                 return Ok(self.state.progress.scores.clone());
             }
             if signal::asked() {
@@ -97,11 +83,9 @@ impl<B: Backend> Trainer<'_, B> {
             }
             self.next_step(&mut loaders, &mut clock)?;
             let progress = &mut self.state.progress;
-            let epoch_ends = progress.step.is_multiple_of(per_epoch);
-            progress.epoch_end_pending = epoch_ends;
-            let every = self.config.run.checkpoint_every;
-            let save = every > 0 && progress.step.is_multiple_of(every) && !epoch_ends;
-            if save || epoch_ends || self.unread.due() {
+            progress.end_pending = self.schedule.end(progress.step).is_some();
+            let save = self.checkpoint_due() && !self.state.progress.end_pending;
+            if save || self.state.progress.end_pending || self.unread.due() {
                 self.read_steps(&display, &clock)?;
             }
             if save {
@@ -110,57 +94,47 @@ impl<B: Backend> Trainer<'_, B> {
         }
     }
 
-    fn loaders(&self) -> Result<Loaders> {
-        let step = self.state.progress.step;
-        let warm = step < self.warm_up_steps();
-        if !warm && self.algorithm() == Algorithm::Supervised {
-            return self.data.loaders(self.config, step, 1, false);
-        }
-        self.data.loaders(self.config, step, if warm { warm_up_networks(self.config) } else { 1 }, !warm)
+    /// Whether a checkpoint follows the last step by its number.
+    fn checkpoint_due(&self) -> bool {
+        let every = self.config.run.checkpoint_every;
+        every > 0 && self.state.progress.step.is_multiple_of(every)
     }
 
-    /// Settings of the step at hand.
-    fn step_args(&self, lr: f64) -> StepArgs {
-        let m = &self.config.method;
-        let (step, per_epoch) = (self.state.progress.step, self.steps_per_epoch());
-        let since = step.saturating_sub(self.warm_up_steps());
-        let ramp = m.ramp_up.at(since as f64, m.ramp_up_epochs * per_epoch as f64);
-        // Epochs count from 1 at the end of the warm-up: odd ones train teacher 1, even ones teacher 2.
-        let odd = (since / per_epoch) % 2 == 0;
-        StepArgs {
-            lr,
-            unsup_weight: m.unsup_weight * ramp,
-            active_teacher: if odd || m.algorithm.num_teachers() < 2 { 1 } else { 2 },
-            ..self.config.step_args()
-        }
+    fn loaders(&self) -> Result<Loaders> {
+        self.data.loaders(self.config, &self.schedule, self.state.progress.step)
     }
 
     /// Runs the next step; its losses stay on the device.
     fn next_step(&mut self, loaders: &mut Loaders, clock: &mut Clock) -> Result<()> {
-        let (step, per_epoch) = (self.state.progress.step, self.steps_per_epoch());
-        let warm_up = step < self.warm_up_steps();
-        let args = self.step_args(poly_lr(self.config.optim.lr, step, self.total_steps()));
+        let number = self.state.progress.step;
+        let step = self.schedule.step(number);
         let (b, arch, config) = (self.b, self.arch, self.config);
-        let batches = || 0..config.optim.accumulate;
-        let outcome = if warm_up {
-            let mut networks = Vec::new();
-            for number in 0..warm_up_networks(config) {
-                let batches = batches().map(|_| clock.waiting(|| loaders.labeled(number)));
-                networks.push(batches.collect::<Result<Vec<_>>>()?);
+        let (state, watch) = (&mut self.state, &mut self.unread.watch);
+        let batches = 0..config.optim.accumulate;
+        let outcome = match step.phase {
+            Phase::WarmUp => {
+                let args = StepArgs { lr: step.lr, ..config.warm_up_args() };
+                let mut next = || loaders.labeled(step.network);
+                let batches: Vec<_> = batches.map(|_| clock.waiting(&mut next)).collect::<Result<_>>()?;
+                step::warm_up(b, arch, config, state, (step.network, step.view), &batches, &args, watch)?
             }
-            step::warm_up(b, arch, config, &mut self.state, &networks, &args, &mut self.unread.watch)?
-        } else {
-            let mut next = || {
-                let labeled = loaders.labeled(0)?;
-                let supervised = args.algorithm == Algorithm::Supervised;
-                Ok((labeled, if supervised { None } else { Some(loaders.unlabeled()?) }))
-            };
-            let batches: Vec<_> = batches().map(|_| clock.waiting(&mut next)).collect::<Result<_>>()?;
-            step::method(b, arch, config, &mut self.state, &batches, &args, &mut self.unread.watch)?
+            Phase::Train => {
+                let args = StepArgs {
+                    lr: step.lr,
+                    unsup_weight: step.unsup_weight,
+                    active_teacher: usize::from(step.core.max(1)),
+                    ..config.step_args()
+                };
+                let mut next = || {
+                    let labeled = loaders.labeled(step.network)?;
+                    let supervised = args.algorithm == Algorithm::Supervised;
+                    Ok((labeled, if supervised { None } else { Some(loaders.unlabeled()?) }))
+                };
+                let batches: Vec<_> = batches.map(|_| clock.waiting(&mut next)).collect::<Result<_>>()?;
+                step::method(b, arch, config, state, (step.step, &batches), &args, watch)?
+            }
         };
-        let unsup_weight = if warm_up { 0.0 } else { args.unsup_weight };
-        let epoch = step / per_epoch + 1;
-        self.unread.push(Pending { step, epoch, warm_up, lr: args.lr, unsup_weight, outcome });
+        self.unread.push(Pending { number, step, outcome });
         clock.steps += 1;
         self.state.progress.step += 1;
         self.b.check()
@@ -170,32 +144,43 @@ impl<B: Backend> Trainer<'_, B> {
     fn read_steps(&mut self, display: &Display, clock: &Clock) -> Result<()> {
         let Reading { steps, bad } = self.unread.read(self.b, self.arch)?;
         let seconds = clock.since.elapsed().as_secs_f64();
-        for (number, (step, losses)) in steps.iter().enumerate() {
-            let rate = self.images_per_step(step.warm_up) * clock.steps as f64 / seconds;
-            self.state.progress.sums.add(losses);
+        for (number, (pending, losses)) in steps.iter().enumerate() {
+            let step = &pending.step;
+            let rate = self.images_per_step(step.phase) * clock.steps as f64 / seconds;
+            // A pass of the warm-up is told by the student's losses.
+            if step.network == NetworkName::Student {
+                self.state.progress.sums.add(losses);
+            }
             let log_every = self.config.run.log_every;
-            if log_every > 0 && (step.step + 1).is_multiple_of(log_every) {
-                self.record(&step_record(step, losses, rate))?;
+            if log_every > 0 && (pending.number + 1).is_multiple_of(log_every) {
+                self.record(&step_record(pending, losses, rate))?;
             }
             if number + 1 == steps.len() {
                 let view = StepView {
-                    epoch: (step.epoch, self.config.schedule.epochs),
-                    warm_up: step.warm_up,
+                    place: match step.phase {
+                        Phase::WarmUp => format!(
+                            "warm-up {}/{} {}",
+                            step.pass,
+                            self.schedule.warm_up_passes,
+                            step.network.as_str()
+                        ),
+                        Phase::Train => format!("epoch {}/{}", step.pass, self.schedule.epochs),
+                    },
+                    warm_up: step.phase == Phase::WarmUp,
                     loss_sup: losses.sup,
                     loss_unsup: losses.unsup,
                     images_per_second: rate,
                 };
-                display.step(step.step + 1, &view);
+                display.step(pending.number + 1, &view);
             }
         }
         bad.map_or(Ok(()), |bad| Err(self.non_finite(bad.tensor, bad.step)))
     }
 
-    fn images_per_step(&self, warm_up: bool) -> f64 {
-        let batches = match (warm_up, self.algorithm()) {
-            (true, _) => warm_up_networks(self.config),
-            (false, Algorithm::Supervised) => 1,
-            (false, _) => 2,
+    fn images_per_step(&self, phase: Phase) -> f64 {
+        let batches = match (phase, self.algorithm()) {
+            (Phase::WarmUp, _) | (_, Algorithm::Supervised) => 1,
+            _ => 2,
         };
         (batches * self.config.optim.images_a_step()) as f64
     }
@@ -209,22 +194,28 @@ impl<B: Backend> Trainer<'_, B> {
         Ok(())
     }
 
-    /// Record, validation and checkpoints of the epoch that just ended. False where Ctrl-C broke the validation off; then
-    /// nothing was recorded and a resumed run does it again.
-    fn end_epoch(&mut self, display: &mut Display, clock: &mut Clock) -> Result<bool> {
-        if let Some(tensor) = self.state.first_non_finite(self.b, self.arch, self.algorithm()) {
+    /// What follows the end of an epoch or of a pass of the warm-up: its record; after an epoch and after the whole warm-up
+    /// also validation and checkpoints. False where Ctrl-C broke the validation off; then nothing was recorded and a resumed
+    /// run does it again.
+    fn end(&mut self, end: End, display: &mut Display, clock: &mut Clock) -> Result<bool> {
+        let (epoch, validated, saved) = match end {
+            End::WarmUpPass { last, .. } => (0, last, last || self.checkpoint_due()),
+            End::Epoch(epoch) => {
+                let every = self.config.run.val_every.max(1);
+                (epoch, epoch == self.schedule.epochs || epoch.is_multiple_of(every), true)
+            }
+        };
+        if saved && let Some(tensor) = self.state.first_non_finite(self.b, self.arch, self.algorithm()) {
             return Err(self.non_finite(tensor, self.state.progress.step));
         }
-        let (step, per_epoch) = (self.state.progress.step, self.steps_per_epoch());
-        let (epoch, epochs) = (step / per_epoch, self.config.schedule.epochs);
-        let warm_up = step <= self.warm_up_steps();
         let seconds = clock.since.elapsed().as_secs_f64();
-        if warm_up && self.config.method.teacher_start == TeacherStart::Student {
+        if let (End::WarmUpPass { last: true, .. }, TeacherStart::Student) =
+            (end, self.config.method.teacher_start)
+        {
             self.state.copy_to_teachers();
         }
-        let validate = epoch == epochs || epoch.is_multiple_of(self.config.run.val_every.max(1));
         let started = Instant::now();
-        let validation = if validate {
+        let validation = if validated {
             match self.validate(epoch)? {
                 Some(v) => Some(v),
                 None => return Ok(false),
@@ -233,16 +224,13 @@ impl<B: Backend> Trainer<'_, B> {
             None
         };
 
+        let step = self.state.progress.step;
         let sums = std::mem::take(&mut self.state.progress.sums);
-        let (sup, unsup) = sums.means();
+        let phase = if epoch == 0 { Phase::WarmUp } else { Phase::Train };
         let wait = clock.waited.as_secs_f64() / seconds.max(1e-9);
-        let images_per_second = self.images_per_step(warm_up) * clock.steps as f64 / seconds.max(1e-9);
-        self.record(&epoch_record(epoch, step, warm_up, &sums, images_per_second, wait, seconds))?;
-        let mut line = format!("epoch {epoch}/{epochs}{}", if warm_up { " (warm-up)" } else { "" });
-        line += &format!(": loss {sup:.3} + {unsup:.3}");
-        if sums.pixels > 0 {
-            line += &format!(", {:.0} % of pixels pass", 100.0 * sums.pass_rate());
-        }
+        let images_per_second = self.images_per_step(phase) * clock.steps as f64 / seconds.max(1e-9);
+        self.record(&end_record(end, step, &sums, images_per_second, wait, seconds))?;
+        let mut line = self.describe(end, &sums);
         line +=
             &format!(", {images_per_second:.1} images/s, {:.0} % of the time waiting for data", 100.0 * wait);
 
@@ -253,7 +241,8 @@ impl<B: Backend> Trainer<'_, B> {
             let miou = scores.get(best.name()).map_or(0.0, |s| s.miou);
             let before =
                 self.state.progress.best.as_ref().map_or(f64::NEG_INFINITY, |b| f64::from_bits(b.miou));
-            improved = miou > before;
+            // The best of a run is one of its epochs: the warm-up is not yet the method.
+            improved = epoch > 0 && miou > before;
             if improved {
                 self.state.progress.best = Some(Best { epoch, miou: miou.to_bits() });
             }
@@ -262,13 +251,45 @@ impl<B: Backend> Trainer<'_, B> {
             display.validated(miou);
             self.state.progress.scores = scores;
         }
-        display.line(&line);
-        self.state.progress.epoch_end_pending = false;
-        if step == self.warm_up_steps() {
+        if self.is_told(end) {
+            display.line(&line);
+        }
+        self.state.progress.end_pending = false;
+        if matches!(end, End::WarmUpPass { last: true, .. }) {
             self.state.teacher_momenta.clear(); // from now on teachers are averages
         }
-        self.save(improved)?;
+        if saved {
+            self.save(improved)?;
+        }
         Ok(true)
+    }
+
+    /// The beginning of a line about an epoch or a pass.
+    fn describe(&self, end: End, sums: &Sums) -> String {
+        let (sup, unsup) = sums.means();
+        match end {
+            End::WarmUpPass { pass, .. } => {
+                format!("warm-up {pass}/{}: loss {sup:.3}", self.schedule.warm_up_passes)
+            }
+            End::Epoch(epoch) => {
+                let mut line = format!("epoch {epoch}/{}: loss {sup:.3} + {unsup:.3}", self.schedule.epochs);
+                if sums.pixels > 0 {
+                    line += &format!(", {:.0} % of pixels pass", 100.0 * sums.pass_rate());
+                }
+                line
+            }
+        }
+    }
+
+    /// Whether a line is printed: for each epoch, and about ten times in a warm-up of many short passes.
+    fn is_told(&self, end: End) -> bool {
+        match end {
+            End::WarmUpPass { pass, .. } => {
+                let tenths = |pass: u64| pass * 10 / self.schedule.warm_up_passes;
+                tenths(pass) > tenths(pass - 1)
+            }
+            End::Epoch(_) => true,
+        }
     }
 
     fn validate(&mut self, epoch: u64) -> Result<Option<BTreeMap<String, Scores>>> {

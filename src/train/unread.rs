@@ -5,6 +5,7 @@ use super::records::{Losses, PseudoLabels};
 use super::step::Outcome;
 use super::watch::{Found, Watch};
 use crate::Result;
+use crate::method::Step;
 use crate::model::DeepLab;
 use crate::ops::Backend;
 use std::time::{Duration, Instant};
@@ -14,16 +15,10 @@ const READ_EVERY: Duration = Duration::from_secs(1);
 
 /// A step that was run and not read.
 pub struct Pending<B: Backend> {
-    /// Its number, from 0.
-    pub step: u64,
-    /// Its epoch, from 1.
-    pub epoch: u64,
-    /// Whether it belongs to the warm-up.
-    pub warm_up: bool,
-    /// Learning rate.
-    pub lr: f64,
-    /// Weight of the unsupervised loss.
-    pub unsup_weight: f64,
+    /// Its number, from 0 over warm-up and epochs.
+    pub number: u64,
+    /// What it does.
+    pub step: Step,
     /// What it left on the device.
     pub outcome: Outcome<B>,
 }
@@ -82,7 +77,7 @@ impl<B: Backend> Unread<B> {
             b.check()?;
             let found = found.as_ref().filter(|f| f.step == number);
             if let Some(tensor) = non_finite(arch, &pending.outcome, &losses, found) {
-                return Ok(Reading { steps, bad: Some(NonFinite { tensor, step: pending.step }) });
+                return Ok(Reading { steps, bad: Some(NonFinite { tensor, step: pending.number }) });
             }
             steps.push((pending, losses));
         }

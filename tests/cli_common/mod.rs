@@ -25,13 +25,13 @@ planes = 1
 aspp = 4
 low_level = 2
 [method]
-warm_up_epochs = 1
+warm_up_passes = 1
 threshold = 0.5
 [optim]
 batch_size = 2
 lr = 0.02
 [schedule]
-epochs = 3
+train_epochs = 3
 steps_per_epoch = 6
 [run]
 checkpoint_every = 4
