@@ -62,3 +62,43 @@ impl RunConfig {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::SupervisedLossName;
+    use crate::method::Algorithm;
+    use crate::ops::Ohem;
+
+    #[test]
+    fn warm_ups_train_by_plain_cross_entropy() {
+        let mut c = RunConfig::default();
+        c.optim.supervised_loss = SupervisedLossName::Ohem;
+        assert_eq!(c.warm_up_args().supervised_loss, SupervisedLoss::CrossEntropy);
+        // 50,000 pixels for each image of a batch, as released.
+        let ohem = Ohem { threshold: 0.7, min_kept: 400_000 };
+        assert_eq!(c.step_args().supervised_loss, SupervisedLoss::Ohem(ohem));
+        c.optim.batch_size = 3;
+        let ohem = Ohem { threshold: 0.7, min_kept: 150_000 };
+        assert_eq!(c.step_args().supervised_loss, SupervisedLoss::Ohem(ohem));
+    }
+
+    #[test]
+    fn teachers_warm_up_where_they_are_their_own() {
+        use NetworkName::{Student, Teacher1, Teacher2};
+        let mut c = RunConfig::default();
+        let all = [(Teacher1, View::Weak), (Teacher2, View::Weak), (Student, View::Strong)];
+        assert_eq!(c.warm_up_networks(), all);
+        c.method.labeled_view = View::Weak;
+        c.method.teacher_start = TeacherStart::Student;
+        assert_eq!(c.warm_up_networks(), [(Student, View::Weak)]);
+        c.method.teacher_start = TeacherStart::WarmUp;
+        c.method.algorithm = Algorithm::MeanTeacher;
+        assert_eq!(c.warm_up_networks(), [(Teacher1, View::Weak), (Student, View::Weak)]);
+        c.method.algorithm = Algorithm::Supervised;
+        assert_eq!(c.warm_up_networks(), []);
+        c.method.algorithm = Algorithm::PsMt;
+        c.method.warm_up_passes = 0;
+        assert_eq!((c.warm_up_networks(), c.schedule(3, 5).warm_up_steps()), (vec![], 0));
+    }
+}
