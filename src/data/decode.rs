@@ -1,11 +1,12 @@
 //! Files to pixels: RGB images of any usual kind, masks whose bytes are class indices. Knows no list and no class names.
 
+use super::jpeg;
 use super::layout::MaskIds;
 use crate::ops::{IGNORE, Size};
 use crate::{Error, Result};
 use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder};
-use std::io::Cursor;
+use std::io::{BufRead, Cursor, Seek};
 use std::path::Path;
 
 /// An 8-bit RGB image, rows from the top, channels interleaved.
@@ -48,41 +49,58 @@ pub fn decode_upright(path: &Path) -> Result<RgbImage> {
 
 fn decode(path: &Path, upright: bool) -> Result<RgbImage> {
     let bytes = std::fs::read(path).map_err(Error::io(path))?;
-    let mut reader = open(path, &bytes)?;
+    let broken = |e: String| Error::data(path, format!("cannot decode this image: {e}"));
+    let reader = open(path, Cursor::new(&bytes[..]))?;
+    let (image, orientation) = if reader.format() == Some(image::ImageFormat::Jpeg) {
+        jpeg::decode(&bytes, MAX_DECODED_BYTES as usize).map_err(broken)?
+    } else {
+        decode_other(reader).map_err(|e| broken(e.to_string()))?
+    };
+    Ok(if upright { turned(image, orientation) } else { image })
+}
+
+/// A PNG or WebP file.
+fn decode_other<R: BufRead + Seek>(
+    mut reader: image::ImageReader<R>,
+) -> image::ImageResult<(RgbImage, Orientation)> {
     let mut limits = image::Limits::default();
     limits.max_alloc = Some(MAX_DECODED_BYTES);
     reader.limits(limits);
-    let is_jpeg = reader.format() == Some(image::ImageFormat::Jpeg);
-    let broken = |e| Error::data(path, format!("cannot decode this image: {e}"));
-    let mut decoder = reader.into_decoder().map_err(broken)?;
+    let mut decoder = reader.into_decoder()?;
     let orientation = orientation(&mut decoder);
-    let mut decoded = DynamicImage::from_decoder(decoder).map_err(broken)?;
-    if upright {
-        decoded.apply_orientation(orientation);
+    let rgb = DynamicImage::from_decoder(decoder)?.into_rgb8();
+    let size = (rgb.height() as usize, rgb.width() as usize);
+    Ok((RgbImage { size, data: rgb.into_raw() }, orientation))
+}
+
+/// The image with its rows and columns turned and mirrored.
+fn turned(image: RgbImage, orientation: Orientation) -> RgbImage {
+    let (h, w) = image.size;
+    match image::RgbImage::from_raw(w as u32, h as u32, image.data) {
+        Some(pixels) => {
+            let mut pixels = DynamicImage::ImageRgb8(pixels);
+            pixels.apply_orientation(orientation);
+            let rgb = pixels.into_rgb8();
+            RgbImage { size: (rgb.height() as usize, rgb.width() as usize), data: rgb.into_raw() }
+        }
+        None => unreachable!("an image has three bytes per pixel"),
     }
-    // The JPEG decoder fills what is missing with grey instead of failing.
-    if is_jpeg && !jpeg_is_complete(&bytes) {
-        return Err(Error::data(
-            path,
-            format!("truncated JPEG: no end-of-image marker in {} bytes", bytes.len()),
-        ));
-    }
-    let rgb = decoded.into_rgb8();
-    Ok(RgbImage { size: (rgb.height() as usize, rgb.width() as usize), data: rgb.into_raw() })
 }
 
 /// Rows and columns of an image file, and of the same image upright, from its header alone. Errors as [`decode_image`].
 pub fn image_sizes(path: &Path) -> Result<(Size, Size)> {
     let file = std::fs::File::open(path).map_err(Error::io(path))?;
-    let reader = image::ImageReader::new(std::io::BufReader::new(file))
-        .with_guessed_format()
-        .map_err(Error::io(path))?;
-    reject_unknown(path, reader.format())?;
-    let broken = |e| Error::data(path, format!("cannot decode this image: {e}"));
-    let mut decoder = reader.into_decoder().map_err(broken)?;
-    let (w, h) = decoder.dimensions();
-    let stored = (h as usize, w as usize);
-    Ok((stored, if swaps(orientation(&mut decoder)) { (stored.1, stored.0) } else { stored }))
+    let broken = |e: String| Error::data(path, format!("cannot decode this image: {e}"));
+    let reader = open(path, std::io::BufReader::new(file))?;
+    let (stored, orientation) = if reader.format() == Some(image::ImageFormat::Jpeg) {
+        let header = jpeg::header(reader.into_inner()).map_err(broken)?;
+        (header.size, header.orientation)
+    } else {
+        let mut decoder = reader.into_decoder().map_err(|e| broken(e.to_string()))?;
+        let (w, h) = decoder.dimensions();
+        ((h as usize, w as usize), orientation(&mut decoder))
+    };
+    Ok((stored, if swaps(orientation) { (stored.1, stored.0) } else { stored }))
 }
 
 /// How the image is to be turned; not at all where that cannot be read.
@@ -96,9 +114,9 @@ fn swaps(orientation: Orientation) -> bool {
     matches!(orientation, Rotate90 | Rotate270 | Rotate90FlipH | Rotate270FlipH)
 }
 
-fn open<'a>(path: &Path, bytes: &'a [u8]) -> Result<image::ImageReader<Cursor<&'a [u8]>>> {
-    let reader =
-        image::ImageReader::new(Cursor::new(bytes)).with_guessed_format().map_err(Error::io(path))?;
+/// A reader at the start of its source that knows the format.
+fn open<R: BufRead + Seek>(path: &Path, source: R) -> Result<image::ImageReader<R>> {
+    let reader = image::ImageReader::new(source).with_guessed_format().map_err(Error::io(path))?;
     reject_unknown(path, reader.format())?;
     Ok(reader)
 }
@@ -112,28 +130,6 @@ fn reject_unknown(path: &Path, format: Option<image::ImageFormat>) -> Result<()>
             Err(Error::data(path, format!("expected a JPEG, PNG or WebP image, got {got}")))
         }
     }
-}
-
-/// Whether a JPEG reaches its end-of-image marker. Walks the segments, so that neither a thumbnail in a header nor table
-/// bytes are taken for it.
-fn jpeg_is_complete(bytes: &[u8]) -> bool {
-    let mut at = 2;
-    while at + 1 < bytes.len() {
-        if bytes[at] != 0xFF {
-            at += 1; // entropy-coded data
-            continue;
-        }
-        match bytes[at + 1] {
-            0xD9 => return true,
-            0xFF => at += 1,                      // fill byte
-            0x00 | 0x01 | 0xD0..=0xD8 => at += 2, // stuffed byte, markers without a segment
-            _ => match bytes.get(at + 2..at + 4) {
-                Some(len) => at += 2 + usize::from(len[0]) * 256 + usize::from(len[1]),
-                None => return false,
-            },
-        }
-    }
-    false
 }
 
 /// Decodes a mask: an 8-bit PNG (or 1, 2, 4 bits), grey or palette. The stored index is the class; the palette's colours
@@ -253,17 +249,6 @@ mod tests {
         assert_eq!(unpack(&[0b1010_0000, 0b0100_0000], (2, 3), 1), [1, 0, 1, 0, 1, 0]);
         assert_eq!(unpack(&[0b1110_0100, 0b0100_0000], (1, 5), 2), [3, 2, 1, 0, 1]);
         assert_eq!(unpack(&[0x5A, 0xF0], (1, 3), 4), [5, 10, 15]);
-    }
-
-    #[test]
-    fn jpeg_end_is_found_behind_segments_only() {
-        // Start, a comment segment that holds an end marker, scan header, data with a stuffed byte, end.
-        let mut file = vec![0xFF, 0xD8, 0xFF, 0xFE, 0, 4, 0xFF, 0xD9, 0xFF, 0xDA, 0, 2, 1, 2, 0xFF, 0, 3];
-        assert!(!jpeg_is_complete(&file));
-        file.extend([0xFF, 0xD9]);
-        assert!(jpeg_is_complete(&file));
-        assert!(!jpeg_is_complete(&[0xFF]));
-        assert!(!jpeg_is_complete(&[0xFF, 0xD8, 0xFF, 0xDA, 9]));
     }
 
     #[test]

@@ -11,6 +11,7 @@
 
 pub mod augment;
 pub mod decode;
+mod jpeg;
 pub mod layout;
 pub mod list;
 pub mod loader;
