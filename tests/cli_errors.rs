@@ -10,6 +10,12 @@ fn unknown_keys_name_file_line_and_key() {
     p.write("bad.toml", "[optim]\nlr = 0.1\nlearning_rate = 0.1\n");
     let out = p.run(&["train", "--config", "bad.toml"]);
     expect(&out, 3, &["bad.toml:3", "learning_rate", "expected"]);
+    // A run of before would be another one now.
+    p.write("old.toml", "[schedule]\nepochs = 3\n[method]\nwarm_up_epochs = 1\n");
+    let out = p.run(&["train", "--config", "old.toml"]);
+    expect(&out, 3, &["old.toml:4", "method.warm_up_epochs", "method.warm_up_passes"]);
+    let out = p.train("o", &["--set", "optim.ohem_min_kept=100000"]);
+    expect(&out, 3, &["command line", "optim.ohem_min_kept_per_image"]);
     let out = p.train("o", &["--set", "method.gama=0.3"]);
     expect(&out, 3, &["command line", "gama"]);
     let out = p.train("o", &["--set", "optim.lr=fast"]);

@@ -137,6 +137,9 @@ pub struct Args {
     /// Passes over the labelled images before the epochs, in which networks learn from them alone.
     #[arg(long, value_name = "N", help_heading = "Model and method")]
     warm_up_passes: Option<u32>,
+    /// The flag of before, whose number now counts passes.
+    #[arg(long, value_name = "N", hide = true, conflicts_with = "warm_up_passes")]
+    warm_up_epochs: Option<u32>,
     /// View of the labelled images that the student learns from.
     #[arg(long, value_enum, help_heading = "Model and method")]
     labeled_view: Option<View>,
@@ -206,7 +209,7 @@ impl Args {
         for (key, value) in [
             ("augment.base_size", self.base_size),
             ("eval.long_side", self.eval_size),
-            ("method.warm_up_passes", self.warm_up_passes),
+            ("method.warm_up_passes", self.warm_up_passes.or(self.warm_up_epochs)),
             ("optim.batch_size", self.batch_size),
             ("optim.accumulate", self.accumulate),
             ("schedule.train_epochs", self.epochs),
@@ -281,6 +284,11 @@ fn run_on<B: Backend>(b: &B, args: Args) -> Result<()> {
         let summary = train::resume(b, &config, &ready, &dir)?;
         report(&summary, dir.root());
         return Ok(());
+    }
+    if args.warm_up_epochs.is_some() {
+        tracing::warn!(
+            "--warm-up-epochs is now --warm-up-passes: its number counts passes over the labelled images before the epochs"
+        );
     }
     let mut config = args.config()?;
     config.spell_out()?;

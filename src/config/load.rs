@@ -1,6 +1,6 @@
 //! Layers a configuration: preset, then file, then command line. Knows TOML and error positions, not what keys mean.
 
-use super::RunConfig;
+use super::{RunConfig, renamed};
 use crate::data::Preset;
 use crate::{Error, Result};
 use std::path::Path;
@@ -79,6 +79,9 @@ impl Overrides {
 /// # Errors
 /// [`Error::Config`] with file, line, the key and what was expected.
 pub fn parse(origin: &str, text: &str) -> Result<RunConfig> {
+    if let Ok(table) = text.parse::<Table>() {
+        renamed::check(&table, origin, Some(text))?;
+    }
     toml::from_str(text).map_err(|e| {
         let origin = match e.span() {
             Some(span) => {
@@ -122,6 +125,7 @@ pub fn load(file: Option<&Path>, overrides: &Overrides, fallback: Option<Preset>
 
 /// Reads a table by way of text, so that a message can show the line that it is about.
 fn from_table(table: &Table, origin: &str) -> Result<RunConfig> {
+    renamed::check(table, origin, None)?;
     let text = toml::to_string(table).map_err(|e| Error::config(origin, e.to_string()))?;
     toml::from_str(&text).map_err(|e| {
         let start = e.span().map_or(text.len(), |s| s.start.min(text.len()));

@@ -8,6 +8,7 @@ pub mod load;
 mod memory;
 mod preset;
 pub mod recipe;
+mod renamed;
 mod step;
 mod validate;
 

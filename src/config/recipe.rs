@@ -143,6 +143,7 @@ impl Recipe {
         over.set_default("schedule.train_epochs", i64::from(self.epochs));
         over.set_default("method.unsup_weight", self.unsup_weight);
         over.set_default("method.tvat", PUBLISHED_TVAT);
+        over.set_default("augment.label_resize", "nearest-floor");
         if self.preset() == "cityscapes" {
             over.set_default("eval.window", self.crop());
             let loss = if self.lists == CityscapesOhem { "ohem" } else { "ce" };
@@ -167,7 +168,10 @@ mod tests {
             crate::config::validate(&c).unwrap();
             assert_eq!((c.method.tvat, c.method.tvat_xi), (Tvat::FiniteDifference, 1e-6));
             assert_eq!((c.method.warm_up_passes, c.method.labeled_view), (5, View::Strong));
-            assert_eq!((c.schedule.train_epochs, c.method.unsup_weight), (u64::from(r.epochs), r.unsup_weight));
+            assert_eq!(
+                (c.schedule.train_epochs, c.method.unsup_weight),
+                (u64::from(r.epochs), r.unsup_weight)
+            );
             assert!(r.name.ends_with(&format!("-{}", r.labeled)), "{}", r.name);
             assert_eq!(Recipe::by_name(r.name).unwrap().name, r.name);
         }

@@ -7,7 +7,7 @@
 //! resampled.
 
 use super::decode::{Mask, RgbImage};
-use super::resize::{Window, resize_bicubic_window, resize_nearest_window};
+use super::resize::{LabelResize, Window, resize_bicubic_window, resize_labels_window};
 use crate::ops::{Adjust, Blur, Box2d, IGNORE, MAX_BLUR_KERNEL, Size, Strong};
 use crate::rng::Stream;
 use crate::{Error, Result};
@@ -42,9 +42,13 @@ pub struct Augment {
     pub blur: f32,
     /// Strong: least and largest standard deviation of the blur in pixels, drawn uniformly.
     pub blur_sigma: [f32; 2],
-    /// Strong: largest blur window, odd, at most 511; the window is the least odd number of at least 4 sigma + 1, from 3 to
-    /// this.
-    pub blur_kernel: usize,
+    /// Strong: sides of the blur's window in pixels, odd, at most 511, drawn independently of its standard deviation; 1
+    /// changes nothing.
+    pub blur_kernels: Vec<usize>,
+    /// Strong: how often each of `blur_kernels` is drawn, relative to the others.
+    pub blur_kernel_shares: Vec<f32>,
+    /// How labels are resized.
+    pub label_resize: LabelResize,
 }
 
 impl Default for Augment {
@@ -62,7 +66,10 @@ impl Default for Augment {
             gray: 0.2,
             blur: 0.5,
             blur_sigma: [0.1, 2.0],
-            blur_kernel: 7,
+            // Released: u ~ U(0, 4.95) cut to a whole number, even ones plus 1.
+            blur_kernels: vec![1, 3, 5],
+            blur_kernel_shares: vec![2.0, 2.0, 0.95],
+            label_resize: LabelResize::Nearest,
         }
     }
 }
@@ -116,9 +123,15 @@ impl Augment {
         if !(0.0..=0.5).contains(&self.hue) {
             return fail("hue", "a number in [0, 0.5]", self.hue.to_string());
         }
-        if !(3..=MAX_BLUR_KERNEL).contains(&self.blur_kernel) || self.blur_kernel.is_multiple_of(2) {
-            let expected = format!("an odd number from 3 to {MAX_BLUR_KERNEL}");
-            return fail("blur_kernel", &expected, self.blur_kernel.to_string());
+        let (kernels, shares) = (&self.blur_kernels, &self.blur_kernel_shares);
+        if !kernels.iter().all(|k| (1..=MAX_BLUR_KERNEL).contains(k) && !k.is_multiple_of(2)) {
+            let expected = format!("odd numbers from 1 to {MAX_BLUR_KERNEL}");
+            return fail("blur_kernels", &expected, format!("{kernels:?}"));
+        }
+        let sound = shares.iter().all(|s| *s >= 0.0 && s.is_finite()) && shares.iter().sum::<f32>() > 0.0;
+        if !sound || shares.len() != kernels.len() {
+            let expected = format!("{} numbers of at least 0, not all 0, one for each kernel", kernels.len());
+            return fail("blur_kernel_shares", &expected, format!("{shares:?}"));
         }
         Ok(())
     }
@@ -136,8 +149,10 @@ impl Augment {
                 if h > w { (long, short(w, h)) } else { (short(h, w), long) }
             }
             None => {
+                // Cut, as released for Cityscapes, where the long side above is rounded.
                 let scale = f64::from(rng.range(lo, hi));
-                (round(h as f64 * scale), round(w as f64 * scale))
+                let cut = |side: usize| ((side as f64 * scale) as usize).max(1);
+                (cut(h), cut(w))
             }
         };
         // Both draws are always made, so that later ones do not depend on the size of the image.
@@ -150,7 +165,7 @@ impl Augment {
         Geometry { full, window: Window { y, x, size: (rows, columns) }, flip: rng.chance(self.flip) }
     }
 
-    /// Draws the colours of a strong view. The blur window reaches two sigma to either side, within `blur_kernel`.
+    /// Draws the colours of a strong view.
     pub fn strong(&self, rng: &mut Stream) -> Strong {
         let mut factor = |strength: f32| rng.range((1.0 - strength).max(0.0), 1.0 + strength);
         let mut jitter = vec![
@@ -165,8 +180,22 @@ impl Augment {
         }
         let gray = rng.chance(self.gray);
         let sigma = rng.range(self.blur_sigma[0], self.blur_sigma[1]);
-        let kernel = (2 * (2.0 * sigma).ceil() as usize + 1).clamp(3, self.blur_kernel);
-        Strong { jitter, gray, blur: rng.chance(self.blur).then_some(Blur { kernel, sigma }) }
+        let kernel = self.blur_kernel(rng.uniform());
+        let blurred = rng.chance(self.blur) && kernel > 1;
+        Strong { jitter, gray, blur: blurred.then_some(Blur { kernel, sigma }) }
+    }
+
+    /// The kernel at `place` of [0, 1), which the shares divide.
+    fn blur_kernel(&self, place: f32) -> usize {
+        let mut left = place * self.blur_kernel_shares.iter().sum::<f32>();
+        for (&kernel, share) in self.blur_kernels.iter().zip(&self.blur_kernel_shares) {
+            if left < *share {
+                return kernel;
+            }
+            left -= share;
+        }
+        // Rounding at the very end of the range.
+        self.blur_kernels.last().copied().unwrap_or(1)
     }
 
     /// The part of the crop that shows the image, first row and column and those after the last; the rest is padding.
@@ -203,7 +232,7 @@ impl Augment {
         Ok(())
     }
 
-    /// The labels of the crop: nearest resampling, padding is 255. `out` holds the crop, HW.
+    /// The labels of the crop, resized by `label_resize`; padding is 255. `out` holds the crop, HW.
     pub fn write_labels(
         &self,
         mask: &Mask,
@@ -211,7 +240,7 @@ impl Augment {
         work: &mut Workspace,
         out: &mut [u8],
     ) -> Result<()> {
-        resize_nearest_window(mask, geometry.full, geometry.window, &mut work.labels)?;
+        resize_labels_window(mask, geometry.full, geometry.window, self.label_resize, &mut work.labels)?;
         out.fill(IGNORE);
         let rows = out.chunks_exact_mut(self.crop[1]).zip(work.labels.chunks_exact(geometry.window.size.1));
         for (out, labels) in rows {

@@ -1,5 +1,5 @@
-//! Resampling of 8-bit pixels exactly as Pillow does it: bicubic (a = -0.5, antialiased) for images, nearest for masks.
-//! Knows nothing of lists, classes or random numbers.
+//! Resampling of 8-bit pixels: bicubic (a = -0.5, antialiased) for images exactly as Pillow does it, nearest for masks as
+//! Pillow's or as OpenCV's. Knows nothing of lists, classes or random numbers.
 //!
 //! Bicubic is two passes with the image rounded to bytes in between. Where the filter overshoots 0 or 255 the order of
 //! the passes shows, and an error of 1 after the first grows in the second; so order, bounds and the weights in 22-bit
@@ -8,6 +8,7 @@
 use super::decode::{Mask, RgbImage};
 use crate::ops::Size;
 use crate::{Error, Result};
+use serde::{Deserialize, Serialize};
 
 /// A rectangle of pixels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -215,13 +216,38 @@ fn along_columns(
     }
 }
 
-/// `mask` resized to `size`: output i takes source pixel floor((i + 0.5) source / size), Pillow's `NEAREST`.
+/// Which pixel of a mask is nearest to one of the resized mask.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum LabelResize {
+    /// By pixel centres, floor((i + 0.5) source / size), Pillow's `NEAREST`: labels stay where the resized image has their
+    /// pixels.
+    #[default]
+    Nearest,
+    /// By upper left corners, floor(i source / size), OpenCV's `INTER_NEAREST`, as in PS-MT's release: enlarged labels lie up
+    /// to half a source pixel to the right of and below the image's.
+    NearestFloor,
+}
+
+impl LabelResize {
+    /// The source pixel of output `i`, along an axis of `source` pixels resized to `full`.
+    fn source(self, i: usize, source: usize, full: usize) -> usize {
+        let at = match self {
+            LabelResize::Nearest => (2 * i + 1) * source / (2 * full),
+            // In doubles and by the reciprocal of the scale, which decides where i source / full is a whole number.
+            LabelResize::NearestFloor => (i as f64 * (1.0 / (full as f64 / source as f64))) as usize,
+        };
+        at.min(source - 1)
+    }
+}
+
+/// `mask` resized to `size` by pixel centres.
 ///
 /// # Errors
 /// [`Error::Shape`] when `size` has a zero.
 pub fn resize_nearest(mask: &Mask, size: Size) -> Result<Mask> {
     let mut data = Vec::new();
-    resize_nearest_window(mask, size, Window::whole(size), &mut data)?;
+    resize_labels_window(mask, size, Window::whole(size), LabelResize::Nearest, &mut data)?;
     Ok(Mask { size, data })
 }
 
@@ -229,15 +255,20 @@ pub fn resize_nearest(mask: &Mask, size: Size) -> Result<Mask> {
 ///
 /// # Errors
 /// As [`resize_bicubic_window`].
-pub fn resize_nearest_window(mask: &Mask, full: Size, window: Window, out: &mut Vec<u8>) -> Result<()> {
+pub fn resize_labels_window(
+    mask: &Mask,
+    full: Size,
+    window: Window,
+    form: LabelResize,
+    out: &mut Vec<u8>,
+) -> Result<()> {
     check(mask.size, full, window)?;
-    let nearest = |i: usize, source: usize, full: usize| ((2 * i + 1) * source / (2 * full)).min(source - 1);
     let (h, w) = window.size;
-    let columns: Vec<usize> = (window.x..window.x + w).map(|x| nearest(x, mask.size.1, full.1)).collect();
+    let columns: Vec<usize> = (window.x..window.x + w).map(|x| form.source(x, mask.size.1, full.1)).collect();
     out.clear();
     out.reserve(h * w);
     for y in window.y..window.y + h {
-        let start = nearest(y, mask.size.0, full.0) * mask.size.1;
+        let start = form.source(y, mask.size.0, full.0) * mask.size.1;
         let row = &mask.data[start..start + mask.size.1];
         out.extend(columns.iter().map(|&x| row[x]));
     }
@@ -294,6 +325,45 @@ mod tests {
         assert_eq!(resize_nearest(&mask, (1, 3)).unwrap().data, [10, 30, 40]);
         assert_eq!(resize_nearest(&mask, (1, 8)).unwrap().data, [10, 10, 20, 20, 30, 30, 40, 40]);
         assert_eq!(resize_nearest(&mask, (2, 4)).unwrap().data, [10, 20, 30, 40, 10, 20, 30, 40]);
+    }
+
+    #[test]
+    fn floors_are_those_of_opencv() {
+        // cv2.resize(np.arange(source)[None], (full, 1), interpolation=cv2.INTER_NEAREST) of opencv-python 5.0.0; the last rows are
+        // sizes where doubles and whole numbers differ.
+        const STORED: &[(usize, usize, &[usize])] = &[
+            (4, 2, &[0, 2]),
+            (4, 3, &[0, 1, 2]),
+            (4, 8, &[0, 0, 1, 1, 2, 2, 3, 3]),
+            (5, 7, &[0, 0, 1, 2, 2, 3, 4]),
+            (13, 9, &[0, 1, 2, 4, 5, 7, 8, 10, 11]),
+            (
+                6,
+                34,
+                &[
+                    0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 2, 2, 2, 2, 2, 2, 3, 3, 3, 3, 3, 4, 4, 4, 4, 4, 4, 5,
+                    5, 5, 5, 5,
+                ],
+            ),
+            (
+                12,
+                34,
+                &[
+                    0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3, 4, 4, 4, 5, 5, 5, 6, 6, 7, 7, 7, 8, 8, 8, 9, 9, 9,
+                    10, 10, 10, 11, 11,
+                ],
+            ),
+            (14, 18, &[0, 0, 1, 2, 3, 3, 4, 5, 6, 6, 7, 8, 9, 10, 10, 11, 12, 13]),
+        ];
+        for &(source, full, expected) in STORED {
+            let got: Vec<usize> =
+                (0..full).map(|i| LabelResize::NearestFloor.source(i, source, full)).collect();
+            assert_eq!(got, expected, "{source} to {full}");
+        }
+        let exact = |(source, full, expected): &(usize, usize, &[usize])| {
+            (0..*full).all(|i| i * source / full == expected[i])
+        };
+        assert!(!STORED.iter().all(exact), "no size where doubles decide");
     }
 
     #[test]
