@@ -3,6 +3,7 @@
 
 use crate::{Error, Result};
 use toml::Table;
+use toml::de::{DeTable, DeValue};
 
 /// Old key, and its successor with what is different.
 const RENAMED: [(&str, &str); 4] = [
@@ -39,22 +40,12 @@ pub fn check(table: &Table, origin: &str, text: Option<&str>) -> Result<()> {
     Ok(())
 }
 
-/// The line, from 1, that sets `key` of `section`.
+/// The line, from 1, on which `key` of `section` stands.
 fn line_of(text: &str, section: &str, key: &str) -> Option<usize> {
-    let mut inside = false;
-    for (number, line) in text.lines().enumerate() {
-        let line = line.trim();
-        if line.starts_with('[') {
-            inside =
-                line.trim_start_matches('[').split(']').next().is_some_and(|name| name.trim() == section);
-            continue;
-        }
-        let name: String = line.split('=').next()?.chars().filter(|c| !c.is_whitespace()).collect();
-        if (inside && name == key) || name == format!("{section}.{key}") {
-            return Some(number + 1);
-        }
-    }
-    None
+    let root = DeTable::parse(text).ok()?;
+    let DeValue::Table(table) = root.get_ref().get(section)?.get_ref() else { return None };
+    let start = table.get_key_value(key)?.0.span().start;
+    Some(1 + text.as_bytes()[..start].iter().filter(|&&c| c == b'\n').count())
 }
 
 #[cfg(test)]
