@@ -9,9 +9,10 @@ use super::records::{Clock, epoch_record, run_record, step_record, validation_re
 use super::run_dir::{Metrics, RunDir};
 use super::state::{Best, State, warm_up_networks};
 use super::unread::{Pending, Reading, Unread};
+use super::validation::is_validated;
 use super::{pictures, signal, step};
 use crate::config::{RunConfig, TeacherStart};
-use crate::eval::{self, Palette, Scores};
+use crate::eval::{self, Palette, Scores, Which};
 use crate::method::schedule::poly_lr;
 use crate::method::{Algorithm, StepArgs};
 use crate::model::DeepLab;
@@ -222,7 +223,7 @@ impl<B: Backend> Trainer<'_, B> {
         if warm_up && self.config.method.teacher_start == TeacherStart::Student {
             self.state.copy_to_teachers();
         }
-        let validate = epoch == epochs || epoch.is_multiple_of(self.config.run.val_every.max(1));
+        let validate = is_validated(epoch, epochs, &self.config.run);
         let started = Instant::now();
         let validation = if validate {
             match self.validate(epoch)? {
@@ -249,7 +250,7 @@ impl<B: Backend> Trainer<'_, B> {
         let mut improved = false;
         if let Some(scores) = validation {
             self.record(&validation_record(epoch, step, &scores, started.elapsed().as_secs_f64()))?;
-            let best = self.state.eval_nets(self.algorithm()).best();
+            let best = self.meta.decides();
             let miou = scores.get(best.name()).map_or(0.0, |s| s.miou);
             let before =
                 self.state.progress.best.as_ref().map_or(f64::NEG_INFINITY, |b| f64::from_bits(b.miou));
@@ -257,7 +258,11 @@ impl<B: Backend> Trainer<'_, B> {
             if improved {
                 self.state.progress.best = Some(Best { epoch, miou: miou.to_bits() });
             }
-            let all: Vec<String> = scores.iter().map(|(n, s)| format!("{n} {:.1}", 100.0 * s.miou)).collect();
+            let shown = best.before(Which::available(self.algorithm().num_teachers()));
+            let all: Vec<String> = shown
+                .iter()
+                .filter_map(|w| Some(format!("{} {:.1}", w.name(), 100.0 * scores.get(w.name())?.miou)))
+                .collect();
             line += &format!(", mIoU {}", all.join(", "));
             display.validated(miou);
             self.state.progress.scores = scores;
@@ -274,7 +279,7 @@ impl<B: Backend> Trainer<'_, B> {
     fn validate(&mut self, epoch: u64) -> Result<Option<BTreeMap<String, Scores>>> {
         let nets = self.state.eval_nets(self.algorithm());
         let which = nets.available();
-        let shown = nets.best();
+        let shown = self.meta.decides();
         let palette = Palette::new(self.meta.preset, self.arch.config.num_classes);
         let mut strips = Vec::new();
         let scores = eval::evaluate(
