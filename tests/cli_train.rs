@@ -186,6 +186,79 @@ fn damaged_and_foreign_checkpoints_are_refused() {
 }
 
 #[test]
+fn the_network_that_decides_is_what_other_commands_take() {
+    let p = Project::new();
+    let settings = [
+        "eval.network=teacher1",
+        "eval.multiple=8",
+        "run.val_every=10",
+        "run.val_all_from=0.5",
+        "schedule.train_epochs=5",
+    ];
+    let flags: Vec<&str> = settings.iter().flat_map(|s| ["--set", s]).collect();
+    let out = p.train("o", &flags);
+    expect(&out, 0, &["mIoU teacher1 "]);
+    let first = |out: &str, after: &str| {
+        let row = out.lines().skip_while(|l| !l.starts_with(after)).nth(1).unwrap_or_default().to_string();
+        row.split_whitespace().next().unwrap_or_default().to_string()
+    };
+    let said = String::from_utf8_lossy(&out.stdout).into_owned();
+    assert_eq!(first(&said, "network"), "teacher1", "{said}");
+
+    // The end of the warm-up, and floor(0.5 * 6) = 3: epochs 4 and 5, of which the one with teacher 1's best mIoU is kept.
+    let r = records(&p.path("o"));
+    let validations: Vec<_> = r.iter().filter(|v| v["kind"] == "validation").collect();
+    let epochs: Vec<_> = validations.iter().map(|v| v["epoch"].as_u64().unwrap()).collect();
+    assert_eq!(epochs, [0, 4, 5]);
+    let teacher1 = validations[1..].iter().map(|v| v["miou"]["teacher1"].as_f64().unwrap());
+    let best = teacher1.reduce(f64::max).unwrap();
+    let out = p.run(&["eval", "o", "--json", "s.json"]);
+    expect(&out, 0, &["was the run's best, by the mIoU of teacher1 (eval.network)"]);
+    let said = String::from_utf8_lossy(&out.stdout).into_owned();
+    let header = said.lines().find(|l| l.starts_with("IoU %")).unwrap();
+    assert_eq!(
+        header.split_whitespace().collect::<Vec<_>>()[2..],
+        ["teacher1", "teacher2", "ensemble", "student"]
+    );
+    let scores: Value = serde_json::from_slice(&read(&p.path("s.json"))).unwrap();
+    assert_eq!(scores["teacher1"]["miou"].as_f64(), Some(best));
+
+    let predict = |out: &str, more: &[&str]| {
+        let args = ["predict", "data/images/9.png", "--checkpoint", "o", "--out", out];
+        p.run(&[&args[..], more].concat())
+    };
+    expect(&predict("m", &[]), 0, &["1 of 1 files predicted by teacher1 into m"]);
+    expect(&predict("n", &["--network", "ensemble"]), 0, &["predicted by ensemble"]);
+    let network = |folder: &str| -> Value {
+        serde_json::from_slice(&read(&p.path(&format!("{folder}/predictions.json")))).unwrap()
+    };
+    assert_eq!(
+        (&network("m")["network"], &network("n")["network"]),
+        (&"teacher1".into(), &"ensemble".into())
+    );
+    let out = p.run(&["export", "--checkpoint", "o", "--out", "o.onnx"]);
+    expect(&out, 0, &["teacher1 as an ONNX model"]);
+
+    // Windows replace the run's whole images, and the other way round; both at once make no sense.
+    expect(&predict("w", &["--window", "20", "--overlap", "logits"]), 0, &["teacher1"]);
+    expect(&predict("v", &["--window", "40", "--overlap", "logits", "--flip"]), 0, &["teacher1"]);
+    expect(&predict("x", &["--window", "20", "--multiple", "8"]), 2, &["--multiple", "--window"]);
+    expect(&predict("x", &["--multiple", "257"]), 2, &["--multiple", "257"]);
+    expect(&predict("x", &["--window", "1000000", "--overlap", "logits"]), 7, &["eval.window", "1000000"]);
+}
+
+#[test]
+fn settings_of_validation_that_cannot_be_are_refused_before_anything_is_written() {
+    let p = Project::new();
+    let network = ["--algorithm", "supervised", "--set", "eval.network=ensemble"];
+    expect(&p.train("o", &network), 3, &["eval.network", "student", "got ensemble"]);
+    let both = ["--set", "eval.window=20", "--set", "eval.multiple=8"];
+    expect(&p.train("o", &both), 3, &["eval.multiple", "eval.window = 20"]);
+    expect(&p.train("o", &["--set", "eval.overlap=mean"]), 3, &["overlap", "probabilities"]);
+    assert!(!p.path("o").exists());
+}
+
+#[test]
 fn baselines_and_variants_train() {
     let p = Project::new();
     for (name, networks) in [("supervised", 1), ("mean-teacher", 2), ("one-teacher", 2)] {

@@ -1,8 +1,9 @@
 //! The documents against the program: the commands of `docs/own-data.md` run, `docs/configuration.md` has every key with its
 //! default, `docs/exit-codes.md` every code, and paths that are named exist.
 
-use psmt_fast::config::{DataConfig, ModelSettings, RunConfig};
+use psmt_fast::config::{DataConfig, EvalConfig, ModelSettings, RunConfig};
 use psmt_fast::data::{Augment, Preset};
+use psmt_fast::eval::Which;
 use psmt_fast::model::Stem;
 use psmt_fast::{Error, report};
 use std::collections::{BTreeMap, BTreeSet};
@@ -135,6 +136,7 @@ fn every_key_is_documented_with_its_default() {
             init: path(),
         },
         augment: Augment { base_size: Some(1), ..Augment::default() },
+        eval: EvalConfig { network: Some(Which::Student), ..EvalConfig::default() },
         ..RunConfig::default()
     };
     let keys: BTreeSet<String> = report::flatten(&all).unwrap().into_keys().collect();

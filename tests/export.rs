@@ -71,7 +71,8 @@ impl Trained {
             self.networks.iter().map(|v| Network::upload(&b, &v.params, &v.stats)).collect();
         let all = Nets { student: &nets[0], teachers: nets[1..].iter().collect() };
         let size = (images.shape.h, images.shape.w);
-        let p = eval::predict(&b, &self.arch, &all, &[which], images, &normalize(), size, 0).unwrap();
+        let settings = eval::Settings { normalize: normalize(), ..Default::default() };
+        let p = eval::predict(&b, &self.arch, &all, &[which], images, &settings, size).unwrap();
         let mut out = BTreeMap::from([
             ("labels", b.download_labels(&p[0].label).into_iter().map(f32::from).collect()),
             ("confidence", b.download(&p[0].confidence)),
@@ -117,7 +118,7 @@ fn normalize() -> Normalize {
 
 fn info(network: &str) -> Info {
     let palette = Palette::new(None, CLASSES);
-    Info { network: network.into(), palette, normalize: normalize(), long_side: 240 }
+    Info { network: network.into(), palette, normalize: normalize(), long_side: 240, window: 0, multiple: 8 }
 }
 
 fn images(n: usize, (h, w): (usize, usize)) -> HostImages {

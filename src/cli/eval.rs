@@ -81,8 +81,15 @@ fn run_on<B: Backend>(b: &B, args: Args) -> Result<()> {
     let arch = DeepLab::new(checkpoint.meta.model.clone())?;
     let owned = checkpoint.networks(b, &arch)?;
     let nets = owned.nets();
-    let which = if args.network.is_empty() { nets.available() } else { args.network.clone() };
+    let decides = checkpoint.meta.decides();
+    let which = match args.network.is_empty() {
+        true => decides.before(&nets.available()),
+        false => args.network.clone(),
+    };
     let scores = eval::evaluate(b, &arch, &nets, &which, &*source, &settings, |_| true)?.unwrap_or_default();
+    if let Some(best) = &checkpoint.meta.progress.best {
+        println!("epoch {} was the run's best, by the mIoU of {} (eval.network)", best.epoch, decides.name());
+    }
     print(&scores, &Palette::new(config.data.preset, classes).names);
     if let Some(path) = &args.json {
         let all: serde_json::Map<_, _> =

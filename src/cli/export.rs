@@ -45,7 +45,7 @@ pub struct Args {
     /// What kind of file.
     #[arg(long, value_enum, default_value = "onnx")]
     format: Format,
-    /// Whose network (default: of ONNX what `predict` takes, the ensemble where there is one; of tensor files all).
+    /// Whose network (default: of ONNX what `predict` takes, see eval.network; of tensor files all).
     #[arg(long, value_enum)]
     network: Option<Network>,
     /// ONNX: what the input holds (default: bytes; normalisation is then part of the model).
@@ -71,7 +71,7 @@ pub fn run(args: Args) -> Result<()> {
     let checkpoint = Checkpoint::open(&checkpoint_file(&args.checkpoint)?)?;
     let meta = &checkpoint.meta;
     let arch = DeepLab::new(meta.model.clone())?;
-    let (network, names) = args.networks(meta.algorithm.num_teachers())?;
+    let (network, names) = args.networks(meta.algorithm.num_teachers(), meta.decides())?;
     let read = |name: &&str| -> Result<Values> {
         let (params, stats) = checkpoint.values(&arch, name)?;
         Ok(Values { name: name.to_string(), params, stats })
@@ -82,6 +82,8 @@ pub fn run(args: Args) -> Result<()> {
         palette: Palette::new(meta.preset, arch.config.num_classes),
         normalize: meta.normalize,
         long_side: meta.eval.long_side,
+        window: meta.eval.window,
+        multiple: meta.eval.multiple,
     };
     let naming = match args.format {
         Format::Onnx => {
@@ -131,8 +133,8 @@ impl Args {
         Ok(())
     }
 
-    /// What is exported, in a word, and the checkpoint's networks that it takes.
-    fn networks(&self, num_teachers: usize) -> Result<(String, Vec<&'static str>)> {
+    /// What is exported, in a word, and the checkpoint's networks that it takes; `default` is the network of an ONNX model.
+    fn networks(&self, num_teachers: usize, default: Which) -> Result<(String, Vec<&'static str>)> {
         let available = Which::available(num_teachers);
         let onnx = self.format == Format::Onnx;
         let which = match self.network {
@@ -151,7 +153,7 @@ impl Args {
                         .into(),
                 ));
             }
-            None => Which::best(num_teachers),
+            None => default,
             Some(Network::Ensemble) => Which::Ensemble,
             Some(Network::Student) => Which::Student,
             Some(Network::Teacher1) => Which::Teacher1,

@@ -1,7 +1,7 @@
 //! Flags of commands that predict images.
 
-use crate::Result;
-use crate::eval::{Settings, Views};
+use crate::eval::{LARGEST_MULTIPLE, Overlap, Settings, Views};
+use crate::{Error, Result};
 
 /// How images become predictions.
 #[derive(clap::Args, Clone, Debug)]
@@ -9,6 +9,13 @@ pub(super) struct InferenceArgs {
     /// Side of a sliding window (0: whole images; default: as in the run's validation).
     #[arg(long, value_name = "PIXELS")]
     window: Option<usize>,
+    /// How the scores of overlapping windows combine (default: as in the run's validation).
+    #[arg(long, value_enum)]
+    overlap: Option<Overlap>,
+    /// Stretch whole images to the next multiples of this many pixels (0: keep their size; default: as in the run's
+    /// validation).
+    #[arg(long, value_name = "PIXELS")]
+    multiple: Option<usize>,
     /// Long side at which images are predicted (0: their own; default: as in the run's validation).
     #[arg(long, value_name = "PIXELS")]
     eval_size: Option<usize>,
@@ -24,10 +31,25 @@ impl InferenceArgs {
     /// Settings of a checkpoint with what the flags say.
     ///
     /// # Errors
-    /// [`crate::Error::Usage`] for scales that are none.
+    /// [`Error::Usage`] for scales that are none, a multiple that is too large, and one beside a window.
     pub fn apply(&self, settings: Settings) -> Result<Settings> {
+        if let Some(multiple) = self.multiple.filter(|&m| m > LARGEST_MULTIPLE) {
+            return Err(Error::Usage(format!(
+                "--multiple: expected 0 to {LARGEST_MULTIPLE}, got {multiple}"
+            )));
+        }
+        // Windows or whole images: what is given replaces what the run had of the other.
+        let windows = self.window.is_some_and(|w| w > 0);
+        let stretched = self.multiple.is_some_and(|m| m > 1);
+        if windows && stretched {
+            return Err(Error::Usage(
+                "--multiple is of whole images: it takes no --window above 0 beside it".into(),
+            ));
+        }
         Ok(Settings {
-            window: self.window.unwrap_or(settings.window),
+            window: self.window.unwrap_or(if stretched { 0 } else { settings.window }),
+            multiple: self.multiple.unwrap_or(if windows { 0 } else { settings.multiple }),
+            overlap: self.overlap.unwrap_or(settings.overlap),
             long_side: self.eval_size.unwrap_or(settings.long_side),
             views: Views::new(self.scales.clone(), self.flip)?,
             ..settings

@@ -34,7 +34,7 @@ pub struct Args {
     /// What to write of each image
     #[arg(long, value_enum, value_delimiter = ',', default_values = ["color", "index", "confidence"])]
     outputs: Vec<Output>,
-    /// Whose predictions (default: the ensemble, where the checkpoint has one).
+    /// Whose predictions (default: of the network that decided which epoch is the best, see eval.network).
     #[arg(long, value_enum)]
     network: Option<Which>,
     #[command(flatten)]
@@ -66,7 +66,7 @@ fn run_on<B: Backend>(b: &B, args: Args) -> Result<()> {
     let arch = DeepLab::new(checkpoint.meta.model.clone())?;
     let owned = checkpoint.networks(b, &arch)?;
     let nets = owned.nets();
-    let which = args.network.unwrap_or(nets.best());
+    let which = args.network.unwrap_or(checkpoint.meta.decides());
     let palette = Palette::new(checkpoint.meta.preset, arch.config.num_classes);
     let settings = args.inference.apply(checkpoint.meta.settings())?;
 
@@ -98,7 +98,8 @@ fn run_on<B: Backend>(b: &B, args: Args) -> Result<()> {
     let report = json!({ "network": which.name(), "images": described });
     write_json(&args.out.join("predictions.json"), &report)?;
     let more = if skipped > 0 { format!(", {skipped} skipped") } else { String::new() };
-    println!("{done} of {} files predicted into {}{more}", files.len(), args.out.display());
+    let (of, out) = (files.len(), args.out.display());
+    println!("{done} of {of} files predicted by {} into {out}{more}", which.name());
     Ok(())
 }
 

@@ -4,6 +4,7 @@ use super::{DeviceArgs, on_device};
 use crate::config::recipe::{RECIPES, Recipe};
 use crate::config::{self, Overrides, RunConfig};
 use crate::data::Preset;
+use crate::eval::Which;
 use crate::method::cut_mix::CutMixForm;
 use crate::method::schedule::RampUp;
 use crate::method::{Algorithm, Schedule, Tvat};
@@ -282,7 +283,7 @@ fn run_on<B: Backend>(b: &B, args: Args) -> Result<()> {
             return dry_run(b, &config, &ready, args.schedule.as_deref());
         }
         let summary = train::resume(b, &config, &ready, &dir)?;
-        report(&summary, dir.root());
+        report(&config, &summary, dir.root());
         return Ok(());
     }
     if args.warm_up_epochs.is_some() {
@@ -316,7 +317,7 @@ fn run_on<B: Backend>(b: &B, args: Args) -> Result<()> {
         dir.root().display()
     );
     let summary = train::start(b, &config, &ready, &dir)?;
-    report(&summary, dir.root());
+    report(&config, &summary, dir.root());
     Ok(())
 }
 
@@ -417,9 +418,10 @@ fn free_folder(config: &RunConfig) -> PathBuf {
     names.find(|p| !p.exists()).unwrap_or_else(|| Path::new("runs").join(&base))
 }
 
-fn report(summary: &Summary, root: &Path) {
+fn report(config: &RunConfig, summary: &Summary, root: &Path) {
     println!("{:<10} {:>8} {:>10}", "network", "mIoU %", "pixels %");
-    for name in ["teacher1", "teacher2", "ensemble", "student"] {
+    for which in config.eval.decides(config.method.algorithm).before(Which::available(2)) {
+        let name = which.name();
         if let Some(s) = summary.get(name) {
             println!("{name:<10} {:>8.2} {:>10.2}", 100.0 * s.miou, 100.0 * s.pixel_accuracy);
         }

@@ -37,17 +37,18 @@ impl Overrides {
         }
     }
 
+    /// The value of `key`, where it is set.
+    pub fn get(&self, key: &str) -> Option<&Value> {
+        let mut parts = key.split('.');
+        let first = self.table.get(parts.next()?)?;
+        parts.try_fold(first, |value, part| value.as_table()?.get(part))
+    }
+
     /// Sets `key` where it is not set.
     pub fn set_default(&mut self, key: &str, value: impl Into<Value>) {
-        let mut at = Some(&self.table);
-        let mut parts = key.split('.').peekable();
-        while let (Some(table), Some(part)) = (at, parts.next()) {
-            if parts.peek().is_none() && table.contains_key(part) {
-                return;
-            }
-            at = table.get(part).and_then(Value::as_table);
+        if self.get(key).is_none() {
+            self.set(key, value);
         }
-        self.set(key, value);
     }
 
     /// Whether nothing is set.

@@ -17,6 +17,7 @@ pub use memory::estimated_memory;
 pub use validate::{check_batch, validate};
 
 use crate::data::{Augment, Preset};
+use crate::eval::{Overlap, Which};
 use crate::method::cut_mix::CutMixForm;
 use crate::method::schedule::RampUp;
 use crate::method::{Algorithm, SupervisedLoss, Tvat, TvatArgs};
@@ -392,15 +393,37 @@ pub struct EvalConfig {
     /// Images are resized to this long side before the network sees them; 0 keeps their size. Predictions are compared at
     /// the masks' own size.
     pub long_side: usize,
-    /// Side of a sliding window (stride two thirds of it, averaged probabilities); 0 predicts whole images.
+    /// Side of a sliding window (stride two thirds of it); 0 predicts whole images.
     pub window: usize,
+    /// How the scores of overlapping windows combine.
+    pub overlap: Overlap,
+    /// Whole images are stretched to the next multiples of this many rows and columns before the network sees them; 0 and 1
+    /// keep their size.
+    pub multiple: usize,
     /// Images of the same size that are predicted together.
     pub batch_size: usize,
+    /// Whose mIoU decides which epoch is the best; without it, the ensemble's, else the only teacher's, else the student's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub network: Option<Which>,
 }
 
 impl Default for EvalConfig {
     fn default() -> Self {
-        EvalConfig { long_side: 0, window: 0, batch_size: 4 }
+        EvalConfig {
+            long_side: 0,
+            window: 0,
+            overlap: Overlap::Probabilities,
+            multiple: 0,
+            batch_size: 4,
+            network: None,
+        }
+    }
+}
+
+impl EvalConfig {
+    /// The network whose mIoU decides which epoch of a run of `algorithm` is the best; its predictions are shown first.
+    pub fn decides(&self, algorithm: Algorithm) -> Which {
+        self.network.unwrap_or(Which::best(algorithm.num_teachers()))
     }
 }
 
@@ -412,6 +435,8 @@ pub struct RunSettings {
     pub checkpoint_every: u64,
     /// Epochs between validations; the last epoch is always validated.
     pub val_every: u64,
+    /// After this share of the run every epoch is validated: those above `floor(val_all_from * (epochs + 1))`; 1 is never.
+    pub val_all_from: f64,
     /// Steps between records in `metrics.jsonl`.
     pub log_every: u64,
     /// Pictures a validation.
@@ -422,7 +447,14 @@ pub struct RunSettings {
 
 impl Default for RunSettings {
     fn default() -> Self {
-        RunSettings { checkpoint_every: 500, val_every: 1, log_every: 10, pictures: 4, tensorboard: true }
+        RunSettings {
+            checkpoint_every: 500,
+            val_every: 1,
+            val_all_from: 1.0,
+            log_every: 10,
+            pictures: 4,
+            tensorboard: true,
+        }
     }
 }
 

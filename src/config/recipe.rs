@@ -145,10 +145,23 @@ impl Recipe {
         over.set_default("method.tvat", PUBLISHED_TVAT);
         over.set_default("augment.label_resize", "nearest-floor");
         if self.preset() == "cityscapes" {
-            over.set_default("eval.window", self.crop());
+            self.evaluate_cityscapes(over);
             let loss = if self.lists == CityscapesOhem { "ohem" } else { "ce" };
             over.set_default("optim.supervised_loss", loss);
+        } else if over.get("eval.window").and_then(|w| w.as_integer()).is_none_or(|w| w == 0) {
+            over.set_default("eval.multiple", 8);
         }
+    }
+
+    /// The published mIoU of Cityscapes is teacher 1's, of logits added up over windows of 800, those of crops of 720 too.
+    fn evaluate_cityscapes(&self, over: &mut Overrides) {
+        over.set_default("eval.window", 800);
+        over.set_default("eval.overlap", "logits");
+        if over.get("method.algorithm").and_then(|a| a.as_str()) != Some("supervised") {
+            over.set_default("eval.network", "teacher1");
+        }
+        over.set_default("run.val_every", 10);
+        over.set_default("run.val_all_from", 0.75);
     }
 }
 
@@ -156,6 +169,8 @@ impl Recipe {
 mod tests {
     use super::*;
     use crate::config::load::load;
+    use crate::config::{EvalConfig, RunConfig};
+    use crate::eval::{Overlap, Which};
     use crate::method::Tvat;
     use crate::ops::View;
 
@@ -184,5 +199,51 @@ mod tests {
         RECIPES[0].apply(&mut over);
         let c = load(None, &over, None).unwrap();
         assert_eq!((c.optim.lr, c.optim.batch_size, c.augment.crop), (0.5, 32, [512, 512]));
+    }
+
+    fn resolved(name: &str, given: &[&str]) -> RunConfig {
+        let mut over = Overrides::default();
+        given.iter().for_each(|text| over.assign(text).unwrap());
+        Recipe::by_name(name).unwrap().apply(&mut over);
+        load(None, &over, None).unwrap()
+    }
+
+    #[test]
+    fn validation_is_as_released() {
+        let eval = |c: &RunConfig| (c.eval.window, c.eval.overlap, c.eval.multiple, c.eval.network);
+        for r in &RECIPES {
+            let c = resolved(r.name, &[]);
+            let (expected, schedule) = match r.preset() {
+                "voc" => ((0, Overlap::Probabilities, 8, None), (1, 1.0)),
+                _ => ((800, Overlap::Logits, 0, Some(Which::Teacher1)), (10, 0.75)),
+            };
+            assert_eq!(eval(&c), expected, "{}", r.name);
+            assert_eq!((c.run.val_every, c.run.val_all_from), schedule, "{}", r.name);
+        }
+        // Presets alone have neither form.
+        for preset in ["voc", "cityscapes"] {
+            let mut over = Overrides::default();
+            over.set("data.preset", preset);
+            let c = load(None, &over, None).unwrap();
+            let window = c.eval.window;
+            assert_eq!(c.eval, EvalConfig { window, batch_size: c.eval.batch_size, ..EvalConfig::default() });
+            assert_eq!((c.run.val_every, c.run.val_all_from), (1, 1.0));
+        }
+    }
+
+    #[test]
+    fn what_is_given_of_validation_wins() {
+        let c = resolved("voc-662", &["eval.window=512"]);
+        assert_eq!((c.eval.window, c.eval.multiple), (512, 0));
+        let name = "cityscapes-ce-372";
+        let c = resolved(name, &["eval.window=0", "eval.network=ensemble", "run.val_every=1"]);
+        assert_eq!((c.eval.window, c.eval.network, c.run.val_every), (0, Some(Which::Ensemble), 1));
+        // A supervised run has no teachers, and its student decides.
+        let c = resolved(name, &["method.algorithm=supervised"]);
+        crate::config::validate(&c).unwrap();
+        assert_eq!(c.eval.decides(c.method.algorithm), Which::Student);
+        let c = resolved(name, &["method.algorithm=mean-teacher"]);
+        crate::config::validate(&c).unwrap();
+        assert_eq!(c.eval.network, Some(Which::Teacher1));
     }
 }

@@ -1,6 +1,7 @@
 //! Refuses what cannot train, before anything is written: each message names the key, what was expected and what came.
 
 use super::RunConfig;
+use crate::eval::{LARGEST_MULTIPLE, Which};
 use crate::method::Tvat;
 use crate::{Error, Result};
 
@@ -50,6 +51,7 @@ pub fn validate(config: &RunConfig) -> Result<()> {
         ("method.unsup_weight", m.unsup_weight, 0.0, f64::MAX),
         ("method.ramp_up_epochs", m.ramp_up_epochs, 0.0, f64::MAX),
         ("method.ema_decay", m.ema_decay, 0.0, 1.0),
+        ("run.val_all_from", config.run.val_all_from, 0.0, 1.0),
     ] {
         in_range(key, value, lo, hi)?;
     }
@@ -68,6 +70,31 @@ pub fn validate(config: &RunConfig) -> Result<()> {
         if value == 0 {
             return fail(key, "at least 1", "0".into());
         }
+    }
+    check_eval(config)
+}
+
+/// How validation images are predicted, and whose prediction decides.
+fn check_eval(config: &RunConfig) -> Result<()> {
+    let fail = |message: String| Err(Error::config("resolved", message));
+    let eval = &config.eval;
+    if eval.multiple > LARGEST_MULTIPLE {
+        return fail(format!("eval.multiple: expected 0 to {LARGEST_MULTIPLE}, got {}", eval.multiple));
+    }
+    if eval.multiple > 1 && eval.window > 0 {
+        return fail(format!(
+            "eval.multiple: expected 0 beside a sliding window, as it is of whole images, got {} and eval.window = {}",
+            eval.multiple, eval.window
+        ));
+    }
+    let available = Which::available(config.method.algorithm.num_teachers());
+    if let Some(network) = eval.network.filter(|network| !available.contains(network)) {
+        let names: Vec<_> = available.iter().map(|w| w.name()).collect();
+        return fail(format!(
+            "eval.network: expected what method.algorithm gives ({}), got {}",
+            names.join(", "),
+            network.name()
+        ));
     }
     Ok(())
 }
@@ -93,6 +120,7 @@ pub fn check_batch(batch_size: usize) -> Result<()> {
 mod tests {
     use super::*;
     use crate::data::Preset;
+    use crate::method::Algorithm;
 
     #[test]
     fn presets_are_valid_and_bad_values_name_their_key() {
@@ -100,13 +128,24 @@ mod tests {
             validate(&RunConfig::preset(Some(p))).unwrap();
         }
         type Change = fn(&mut RunConfig);
-        let cases: [(&str, Change); 6] = [
+        let cases: [(&str, Change); 11] = [
             ("batch_size", |c| c.optim.batch_size = 1),
             ("method.threshold", |c| c.method.threshold = 2.0),
             ("optim.lr", |c| c.optim.lr = f64::NAN),
             ("schedule.train_epochs", |c| c.schedule.train_epochs = 0),
             ("num_classes", |c| c.data.num_classes = 0),
             ("crop", |c| c.augment.crop = [0, 8]),
+            ("run.val_all_from", |c| c.run.val_all_from = 1.5),
+            ("eval.multiple", |c| c.eval.multiple = 257),
+            ("eval.window = 64", |c| (c.eval.window, c.eval.multiple) = (64, 8)),
+            ("eval.network", |c| {
+                c.eval.network = Some(Which::Teacher1);
+                c.method.algorithm = Algorithm::Supervised;
+            }),
+            ("teacher1, student), got ensemble", |c| {
+                c.eval.network = Some(Which::Ensemble);
+                c.method.algorithm = Algorithm::MeanTeacher;
+            }),
         ];
         for (key, change) in cases {
             let mut c = RunConfig::preset(Some(Preset::Demo));

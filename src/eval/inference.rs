@@ -1,6 +1,7 @@
 //! Predictions of one network or of the teachers' ensemble, on whole images or through a sliding window, always with
 //! running statistics. Knows networks and ops; must not know files.
 
+use super::{Overlap, Settings, window};
 use crate::data::HostImages;
 use crate::model::{DeepLab, Network, Norm};
 use crate::ops::{self, Backend, Ensemble, Normalize, Shape, Size};
@@ -47,6 +48,13 @@ impl Which {
         [Which::Student, Which::Teacher1, Which::Ensemble][num_teachers.min(2)]
     }
 
+    /// All of `all`, this one first.
+    pub fn before(self, all: &[Which]) -> Vec<Which> {
+        let mut sorted = all.to_vec();
+        sorted.sort_by_key(|w| *w != self);
+        sorted
+    }
+
     /// Checks that a checkpoint that gives `available` gives this.
     ///
     /// # Errors
@@ -73,11 +81,6 @@ impl<B: Backend> Nets<'_, B> {
     pub fn available(&self) -> Vec<Which> {
         Which::available(self.teachers.len()).to_vec()
     }
-
-    /// As [`Which::best`].
-    pub fn best(&self) -> Which {
-        Which::best(self.teachers.len())
-    }
 }
 
 /// Labels `[n, h, w]` and confidences `[n, h, w, 1]` of a batch.
@@ -88,28 +91,30 @@ pub struct Prediction<B: Backend> {
     pub confidence: B::Tensor,
 }
 
-/// Predicts a batch at `out` rows and columns, one [`Prediction`] for each of `which`. A `window` above 0 slides over
-/// the images, which have no padding, in steps of two thirds of itself; probabilities of overlapping windows are averaged.
+/// Predicts a batch at `out` rows and columns, one [`Prediction`] for each of `which`. A window of the settings slides over
+/// the images, which have no padding, in steps of two thirds of itself; without one they are predicted whole, at the next
+/// multiples of `settings.multiple`.
+///
+/// # Errors
+/// A prediction that the networks cannot give, or a window that does not fit into memory.
 pub fn predict<B: Backend>(
     b: &B,
     arch: &DeepLab,
     nets: &Nets<'_, B>,
     which: &[Which],
     images: &HostImages,
-    normalize: &Normalize,
+    settings: &Settings,
     out: Size,
-    window: usize,
 ) -> Result<Vec<Prediction<B>>> {
-    which.iter().try_for_each(|w| w.expect_among(&nets.available()))?;
     let shape = images.shape;
-    if is_whole(shape, window) {
-        let x = upload(b, images, normalize)?;
-        let logits = Logits::new(b, arch, nets, which, &x)?;
-        return which.iter().map(|&w| logits.pseudo_label(b, w, out)).collect();
+    if settings.is_whole((shape.h, shape.w)) {
+        let (logits, sizes) = whole(b, arch, nets, which, images, settings, out)?;
+        return which.iter().map(|&w| logits.pseudo_label(b, w, &sizes)).collect();
     }
+    let all = scores(b, arch, nets, which, images, settings, out)?;
     let shape = Shape::new(shape.n, out.0, out.1, arch.config.num_classes);
-    let all = sliding(b, arch, nets, which, images, normalize, out, window)?;
-    Ok(all.iter().map(|p| Prediction::of(b, shape, p)).collect())
+    let logits = settings.overlap == Overlap::Logits;
+    Ok(all.iter().map(|p| Prediction::of(b, shape, p, logits)).collect())
 }
 
 /// The probabilities behind [`predict`] on the host, NHWC at `out` rows and columns, for each of `which`.
@@ -122,40 +127,93 @@ pub fn probabilities<B: Backend>(
     nets: &Nets<'_, B>,
     which: &[Which],
     images: &HostImages,
-    normalize: &Normalize,
+    settings: &Settings,
     out: Size,
-    window: usize,
 ) -> Result<Vec<Vec<f32>>> {
-    which.iter().try_for_each(|w| w.expect_among(&nets.available()))?;
-    if is_whole(images.shape, window) {
-        let logits = Logits::new(b, arch, nets, which, &upload(b, images, normalize)?)?;
-        return which.iter().map(|&w| logits.probabilities(b, w, out)).collect();
+    let mut all = scores(b, arch, nets, which, images, settings, out)?;
+    if settings.is_whole((images.shape.h, images.shape.w)) || settings.overlap == Overlap::Logits {
+        all.iter_mut().for_each(|p| softmax(p, arch.config.num_classes));
     }
-    sliding(b, arch, nets, which, images, normalize, out, window)
+    Ok(all)
 }
 
-/// Whether images are no larger than the window.
-fn is_whole(shape: Shape, window: usize) -> bool {
-    window == 0 || (window >= shape.h && window >= shape.w)
+/// What the labels of [`predict`] are the arg max of, on the host, NHWC at `out` rows and columns, for each of `which`:
+/// logits, or the probabilities of windows that combine by [`Overlap::Probabilities`].
+///
+/// # Errors
+/// As [`predict`].
+pub fn scores<B: Backend>(
+    b: &B,
+    arch: &DeepLab,
+    nets: &Nets<'_, B>,
+    which: &[Which],
+    images: &HostImages,
+    settings: &Settings,
+    out: Size,
+) -> Result<Vec<Vec<f32>>> {
+    if settings.is_whole((images.shape.h, images.shape.w)) {
+        let (logits, sizes) = whole(b, arch, nets, which, images, settings, out)?;
+        return which.iter().map(|&w| logits.mean(b, w, &sizes)).collect();
+    }
+    which.iter().try_for_each(|w| w.expect_among(&nets.available()))?;
+    window::scores(b, arch, nets, which, images, settings, out)
+}
+
+/// Logits of whole images, and the sizes that they are upsampled to one after another. As published for VOC, the normalised
+/// image is stretched to the next multiples, and its logits are upsampled to that size before they get the size of `out`.
+fn whole<B: Backend>(
+    b: &B,
+    arch: &DeepLab,
+    nets: &Nets<'_, B>,
+    which: &[Which],
+    images: &HostImages,
+    settings: &Settings,
+    out: Size,
+) -> Result<(Logits<B>, Vec<Size>)> {
+    which.iter().try_for_each(|w| w.expect_among(&nets.available()))?;
+    let mut x = upload(b, images, &settings.normalize)?;
+    let mut sizes = vec![out];
+    if settings.multiple > 1 {
+        let up = |v: usize| v.next_multiple_of(settings.multiple);
+        let size = (up(images.shape.h), up(images.shape.w));
+        if size != (images.shape.h, images.shape.w) {
+            x = ops::interpolate(b, &x, size)?;
+        }
+        if size != out {
+            sizes.insert(0, size);
+        }
+    }
+    Ok((Logits::new(b, arch, nets, which, &x)?, sizes))
 }
 
 impl<B: Backend> Prediction<B> {
-    /// The most probable class of each pixel of `shape`, and its probability.
-    pub fn of(b: &B, shape: Shape, probabilities: &[f32]) -> Prediction<B> {
-        let (label, confidence): (Vec<u8>, Vec<f32>) = probabilities.par_chunks(shape.c).map(arg_max).unzip();
+    /// The class of the largest score of each pixel of `shape`, and its probability; scores are `logits` or probabilities.
+    pub fn of(b: &B, shape: Shape, scores: &[f32], logits: bool) -> Prediction<B> {
+        let pixel = |scores: &[f32]| {
+            let (label, best) = arg_max(scores);
+            // Of logits themselves: probabilities of two that hardly differ can be equal.
+            (label, if logits { 1.0 / scores.iter().map(|v| (v - best).exp()).sum::<f32>() } else { best })
+        };
+        let (label, confidence): (Vec<u8>, Vec<f32>) = scores.par_chunks(shape.c).map(pixel).unzip();
         let shape = shape.with_channels(1);
         Prediction { label: b.upload_labels(shape, &label), confidence: b.upload(shape, &confidence) }
     }
 }
 
 /// Stride-4 logits of those networks that the wanted predictions need.
-struct Logits<B: Backend> {
+pub(super) struct Logits<B: Backend> {
     student: Option<B::Tensor>,
     teachers: [Option<B::Tensor>; 2],
 }
 
 impl<B: Backend> Logits<B> {
-    fn new(b: &B, arch: &DeepLab, nets: &Nets<'_, B>, which: &[Which], x: &B::Tensor) -> Result<Logits<B>> {
+    pub(super) fn new(
+        b: &B,
+        arch: &DeepLab,
+        nets: &Nets<'_, B>,
+        which: &[Which],
+        x: &B::Tensor,
+    ) -> Result<Logits<B>> {
         let run = |net: Option<&&Network<B>>, wanted: &[Which]| -> Result<Option<B::Tensor>> {
             let Some(net) = net.filter(|_| wanted.iter().any(|w| which.contains(w))) else { return Ok(None) };
             let (f, _) = arch.encoder_forward(b, &net.params, Norm::Frozen(&net.stats), x, false)?;
@@ -182,95 +240,47 @@ impl<B: Backend> Logits<B> {
         (a.as_ref().expect("computed because wanted"), b.as_ref().expect("computed because wanted"))
     }
 
-    fn pseudo_label(&self, b: &B, which: Which, out: Size) -> Result<Prediction<B>> {
+    /// One or both of the pair at the size before the last of `sizes`, and that last.
+    fn upsampled(&self, b: &B, which: Which, sizes: &[Size]) -> Result<(B::Tensor, Option<B::Tensor>, Size)> {
         let (core, assist) = self.pair(which);
-        let classes = B::shape(core).c;
-        let p = ops::ensemble_pseudo_label(b, core, assist, out, &Ensemble { topk: classes, gamma: 0.5 })?;
+        let (&last, before) = sizes.split_last().ok_or_else(|| Error::shape("predict", "a size", "none"))?;
+        let up = |x: &B::Tensor| before.iter().try_fold(x.clone(), |x, &size| ops::interpolate(b, &x, size));
+        let assist = if which == Which::Ensemble { Some(up(assist)?) } else { None };
+        Ok((up(core)?, assist, last))
+    }
+
+    fn pseudo_label(&self, b: &B, which: Which, sizes: &[Size]) -> Result<Prediction<B>> {
+        let (core, assist, out) = self.upsampled(b, which, sizes)?;
+        let ensemble = Ensemble { topk: B::shape(&core).c, gamma: 0.5 };
+        let p = ops::ensemble_pseudo_label(b, &core, assist.as_ref().unwrap_or(&core), out, &ensemble)?;
         Ok(Prediction { label: p.label, confidence: p.confidence })
     }
 
-    /// Probabilities at `size` on the host, NHWC.
-    fn probabilities(&self, b: &B, which: Which, size: Size) -> Result<Vec<f32>> {
-        let (core, assist) = self.pair(which);
-        let classes = B::shape(core).c;
-        let up = b.download(&ops::interpolate(b, core, size)?);
-        let other = match which {
-            Which::Ensemble => b.download(&ops::interpolate(b, assist, size)?),
-            _ => Vec::new(),
-        };
-        let mut p = up;
-        for (v, o) in p.iter_mut().zip(&other) {
-            *v = 0.5 * (*v + o);
+    /// Mean logits on the host, NHWC, upsampled to `sizes` one after another.
+    pub(super) fn mean(&self, b: &B, which: Which, sizes: &[Size]) -> Result<Vec<f32>> {
+        let (core, assist, out) = self.upsampled(b, which, sizes)?;
+        let mut mean = b.download(&ops::interpolate(b, &core, out)?);
+        if let Some(assist) = assist {
+            let other = b.download(&ops::interpolate(b, &assist, out)?);
+            mean.iter_mut().zip(&other).for_each(|(v, o)| *v = 0.5 * (*v + o));
         }
-        p.par_chunks_mut(classes).for_each(softmax);
-        Ok(p)
+        Ok(mean)
     }
 }
 
-fn softmax(values: &mut [f32]) {
-    let max = values.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let mut sum = 0.0;
-    for v in values.iter_mut() {
-        *v = (*v - max).exp();
-        sum += *v;
-    }
-    for v in values.iter_mut() {
-        *v /= sum;
-    }
-}
-
-/// First rows (or columns) of windows of `window` that cover `len` in steps of two thirds.
-fn starts(len: usize, window: usize) -> Vec<usize> {
-    let last = len - window;
-    let stride = (2 * window).div_ceil(3).max(1);
-    (0..last).step_by(stride).chain([last]).collect()
-}
-
-/// As [`probabilities`], through a window.
-fn sliding<B: Backend>(
-    b: &B,
-    arch: &DeepLab,
-    nets: &Nets<'_, B>,
-    which: &[Which],
-    images: &HostImages,
-    normalize: &Normalize,
-    out: Size,
-    window: usize,
-) -> Result<Vec<Vec<f32>>> {
-    let Shape { n, h, w, .. } = images.shape;
-    let (wh, ww) = (window.min(h), window.min(w));
-    let classes = arch.config.num_classes;
-    let mut sums = vec![vec![0f32; n * h * w * classes]; which.len()];
-    let mut hits = vec![0f32; h * w];
-    for &y0 in &starts(h, wh) {
-        for &x0 in &starts(w, ww) {
-            let x = upload(b, &crop(images, y0, x0, wh, ww), normalize)?;
-            let logits = Logits::new(b, arch, nets, which, &x)?;
-            for (sum, &which) in sums.iter_mut().zip(which) {
-                let p = logits.probabilities(b, which, (wh, ww))?;
-                for (row, values) in p.chunks_exact(ww * classes).enumerate() {
-                    let (i, y) = (row / wh, y0 + row % wh);
-                    let at = ((i * h + y) * w + x0) * classes;
-                    sum[at..at + values.len()].iter_mut().zip(values).for_each(|(s, v)| *s += v);
-                }
-            }
-            for y in y0..y0 + wh {
-                hits[y * w + x0..y * w + x0 + ww].iter_mut().for_each(|v| *v += 1.0);
-            }
+/// Logits to probabilities, a pixel of `classes` values each.
+pub(super) fn softmax(values: &mut [f32], classes: usize) {
+    values.par_chunks_mut(classes).for_each(|pixel| {
+        let max = pixel.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let mut sum = 0.0;
+        for v in pixel.iter_mut() {
+            *v = (*v - max).exp();
+            sum += *v;
         }
-    }
-    sums.into_iter()
-        .map(|mut sum| {
-            for (pixel, p) in sum.chunks_exact_mut(classes).enumerate() {
-                let hit = hits[pixel % (h * w)];
-                p.iter_mut().for_each(|v| *v /= hit);
-            }
-            if out == (h, w) {
-                return Ok(sum);
-            }
-            Ok(b.download(&ops::interpolate(b, &b.upload(Shape::new(n, h, w, classes), &sum), out)?))
-        })
-        .collect()
+        for v in pixel.iter_mut() {
+            *v /= sum;
+        }
+    });
 }
 
 fn arg_max(p: &[f32]) -> (u8, f32) {
@@ -284,22 +294,9 @@ fn arg_max(p: &[f32]) -> (u8, f32) {
 }
 
 /// Network input.
-fn upload<B: Backend>(b: &B, images: &HostImages, normalize: &Normalize) -> Result<B::Tensor> {
+pub(super) fn upload<B: Backend>(b: &B, images: &HostImages, normalize: &Normalize) -> Result<B::Tensor> {
     let images = ops::upload_images(b, images.shape, &images.data, images.shown.clone())?;
     ops::normalize_bytes(b, &images, normalize)
-}
-
-/// A window of images without padding.
-fn crop(images: &HostImages, y0: usize, x0: usize, h: usize, w: usize) -> HostImages {
-    let s = images.shape;
-    let mut data = Vec::with_capacity(s.n * h * w * 3);
-    for i in 0..s.n {
-        for y in y0..y0 + h {
-            let at = ((i * s.h + y) * s.w + x0) * 3;
-            data.extend_from_slice(&images.data[at..at + w * 3]);
-        }
-    }
-    HostImages::whole(s.n, (h, w), data)
 }
 
 #[cfg(test)]
@@ -307,18 +304,42 @@ mod tests {
     use super::*;
 
     #[test]
-    fn windows_cover_every_pixel() {
-        for (len, window) in [(10, 10), (11, 10), (33, 10), (100, 7), (5, 1)] {
-            let s = starts(len, window);
-            assert!((0..len).all(|p| s.iter().any(|&a| p >= a && p < a + window)), "{len} {window} {s:?}");
-            assert!(s.windows(2).all(|p| p[0] < p[1]) && s[s.len() - 1] + window == len, "{s:?}");
-        }
+    fn confidences_of_logits_are_probabilities() {
+        let b = crate::backend::cpu::Cpu::<f32>::new();
+        let logits = [0.5, -1.0, 2.0, 100.0, 100.5, 99.0];
+        let mut probabilities = logits;
+        softmax(&mut probabilities, 3);
+        let of = |scores: &[f32], logits| {
+            let p = Prediction::of(&b, Shape::new(1, 1, 2, 3), scores, logits);
+            (b.download_labels(&p.label), b.download(&p.confidence))
+        };
+        let (label, confidence) = of(&logits, true);
+        let (same, expected) = of(&probabilities, false);
+        assert_eq!((label, same), (vec![2, 1], vec![2, 1]));
+        assert!(
+            confidence.iter().zip(&expected).all(|(a, b)| (a - b).abs() < 1e-6),
+            "{confidence:?} {expected:?}"
+        );
+        // As probabilities these two are one number.
+        let near = [1e-3, 1.000_001e-3, -1.0, 0.0, 1e-9, 0.0];
+        let mut equal = near;
+        softmax(&mut equal, 3);
+        assert!(equal[0] == equal[1]);
+        assert_eq!(of(&near, true).0, [1, 1]);
+    }
+
+    #[test]
+    fn the_chosen_network_comes_first_and_the_others_keep_their_order() {
+        let all = Which::available(2);
+        let expected = [Which::Ensemble, Which::Teacher1, Which::Teacher2, Which::Student];
+        assert_eq!(Which::Ensemble.before(all), expected);
+        assert_eq!(Which::Teacher1.before(all), all);
     }
 
     #[test]
     fn softmax_sums_to_one() {
         let mut v = [1000.0, 1001.0, -1000.0];
-        softmax(&mut v);
+        softmax(&mut v, 3);
         assert!((v.iter().sum::<f32>() - 1.0).abs() < 1e-6 && v[1] > v[0] && arg_max(&v).0 == 1);
     }
 }

@@ -5,11 +5,13 @@ mod inference;
 mod metrics;
 mod palette;
 mod views;
+mod window;
 
-pub use inference::{Nets, Prediction, Which, predict, probabilities};
+pub use inference::{Nets, Prediction, Which, predict, probabilities, scores};
 pub use metrics::{Confusion, Scores};
 pub use palette::Palette;
 pub use views::{View, Views};
+pub use window::Overlap;
 
 use crate::data::{HostImages, Mask, Sample, Source};
 use crate::model::DeepLab;
@@ -19,7 +21,7 @@ use rayon::prelude::*;
 use std::sync::Arc;
 
 /// How images become predictions.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Settings {
     /// Mean and deviation that the networks were trained with.
     pub normalize: Normalize,
@@ -27,10 +29,25 @@ pub struct Settings {
     pub long_side: usize,
     /// Sliding window; 0 is none.
     pub window: usize,
+    /// How the scores of overlapping windows combine.
+    pub overlap: Overlap,
+    /// Whole images are stretched to the next multiples of this many rows and columns; 0 and 1 leave them as they are.
+    pub multiple: usize,
     /// Images of one size that are predicted together.
     pub batch_size: usize,
     /// Views whose probabilities are averaged.
     pub views: Views,
+}
+
+/// Largest `multiple` of [`Settings`]: beyond it small images would be stretched to many times their size.
+pub const LARGEST_MULTIPLE: usize = 256;
+
+impl Settings {
+    /// Whether images of this size are predicted in one piece.
+    fn is_whole(&self, (h, w): Size) -> bool {
+        let fits = self.window >= h && self.window >= w;
+        self.window == 0 || (fits && self.overlap == Overlap::Probabilities)
+    }
 }
 
 /// One image of a pass, with its predictions.
@@ -115,15 +132,15 @@ pub fn predict_group<B: Backend>(
     group: &[Arc<Sample>],
     settings: &Settings,
 ) -> Result<Vec<Prediction<B>>> {
-    let (out, normalize, window) = (group[0].image.size, &settings.normalize, settings.window);
+    let out = group[0].image.size;
     let views = settings.views.of(network_size(out, settings.long_side));
     if let ([view], true) = (&views[..], settings.views.is_single()) {
-        return predict(b, arch, nets, which, &prepare(group, *view)?, normalize, out, window);
+        return predict(b, arch, nets, which, &prepare(group, *view)?, settings, out);
     }
     let mut sums: Vec<Vec<f32>> = Vec::new();
     for &view in &views {
         let images = prepare(group, view)?;
-        let mut all = probabilities(b, arch, nets, which, &images, normalize, out, window)?;
+        let mut all = probabilities(b, arch, nets, which, &images, settings, out)?;
         if view.mirrored {
             all.iter_mut().for_each(|p| views::mirror(p, out.1, arch.config.num_classes));
         }
@@ -140,7 +157,7 @@ pub fn predict_group<B: Backend>(
         .into_iter()
         .map(|mut p| {
             p.iter_mut().for_each(|v| *v *= share);
-            Prediction::of(b, shape, &p)
+            Prediction::of(b, shape, &p, false)
         })
         .collect())
 }

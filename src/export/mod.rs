@@ -38,6 +38,10 @@ pub struct Info {
     pub normalize: Normalize,
     /// Long side at which the run's validation images were predicted; 0 is their own.
     pub long_side: usize,
+    /// Side of the window through which they were predicted; 0 is none.
+    pub window: usize,
+    /// They were stretched to the next multiples of this many rows and columns; 0 and 1 are none.
+    pub multiple: usize,
 }
 
 impl Info {
@@ -53,6 +57,8 @@ impl Info {
             // Not by way of f64, which would write 0.485 as 0.48500001430511475.
             ("normalize", format!("{{\"mean\":{mean:?},\"std\":{std:?}}}")),
             ("long_side", self.long_side.to_string()),
+            ("window", self.window.to_string()),
+            ("multiple", self.multiple.to_string()),
         ]
     }
 }

@@ -143,10 +143,11 @@ impl Run {
         scores.max_by(|a, b| a.0.total_cmp(&b.0))
     }
 
-    /// The network whose scores stand for the run.
+    /// The network whose scores stand for the run: the one that decides which epoch is the best.
     pub fn main_network(&self) -> &'static str {
-        let has = |name: &&&str| self.last().is_some_and(|v| v.miou.contains_key(**name));
-        NETWORKS.iter().find(has).copied().unwrap_or(NETWORKS[0])
+        let has = |name: &&str| self.last().is_some_and(|v| v.miou.contains_key(*name));
+        let decides = self.config.eval.decides(self.config.method.algorithm).name();
+        [decides].into_iter().chain(NETWORKS).find(has).unwrap_or(decides)
     }
 
     /// Which kind of labelled list the run has, in words.

@@ -4,7 +4,7 @@
 use super::state::{Progress, State};
 use crate::config::{EvalConfig, RunConfig};
 use crate::data::Preset;
-use crate::eval::{Nets, Settings, Views};
+use crate::eval::{Nets, Settings, Views, Which};
 use crate::method::Algorithm;
 use crate::model::io::{TensorFile, prefixed, write_tensors};
 use crate::model::{DeepLab, ModelConfig, Network};
@@ -52,8 +52,14 @@ impl Metadata {
 
     /// How images become predictions.
     pub fn settings(&self) -> Settings {
-        let EvalConfig { long_side, window, batch_size } = self.eval;
-        Settings { normalize: self.normalize, long_side, window, batch_size, views: Views::default() }
+        let EvalConfig { long_side, window, overlap, multiple, batch_size, network: _ } = self.eval;
+        let views = Views::default();
+        Settings { normalize: self.normalize, long_side, window, overlap, multiple, batch_size, views }
+    }
+
+    /// The network whose mIoU decided which epoch was the best.
+    pub fn decides(&self) -> Which {
+        self.eval.decides(self.algorithm)
     }
 }
 
@@ -217,5 +223,36 @@ impl<B: Backend> Owned<B> {
     /// For predictions.
     pub fn nets(&self) -> Nets<'_, B> {
         Nets { student: &self.student, teachers: self.teachers.iter().collect() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::load::{Overrides, load};
+    use crate::eval::Overlap;
+
+    /// Checkpoints of older programs say nothing of overlap, multiple and network: they mean what they meant.
+    #[test]
+    fn older_metadata_reads_with_the_behaviour_it_was_written_for() {
+        let config = load(None, &Overrides::default(), Some(Preset::Cityscapes)).unwrap();
+        let meta = Metadata::new(&config).unwrap();
+        let mut json = serde_json::to_value(&meta).unwrap();
+        json["eval"] = serde_json::json!({ "long_side": 0, "window": 800, "batch_size": 1 });
+        let old: Metadata = serde_json::from_value(json).unwrap();
+        assert_eq!(old, meta);
+        let settings = old.settings();
+        assert_eq!((settings.window, settings.multiple), (800, 0));
+        assert_eq!((settings.overlap, old.decides()), (Overlap::Probabilities, Which::Ensemble));
+    }
+
+    #[test]
+    fn the_network_that_decides_is_kept() {
+        let mut config = load(None, &Overrides::default(), Some(Preset::Demo)).unwrap();
+        config.eval.network = Some(Which::Teacher1);
+        config.eval.multiple = 8;
+        let text = serde_json::to_string(&Metadata::new(&config).unwrap()).unwrap();
+        let read: Metadata = serde_json::from_str(&text).unwrap();
+        assert_eq!((read.decides(), read.settings().multiple), (Which::Teacher1, 8));
     }
 }

@@ -15,6 +15,7 @@ mod state;
 mod step;
 mod trainer;
 mod unread;
+mod validation;
 mod watch;
 
 pub use checkpoint::{Checkpoint, Metadata};

@@ -9,9 +9,10 @@ use super::records::{Clock, end_record, run_record, step_record, validation_reco
 use super::run_dir::{Metrics, RunDir};
 use super::state::{Best, State, Sums};
 use super::unread::{Pending, Reading, Unread};
+use super::validation::is_validated;
 use super::{pictures, signal, step};
 use crate::config::{RunConfig, TeacherStart};
-use crate::eval::{self, Palette, Scores};
+use crate::eval::{self, Palette, Scores, Which};
 use crate::method::{Algorithm, End, NetworkName, Phase, Schedule, StepArgs};
 use crate::model::DeepLab;
 use crate::ops::Backend;
@@ -200,10 +201,7 @@ impl<B: Backend> Trainer<'_, B> {
     fn end(&mut self, end: End, display: &mut Display, clock: &mut Clock) -> Result<bool> {
         let (epoch, validated, saved) = match end {
             End::WarmUpPass { last, .. } => (0, last, last || self.checkpoint_due()),
-            End::Epoch(epoch) => {
-                let every = self.config.run.val_every.max(1);
-                (epoch, epoch == self.schedule.epochs || epoch.is_multiple_of(every), true)
-            }
+            End::Epoch(epoch) => (epoch, is_validated(epoch, self.schedule.epochs, &self.config.run), true),
         };
         if saved && let Some(tensor) = self.state.first_non_finite(self.b, self.arch, self.algorithm()) {
             return Err(self.non_finite(tensor, self.state.progress.step));
@@ -237,7 +235,7 @@ impl<B: Backend> Trainer<'_, B> {
         let mut improved = false;
         if let Some(scores) = validation {
             self.record(&validation_record(epoch, step, &scores, started.elapsed().as_secs_f64()))?;
-            let best = self.state.eval_nets(self.algorithm()).best();
+            let best = self.meta.decides();
             let miou = scores.get(best.name()).map_or(0.0, |s| s.miou);
             let before =
                 self.state.progress.best.as_ref().map_or(f64::NEG_INFINITY, |b| f64::from_bits(b.miou));
@@ -246,7 +244,11 @@ impl<B: Backend> Trainer<'_, B> {
             if improved {
                 self.state.progress.best = Some(Best { epoch, miou: miou.to_bits() });
             }
-            let all: Vec<String> = scores.iter().map(|(n, s)| format!("{n} {:.1}", 100.0 * s.miou)).collect();
+            let shown = best.before(Which::available(self.algorithm().num_teachers()));
+            let all: Vec<String> = shown
+                .iter()
+                .filter_map(|w| Some(format!("{} {:.1}", w.name(), 100.0 * scores.get(w.name())?.miou)))
+                .collect();
             line += &format!(", mIoU {}", all.join(", "));
             display.validated(miou);
             self.state.progress.scores = scores;
@@ -295,7 +297,7 @@ impl<B: Backend> Trainer<'_, B> {
     fn validate(&mut self, epoch: u64) -> Result<Option<BTreeMap<String, Scores>>> {
         let nets = self.state.eval_nets(self.algorithm());
         let which = nets.available();
-        let shown = nets.best();
+        let shown = self.meta.decides();
         let palette = Palette::new(self.meta.preset, self.arch.config.num_classes);
         let mut strips = Vec::new();
         let scores = eval::evaluate(
