@@ -1,5 +1,5 @@
-//! What the system says of the memory that this process has and can get. Elsewhere than on Linux it says nothing. Knows nothing of
-//! the rest.
+//! What the system says of this process: the memory that it has and can get, the signals that it ignores. Elsewhere than on
+//! Linux it says nothing. Knows nothing of the rest.
 
 /// Bytes of memory that this process can still get: what the system has left, less where its control group has a limit.
 /// `None` where the system does not say.
@@ -11,6 +11,13 @@ pub fn available_memory() -> Option<u64> {
 /// Largest resident memory of this process so far, in bytes.
 pub fn peak_memory() -> Option<u64> {
     std::fs::read_to_string("/proc/self/status").ok().and_then(|t| meminfo(&t, "VmHWM:"))
+}
+
+/// Signals that this process ignores: bit s - 1 is signal s.
+pub fn ignored_signals() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("SigIgn:"))?;
+    u64::from_str_radix(line.trim(), 16).ok()
 }
 
 /// A line of /proc/meminfo or /proc/PID/status, in bytes.

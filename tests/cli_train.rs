@@ -161,7 +161,7 @@ fn ctrl_c_writes_a_checkpoint_and_says_how_to_resume() {
     let p = Project::new();
     let more = ["--steps-per-epoch", "100000", "--checkpoint-every", "2"];
     let child = p.start_and_wait_for_checkpoint("o", &more);
-    let kill = std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    let kill = std::process::Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
     assert!(kill.success());
     let out = child.wait_with_output().unwrap();
     expect(&out, 130, &["psmt-fast train --resume o"]);

@@ -24,7 +24,7 @@ mod train;
 use crate::{Error, Result};
 use clap::{Parser, Subcommand};
 use device::{Device, DeviceArgs, Precision, on_device};
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
 /// Trains semantic-segmentation networks from few labelled and many unlabelled images by PS-MT.
@@ -91,7 +91,7 @@ enum Command {
 }
 
 /// Ends the program like any other where nobody reads its output any more, as in `psmt-fast presets | head -1`; Rust's own
-/// way is to panic at the next line printed.
+/// way is to panic at the next line printed. Training goes on without a reader.
 fn end_with_the_reader() {
     #[cfg(unix)]
     // SAFETY: no other thread runs yet, and the default action needs no handler.
@@ -102,8 +102,10 @@ fn end_with_the_reader() {
 
 /// Runs the program.
 pub fn main() -> ExitCode {
-    end_with_the_reader();
     let cli = Cli::parse();
+    if !matches!(&cli.command, Command::Train(args) if args.trains()) {
+        end_with_the_reader();
+    }
     let filter = tracing_subscriber::EnvFilter::try_from_env("PSMT_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
     tracing_subscriber::fmt()
@@ -112,23 +114,22 @@ pub fn main() -> ExitCode {
         .without_time()
         .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr)
+        .log_internal_errors(false) // a full or closed standard error is no reason to stop
         .init();
     match check_processor().and_then(|()| run(cli)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
-            eprintln!("error: {e}");
+            let _ = writeln!(std::io::stderr(), "error: {e}");
             ExitCode::from(e.exit_code())
         }
     }
 }
 
 fn run(cli: Cli) -> Result<()> {
-    if let Some(n) = cli.threads {
-        rayon::ThreadPoolBuilder::new()
-            .num_threads(n.into())
-            .build_global()
-            .map_err(|e| Error::Usage(format!("--threads {n}: {e}")))?;
-    }
+    // Made here, as a pool that is made when it is first needed panics where the system has no threads left.
+    rayon::ThreadPoolBuilder::new().num_threads(cli.threads.unwrap_or(0).into()).build_global().map_err(
+        |e| Error::Usage(format!("cannot make the threads to compute with: {e}; --threads N asks for fewer")),
+    )?;
     match cli.command {
         Command::Train(args) => train::run(*args),
         Command::Report(args) => report::run(args),

@@ -201,6 +201,11 @@ fn word(value: Option<impl Serialize>) -> Result<Option<toml::Value>> {
 }
 
 impl Args {
+    /// Whether anything is trained.
+    pub(super) fn trains(&self) -> bool {
+        !self.dry_run
+    }
+
     fn overrides(&self) -> Result<Overrides> {
         let mut o = Overrides::default();
         self.data.apply(&mut o)?;
@@ -419,12 +424,14 @@ fn free_folder(config: &RunConfig) -> PathBuf {
 }
 
 fn report(config: &RunConfig, summary: &Summary, root: &Path) {
-    println!("{:<10} {:>8} {:>10}", "network", "mIoU %", "pixels %");
+    let mut text = format!("{:<10} {:>8} {:>10}\n", "network", "mIoU %", "pixels %");
     for which in config.eval.decides(config.method.algorithm).before(Which::available(2)) {
         let name = which.name();
         if let Some(s) = summary.get(name) {
-            println!("{name:<10} {:>8.2} {:>10.2}", 100.0 * s.miou, 100.0 * s.pixel_accuracy);
+            text += &format!("{name:<10} {:>8.2} {:>10.2}\n", 100.0 * s.miou, 100.0 * s.pixel_accuracy);
         }
     }
-    println!("results in {}", root.display());
+    text += &format!("results in {}\n", root.display());
+    // Whether somebody reads it is no matter of the run's.
+    let _ = std::io::stdout().write_all(text.as_bytes());
 }

@@ -102,6 +102,7 @@ fn open_weights(config: &RunConfig) -> Result<Option<Weights>> {
 /// # Errors
 /// As [`resume`].
 pub fn start<B: Backend>(b: &B, config: &RunConfig, ready: &Prepared<B>, dir: &RunDir) -> Result<Summary> {
+    let _lock = dir.lock()?;
     let text = config.to_toml()?;
     write_atomically(&dir.config(), |file| file.write_all(text.as_bytes()))?;
     run(b, config, ready, dir, None)
@@ -113,6 +114,8 @@ pub fn start<B: Backend>(b: &B, config: &RunConfig, ready: &Prepared<B>, dir: &R
 /// # Errors
 /// A checkpoint of another model, bad data, a value that is not finite, a failed write, or Ctrl-C.
 pub fn resume<B: Backend>(b: &B, config: &RunConfig, ready: &Prepared<B>, dir: &RunDir) -> Result<Summary> {
+    let _lock = dir.lock()?;
+    dir.remove_temporary_files();
     let last = dir.last();
     let checkpoint = if last.exists() { Some(Checkpoint::open(&last)?) } else { None };
     run(b, config, ready, dir, checkpoint)

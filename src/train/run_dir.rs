@@ -1,7 +1,8 @@
 //! A run's folder: where its files are, and the record file. Knows files only.
 
+use crate::model::io::TEMPORARY;
 use crate::{Error, Result};
-use std::fs::File;
+use std::fs::{File, TryLockError};
 use std::io::{BufRead, BufReader, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
@@ -11,14 +12,22 @@ pub struct RunDir {
     root: PathBuf,
 }
 
+/// Keeps other processes from training in a folder until it is dropped or the process ends, in whatever way.
+#[derive(Debug)]
+pub struct RunLock {
+    _file: File,
+}
+
+/// Name of the file that is locked.
+const LOCK: &str = ".lock";
+
 impl RunDir {
     /// Makes a new run's folder.
     ///
     /// # Errors
     /// A folder that already has something in it, or that cannot be made.
     pub fn create(root: &Path) -> Result<RunDir> {
-        let occupied = std::fs::read_dir(root).is_ok_and(|mut d| d.next().is_some());
-        if occupied || root.is_file() {
+        if is_occupied(root) {
             return Err(Error::Usage(format!(
                 "{} already exists and is not empty: choose another --out, or continue that run with --resume {}",
                 root.display(),
@@ -41,6 +50,48 @@ impl RunDir {
         let config = dir.config();
         File::open(&config).map_err(Error::io(&config))?;
         Ok(dir)
+    }
+
+    /// Takes the folder for this process alone.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] where another process trains in it, [`Error::Io`] where the lock's file cannot be made.
+    pub fn lock(&self) -> Result<RunLock> {
+        let path = self.root.join(LOCK);
+        let open = || File::options().create(true).truncate(false).write(true).open(&path);
+        let file = open().map_err(Error::io(&path))?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                return Err(Error::Usage(format!(
+                    "another process trains in {}: wait for it, or stop it first",
+                    self.root.display()
+                )));
+            }
+            // Some network file systems have no locks; a run is worth more than its guard.
+            Err(TryLockError::Error(e)) => {
+                tracing::warn!(
+                    "{}: cannot be locked ({e}); train in this folder with one process only",
+                    path.display()
+                );
+            }
+        }
+        Ok(RunLock { _file: file })
+    }
+
+    /// Removes what processes that were killed while they wrote have left. Only for who holds the folder's lock.
+    pub fn remove_temporary_files(&self) {
+        for folder in [self.root.clone(), self.checkpoints(), self.pictures()] {
+            let entries = std::fs::read_dir(&folder).into_iter().flatten().flatten();
+            for entry in entries.filter(|entry| is_temporary(&entry.file_name())) {
+                match std::fs::remove_file(entry.path()) {
+                    Ok(()) => {
+                        tracing::info!("removed {}, which a killed process left", entry.path().display())
+                    }
+                    Err(e) => tracing::warn!("{}: {e}", entry.path().display()),
+                }
+            }
+        }
     }
 
     /// The folder.
@@ -78,6 +129,24 @@ impl RunDir {
     }
 }
 
+/// Whether a name is that of a file that was being written.
+fn is_temporary(name: &std::ffi::OsStr) -> bool {
+    let name = name.to_string_lossy();
+    name.starts_with('.') && name.ends_with(TEMPORARY)
+}
+
+/// Whether a new run must not go to `root`: it is a file, or a folder with anything else than what a run that failed before
+/// its configuration was written leaves.
+fn is_occupied(root: &Path) -> bool {
+    let Ok(entries) = std::fs::read_dir(root) else { return root.is_file() };
+    entries.flatten().any(|entry| {
+        let name = entry.file_name();
+        let empty = || std::fs::read_dir(entry.path()).is_ok_and(|mut d| d.next().is_none());
+        let own_folder = (name == "checkpoints" || name == "pictures") && empty();
+        !(own_folder || name == LOCK || is_temporary(&name))
+    })
+}
+
 /// The record file: appends lines, and knows how many there are.
 pub struct Metrics {
     path: PathBuf,
@@ -87,11 +156,14 @@ pub struct Metrics {
 
 impl Metrics {
     /// Opens the file and keeps its first `lines` lines; what an interrupted run wrote after its checkpoint is written
-    /// again by the resumed one.
+    /// again by the resumed one. Where there are fewer, those are kept: a checkpoint is worth more than its records.
     ///
     /// # Errors
-    /// [`Error::Io`], or [`Error::Data`] where there are fewer lines.
+    /// [`Error::Io`], or [`Error::Data`] for a link, which would have another file cut.
     pub fn open(path: &Path, lines: u64) -> Result<Metrics> {
+        if std::fs::symlink_metadata(path).is_ok_and(|m| !m.is_file()) {
+            return Err(Error::data(path, "expected a file of records, got a link or a folder"));
+        }
         let file =
             File::options().create(true).append(true).read(true).open(path).map_err(Error::io(path))?;
         let mut reader = BufReader::new(&file);
@@ -100,16 +172,17 @@ impl Metrics {
             line.clear();
             let n = reader.read_until(b'\n', &mut line).map_err(Error::io(path))?;
             if line.last() != Some(&b'\n') {
-                return Err(Error::data(
-                    path,
-                    format!("expected the checkpoint's {lines} records, got {kept}"),
-                ));
+                tracing::warn!(
+                    "{}: {kept} records, the checkpoint counts {lines}; some are lost",
+                    path.display()
+                );
+                break;
             }
             bytes += n as u64;
             kept += 1;
         }
         file.set_len(bytes).map_err(Error::io(path))?;
-        Ok(Metrics { path: path.to_path_buf(), file: BufWriter::new(file), lines })
+        Ok(Metrics { path: path.to_path_buf(), file: BufWriter::new(file), lines: kept })
     }
 
     /// Appends one record.
@@ -149,7 +222,40 @@ mod tests {
         m.write(&serde_json::json!({"a": 3})).unwrap();
         m.sync().unwrap();
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "{\"a\":1}\n{\"a\":3}\n");
-        assert!(Metrics::open(&path, 5).is_err());
+        assert_eq!(Metrics::open(&path, 5).unwrap().lines(), 2);
+        assert_eq!(Metrics::open(&dir.path().join("none"), 5).unwrap().lines(), 0);
+        #[cfg(unix)]
+        {
+            let link = dir.path().join("link");
+            std::os::unix::fs::symlink(&path, &link).unwrap();
+            assert!(Metrics::open(&link, 0).is_err_and(|e| e.to_string().contains("link")));
+            assert_eq!(std::fs::read_to_string(&path).unwrap(), "{\"a\":1}\n{\"a\":3}\n");
+        }
+    }
+
+    #[test]
+    fn a_folder_is_trained_in_by_one_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let run = RunDir::create(&dir.path().join("run")).unwrap();
+        let held = run.lock().unwrap();
+        let error = run.lock().unwrap_err();
+        assert!(error.exit_code() == 2 && error.to_string().contains("another process trains"), "{error}");
+        drop(held);
+        run.lock().unwrap();
+    }
+
+    #[test]
+    fn what_failed_before_it_began_is_no_dead_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("run");
+        let run = RunDir::create(&root).unwrap();
+        run.lock().unwrap();
+        std::fs::write(root.join("checkpoints/.psmt-x.tmp"), "half").unwrap();
+        assert!(RunDir::create(&root).is_err(), "a half-written checkpoint was there");
+        run.remove_temporary_files();
+        assert!(RunDir::create(&root).is_ok());
+        std::fs::write(root.join("config.toml"), "").unwrap();
+        assert!(RunDir::create(&root).is_err());
     }
 
     #[test]
