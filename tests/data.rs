@@ -140,6 +140,27 @@ fn validation_images_are_not_labelled() {
     assert_has(&message, &["labeled.txt:2", "\"b\"", "val.txt:2"]);
 }
 
+#[cfg(unix)]
+#[test]
+fn an_image_is_the_same_by_whatever_path() {
+    let f = Folder::new();
+    f.image("real/a.png", 3, 2);
+    f.image("real/b.png", 3, 2);
+    f.mask("m.png", 3, 2, |_, _| 0);
+    std::os::unix::fs::symlink(f.path("real"), f.path("link")).unwrap();
+    std::os::unix::fs::symlink(f.path("real/a.png"), f.path("file.png")).unwrap();
+    fs::hard_link(f.path("real/a.png"), f.path("hard.png")).unwrap();
+    let labeled = f.read("real/a.png m.png\n", Layout::Folder, Masks::Required).unwrap();
+    let absolute = f.path("real/a.png").display().to_string();
+    for alias in ["real/a.png", "link/a.png", "real/../real/./a.png", "file.png", "hard.png", &absolute] {
+        let val =
+            f.read(&format!("real/b.png m.png\n{alias} m.png\n"), Layout::Folder, Masks::Required).unwrap();
+        assert_has(&data_error(check_disjoint(&labeled, None, &val)), &["also in the validation list", ":2"]);
+        let twice = f.list_error(&format!("real/a.png m.png\n{alias} m.png"));
+        assert_has(&twice, &["list.txt:2", "line 1"]);
+    }
+}
+
 #[test]
 fn voc_ids_find_their_files() {
     for base in ["", "VOC2012/", "VOCdevkit/VOC2012/"] {

@@ -71,7 +71,7 @@ impl List {
         if !root.is_dir() {
             return Err(Error::data(root, "no such data directory"));
         }
-        let mut seen: HashMap<PathBuf, usize> = HashMap::new();
+        let mut seen: HashMap<FileId, usize> = HashMap::new();
         let (mut entries, mut faults) = (Vec::new(), Vec::new());
         for (i, line) in text.trim_start_matches('\u{feff}').lines().enumerate() {
             let number = i + 1;
@@ -90,7 +90,7 @@ impl List {
                     continue;
                 }
             };
-            if let Some(first) = seen.insert(found.image.clone(), number) {
+            if let Some(first) = seen.insert(FileId::of(&found.image), number) {
                 let message =
                     format!("image {:?} was named already on line {first}; name each image once", found.name);
                 faults.push(fail(message));
@@ -129,6 +129,26 @@ fn split<'a>(
     }
 }
 
+/// Which file a path leads to, whatever links, `..` and other ways of writing lead there: device and inode, or the resolved path
+/// where there are none.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum FileId {
+    #[cfg(unix)]
+    Inode(u64, u64),
+    Path(PathBuf),
+}
+
+impl FileId {
+    fn of(path: &Path) -> FileId {
+        #[cfg(unix)]
+        if let Ok(meta) = std::fs::metadata(path) {
+            use std::os::unix::fs::MetadataExt;
+            return FileId::Inode(meta.dev(), meta.ino());
+        }
+        FileId::Path(std::fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf()))
+    }
+}
+
 /// Checks the lists of one run against each other: no image may be both learnt from with its mask and validated on.
 /// Labelled images among the unlabelled are usual (some published splits have them) and get a warning, as do unlabelled
 /// ones among the validation images.
@@ -136,11 +156,12 @@ fn split<'a>(
 /// # Errors
 /// [`Error::Data`] with the lines of both lists.
 pub fn check_disjoint(labeled: &List, unlabeled: Option<&List>, val: &List) -> Result<()> {
-    let lines = |list: &List| -> HashMap<PathBuf, usize> {
-        list.entries.iter().map(|e| (e.image.clone(), e.line)).collect()
+    let lines = |list: &List| -> HashMap<FileId, usize> {
+        list.entries.iter().map(|e| (FileId::of(&e.image), e.line)).collect()
     };
     let val_lines = lines(val);
-    if let Some((e, line)) = labeled.entries.iter().find_map(|e| Some((e, val_lines.get(&e.image)?))) {
+    let shared = |e: &'_ Entry| val_lines.get(&FileId::of(&e.image)).copied();
+    if let Some((e, line)) = labeled.entries.iter().find_map(|e| Some((e, shared(e)?))) {
         return Err(Error::Data {
             path: labeled.path.clone(),
             line: Some(e.line),
@@ -154,7 +175,7 @@ pub fn check_disjoint(labeled: &List, unlabeled: Option<&List>, val: &List) -> R
     let Some(unlabeled) = unlabeled else { return Ok(()) };
     for (other, what) in [(labeled, "labelled"), (val, "validation")] {
         let there = lines(other);
-        let shared = unlabeled.entries.iter().filter(|e| there.contains_key(&e.image)).count();
+        let shared = unlabeled.entries.iter().filter(|e| there.contains_key(&FileId::of(&e.image))).count();
         if shared > 0 {
             tracing::warn!(
                 "{shared} of the {} images of {} are also in the {what} list {}",
