@@ -128,7 +128,8 @@ fn a_run_killed_in_its_warm_up_continues_to_the_same_bits() {
     child.kill().unwrap();
     child.wait().unwrap();
     let step = || {
-        let text = String::from_utf8_lossy(&read(&p.path("killed/checkpoints/last.safetensors"))).into_owned();
+        let text =
+            String::from_utf8_lossy(&read(&p.path("killed/checkpoints/last.safetensors"))).into_owned();
         let at = text.find("\\\"step\\\":").unwrap() + 9;
         text[at..].split(|c: char| !c.is_ascii_digit()).next().unwrap().parse::<u64>().unwrap()
     };

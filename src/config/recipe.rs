@@ -158,7 +158,10 @@ mod tests {
             r.apply(&mut over);
             let c = load(None, &over, None).unwrap();
             crate::config::validate(&c).unwrap();
-            assert_eq!((c.schedule.train_epochs, c.method.unsup_weight), (u64::from(r.epochs), r.unsup_weight));
+            assert_eq!(
+                (c.schedule.train_epochs, c.method.unsup_weight),
+                (u64::from(r.epochs), r.unsup_weight)
+            );
             assert!(r.name.ends_with(&format!("-{}", r.labeled)), "{}", r.name);
             assert_eq!(Recipe::by_name(r.name).unwrap().name, r.name);
         }

@@ -294,12 +294,15 @@ mod tests {
         let steps: Vec<Step> = s.steps().collect();
         assert_eq!((s.warm_up_steps(), steps.len()), (18, 38));
         let turns: Vec<_> = steps[..18].iter().map(|s| (s.pass, s.network, s.step)).collect();
-        assert_eq!(turns[..4], [
-            (1, NetworkName::Teacher1, 0),
-            (1, NetworkName::Teacher1, 1),
-            (1, NetworkName::Teacher1, 2),
-            (1, NetworkName::Teacher2, 0)
-        ]);
+        assert_eq!(
+            turns[..4],
+            [
+                (1, NetworkName::Teacher1, 0),
+                (1, NetworkName::Teacher1, 1),
+                (1, NetworkName::Teacher1, 2),
+                (1, NetworkName::Teacher2, 0)
+            ]
+        );
         assert_eq!(turns[17], (2, NetworkName::Student, 5));
         assert!(steps[..18].iter().all(|s| s.lr == 0.1 && s.unsup_weight == 0.0 && s.core == 0));
         let train = &steps[18..];
@@ -323,14 +326,17 @@ mod tests {
     fn ends_follow_the_last_network_of_a_pass_and_each_epoch() {
         let s = schedule();
         let ends: Vec<_> = (0..=s.num_steps()).filter_map(|done| Some((done, s.end(done)?))).collect();
-        assert_eq!(ends, [
-            (9, End::WarmUpPass { pass: 1, last: false }),
-            (18, End::WarmUpPass { pass: 2, last: true }),
-            (23, End::Epoch(1)),
-            (28, End::Epoch(2)),
-            (33, End::Epoch(3)),
-            (38, End::Epoch(4)),
-        ]);
+        assert_eq!(
+            ends,
+            [
+                (9, End::WarmUpPass { pass: 1, last: false }),
+                (18, End::WarmUpPass { pass: 2, last: true }),
+                (23, End::Epoch(1)),
+                (28, End::Epoch(2)),
+                (33, End::Epoch(3)),
+                (38, End::Epoch(4)),
+            ]
+        );
         let without = Schedule { warm_up_passes: 0, ..schedule() };
         assert_eq!((without.warm_up_steps(), without.end(5)), (0, Some(End::Epoch(1))));
     }
