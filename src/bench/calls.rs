@@ -57,11 +57,13 @@ pub fn known_calls(sizes: &Sizes, tvat: Tvat) -> Result<Vec<Counted>> {
         _ => None,
     });
     let features = sizes.arch.feature_shape(images);
+    let classes = sizes.arch.config.num_classes;
     let outside = [
         Call::LeakyRelu { x: features },
         Call::LeakyReluBwd { x: features },
         Call::UniformNoise { x: features },
-        Call::ConfusionMatrix { x: images.with_channels(1), classes: sizes.arch.config.num_classes },
+        Call::ConfusionMatrix { x: images.with_channels(1), classes, above: None },
+        Call::ConfusionMatrix { x: images.with_channels(1), classes, above: Some(0.6) },
         Call::NormalizeBytes { x: images },
         Call::Photometric { x: images, strong: stage::strong(sizes) },
         Call::WatchTensor { x: sizes.logits() },
