@@ -122,7 +122,7 @@ fn rehearse<B: Backend>(b: &B, arch: &DeepLab, config: &RunConfig) -> Result<()>
     let args = config.step_args();
     let supervised = config.method.algorithm == Algorithm::Supervised;
     let unlabeled =
-        || (!supervised).then(|| UnlabeledBatch { images: images(), strong: strong(), indices: Vec::new() });
+        || (!supervised).then(|| UnlabeledBatch { images: images(), strong: strong(), labels: None, indices: Vec::new() });
     let view = config.method.labeled_view;
     let batches: Vec<_> = batches().map(|_| (labeled(view), unlabeled())).collect();
     for _ in 0..2 {
