@@ -92,6 +92,7 @@ fn one_step(sizes: &Sizes, args: &StepArgs) -> Result<Vec<Counted>> {
         y_l: images.with_channels(1),
         x_u_weak: images,
         x_u_strong: images,
+        y_u: None,
         mix: stage::mix(sizes),
         d_l: features,
         d_u: features,

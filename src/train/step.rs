@@ -139,7 +139,7 @@ fn batch<B: Backend>(
     let Some(unlabeled) = unlabeled else {
         let d = noise(Shape::new(1, 1, 1, 1), Domain::NoiseLabeled);
         let (x_u_weak, x_u_strong) = (x_l.clone(), x_l.clone());
-        return Ok(Batch { x_l, y_l, x_u_weak, x_u_strong, mix: Default::default(), d_l: d.clone(), d_u: d });
+        return Ok(Batch { x_l, y_l, x_u_weak, x_u_strong, y_u: None, mix: Default::default(), d_l: d.clone(), d_u: d });
     };
     let Shape { n, h, w, .. } = unlabeled.images.shape;
     let images = images(b, &unlabeled.images)?;
@@ -153,6 +153,7 @@ fn batch<B: Backend>(
         y_l,
         x_u_weak,
         x_u_strong,
+        y_u: None,
     })
 }
 
