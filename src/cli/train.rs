@@ -367,7 +367,7 @@ fn dry_run<B: Backend>(
         println!("starts with {weights}\n");
     }
     super::memory::print(&ready.memory, b.available_memory());
-    if let Some(batch) = train::largest_batch(b, config)? {
+    if let Some(batch) = train::largest_batch(b, config, data.measures_pseudo_labels(config))? {
         println!("largest batch that fits: {batch}");
     }
     schedule.map_or(Ok(()), |path| write_schedule(&data.schedule(config), path))

@@ -9,7 +9,7 @@ use super::records::{Clock, end_record, run_record, step_record, validation_reco
 use super::run_dir::{Metrics, RunDir};
 use super::state::{Best, State, Sums};
 use super::unread::{Pending, Reading, Unread};
-use super::{pictures, signal, step};
+use super::{pictures, signal, step, unlabeled};
 use crate::config::{RunConfig, TeacherStart};
 use crate::eval::{self, Palette, Scores};
 use crate::method::{Algorithm, End, NetworkName, Phase, Schedule, StepArgs};
@@ -223,6 +223,9 @@ impl<B: Backend> Trainer<'_, B> {
         } else {
             None
         };
+        if validated && epoch > 0 {
+            self.picture_unlabeled(epoch)?;
+        }
 
         let step = self.state.progress.step;
         let sums = std::mem::take(&mut self.state.progress.sums);
@@ -272,11 +275,8 @@ impl<B: Backend> Trainer<'_, B> {
                 format!("warm-up {pass}/{}: loss {sup:.3}", self.schedule.warm_up_passes)
             }
             End::Epoch(epoch) => {
-                let mut line = format!("epoch {epoch}/{}: loss {sup:.3} + {unsup:.3}", self.schedule.epochs);
-                if sums.pixels > 0 {
-                    line += &format!(", {:.0} % of pixels pass", 100.0 * sums.pass_rate());
-                }
-                line
+                let line = format!("epoch {epoch}/{}: loss {sup:.3} + {unsup:.3}", self.schedule.epochs);
+                line + &unlabeled::describe(sums)
             }
         }
     }
