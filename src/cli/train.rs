@@ -81,7 +81,7 @@ pub struct Args {
     /// List of labelled images: `image mask` a line.
     #[arg(long, value_name = "LIST", help_heading = "Data")]
     labeled: Option<PathBuf>,
-    /// List of unlabelled images.
+    /// List of unlabelled images. Masks that it names measure pseudo labels and do nothing else.
     #[arg(long, value_name = "LIST", help_heading = "Data")]
     unlabeled: Option<PathBuf>,
     /// Crop: a side, or ROWSxCOLUMNS.

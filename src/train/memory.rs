@@ -143,3 +143,42 @@ fn rehearse<B: Backend>(b: &B, arch: &DeepLab, config: &RunConfig, measured: boo
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::cuda::emulator::{self, EmulatorOptions};
+    use crate::backend::cuda::{Cuda, Dtype};
+    use crate::data::Preset;
+    use crate::ops::StepMemory;
+
+    #[test]
+    fn true_labels_and_pictures_are_in_the_plan() {
+        let driver = match emulator::open(EmulatorOptions::default()) {
+            Ok(driver) => driver,
+            Err(e) => return eprintln!("skipped: {e}"),
+        };
+        let b = Cuda::new(driver, Dtype::F32);
+        let mut config = RunConfig::preset(Some(Preset::Demo));
+        config.augment.crop = [49, 49];
+        let planned = |config: &RunConfig, measured| plan(&b, config, measured).unwrap().1;
+        let arrives =
+            |plan: &MemoryPlan| plan.held.iter().find(|u| u.what == "data that arrives").unwrap().bytes;
+        let (with, without) = (planned(&config, true), planned(&config, false));
+        // A byte a pixel in blocks of 256, of a step and of the next.
+        let pixels = (config.optim.images_a_step() * 49 * 49) as u64;
+        assert_eq!(arrives(&with) - arrives(&without), 2 * pixels.next_multiple_of(256));
+
+        // The picture's teachers take the place of a step that is done.
+        let find = |plan: &MemoryPlan, kind: &str| -> Option<StepMemory> {
+            plan.steps.iter().find(|s| s.kind == kind).cloned()
+        };
+        let (picture, step) = (find(&with, step::PICTURE).unwrap(), find(&with, step::METHOD).unwrap());
+        assert!(picture.bytes > 0 && picture.bytes < step.bytes, "{picture:?} {step:?}");
+        config.run.pictures = 0;
+        assert!(find(&planned(&config, true), step::PICTURE).is_none());
+        config.run.pictures = 1;
+        config.method.algorithm = Algorithm::MeanTeacher;
+        assert!(find(&planned(&config, false), step::PICTURE).is_none());
+    }
+}

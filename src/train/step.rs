@@ -22,7 +22,7 @@ fn warm_up_kind(view: View) -> &'static str {
 /// Kind of [`Backend::step`] of the method and its baselines.
 pub const METHOD: &str = "training step";
 /// Kind of [`Backend::step`] of a picture.
-const PICTURE: &str = "picture of pseudo labels";
+pub const PICTURE: &str = "picture of pseudo labels";
 /// What memory is for, in the words of a plan.
 const INPUT: &str = "images, labels and noise";
 
