@@ -522,7 +522,7 @@ impl Source for Masked {
     }
     fn load(&self, i: usize) -> psmt_fast::Result<Arc<Sample>> {
         let mut sample = (*self.scenes.load(i)?).clone();
-        sample.mask = sample.mask.filter(|_| self.odd && i % 2 == 0);
+        sample.mask = sample.mask.filter(|_| self.odd && i.is_multiple_of(2));
         Ok(Arc::new(sample))
     }
     fn has_masks(&self) -> bool {
