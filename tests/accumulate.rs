@@ -51,6 +51,7 @@ fn batch(b: &Device, arch: &DeepLab, seed: u64) -> Batch<Device> {
         y_l: b.upload_labels(shape.with_channels(1), &labels),
         x_u_weak: b.upload(shape, &draw(2, shape.len())),
         x_u_strong: b.upload(shape, &draw(3, shape.len())),
+        y_u: None,
         mix: cut_mix::sample(cut_mix::CutMixForm::Voc, 2, (CROP, CROP), Key::new(seed, Domain::CutMix, 0)),
         d_l: noise(6),
         d_u: noise(7),
@@ -141,4 +142,51 @@ fn runs_of_several_batches_a_step_repeat_and_resume() {
     let out = p.train("dry", &[&flags[..], &["--dry-run"]].concat());
     expect(&out, 0, &["4 labelled and as many unlabelled a step, in 2 batches of 2"]);
     expect(&p.train("none", &["--accumulate", "0"]), 3, &["optim.accumulate", "at least 1"]);
+}
+
+/// True labels of unlabelled images are counted against the pseudo labels that pass, and change nothing.
+#[test]
+fn pseudo_labels_are_measured_and_true_labels_teach_nothing() {
+    let b = Device::new();
+    let arch = DeepLab::new(ModelConfig::tiny(4)).unwrap();
+    let classes = arch.config.num_classes;
+    for algorithm in [Algorithm::PsMt, Algorithm::OneTeacher, Algorithm::MeanTeacher] {
+        let plain = batch(&b, &arch, 1);
+        let measured = Batch { y_u: Some(plain.y_l.clone()), ..batch(&b, &arch, 1) };
+        let mut args = step_args(algorithm);
+        // In the middle of the confidences, and not at one, which the device holds in double precision.
+        let mut nets = networks(&b, &arch);
+        let (t1, t2) = (&mut nets.teacher1, &mut nets.teacher2);
+        let pseudo = method::pseudo_labels(&b, &arch, (t1, t2), &plain.x_u_weak, &args).unwrap();
+        let mut want = None;
+        if let Some(pseudo) = &pseudo {
+            let confidence = b.download(&pseudo.confidence);
+            let mut sorted = confidence.clone();
+            sorted.sort_by(f32::total_cmp);
+            let middle = sorted.len() / 2;
+            args.conf_ce.threshold = (f64::from(sorted[middle - 1]) + f64::from(sorted[middle])) / 2.0;
+            let (label, truth) = (b.download_labels(&pseudo.label), b.download_labels(&plain.y_l));
+            let mut counts = vec![0u64; classes * classes];
+            for i in 0..truth.len() {
+                if truth[i] != IGNORE && f64::from(confidence[i]) >= args.conf_ce.threshold {
+                    counts[usize::from(truth[i]) * classes + usize::from(label[i])] += 1;
+                }
+            }
+            assert!(counts.iter().sum::<u64>() > 0);
+            want = Some(counts);
+        }
+        assert_eq!(pseudo.is_some(), algorithm.has_pseudo_labels());
+
+        let step = |batch: &Batch<Device>| {
+            let mut nets = networks(&b, &arch);
+            b.clear(&mut nets.grads);
+            let out = method::accumulate(&b, &arch, &mut nets, batch, &args, 1.0).unwrap();
+            let truth = out.unsup.unwrap().pseudo.and_then(|p| p.truth).map(|counts| b.read_counts(&counts));
+            let bits: Vec<u32> = b.download_vector(&nets.grads).iter().map(|v| v.to_bits()).collect();
+            (bits, truth)
+        };
+        let (without, with) = (step(&plain), step(&measured));
+        assert!(without.0 == with.0, "{algorithm:?}");
+        assert_eq!((without.1, with.1), (None, want), "{algorithm:?}");
+    }
 }

@@ -399,7 +399,29 @@ fn cut_mix_and_confusion_matrix() {
     for (&p, &t) in pred.data.iter().zip(target.data.iter()).filter(|(_, t)| **t != IGNORE) {
         want[usize::from(t) * 7 + usize::from(p)] += 1;
     }
-    assert_eq!(b.confusion_matrix(&pred, &target, 7), want);
+    assert_eq!(b.confusion_matrix(&pred, &target, 7, None), want);
+
+    // More pixels than a task takes; a threshold that is a confidence, in either precision.
+    let confidence: Vec<f64> = randn(target.shape, 0.3, 3).data().iter().map(|c| c.abs()).collect();
+    let threshold = confidence[100_000];
+    let mut want = vec![0; 49];
+    for (i, (&p, &t)) in pred.data.iter().zip(target.data.iter()).enumerate() {
+        if t != IGNORE && confidence[i] >= threshold {
+            want[usize::from(t) * 7 + usize::from(p)] += 1;
+        }
+    }
+    let above = Tensor::new(target.shape, confidence.clone());
+    assert_eq!(b.confusion_matrix(&pred, &target, 7, Some((&above, threshold))), want);
+    assert_eq!(b.confusion_matrix(&pred, &target, 7, Some((&above, 9.0))), [0; 49]);
+    let single = Cpu::<f32>::new();
+    let above = single.upload(target.shape, &confidence.iter().map(|c| *c as f32).collect::<Vec<_>>());
+    let mut want = vec![0; 49];
+    for (i, (&p, &t)) in pred.data.iter().zip(target.data.iter()).enumerate() {
+        if t != IGNORE && confidence[i] as f32 >= threshold as f32 {
+            want[usize::from(t) * 7 + usize::from(p)] += 1;
+        }
+    }
+    assert_eq!(single.confusion_matrix(&pred, &target, 7, Some((&above, threshold))), want);
 }
 
 #[test]

@@ -310,7 +310,7 @@ fn confusion_matrix<B: Backend>(b: &B, run: &mut Run) {
         let scale = (num_classes as f32 * 0.6).min(128.0);
         let (pred, target) = (labels(scale), labels(scale));
         let (pred, target) = (b.upload_labels(shape, &pred), b.upload_labels(shape, &target));
-        let counts = b.read_counts(&b.confusion_matrix(&pred, &target, num_classes));
+        let counts = b.read_counts(&b.confusion_matrix(&pred, &target, num_classes, None));
         let counts = counts.iter().map(|&v| v as f32).collect();
         run.results.push((format!("counts of {num_classes} classes"), 0.0, counts));
     }

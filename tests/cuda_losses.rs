@@ -248,6 +248,68 @@ fn conf_ce_matches_the_cpu() {
     });
 }
 
+/// Pseudo labels against true ones: counted by a plain loop over what the device holds, compared as conf_ce compares.
+#[test]
+fn confident_pixels_alone_are_counted() {
+    // One pixel, one off a warp and a run of 16, more than a block, and a matrix that shared memory does not hold.
+    let cases = [
+        (Shape::new(1, 1, 1, 2), (1, 1)),
+        (Shape::new(1, 3, 3, 3), (3, 11)),
+        (Shape::new(1, 2, 4, 5), (1, 31)),
+        (Shape::new(2, 6, 9, 21), (37, 61)),
+        (Shape::new(1, 3, 4, 130), (13, 17)),
+    ];
+    for check in [false, true] {
+        for b in devices(EmulatorOptions { check, ..EmulatorOptions::default() }) {
+            for (shape, size) in cases {
+                let [core, assist, student] = [60, 61, 62].map(|seed| pair(&b, shape, 2.0, seed).1);
+                let ensemble = Ensemble { topk: 3, gamma: 0.5 };
+                let pseudo =
+                    ops::ensemble_pseudo_label(&b, &core, &assist, size, &ensemble).expect("valid input");
+                let (label, confidence) = (b.download_labels(&pseudo.label), b.download(&pseudo.confidence));
+                let mut sorted = confidence.clone();
+                sorted.sort_by(f32::total_cmp);
+                // A confidence itself, one that is no f32, all, none.
+                for threshold in [f64::from(sorted[sorted.len() / 2]), 0.6, 0.0, 1.5] {
+                    for ignored in [0.0, 0.3, 1.0] {
+                        let (_, target) = labels(&b, full(shape, size), targets(shape, size, ignored, 63));
+                        let truth = b.download_labels(&target);
+                        let mut want = vec![0; shape.c * shape.c];
+                        for i in 0..truth.len() {
+                            if truth[i] != IGNORE && confidence[i] >= threshold as f32 {
+                                want[usize::from(truth[i]) * shape.c + usize::from(label[i])] += 1;
+                            }
+                        }
+                        let above = Some((&pseudo.confidence, threshold));
+                        let counts = ops::confusion_matrix(&b, &pseudo.label, &target, shape.c, above)
+                            .expect("valid input");
+                        let what = format!("{shape} at {size:?}, threshold {threshold}, {ignored} ignored");
+                        assert_eq!(b.read_counts(&counts), want, "{what}");
+                        assert!(threshold < 1.0 || want.iter().all(|n| *n == 0), "{what}");
+                        if ignored == 0.0 {
+                            let (mix, spec) = (
+                                Mix::default(),
+                                ConfCe {
+                                    threshold,
+                                    negative_threshold: 0.0,
+                                    square_weight: 0.0,
+                                    weighted: true,
+                                },
+                            );
+                            let out = ops::conf_ce(
+                                &b, &student, &pseudo, &core, &assist, &ensemble, &mix, &spec, 1.0,
+                            )
+                            .expect("valid input");
+                            assert_eq!(b.read_scalar(&out.passed), want.iter().sum::<u64>() as f64, "{what}");
+                        }
+                        no_fault(&b, &what);
+                    }
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn mse_consistency_matches_the_cpu() {
     each_case("mse", |b, dtype, shape, size, what| {

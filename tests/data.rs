@@ -1,6 +1,9 @@
 //! The data layer from outside: every error of lists and files, the layouts, the loader's determinism, and real data
 //! where it is there.
 
+#[allow(dead_code)] // a turned picture is all that is needed of it
+mod cli_common;
+
 use image::{ExtendedColorType, ImageEncoder};
 use psmt_fast::Error;
 use psmt_fast::backend::cpu::Cpu;
@@ -98,6 +101,88 @@ fn lines_may_take_every_form() {
     let read = f.read("a.png\nb.jpg nowhere.png\nc d.webp", Layout::Folder, Masks::Ignored).unwrap();
     assert_eq!(read.entries.len(), 3);
     assert!(read.entries.iter().all(|e| e.mask.is_none()));
+}
+
+#[test]
+fn optional_masks_are_those_that_a_line_names_and_that_exist() {
+    let f = Folder::new();
+    for name in ["JPEGImages/a.jpg", "JPEGImages/b.jpg", "JPEGImages/c.jpg", "d e.png"] {
+        f.image(name, 3, 2);
+    }
+    f.mask("SegmentationClass/a.png", 3, 2, |_, _| 0);
+    f.mask("SegmentationClass/b.png", 3, 2, |_, _| 0);
+    let masks = |list: &str, layout| -> Vec<Option<PathBuf>> {
+        f.read(list, layout, Masks::Optional).unwrap().entries.into_iter().map(|e| e.mask).collect()
+    };
+    let list = "/JPEGImages/a.jpg /SegmentationClass/a.png\nJPEGImages/b.jpg\n\
+                JPEGImages/c.jpg SegmentationClass/c.png\nd e.png\n";
+    // The second line names none, though there is one; the third names one that is not there.
+    let want = [Some(f.path("SegmentationClass/a.png")), None, None, None];
+    assert_eq!(masks(list, Layout::Folder), want);
+    assert_eq!(masks(list, Layout::Voc), want);
+    // An id names none.
+    assert_eq!(masks("a\nb\n", Layout::Voc), [None, None]);
+    // An image must be there all the same.
+    let missing = f.read("x.png SegmentationClass/a.png", Layout::Folder, Masks::Optional);
+    assert_has(&data_error(missing), &["list.txt:1", "x.png", "no image file"]);
+
+    // The other kind of Cityscapes mask says the same.
+    f.image("leftImg8bit/train/bonn/bonn_0_leftImg8bit.png", 3, 2);
+    let mask = f.mask("gtFine/train/bonn/bonn_0_gtFine_labelIds.png", 3, 2, |_, _| 7);
+    let line =
+        "leftImg8bit/train/bonn/bonn_0_leftImg8bit.png gtFine/train/bonn/bonn_0_gtFine_labelTrainIds.png";
+    assert_eq!(masks(line, Layout::Cityscapes), [Some(mask)]);
+}
+
+/// Masks that only measure: the pixels are those of a list without masks, whatever the masks are.
+#[test]
+fn masks_that_measure_decide_nothing_about_images() {
+    let f = Folder::new();
+    // The image's columns differ, so that a turn shows; 6 (rotated by 90 degrees) and 3 (by 180).
+    let image = image::RgbImage::from_fn(8, 4, |x, y| image::Rgb([(30 * x) as u8, (60 * y) as u8, 0]));
+    fs::write(f.path("six.jpg"), cli_common::turned_jpeg(&image, 6)).unwrap();
+    fs::write(f.path("three.jpg"), cli_common::turned_jpeg(&image, 3)).unwrap();
+    f.image("plain.png", 8, 4);
+    f.image("other.png", 8, 4);
+    f.image("more.png", 8, 4);
+    // Class 1 in the stored image's left half.
+    let left = |x: u32, _: u32| u8::from(x < 4);
+    f.mask("stored.png", 8, 4, left);
+    // The same for the upright image of "six", whose top the left half becomes.
+    f.mask("upright.png", 4, 8, |_, y| u8::from(y < 4));
+    f.mask("large.png", 9, 4, left);
+    f.mask("classes.png", 8, 4, |x, _| x as u8);
+    let source = |list: &str, masks: Masks| {
+        let list = f.read(list, Layout::Folder, masks).unwrap();
+        FolderSource::new(list, FolderOptions { masks_measure: true, ..FolderOptions::new(2) })
+    };
+    let list = "six.jpg stored.png\nthree.jpg stored.png\nplain.png large.png\nother.png classes.png\nmore.png stored.png\n";
+    let mut with = source(list, Masks::Optional);
+    let without = source(list, Masks::Ignored);
+    assert_eq!((with.num_masks(), without.num_masks()), (5, 0));
+    with.check_headers().unwrap();
+    let (count, first) = with.leave_out_unusable_masks().unwrap();
+    assert_eq!(count, 2);
+    assert_has(&first.to_string(), &["large.png", "9 x 4", "8 x 4"]);
+    assert!(with.leave_out_unusable_masks().is_none());
+    assert_eq!((with.num_masks(), with.has_masks()), (3, false));
+    let mut also = source("six.jpg upright.png\n", Masks::Optional);
+    assert!(also.leave_out_unusable_masks().is_none());
+    for i in 0..5 {
+        assert_eq!(with.load(i).unwrap().image, without.load(i).unwrap().image, "image {i}");
+    }
+    let mask = |source: &FolderSource, i: usize| source.load(i).unwrap().mask.clone();
+    let top: Vec<u8> = (0..32).map(|k| u8::from(k / 4 < 4)).collect();
+    assert_eq!(mask(&with, 0), Some(Mask { size: (8, 4), data: top }));
+    assert_eq!(mask(&with, 0), mask(&also, 0));
+    let right: Vec<u8> = (0..32).map(|k| u8::from(k % 8 >= 4)).collect();
+    assert_eq!(mask(&with, 1), Some(Mask { size: (4, 8), data: right }));
+    assert_eq!((mask(&with, 2), mask(&with, 3)), (None, None));
+    assert!(mask(&with, 4).is_some());
+    // A mask that is damaged later is no error either.
+    let late = source("more.png stored.png\n", Masks::Optional);
+    fs::write(f.path("stored.png"), b"no mask").unwrap();
+    assert_eq!(mask(&late, 0), None);
 }
 
 #[test]
@@ -437,9 +522,57 @@ fn the_strong_view_of_labelled_images_is_the_same_crop() {
     let strong = Loader::labeled(scenes(7), spec(3), View::Strong).unwrap().batch(2).unwrap();
     assert_eq!((&weak.images, &weak.labels), (&strong.images, &strong.labels));
     assert!(weak.strong.is_none() && strong.strong.as_ref().unwrap().len() == 3);
-    // The same draws as those of unlabelled images.
+    // The same draws as those of unlabelled images, whose masks come along.
     let unlabeled = Loader::unlabeled(scenes(7), spec(3)).unwrap().batch(2).unwrap();
     assert_eq!(strong.strong.unwrap(), unlabeled.strong);
+    assert_eq!(Some(strong.labels), unlabeled.labels);
+}
+
+/// Scenes of which those with an odd number have no mask, or all.
+struct Masked {
+    scenes: Arc<dyn Source>,
+    odd: bool,
+}
+
+impl Source for Masked {
+    fn len(&self) -> usize {
+        self.scenes.len()
+    }
+    fn name(&self, i: usize) -> String {
+        self.scenes.name(i)
+    }
+    fn load(&self, i: usize) -> psmt_fast::Result<Arc<Sample>> {
+        let mut sample = (*self.scenes.load(i)?).clone();
+        sample.mask = sample.mask.filter(|_| self.odd && i.is_multiple_of(2));
+        Ok(Arc::new(sample))
+    }
+    fn has_masks(&self) -> bool {
+        false
+    }
+    fn num_masks(&self) -> usize {
+        if self.odd { self.len().div_ceil(2) } else { 0 }
+    }
+}
+
+#[test]
+fn unlabelled_batches_bring_the_labels_that_there_are() {
+    let of = |source: Arc<dyn Source>| Loader::unlabeled(source, spec(3)).unwrap().batch(4).unwrap();
+    let all = of(scenes(7));
+    let some = of(Arc::new(Masked { scenes: scenes(7), odd: true }));
+    let none = of(Arc::new(Masked { scenes: scenes(7), odd: false }));
+    let (labels, known) = (all.labels.clone().unwrap(), some.labels.clone().unwrap());
+    let pixels = labels.len() / 3;
+    for (place, &i) in some.indices.iter().enumerate() {
+        let part = place * pixels..(place + 1) * pixels;
+        match i % 2 {
+            0 => assert_eq!(known[part.clone()], labels[part]),
+            _ => assert!(known[part].iter().all(|&c| c == 255)),
+        }
+    }
+    assert!(some.indices.iter().any(|i| i % 2 == 1) && some.indices.iter().any(|i| i % 2 == 0));
+    // And nothing else of the batch depends on masks.
+    assert_eq!(UnlabeledBatch { labels: None, ..all }, none);
+    assert_eq!(UnlabeledBatch { labels: None, ..some }, none);
 }
 
 fn upload(images: &HostImages) -> Images<Cpu<f32>> {

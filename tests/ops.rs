@@ -152,7 +152,14 @@ fn losses_of_tensors_that_do_not_belong_together() {
     let pseudo = PseudoLabel::<Cpu<f32>> { label: labels(2, 9, 9), confidence: zeros(2, 9, 8, 1) };
     let result = ops::conf_ce(&b, &x, &pseudo, &x, &x, &ensemble, &Mix::default(), &spec, 1.0);
     refused(result.map(|_| ()), "conf_ce", &["confidence"]);
-    refused(ops::confusion_matrix(&b, &labels(1, 2, 3), &labels(1, 3, 2), 4), "confusion_matrix", &["pred"]);
+    refused(
+        ops::confusion_matrix(&b, &labels(1, 2, 3), &labels(1, 3, 2), 4, None),
+        "confusion_matrix",
+        &["pred"],
+    );
+    let (label, few) = (labels(1, 2, 3), zeros(1, 2, 2, 1));
+    let result = ops::confusion_matrix(&b, &label, &label, 4, Some((&few, 0.6)));
+    refused(result, "confusion_matrix", &["confidence"]);
     for decoders in [0, 3] {
         let result = ops::tvat_cotangent(&b, &x, &x, decoders, (9, 9));
         refused(result, "tvat_cotangent", &["4 channels", &decoders.to_string()]);

@@ -38,7 +38,7 @@ pub enum Call {
     ConfCe { logits: Shape, size: Size, ensemble: Ensemble, mix: Mix, conf_ce: ConfCe },
     MseConsistency { logits: Shape, size: Size, ensemble: Ensemble, mix: Mix },
     CutMix { x: Shape, mix: Mix },
-    ConfusionMatrix { x: Shape, classes: usize },
+    ConfusionMatrix { x: Shape, classes: usize, above: Option<f64> },
     UniformNoise { x: Shape },
     Normalize { x: Shape },
     AddNormalized { x: Shape },
@@ -167,7 +167,10 @@ impl Call {
                 format!("{}{negative}", to(logits, size))
             }
             Call::CutMix { x, mix } => format!("{} boxes {}", dims(x), mix.boxes.len()),
-            Call::ConfusionMatrix { x, classes } => format!("{} classes {classes}", dims(x)),
+            Call::ConfusionMatrix { x, classes, above } => {
+                let above = above.map_or_else(String::new, |t| format!(" above {t}"));
+                format!("{} classes {classes}{above}", dims(x))
+            }
             Call::TvatCotangent { logits, decoders, size } | Call::KlGradient { logits, decoders, size } => {
                 format!("{} of {decoders}", to(logits, size))
             }
@@ -271,7 +274,10 @@ impl Call {
             }
             Call::MseConsistency { logits, .. } => many(logits, 4),
             Call::CutMix { x, .. } => many(x, 2),
-            Call::ConfusionMatrix { x, .. } => 2 * x.positions() as u64,
+            // Two labels, and a confidence where it decides.
+            Call::ConfusionMatrix { x, above, .. } => {
+                (2 + if above.is_some() { WIDE } else { 0 }) * x.positions() as u64
+            }
             Call::UniformNoise { x } => many(x, 1),
             // d for the norm and again for the result.
             Call::Normalize { x } => many(x, 3),

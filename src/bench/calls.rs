@@ -57,11 +57,13 @@ pub fn known_calls(sizes: &Sizes, tvat: Tvat) -> Result<Vec<Counted>> {
         _ => None,
     });
     let features = sizes.arch.feature_shape(images);
+    let classes = sizes.arch.config.num_classes;
     let outside = [
         Call::LeakyRelu { x: features },
         Call::LeakyReluBwd { x: features },
         Call::UniformNoise { x: features },
-        Call::ConfusionMatrix { x: images.with_channels(1), classes: sizes.arch.config.num_classes },
+        Call::ConfusionMatrix { x: images.with_channels(1), classes, above: None },
+        Call::ConfusionMatrix { x: images.with_channels(1), classes, above: Some(0.6) },
         Call::NormalizeBytes { x: images },
         Call::Photometric { x: images, strong: stage::strong(sizes) },
         Call::WatchTensor { x: sizes.logits() },
@@ -90,6 +92,7 @@ fn one_step(sizes: &Sizes, args: &StepArgs) -> Result<Vec<Counted>> {
         y_l: images.with_channels(1),
         x_u_weak: images,
         x_u_strong: images,
+        y_u: None,
         mix: stage::mix(sizes),
         d_l: features,
         d_u: features,

@@ -200,9 +200,16 @@ impl<B: Backend> Inputs<B> {
                     i.tensors.push(wide(b, tensor(*logits))?);
                 }
             }
-            Call::ConfusionMatrix { x, classes } => {
+            Call::ConfusionMatrix { x, classes, above } => {
                 let size = (x.h, x.w);
                 i.labels = vec![labels(x.n, &size, *classes, 4), labels(x.n, &size, *classes, 5)];
+                if above.is_some() {
+                    // Confidences of random logits at stride 4, as in training.
+                    let logits = Shape::new(x.n, x.h.div_ceil(4), x.w.div_ceil(4), *classes);
+                    let (core, assist) = (wide(b, tensor(logits))?, wide(b, tensor(logits))?);
+                    let ensemble = Ensemble { topk: 2, gamma: 0.5 };
+                    i.pseudo = Some(ops::ensemble_pseudo_label(b, &core, &assist, size, &ensemble)?);
+                }
             }
             Call::NormalizeBytes { x } | Call::Photometric { x, .. } => {
                 let mut rng = Key::new(0, Domain::Bench, 64 * set + 4).stream();
@@ -375,8 +382,10 @@ impl<B: Backend> Inputs<B> {
                 o.scalars.push(l.loss);
             }
             Call::CutMix { mix, .. } => o.tensors.push(ops::cut_mix(b, &t[0], mix)?),
-            Call::ConfusionMatrix { classes, .. } => {
-                o.counts.push(ops::confusion_matrix(b, &self.labels[0], &self.labels[1], *classes)?);
+            Call::ConfusionMatrix { classes, above, .. } => {
+                let above = above.zip(self.pseudo.as_ref()).map(|(t, pseudo)| (&pseudo.confidence, t));
+                let (pred, target) = (&self.labels[0], &self.labels[1]);
+                o.counts.push(ops::confusion_matrix(b, pred, target, *classes, above)?);
             }
             Call::UniformNoise { x } => o.tensors.push(ops::uniform_noise(b, *x, self.key)?),
             Call::Normalize { .. } => o.tensors.push(ops::normalize(b, &t[0], 2.0)?),

@@ -95,6 +95,7 @@ pub fn random_batch<B: Backend>(b: &B, sizes: &Sizes) -> Batch<B> {
         y_l: b.upload_labels(shape.with_channels(1), &labels),
         x_u_weak: images(b, shape, 1),
         x_u_strong: images(b, shape, 2),
+        y_u: None,
         mix: mix(sizes),
         d_l: noise(4),
         d_u: noise(5),

@@ -356,8 +356,14 @@ impl Backend for Trace {
         self.note(Call::CutMix { x: *x, mix: mix.clone() });
         *x
     }
-    fn confusion_matrix(&self, pred: &Shape, _: &Shape, classes: usize) -> usize {
-        self.note(Call::ConfusionMatrix { x: *pred, classes });
+    fn confusion_matrix(
+        &self,
+        pred: &Shape,
+        _: &Shape,
+        classes: usize,
+        above: Option<(&Shape, f64)>,
+    ) -> usize {
+        self.note(Call::ConfusionMatrix { x: *pred, classes, above: above.map(|(_, threshold)| threshold) });
         classes * classes
     }
     fn uniform_noise(&self, shape: Shape, _: Key) -> Shape {

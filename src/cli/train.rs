@@ -82,7 +82,7 @@ pub struct Args {
     /// List of labelled images: `image mask` a line.
     #[arg(long, value_name = "LIST", help_heading = "Data")]
     labeled: Option<PathBuf>,
-    /// List of unlabelled images.
+    /// List of unlabelled images. Masks that it names measure pseudo labels and do nothing else.
     #[arg(long, value_name = "LIST", help_heading = "Data")]
     unlabeled: Option<PathBuf>,
     /// Crop: a side, or ROWSxCOLUMNS.
@@ -381,7 +381,7 @@ fn dry_run<B: Backend>(
         println!("starts with {weights}\n");
     }
     super::memory::print(&ready.memory, b.available_memory());
-    if let Some(batch) = train::largest_batch(b, config)? {
+    if let Some(batch) = train::largest_batch(b, config, data.measures_pseudo_labels(config))? {
         println!("largest batch that fits: {batch}");
     }
     schedule.map_or(Ok(()), |path| write_schedule(&data.schedule(config), path))

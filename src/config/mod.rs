@@ -64,7 +64,7 @@ pub struct DataConfig {
     /// List of labelled images: `image mask` a line.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub labeled: Option<PathBuf>,
-    /// List of unlabelled images.
+    /// List of unlabelled images. Masks that it names measure pseudo labels and do nothing else.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unlabeled: Option<PathBuf>,
     /// List of validation images with masks.

@@ -89,18 +89,38 @@ fn turned(image: RgbImage, orientation: Orientation) -> RgbImage {
 
 /// Rows and columns of an image file, and of the same image upright, from its header alone. Errors as [`decode_image`].
 pub fn image_sizes(path: &Path) -> Result<(Size, Size)> {
+    let (stored, orientation) = image_header(path)?;
+    Ok((stored, if swaps(orientation) { (stored.1, stored.0) } else { stored }))
+}
+
+/// Turns a mask with its image, where it lies as the image file does: it has that file's rows and columns. Any other stays as it
+/// is. Errors as [`decode_image`], of the image.
+pub fn turn_mask(mask: Mask, image: &Path) -> Result<Mask> {
+    let (stored, orientation) = image_header(image)?;
+    let (Ok(h), Ok(w)) = (u32::try_from(mask.size.0), u32::try_from(mask.size.1)) else { return Ok(mask) };
+    if orientation == Orientation::NoTransforms || mask.size != stored {
+        return Ok(mask);
+    }
+    let Some(gray) = image::GrayImage::from_raw(w, h, mask.data) else {
+        return Err(Error::shape("turn_mask", format!("{h} x {w} labels"), "fewer"));
+    };
+    let mut turned = DynamicImage::ImageLuma8(gray);
+    turned.apply_orientation(orientation);
+    let turned = turned.into_luma8();
+    Ok(Mask { size: (turned.height() as usize, turned.width() as usize), data: turned.into_raw() })
+}
+
+fn image_header(path: &Path) -> Result<(Size, Orientation)> {
     let file = std::fs::File::open(path).map_err(Error::io(path))?;
     let broken = |e: String| Error::data(path, format!("cannot decode this image: {e}"));
     let reader = open(path, std::io::BufReader::new(file))?;
-    let (stored, orientation) = if reader.format() == Some(image::ImageFormat::Jpeg) {
+    if reader.format() == Some(image::ImageFormat::Jpeg) {
         let header = jpeg::header(reader.into_inner()).map_err(broken)?;
-        (header.size, header.orientation)
-    } else {
-        let mut decoder = reader.into_decoder().map_err(|e| broken(e.to_string()))?;
-        let (w, h) = decoder.dimensions();
-        ((h as usize, w as usize), orientation(&mut decoder))
-    };
-    Ok((stored, if swaps(orientation) { (stored.1, stored.0) } else { stored }))
+        return Ok((header.size, header.orientation));
+    }
+    let mut decoder = reader.into_decoder().map_err(|e| broken(e.to_string()))?;
+    let (w, h) = decoder.dimensions();
+    Ok(((h as usize, w as usize), orientation(&mut decoder)))
 }
 
 /// How the image is to be turned; not at all where that cannot be read.

@@ -84,8 +84,7 @@ impl Layout {
         let mask = match mask {
             _ if !want_mask => None,
             Some(mask) => Some(
-                self.locate(root, mask)
-                    .or_else(|| self.sibling_ids(root, mask))
+                self.locate_mask(root, mask)
                     .ok_or_else(|| format!("no mask file {mask:?} under {}", self.searched(root)))?,
             ),
             None => Some(self.mask_of_image(&found).ok_or_else(|| {
@@ -104,6 +103,11 @@ impl Layout {
         let relative = name.trim_start_matches('/');
         let inside = self.bases().iter().map(|base| join(root, base).join(relative)).find(|p| p.is_file());
         inside.or_else(|| Some(PathBuf::from(name)).filter(|p| p.is_absolute() && p.is_file()))
+    }
+
+    /// An existing mask file of that name, or one that says the same.
+    pub(super) fn locate_mask(self, root: &Path, name: &str) -> Option<PathBuf> {
+        self.locate(root, name).or_else(|| self.sibling_ids(root, name))
     }
 
     fn searched(self, root: &Path) -> String {

@@ -11,6 +11,9 @@ use std::path::{Path, PathBuf};
 pub enum Masks {
     /// Every image needs one.
     Required,
+    /// An image has the one that its line names, where there is such a file. None is looked for that no line names, and one
+    /// that is not there is as if not named: published lists name masks that a user may not have.
+    Optional,
     /// The list may name them, they are not looked for.
     Ignored,
 }
@@ -24,7 +27,7 @@ pub struct Entry {
     pub line: usize,
     /// Existing image file.
     pub image: PathBuf,
-    /// Existing mask file, with [`Masks::Required`].
+    /// Existing mask file, unless [`Masks::Ignored`].
     pub mask: Option<PathBuf>,
 }
 
@@ -81,8 +84,13 @@ impl List {
             if line.is_empty() || line.starts_with('#') {
                 continue;
             }
-            let found = split(line, root, layout)
-                .and_then(|(image, mask)| layout.resolve(root, image, mask, masks == Masks::Required));
+            let found = split(line, root, layout).and_then(|(image, mask)| {
+                let mut found = layout.resolve(root, image, mask, masks == Masks::Required)?;
+                if masks == Masks::Optional {
+                    found.mask = mask.and_then(|mask| layout.locate_mask(root, mask));
+                }
+                Ok(found)
+            });
             let found = match found {
                 Ok(found) => found,
                 Err(message) => {

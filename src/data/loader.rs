@@ -8,7 +8,7 @@
 
 use super::augment::{Augment, Workspace};
 use super::source::{Sample, Source};
-use crate::ops::{Box2d, Shape, Size, Strong, View};
+use crate::ops::{Box2d, IGNORE, Shape, Size, Strong, View};
 use crate::rng::{Domain, Key};
 use crate::{Error, Result};
 use rayon::prelude::*;
@@ -57,6 +57,8 @@ pub struct UnlabeledBatch {
     pub images: HostImages,
     /// What the student sees changed in each.
     pub strong: Vec<Strong>,
+    /// `[batch, crop]`, 255 where an image has no mask; `None` where none of the source has. To measure with, not to learn from.
+    pub labels: Option<Vec<u8>>,
     /// Which samples of the source these are.
     pub indices: Vec<usize>,
 }
@@ -121,7 +123,7 @@ impl Loader<LabeledBatch> {
 }
 
 impl Loader<UnlabeledBatch> {
-    /// Weak and strong views; masks of the source are not looked at.
+    /// Weak and strong views. Masks of the source decide nothing, and are handed out as [`UnlabeledBatch::labels`].
     ///
     /// # Errors
     /// As [`Loader::labeled`].
@@ -330,20 +332,32 @@ impl Plan {
         let places = self.positions(number);
         let [h, w] = augment.crop;
         let mut data = vec![0; batch * h * w * 3];
+        let mut labels = (self.source.num_masks() > 0).then(|| vec![IGNORE; batch * h * w]);
+        let mut crops: Vec<Option<&mut [u8]>> = match &mut labels {
+            Some(labels) => labels.chunks_exact_mut(h * w).map(Some).collect(),
+            None => (0..*batch).map(|_| None).collect(),
+        };
         let drawn: Vec<Result<(Box2d, Strong)>> = places
             .par_iter()
-            .zip(data.par_chunks_exact_mut(h * w * 3))
-            .map(|(&(p, i), image)| {
+            .zip(data.par_chunks_exact_mut(h * w * 3).zip(crops.par_iter_mut()))
+            .map(|(&(p, i), (image, labels))| {
                 let sample = self.source.load(i)?;
                 let mut rng = self.key(Domain::Augment, p).stream();
                 let geometry = augment.geometry(sample.image.size, &mut rng);
-                WORK.with_borrow_mut(|work| augment.write_image(&sample.image, &geometry, work, image))?;
+                WORK.with_borrow_mut(|work| {
+                    augment.write_image(&sample.image, &geometry, work, image)?;
+                    match (&sample.mask, labels) {
+                        (Some(mask), Some(labels)) => augment.write_labels(mask, &geometry, work, labels),
+                        _ => Ok(()),
+                    }
+                })?;
                 Ok((augment.shown(&geometry), augment.strong(&mut rng)))
             })
             .collect();
         let (shown, strong) = drawn.into_iter().collect::<Result<Vec<_>>>()?.into_iter().unzip();
         let images = HostImages { shape: Shape::new(*batch, h, w, 3), data, shown };
-        Ok(UnlabeledBatch { images, strong, indices: places.into_iter().map(|(_, i)| i).collect() })
+        let indices = places.into_iter().map(|(_, i)| i).collect();
+        Ok(UnlabeledBatch { images, strong, labels, indices })
     }
 }
 

@@ -3,12 +3,12 @@
 
 use super::decode::{
     Mask, RgbImage, check_same_size, decode_image, decode_mask, decode_upright, image_sizes, mask_size,
-    to_classes,
+    to_classes, turn_mask,
 };
 use super::list::{Entry, List};
 use super::resize::{resize_bicubic, resize_nearest};
-use crate::Result;
 use crate::ops::Size;
+use crate::{Error, Result};
 use rayon::prelude::*;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -46,6 +46,11 @@ pub trait Source: Send + Sync {
 
     /// Whether every sample has a mask.
     fn has_masks(&self) -> bool;
+
+    /// Number of samples that have a mask.
+    fn num_masks(&self) -> usize {
+        if self.has_masks() { self.len() } else { 0 }
+    }
 }
 
 /// Keeps decoded samples up to a number of bytes; what does not fit is made again each time.
@@ -90,12 +95,14 @@ pub struct FolderOptions {
     pub long_side: Option<usize>,
     /// Decoded samples are kept in memory up to this many bytes.
     pub cache_bytes: usize,
+    /// Masks only measure: an image is read as if it had none, and its mask is turned with it where it lies as the file does.
+    pub masks_measure: bool,
 }
 
 impl FolderOptions {
     /// Images in their own size, 1 GiB of memory for decoded samples.
     pub fn new(num_classes: usize) -> FolderOptions {
-        FolderOptions { num_classes, long_side: None, cache_bytes: 1 << 30 }
+        FolderOptions { num_classes, long_side: None, cache_bytes: 1 << 30, masks_measure: false }
     }
 }
 
@@ -139,8 +146,10 @@ impl FolderSource {
     /// The first in the order of the list, as [`Source::load`].
     pub fn check_headers(&self) -> Result<()> {
         self.check(|entry| {
-            let size = entry_size(entry)?;
+            let size = self.entry_size(entry)?;
             match &entry.mask {
+                // What is wrong with these is no error.
+                Some(_) if self.options.masks_measure => Ok(()),
                 Some(mask) => check_same_size(mask_size(mask)?, mask, size, &entry.image),
                 None => Ok(()),
             }
@@ -153,9 +162,27 @@ impl FolderSource {
     /// The first in the order of the list, as [`Source::load`].
     pub fn check_masks(&self) -> Result<()> {
         self.check(|entry| match &entry.mask {
-            Some(mask) => self.mask(entry, mask, entry_size(entry)?).map(|_| ()),
-            None => entry_size(entry).map(|_| ()),
+            Some(mask) => self.mask(entry, mask, self.entry_size(entry)?).map(|_| ()),
+            None => self.entry_size(entry).map(|_| ()),
         })
+    }
+
+    /// Decodes every mask whole and leaves out those that cannot be used, for [`FolderOptions::masks_measure`]. Returns how many
+    /// those are, and what is wrong with the first of them in the order of the list.
+    pub fn leave_out_unusable_masks(&mut self) -> Option<(usize, Error)> {
+        let read = |entry: &Entry| match &entry.mask {
+            Some(mask) => self.mask(entry, mask, self.entry_size(entry)?).map(|_| ()),
+            None => Ok(()),
+        };
+        let read: Vec<Result<()>> = self.list.entries.par_iter().map(read).collect();
+        let mut left_out: Option<(usize, Error)> = None;
+        for (entry, read) in self.list.entries.iter_mut().zip(read) {
+            if let Err(error) = read {
+                entry.mask = None;
+                left_out = Some(left_out.map_or((1, error), |(n, first)| (n + 1, first)));
+            }
+        }
+        left_out
     }
 
     /// Decodes every image and mask, which also fills the memory that [`FolderOptions::cache_bytes`] grants.
@@ -176,15 +203,22 @@ impl FolderSource {
 
     fn mask(&self, entry: &Entry, path: &Path, image: Size) -> Result<Mask> {
         let mut mask = decode_mask(path)?;
+        if self.options.masks_measure {
+            mask = turn_mask(mask, &entry.image)?;
+        }
         check_same_size(mask.size, path, image, &entry.image)?;
         to_classes(&mut mask, self.list.layout.mask_ids(path), self.options.num_classes, path)?;
         Ok(mask)
     }
 
     fn decode(&self, entry: &Entry) -> Result<Sample> {
-        let upright = seen_upright(entry)?;
+        let upright = self.seen_upright(entry)?;
         let mut image = if upright { decode_upright(&entry.image)? } else { decode_image(&entry.image)? };
-        let mut mask = entry.mask.as_ref().map(|path| self.mask(entry, path, image.size)).transpose()?;
+        let mut mask = match entry.mask.as_ref().map(|path| self.mask(entry, path, image.size)).transpose() {
+            // A file that was damaged since it was checked is no reason to stop either.
+            Err(_) if self.options.masks_measure => None,
+            mask => mask?,
+        };
         if let Some(long) = self.options.long_side {
             let (h, w) = image.size;
             let short = |short: usize, side: usize| ((short * long + side / 2) / side).max(1);
@@ -194,20 +228,21 @@ impl FolderSource {
         }
         Ok(Sample { image, mask, name: entry.name.clone() })
     }
-}
 
-/// Whether the image is turned as its EXIF orientation says. One without a mask is. One with a mask is as the mask is: it has
-/// the rows and columns of the file, or of the turned image; where they are the same, nothing is turned.
-fn seen_upright(entry: &Entry) -> Result<bool> {
-    let Some(mask) = &entry.mask else { return Ok(true) };
-    let (stored, upright) = image_sizes(&entry.image)?;
-    Ok(stored != upright && mask_size(mask)? == upright)
-}
+    /// Whether the image is turned as its EXIF orientation says. One without a mask is. One with a mask is as the mask is: it has
+    /// the rows and columns of the file, or of the turned image; where they are the same, nothing is turned. Masks that only
+    /// measure have no say.
+    fn seen_upright(&self, entry: &Entry) -> Result<bool> {
+        let Some(mask) = entry.mask.as_ref().filter(|_| !self.options.masks_measure) else { return Ok(true) };
+        let (stored, upright) = image_sizes(&entry.image)?;
+        Ok(stored != upright && mask_size(mask)? == upright)
+    }
 
-/// Rows and columns of the image as it is seen.
-fn entry_size(entry: &Entry) -> Result<Size> {
-    let (stored, upright) = image_sizes(&entry.image)?;
-    Ok(if seen_upright(entry)? { upright } else { stored })
+    /// Rows and columns of the image as it is seen.
+    fn entry_size(&self, entry: &Entry) -> Result<Size> {
+        let (stored, upright) = image_sizes(&entry.image)?;
+        Ok(if self.seen_upright(entry)? { upright } else { stored })
+    }
 }
 
 impl Source for FolderSource {
@@ -225,5 +260,9 @@ impl Source for FolderSource {
 
     fn has_masks(&self) -> bool {
         self.list.entries.iter().all(|e| e.mask.is_some())
+    }
+
+    fn num_masks(&self) -> usize {
+        self.list.entries.iter().filter(|e| e.mask.is_some()).count()
     }
 }

@@ -36,6 +36,11 @@ impl Confusion {
         }
     }
 
+    /// Number of pixels that were counted.
+    pub fn total(&self) -> u64 {
+        self.counts.iter().sum()
+    }
+
     /// Intersection over union, its mean and pixel accuracy (0 where nothing was counted).
     pub fn scores(&self) -> Scores {
         let n = self.num_classes;
@@ -49,7 +54,7 @@ impl Confusion {
             })
             .collect();
         let present: Vec<f64> = iou.iter().flatten().copied().collect();
-        let total: u64 = self.counts.iter().sum();
+        let total = self.total();
         let right: u64 = (0..n).map(|c| at(c, c)).sum();
         Scores {
             miou: if present.is_empty() { 0.0 } else { present.iter().sum::<f64>() / present.len() as f64 },

@@ -103,7 +103,7 @@ pub fn evaluate<B: Backend>(
             let (h, w) = group[0].image.size;
             let target = b.upload_labels(Shape::new(group.len(), h, w, 1), &labels);
             for (sum, p) in sums.iter_mut().zip(&predictions) {
-                sum.add(&b.read_counts(&ops::confusion_matrix(b, &p.label, &target, classes)?));
+                sum.add(&b.read_counts(&ops::confusion_matrix(b, &p.label, &target, classes, None)?));
             }
             b.check()?;
             for (place, sample) in group.iter().enumerate() {

@@ -6,10 +6,12 @@
 pub mod cut_mix;
 pub mod schedule;
 mod step;
+mod targets;
 pub mod tvat;
 
 pub use schedule::{End, NetworkName, Phase, RampUp, Schedule, Step};
 pub use step::{accumulate, supervised_pass, supervised_update, train_step, update};
+pub use targets::pseudo_labels;
 pub use tvat::{Tvat, TvatArgs};
 
 use crate::model::Network;
@@ -38,6 +40,11 @@ impl Algorithm {
             Algorithm::OneTeacher | Algorithm::MeanTeacher => 1,
             Algorithm::Supervised => 0,
         }
+    }
+
+    /// Whether teachers answer with labels of which some pass; the mean teacher's loss reads their probabilities.
+    pub fn has_pseudo_labels(self) -> bool {
+        matches!(self, Algorithm::PsMt | Algorithm::OneTeacher)
     }
 }
 
@@ -104,6 +111,8 @@ pub struct Batch<B: Backend> {
     pub x_u_weak: B::Tensor,
     /// The same crops, strongly augmented, for the student.
     pub x_u_strong: B::Tensor,
+    /// True labels of the unlabelled images where they are known, to measure pseudo labels with. Nothing learns from them.
+    pub y_u: Option<B::Labels>,
     /// CutMix of the strong images.
     pub mix: Mix,
     /// Raw T-VAT noise, shaped as the labelled features.
@@ -149,6 +158,8 @@ pub struct PseudoCounts<B: Backend> {
     pub histogram: B::Counts,
     /// Passed pixels: row = pseudo label, column = the student's largest class.
     pub confusion: B::Counts,
+    /// Passed pixels of the images before CutMix: row = true label, column = pseudo label; `None` without [`Batch::y_u`].
+    pub truth: Option<B::Counts>,
 }
 
 impl<B: Backend> StepOut<B> {

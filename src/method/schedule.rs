@@ -220,7 +220,8 @@ impl Schedule {
         }
         if done <= warm_up {
             let pass = done / self.steps_of_pass();
-            return (done % self.steps_of_pass() == 0)
+            return done
+                .is_multiple_of(self.steps_of_pass())
                 .then_some(End::WarmUpPass { pass, last: pass == self.warm_up_passes });
         }
         let steps = done - warm_up;

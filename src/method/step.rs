@@ -2,10 +2,11 @@
 //! unlabelled pass, update. Each student pass is followed by its backward at once, so that only one pass's activations
 //! are alive; the gradients add up.
 
-use super::{Algorithm, Batch, Networks, PseudoCounts, StepArgs, StepOut, SupervisedLoss, Unsup, tvat};
+use super::targets::Targets;
+use super::{Algorithm, Batch, Networks, StepArgs, StepOut, SupervisedLoss, tvat};
 use crate::Result;
 use crate::model::{DecoderSaved, Decoders, DeepLab, EncoderSaved, Network, Norm};
-use crate::ops::{self, Backend, ConfCeOut, LabelLoss, LossGrad, PseudoLabel, Sgd, Size, Teacher};
+use crate::ops::{self, Backend, LabelLoss, Sgd, Size, Teacher};
 
 /// What memory is for, in the words of a plan.
 const STUDENT: &str = "student's activations";
@@ -48,7 +49,7 @@ pub fn accumulate<B: Backend>(
     let Networks { student, teacher1, teacher2, grads, .. } = nets;
     // The student's first features need no teacher.
     let (targets, encoded) = b.join(
-        || Targets::new(b, arch, (teacher1, teacher2), batch, args),
+        || Targets::new(b, arch, (teacher1, teacher2), &batch.x_u_weak, args),
         || encode(b, arch, student, &batch.x_l),
     );
     let (targets, encoded) = (targets?, encoded?);
@@ -166,78 +167,6 @@ fn sgd(arch: &DeepLab, args: &StepArgs) -> Sgd {
     }
 }
 
-/// The teachers' answers on the weakly augmented images.
-struct Targets<B: Backend> {
-    core: B::Tensor,
-    assist: Option<B::Tensor>,
-    /// Labels and confidences; `None` for the mean teacher, whose loss reads the logits.
-    pseudo: Option<PseudoLabel<B>>,
-    size: Size,
-}
-
-impl<B: Backend> Targets<B> {
-    fn new(
-        b: &B,
-        arch: &DeepLab,
-        (teacher1, teacher2): (&mut Network<B>, &mut Network<B>),
-        batch: &Batch<B>,
-        args: &StepArgs,
-    ) -> Result<Targets<B>> {
-        b.phase("teachers' passes");
-        let x = &batch.x_u_weak;
-        let size = image_size::<B>(x);
-        let logits = |net: &mut Network<B>| -> Result<B::Tensor> {
-            let (f, _) = arch.encoder_forward(b, &net.params, Norm::Train(&mut net.stats), x, false)?;
-            Ok(arch.decoder_forward(b, &net.params, Norm::Train(&mut net.stats), &f, false)?.0)
-        };
-        let (core, assist) = if args.algorithm.num_teachers() == 2 {
-            let (t1, t2) = b.join(|| logits(teacher1), || logits(teacher2));
-            let (t1, t2) = (t1?, t2?);
-            if args.active_teacher == 1 { (t1, Some(t2)) } else { (t2, Some(t1)) }
-        } else {
-            (logits(teacher1)?, None)
-        };
-        let mut targets = Targets { core, assist, pseudo: None, size };
-        if args.algorithm != Algorithm::MeanTeacher {
-            let (core, assist) = targets.pair();
-            targets.pseudo = Some(ops::ensemble_pseudo_label(b, core, assist, size, &args.ensemble)?);
-        }
-        Ok(targets)
-    }
-
-    /// Both teachers' logits; a lone teacher assists itself, which leaves its logits as they are.
-    fn pair(&self) -> (&B::Tensor, &B::Tensor) {
-        (&self.core, self.assist.as_ref().unwrap_or(&self.core))
-    }
-
-    /// The unsupervised loss, and `share` of its weighted gradient with respect to the student's logits.
-    fn unsupervised_loss(
-        &self,
-        b: &B,
-        student: &B::Tensor,
-        batch: &Batch<B>,
-        args: &StepArgs,
-        share: f64,
-    ) -> Result<(Unsup<B>, B::Tensor)> {
-        let (core, assist) = self.pair();
-        let (mix, weight) = (&batch.mix, args.unsup_weight);
-        let scale = share * weight;
-        let Some(pseudo) = &self.pseudo else {
-            let LossGrad { loss, dlogits } =
-                ops::mse_consistency(b, student, core, assist, self.size, &args.ensemble, mix, scale)?;
-            return Ok((Unsup { terms: vec![(weight, loss)], pseudo: None }, dlogits));
-        };
-        let out = ops::conf_ce(b, student, pseudo, core, assist, &args.ensemble, mix, &args.conf_ce, scale)?;
-        let terms = vec![
-            (weight, out.positive),
-            (weight, out.negative),
-            (weight * args.conf_ce.square_weight, out.square),
-        ];
-        let ConfCeOut { passed, histogram, confusion, dstudent, .. } = out;
-        Ok((Unsup { terms, pseudo: Some(PseudoCounts { passed, histogram, confusion }) }, dstudent))
-    }
-}
-
 /// A student pass with what its backward needs.
 struct StudentPass<B: Backend> {
     logits: B::Tensor,
@@ -250,7 +179,7 @@ struct StudentPass<B: Backend> {
 /// The student's features of images, with what the encoder's backward needs.
 type Encoded<B> = (<B as Backend>::Tensor, EncoderSaved<B>);
 
-fn image_size<B: Backend>(x: &B::Tensor) -> Size {
+pub(super) fn image_size<B: Backend>(x: &B::Tensor) -> Size {
     let shape = B::shape(x);
     (shape.h, shape.w)
 }

@@ -398,12 +398,14 @@ pub trait Backend: Send + Sync + Sized + 'static {
     ) -> LossGrad<Self>;
     /// Images after CutMix.
     fn cut_mix(&self, x: &Self::Tensor, mix: &Mix) -> Self::Tensor;
-    /// Counts `[num_classes, num_classes]`, row = target, column = prediction; ignored targets do not count.
+    /// Counts `[num_classes, num_classes]`, row = target, column = prediction; ignored targets do not count, nor, with
+    /// `above`, pixels whose confidence is below its threshold (compared in the type that [`Backend::conf_ce`] compares in).
     fn confusion_matrix(
         &self,
         pred: &Self::Labels,
         target: &Self::Labels,
         num_classes: usize,
+        above: Option<(&Self::Tensor, f64)>,
     ) -> Self::Counts;
 
     // ---- T-VAT

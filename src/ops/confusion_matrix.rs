@@ -4,19 +4,25 @@ use super::{Backend, check};
 use crate::Result;
 
 /// Counts `[num_classes, num_classes]`, row = target, column = prediction, over targets that are not
-/// [`super::IGNORE`].
+/// [`super::IGNORE`]; with `above`, a confidence per pixel and a threshold, only over pixels whose confidence reaches it, as
+/// [`super::conf_ce`] compares them.
 ///
 /// # Errors
-/// [`crate::Error::Shape`] where pred and target differ in shape, or the class count is not 1 to 255.
+/// [`crate::Error::Shape`] where pred, target and confidences differ in shape, or the class count is not 1 to 255.
 pub fn confusion_matrix<B: Backend>(
     b: &B,
     pred: &B::Labels,
     target: &B::Labels,
     num_classes: usize,
+    above: Option<(&B::Tensor, f64)>,
 ) -> Result<B::Counts> {
     const OP: &str = "confusion_matrix";
-    check::not_empty(OP, "target", B::labels_shape(target))?;
-    check::shape(OP, "pred", B::labels_shape(target), B::labels_shape(pred))?;
+    let shape = B::labels_shape(target);
+    check::not_empty(OP, "target", shape)?;
+    check::shape(OP, "pred", shape, B::labels_shape(pred))?;
+    if let Some((confidence, _)) = above {
+        check::shape(OP, "confidence", shape, B::shape(confidence))?;
+    }
     check::classes(OP, num_classes)?;
-    Ok(b.confusion_matrix(pred, target, num_classes))
+    Ok(b.confusion_matrix(pred, target, num_classes, above))
 }

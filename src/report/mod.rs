@@ -7,6 +7,7 @@ mod page;
 mod pictures;
 mod run;
 mod tables;
+mod unlabeled;
 
 pub use run::{Run, flatten};
 

@@ -4,7 +4,7 @@ use super::chart::{Line, chart};
 use super::heat::Heat;
 use super::pictures::{self, Cells};
 use super::run::{Epoch, NETWORKS, Run, Step, Validation};
-use super::tables;
+use super::{tables, unlabeled};
 use crate::Result;
 use crate::method::Algorithm;
 use base64::Engine;
@@ -56,11 +56,9 @@ pub fn page(runs: &[Run]) -> Result<String> {
     section("Training", training_charts(runs), "No run has finished an epoch yet.");
     section("IoU by class", tables::classes(runs), "No run has been validated yet.");
     section("Confidence", confidence(runs)?, "No run has pseudo labels.");
-    section(
-        "Pictures",
-        gallery(runs)?,
-        "No run has pictures (run.pictures sets how many a validation writes).",
-    );
+    let pictures =
+        gallery(runs)?.into_iter().chain(unlabeled::gallery(runs)?).reduce(|all, more| all + &more);
+    section("Pictures", pictures, "No run has pictures (run.pictures sets how many a validation writes).");
     let title = if runs.len() > 1 { "Settings that differ" } else { "Settings other than the defaults" };
     section(title, tables::settings(runs)?, "None.");
     html += "</main></body></html>\n";
@@ -106,6 +104,8 @@ fn training_charts(runs: &[Run]) -> Option<String> {
         epoch("unsupervised loss, weighted", &|run, e| semi(run, e.loss_unsup)),
         epoch("pixels that pass the threshold, %", &|_, e| Some(100.0 * e.pass_rate?)),
         epoch("student agrees with pseudo labels, %", &|_, e| Some(100.0 * e.pseudo_agreement?)),
+        epoch("mIoU of pseudo labels that pass, %", &|_, e| Some(100.0 * e.pseudo_label_miou?)),
+        epoch("pseudo labels that pass and are right, %", &|_, e| Some(100.0 * e.pseudo_label_accuracy?)),
         epoch("images a second", &|_, e| e.images_per_second),
         step("learning rate", &|_, s| s.lr),
         step("weight of the unsupervised loss", &|run, s| semi(run, s.unsup_weight)),

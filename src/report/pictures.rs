@@ -1,4 +1,4 @@
-//! The pictures of validations, cut into image, truth, prediction and confidence, with the prediction laid over the image. Knows
+//! The pictures of validations and of unlabelled crops, cut into image, truth, prediction and confidence, with the prediction laid over the image. Knows
 //! how `train::pictures` arranges them, not what is in them.
 
 use super::page::data_uri;
@@ -51,8 +51,8 @@ pub fn read(path: &Path) -> Result<Vec<Cells>> {
         let expected = format!("rows of {sizes:?} in it, got {} x {}", picture.height(), picture.width());
         return Err(Error::data(path, format!("expected {expected}")));
     }
-    let epoch =
-        path.file_stem().and_then(|s| s.to_str()).and_then(|s| s.strip_prefix("epoch-")).unwrap_or("");
+    let name = path.file_stem().and_then(|s| s.to_str()).unwrap_or("");
+    let epoch = name.rsplit_once('-').map_or("", |(_, epoch)| epoch);
     let epoch = epoch.trim_start_matches('0').to_string();
     let mut top = 0;
     let mut cells = Vec::new();

@@ -28,6 +28,8 @@ pub struct Run {
     pub validations: Vec<Validation>,
     /// The picture of the last validation that has one.
     pub picture: Option<PathBuf>,
+    /// The newest picture of unlabelled crops.
+    pub unlabeled_picture: Option<PathBuf>,
 }
 
 /// The first record: what the run trains on.
@@ -61,6 +63,8 @@ pub struct Epoch {
     pub loss_unsup: Option<f64>,
     pub pass_rate: Option<f64>,
     pub pseudo_agreement: Option<f64>,
+    pub pseudo_label_miou: Option<f64>,
+    pub pseudo_label_accuracy: Option<f64>,
     pub confidence_histogram: Option<Vec<u64>>,
     pub images_per_second: Option<f64>,
     pub seconds: Option<f64>,
@@ -111,7 +115,8 @@ impl Run {
             steps: Vec::new(),
             epochs: Vec::new(),
             validations: Vec::new(),
-            picture: newest_picture(&dir.pictures())?,
+            picture: newest_picture(&dir.pictures(), "epoch-")?,
+            unlabeled_picture: newest_picture(&dir.pictures(), "unlabeled-")?,
         };
         let text = read(&dir.metrics())?;
         for (number, line) in text.split_inclusive('\n').enumerate().filter(|(_, line)| line.ends_with('\n'))
@@ -203,7 +208,8 @@ pub fn flatten(config: &RunConfig) -> Result<BTreeMap<String, String>> {
     Ok(keys)
 }
 
-fn newest_picture(folder: &Path) -> Result<Option<PathBuf>> {
+/// The last picture by name, of those whose names begin with `kind`.
+fn newest_picture(folder: &Path, kind: &str) -> Result<Option<PathBuf>> {
     let entries = match std::fs::read_dir(folder) {
         Ok(entries) => entries,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
@@ -211,7 +217,8 @@ fn newest_picture(folder: &Path) -> Result<Option<PathBuf>> {
     };
     let paths = entries.map(|entry| entry.map(|e| e.path())).collect::<std::io::Result<Vec<_>>>();
     let paths = paths.map_err(Error::io(folder))?;
-    Ok(paths.into_iter().filter(|p| p.extension().is_some_and(|e| e == "png")).max())
+    let is_kind = |p: &PathBuf| p.file_name().is_some_and(|n| n.to_string_lossy().starts_with(kind));
+    Ok(paths.into_iter().filter(|p| p.extension().is_some_and(|e| e == "png") && is_kind(p)).max())
 }
 
 #[cfg(test)]

@@ -20,7 +20,8 @@ const UNLABELED_STREAM: u16 = 16;
 pub struct Datasets {
     /// Images with masks for training.
     pub labeled: Arc<dyn Source>,
-    /// Images without; `None` for the supervised baseline without a list of them.
+    /// Images that are learnt from without masks; `None` for the supervised baseline without a list of them. Where it has masks,
+    /// they measure pseudo labels.
     pub unlabeled: Option<Arc<dyn Source>>,
     /// Images with masks for validation.
     pub val: Arc<dyn Source>,
@@ -44,7 +45,13 @@ impl Datasets {
         let labeled = read_list(d, "labeled", d.labeled.as_deref(), Masks::Required)?;
         let unlabeled = match (&d.unlabeled, needs_unlabeled) {
             (None, false) => None,
-            (path, _) => Some(read_list(d, "unlabeled", path.as_deref(), Masks::Ignored)?),
+            (path, _) => {
+                let masks = match config.method.algorithm.has_pseudo_labels() {
+                    true => Masks::Optional,
+                    false => Masks::Ignored,
+                };
+                Some(read_list(d, "unlabeled", path.as_deref(), masks)?)
+            }
         };
         let val = read_list(d, "val", d.val.as_deref(), Masks::Required)?;
         check_disjoint(&labeled, unlabeled.as_ref(), &val)?;
@@ -57,13 +64,25 @@ impl Datasets {
         };
         let unlabeled = match unlabeled {
             Some(list) => {
-                let source = FolderSource::new(list, options);
+                let mut source = FolderSource::new(list, FolderOptions { masks_measure: true, ..options });
                 source.check_headers()?;
+                if let Some((masks, first)) = source.leave_out_unusable_masks() {
+                    tracing::warn!(
+                        "{masks} masks of unlabelled images cannot be used and are left out of the measure of pseudo \
+                         labels; the first: {first}"
+                    );
+                }
                 Some(Arc::new(source) as Arc<dyn Source>)
             }
             None => None,
         };
         Ok(Datasets { labeled: open(labeled)?, unlabeled, val: open(val)?, voc_family })
+    }
+
+    /// Whether a run on these images measures its pseudo labels: it has some, and an unlabelled image has a mask.
+    pub fn measures_pseudo_labels(&self, config: &RunConfig) -> bool {
+        let masks = self.unlabeled.as_ref().map_or(0, |u| u.num_masks());
+        config.method.algorithm.has_pseudo_labels() && masks > 0
     }
 
     /// Steps of an epoch: as configured, or one pass over the unlabelled images (the labelled ones where there are none).
@@ -84,14 +103,6 @@ impl Datasets {
     /// Loaders of what the step after the first `done` ones needs, and those after it in its phase.
     pub(super) fn loaders(&self, config: &RunConfig, schedule: &Schedule, done: u64) -> Result<Loaders> {
         let accumulate = config.optim.accumulate;
-        let spec = |stream: u16| LoaderSpec {
-            seed: config.schedule.seed,
-            stream,
-            batch: config.optim.batch_size,
-            batches_per_step: accumulate,
-            augment: config.augment.clone(),
-            prefetch: PREFETCH,
-        };
         let warm_up = done < schedule.warm_up_steps();
         let learners = match warm_up {
             true => schedule.warm_up.clone(),
@@ -99,17 +110,33 @@ impl Datasets {
         };
         let mut loaders = Loaders { labeled: Vec::new(), unlabeled: None };
         for (network, view) in learners {
-            let mut loader = Loader::labeled(self.labeled.clone(), spec(network as u16), view)?;
+            let mut loader =
+                Loader::labeled(self.labeled.clone(), loader_spec(config, network as u16), view)?;
             loader.start(schedule.labeled_steps(network, done) * accumulate as u64)?;
             loaders.labeled.push((network, loader));
         }
-        let unlabeled = !warm_up && config.method.algorithm != Algorithm::Supervised;
-        if let Some(source) = self.unlabeled.as_ref().filter(|_| unlabeled) {
-            let mut loader = Loader::unlabeled(source.clone(), spec(UNLABELED_STREAM))?;
+        if let Some(mut loader) = self.unlabeled_loader(config)?.filter(|_| !warm_up) {
             loader.start((done - schedule.warm_up_steps()) * accumulate as u64)?;
             loaders.unlabeled = Some(loader);
         }
         Ok(loaders)
+    }
+
+    /// The loader of unlabelled batches, not yet started; `None` for the supervised baseline.
+    pub(super) fn unlabeled_loader(&self, config: &RunConfig) -> Result<Option<Loader<UnlabeledBatch>>> {
+        let source = self.unlabeled.as_ref().filter(|_| config.method.algorithm != Algorithm::Supervised);
+        source.map(|s| Loader::unlabeled(s.clone(), loader_spec(config, UNLABELED_STREAM))).transpose()
+    }
+}
+
+fn loader_spec(config: &RunConfig, stream: u16) -> LoaderSpec {
+    LoaderSpec {
+        seed: config.schedule.seed,
+        stream,
+        batch: config.optim.batch_size,
+        batches_per_step: config.optim.accumulate,
+        augment: config.augment.clone(),
+        prefetch: PREFETCH,
     }
 }
 

@@ -126,11 +126,13 @@ const STEP_KEYS: [&str; 6] =
 /// Keys of a step's record in the warm-up.
 const WARM_UP_KEYS: [&str; 3] = ["loss_sup", "lr", "images_per_second"];
 /// Keys of an epoch's record.
-const EPOCH_KEYS: [&str; 8] = [
+const EPOCH_KEYS: [&str; 10] = [
     "loss_sup",
     "loss_unsup",
     "train_miou",
     "pseudo_agreement",
+    "pseudo_label_miou",
+    "pseudo_label_accuracy",
     "pass_rate",
     "images_per_second",
     "data_wait",

@@ -14,13 +14,14 @@ use crate::{Error, Result};
 /// Larger batches are not looked for.
 const MAX_BATCH: usize = 1 << 12;
 
-/// `b` with the memory of `config`'s steps planned where it plans, and what the run takes in any case.
+/// `b` with the memory of `config`'s steps planned where it plans, and what the run takes in any case. `measured` says whether
+/// unlabelled batches bring true labels to measure pseudo labels with.
 ///
 /// # Errors
 /// Those of the steps.
-pub fn plan<B: Backend>(b: &B, config: &RunConfig) -> Result<(Option<B>, MemoryPlan)> {
+pub fn plan<B: Backend>(b: &B, config: &RunConfig, measured: bool) -> Result<(Option<B>, MemoryPlan)> {
     let arch = DeepLab::new(config.model_config()?)?;
-    Ok(match b.planned(|twin| rehearse(twin, &arch, config))? {
+    Ok(match b.planned(|twin| rehearse(twin, &arch, config, measured))? {
         Some((device, plan)) => (Some(device), plan),
         None => (None, config::estimated_memory(config)?),
     })
@@ -30,7 +31,7 @@ pub fn plan<B: Backend>(b: &B, config: &RunConfig) -> Result<(Option<B>, MemoryP
 ///
 /// # Errors
 /// [`Error::Memory`] with both and the settings that decide.
-pub fn check<B: Backend>(b: &B, config: &RunConfig, plan: &MemoryPlan) -> Result<()> {
+pub fn check<B: Backend>(b: &B, config: &RunConfig, measured: bool, plan: &MemoryPlan) -> Result<()> {
     let [h, w] = config.augment.crop;
     let mib = |bytes: u64| bytes.div_ceil(1 << 20);
     match b.available_memory() {
@@ -40,7 +41,7 @@ pub fn check<B: Backend>(b: &B, config: &RunConfig, plan: &MemoryPlan) -> Result
                 config.model.name,
                 config.optim.batch_size,
                 b.name(),
-                smaller_batches(b, config)?.map_or_else(String::new, |(batch, accumulate)| format!(
+                smaller_batches(b, config, measured)?.map_or_else(String::new, |(batch, accumulate)| format!(
                     " (--batch-size {batch} --accumulate {accumulate} fits: as many images a step, batch norms that see \
                      {batch} at a time)"
                 ))
@@ -57,12 +58,12 @@ pub fn check<B: Backend>(b: &B, config: &RunConfig, plan: &MemoryPlan) -> Result
 ///
 /// # Errors
 /// Those of planning, see [`Backend::planned`].
-pub fn largest_batch<B: Backend>(b: &B, config: &RunConfig) -> Result<Option<usize>> {
+pub fn largest_batch<B: Backend>(b: &B, config: &RunConfig, measured: bool) -> Result<Option<usize>> {
     let Some(available) = b.available_memory() else { return Ok(None) };
     let fits = |batch_size: usize| -> Result<bool> {
         let mut sized = config.clone();
         sized.optim.batch_size = batch_size;
-        Ok(plan(b, &sized)?.1.bytes() <= available)
+        Ok(plan(b, &sized, measured)?.1.bytes() <= available)
     };
     if !fits(2)? {
         return Ok(None);
@@ -86,15 +87,19 @@ pub fn largest_batch<B: Backend>(b: &B, config: &RunConfig) -> Result<Option<usi
 ///
 /// # Errors
 /// Those of planning, see [`Backend::planned`].
-pub fn smaller_batches<B: Backend>(b: &B, config: &RunConfig) -> Result<Option<(usize, usize)>> {
-    let Some(largest) = largest_batch(b, config)? else { return Ok(None) };
+pub fn smaller_batches<B: Backend>(
+    b: &B,
+    config: &RunConfig,
+    measured: bool,
+) -> Result<Option<(usize, usize)>> {
+    let Some(largest) = largest_batch(b, config, measured)? else { return Ok(None) };
     let images = config.optim.images_a_step();
     let batch = (2..=largest.min(images)).rev().find(|batch| images.is_multiple_of(*batch));
     Ok(batch.map(|batch| (batch, images / batch)))
 }
 
 /// Does what a run does, with images of zeros: the networks, then each kind of step twice.
-fn rehearse<B: Backend>(b: &B, arch: &DeepLab, config: &RunConfig) -> Result<()> {
+fn rehearse<B: Backend>(b: &B, arch: &DeepLab, config: &RunConfig, measured: bool) -> Result<()> {
     let mut state = State::zeros(b, arch, config)?;
     let mut watch = Watch::new(b);
     let images = || {
@@ -121,12 +126,59 @@ fn rehearse<B: Backend>(b: &B, arch: &DeepLab, config: &RunConfig) -> Result<()>
     state.teacher_momenta.clear();
     let args = config.step_args();
     let supervised = config.method.algorithm == Algorithm::Supervised;
-    let unlabeled =
-        || (!supervised).then(|| UnlabeledBatch { images: images(), strong: strong(), indices: Vec::new() });
+    let unlabeled = || {
+        let images = images();
+        let labels = measured.then(|| vec![0; images.shape.positions()]);
+        UnlabeledBatch { images, strong: strong(), labels, indices: Vec::new() }
+    };
     let view = config.method.labeled_view;
-    let batches: Vec<_> = batches().map(|_| (labeled(view), unlabeled())).collect();
+    let batches: Vec<_> = batches().map(|_| (labeled(view), (!supervised).then(unlabeled))).collect();
     for _ in 0..2 {
         step::method(b, arch, config, &mut state, (0, &batches), &args, &mut watch)?;
     }
+    if config.method.algorithm.has_pseudo_labels() && config.run.pictures > 0 {
+        for _ in 0..2 {
+            step::pseudo_labels(b, arch, config, &mut state.nets, &unlabeled(), 1)?;
+        }
+    }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::cuda::emulator::{self, EmulatorOptions};
+    use crate::backend::cuda::{Cuda, Dtype};
+    use crate::data::Preset;
+    use crate::ops::StepMemory;
+
+    #[test]
+    fn true_labels_and_pictures_are_in_the_plan() {
+        let driver = match emulator::open(EmulatorOptions::default()) {
+            Ok(driver) => driver,
+            Err(e) => return eprintln!("skipped: {e}"),
+        };
+        let b = Cuda::new(driver, Dtype::F32);
+        let mut config = RunConfig::preset(Some(Preset::Demo));
+        config.augment.crop = [49, 49];
+        let planned = |config: &RunConfig, measured| plan(&b, config, measured).unwrap().1;
+        let arrives =
+            |plan: &MemoryPlan| plan.held.iter().find(|u| u.what == "data that arrives").unwrap().bytes;
+        let (with, without) = (planned(&config, true), planned(&config, false));
+        // A byte a pixel in blocks of 256, of a step and of the next.
+        let pixels = (config.optim.images_a_step() * 49 * 49) as u64;
+        assert_eq!(arrives(&with) - arrives(&without), 2 * pixels.next_multiple_of(256));
+
+        // The picture's teachers take the place of a step that is done.
+        let find = |plan: &MemoryPlan, kind: &str| -> Option<StepMemory> {
+            plan.steps.iter().find(|s| s.kind == kind).cloned()
+        };
+        let (picture, step) = (find(&with, step::PICTURE).unwrap(), find(&with, step::METHOD).unwrap());
+        assert!(picture.bytes > 0 && picture.bytes < step.bytes, "{picture:?} {step:?}");
+        config.run.pictures = 0;
+        assert!(find(&planned(&config, true), step::PICTURE).is_none());
+        config.run.pictures = 1;
+        config.method.algorithm = Algorithm::MeanTeacher;
+        assert!(find(&planned(&config, false), step::PICTURE).is_none());
+    }
 }

@@ -14,6 +14,7 @@ mod signal;
 mod state;
 mod step;
 mod trainer;
+mod unlabeled;
 mod unread;
 mod validation;
 mod watch;
@@ -82,8 +83,9 @@ fn prepare<B: Backend>(b: &B, config: &RunConfig, at_start: bool) -> Result<Prep
     config::validate(config)?;
     let weights = if at_start { open_weights(config)? } else { None };
     let data = Datasets::open(config)?;
-    let (device, memory) = memory::plan(b, config)?;
-    check_memory(b, config, &memory)?;
+    let measured = data.measures_pseudo_labels(config);
+    let (device, memory) = memory::plan(b, config, measured)?;
+    check_memory(b, config, measured, &memory)?;
     Ok(Prepared { data, memory, device, weights })
 }
 

@@ -1,8 +1,9 @@
-//! Pictures of a validation: a row an image with image, truth, prediction and confidence side by side.
+//! Pictures of validations and of unlabelled crops: a row an image with image, truth, prediction (pseudo label) and confidence
+//! side by side.
 
 use crate::eval::{Palette, Seen, Which};
 use crate::model::io::write_atomically;
-use crate::ops::{Backend, Size};
+use crate::ops::{Backend, IGNORE, Size};
 use crate::{Error, Result};
 use std::path::Path;
 
@@ -14,18 +15,52 @@ pub struct Strip {
 
 /// Image | truth | prediction of `which` | confidence (black 0, white 1).
 pub fn strip<B: Backend>(seen: &Seen<'_, B>, which: Which, palette: &Palette) -> Strip {
-    let (h, w) = seen.sample.image.size;
     let (label, confidence) = seen.prediction(which);
     let truth = seen.sample.mask.as_ref().map(|m| &m.data);
+    let image = &seen.sample.image;
+    let truth = |i: usize| truth.map_or(UNKNOWN, |t| palette.color(t[i]));
+    columns(image.size, &image.data, truth, |i| palette.color(label[i]), &confidence)
+}
+
+/// An unlabelled crop with its pseudo labels.
+pub struct Crop<'a> {
+    /// Rows and columns.
+    pub size: Size,
+    /// RGB.
+    pub image: &'a [u8],
+    /// True labels, 255 where they are not known.
+    pub truth: Option<&'a [u8]>,
+    /// Pseudo labels.
+    pub label: &'a [u8],
+    /// Their confidences.
+    pub confidence: &'a [f32],
+}
+
+/// Crop | truth, black where it is not known | pseudo label, black below `threshold` | confidence (black 0, white 1).
+pub fn unlabeled_strip(crop: &Crop<'_>, threshold: f32, palette: &Palette) -> Strip {
+    let known = |i: usize| crop.truth.map(|t| t[i]).filter(|&c| c != IGNORE);
+    let passed = |i: usize| Some(crop.label[i]).filter(|_| crop.confidence[i] >= threshold);
+    let color = |class: Option<u8>| class.map_or(UNKNOWN, |c| palette.color(c));
+    columns(crop.size, crop.image, |i| color(known(i)), |i| color(passed(i)), crop.confidence)
+}
+
+/// Black, for what is not known.
+const UNKNOWN: [u8; 3] = [0; 3];
+
+/// An image, two colours and a confidence for each of its pixels, side by side.
+fn columns(
+    (h, w): Size,
+    image: &[u8],
+    truth: impl Fn(usize) -> [u8; 3],
+    label: impl Fn(usize) -> [u8; 3],
+    confidence: &[f32],
+) -> Strip {
     let mut data = Vec::with_capacity(h * 4 * w * 3);
     for y in 0..h {
         let row = y * w..(y + 1) * w;
-        data.extend_from_slice(&seen.sample.image.data[3 * row.start..3 * row.end]);
-        match truth {
-            Some(t) => data.extend(t[row.clone()].iter().flat_map(|&c| palette.color(c))),
-            None => data.extend(std::iter::repeat_n(0, 3 * w)),
-        }
-        data.extend(label[row.clone()].iter().flat_map(|&c| palette.color(c)));
+        data.extend_from_slice(&image[3 * row.start..3 * row.end]);
+        data.extend(row.clone().flat_map(&truth));
+        data.extend(row.clone().flat_map(&label));
         data.extend(confidence[row].iter().flat_map(|&c| [(255.0 * c).round() as u8; 3]));
     }
     Strip { size: (h, 4 * w), data }

@@ -59,6 +59,8 @@ pub struct PseudoLabels {
     pub histogram: Vec<u64>,
     /// The student's confusion matrix with the pseudo labels, over pixels that passed.
     pub confusion: Vec<u64>,
+    /// That of the pseudo labels with true labels, over pixels that passed; `None` where no true labels are known.
+    pub truth: Option<Vec<u64>>,
 }
 
 /// The first record of a run: what it trains on.
@@ -107,6 +109,10 @@ pub fn end_record(
         record["pseudo_agreement"] = json!(sums.pseudo.scores().pixel_accuracy);
         record["pass_rate"] = json!(sums.pass_rate());
         record["confidence_histogram"] = json!(sums.histogram);
+    }
+    if let Some(scores) = sums.pseudo_label_scores() {
+        record["pseudo_label_miou"] = json!(scores.miou);
+        record["pseudo_label_accuracy"] = json!(scores.pixel_accuracy);
     }
     record["images_per_second"] = json!(images_per_second);
     record["data_wait"] = json!(data_wait);

@@ -61,6 +61,9 @@ pub struct Sums {
     /// The student against the pseudo labels that passed.
     #[serde(default)]
     pub pseudo: Confusion,
+    /// Pseudo labels that passed against true labels, where those are known.
+    #[serde(default)]
+    pub truth: Confusion,
 }
 
 impl Sums {
@@ -74,6 +77,9 @@ impl Sums {
         self.passed += pseudo.passed;
         self.pixels += pseudo.pixels;
         self.pseudo.add(&pseudo.confusion);
+        if let Some(truth) = &pseudo.truth {
+            self.truth.add(truth);
+        }
         for (sum, n) in self.histogram.iter_mut().zip(&pseudo.histogram) {
             *sum += n;
         }
@@ -83,6 +89,11 @@ impl Sums {
     pub fn means(&self) -> (f64, f64) {
         let n = self.steps.max(1) as f64;
         (f64::from_bits(self.loss_sup) / n, f64::from_bits(self.loss_unsup) / n)
+    }
+
+    /// How good the pseudo labels that passed are, over pixels whose true label is known; `None` where there was no such pixel.
+    pub fn pseudo_label_scores(&self) -> Option<Scores> {
+        (self.truth.total() > 0).then(|| self.truth.scores())
     }
 
     /// Share of pixels that reached the threshold.

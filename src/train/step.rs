@@ -6,9 +6,9 @@ use super::watch::{Watch, Watched};
 use crate::Result;
 use crate::config::RunConfig;
 use crate::data::{HostImages, LabeledBatch, UnlabeledBatch};
-use crate::method::{self, Batch, NetworkName, StepArgs, StepOut, Unsup, cut_mix};
+use crate::method::{self, Batch, NetworkName, Networks, StepArgs, StepOut, Unsup, cut_mix};
 use crate::model::DeepLab;
-use crate::ops::{self, Backend, Images, Normalize, Pixels, Shape, View};
+use crate::ops::{self, Backend, Images, Normalize, Pixels, Shape, Span, View};
 use crate::rng::{Domain, Key};
 
 /// Kinds of [`Backend::step`] of the warm-up: the views take different memory.
@@ -21,6 +21,8 @@ fn warm_up_kind(view: View) -> &'static str {
 
 /// Kind of [`Backend::step`] of the method and its baselines.
 pub const METHOD: &str = "training step";
+/// Kind of [`Backend::step`] of a picture.
+pub const PICTURE: &str = "picture of pseudo labels";
 /// What memory is for, in the words of a plan.
 const INPUT: &str = "images, labels and noise";
 
@@ -124,6 +126,43 @@ pub fn method<B: Backend>(
     })
 }
 
+/// Labels and confidences, `[batch, crop]`, that a training step with teacher `core` leading would give to the images of `batch`;
+/// `None` for an algorithm without pseudo labels. Networks stay as they are. Waits for the device.
+///
+/// # Errors
+/// Those of the ops.
+pub fn pseudo_labels<B: Backend>(
+    b: &B,
+    arch: &DeepLab,
+    config: &RunConfig,
+    nets: &mut Networks<B>,
+    batch: &UnlabeledBatch,
+    core: usize,
+) -> Result<Option<(Vec<u8>, Vec<f32>)>> {
+    b.step(PICTURE, || {
+        b.phase(INPUT);
+        let images = images(b, &batch.images)?;
+        let x = ops::normalize_bytes(b, &images, &config.normalize)?;
+        let args = StepArgs { active_teacher: core, ..config.step_args() };
+        // Teachers use the batch's statistics, which moves the running ones: these are put back.
+        let Networks { teacher1, teacher2, .. } = nets;
+        let stats = [copy(b, &teacher1.stats)?, copy(b, &teacher2.stats)?];
+        let pseudo = method::pseudo_labels(b, arch, (teacher1, teacher2), &x, &args)?;
+        for (teacher, stats) in [teacher1, teacher2].into_iter().zip(&stats) {
+            let all = Span { offset: 0, len: B::vector_len(stats) };
+            ops::copy_spans(b, &mut teacher.stats, stats, &[(all, 0)])?;
+        }
+        Ok(pseudo.map(|p| (b.download_labels(&p.label), b.download(&p.confidence))))
+    })
+}
+
+fn copy<B: Backend>(b: &B, v: &B::Vector) -> Result<B::Vector> {
+    let len = B::vector_len(v);
+    let mut copied = b.zeros(len);
+    ops::copy_spans(b, &mut copied, v, &[(Span { offset: 0, len }, 0)])?;
+    Ok(copied)
+}
+
 /// The input of batch `number` of the epochs. Without unlabelled images only the labelled part is read.
 fn batch<B: Backend>(
     b: &B,
@@ -139,9 +178,13 @@ fn batch<B: Backend>(
     let Some(unlabeled) = unlabeled else {
         let d = noise(Shape::new(1, 1, 1, 1), Domain::NoiseLabeled);
         let (x_u_weak, x_u_strong) = (x_l.clone(), x_l.clone());
-        return Ok(Batch { x_l, y_l, x_u_weak, x_u_strong, mix: Default::default(), d_l: d.clone(), d_u: d });
+        let (mix, y_u) = (Default::default(), None);
+        return Ok(Batch { x_l, y_l, x_u_weak, x_u_strong, y_u, mix, d_l: d.clone(), d_u: d });
     };
-    let Shape { n, h, w, .. } = unlabeled.images.shape;
+    let shape = unlabeled.images.shape;
+    let Shape { n, h, w, .. } = shape;
+    // Pseudo labels are measured with them where there are any.
+    let truth = unlabeled.labels.as_ref().filter(|_| config.method.algorithm.has_pseudo_labels());
     let images = images(b, &unlabeled.images)?;
     let x_u_weak = ops::normalize_bytes(b, &images, normalize)?;
     let x_u_strong = ops::photometric(b, Pixels::Bytes(&images), &unlabeled.strong, normalize)?;
@@ -153,6 +196,7 @@ fn batch<B: Backend>(
         y_l,
         x_u_weak,
         x_u_strong,
+        y_u: truth.map(|labels| b.upload_labels(shape.with_channels(1), labels)),
     })
 }
 

@@ -10,7 +10,7 @@ use super::run_dir::{Metrics, RunDir};
 use super::state::{Best, State, Sums};
 use super::unread::{Pending, Reading, Unread};
 use super::validation::is_validated;
-use super::{pictures, signal, step};
+use super::{pictures, signal, step, unlabeled};
 use crate::config::{RunConfig, TeacherStart};
 use crate::eval::{self, Palette, Scores, Which};
 use crate::method::{Algorithm, End, NetworkName, Phase, Schedule, StepArgs};
@@ -221,6 +221,9 @@ impl<B: Backend> Trainer<'_, B> {
         } else {
             None
         };
+        if validated && epoch > 0 {
+            self.picture_unlabeled(epoch)?;
+        }
 
         let step = self.state.progress.step;
         let sums = std::mem::take(&mut self.state.progress.sums);
@@ -274,11 +277,8 @@ impl<B: Backend> Trainer<'_, B> {
                 format!("warm-up {pass}/{}: loss {sup:.3}", self.schedule.warm_up_passes)
             }
             End::Epoch(epoch) => {
-                let mut line = format!("epoch {epoch}/{}: loss {sup:.3} + {unsup:.3}", self.schedule.epochs);
-                if sums.pixels > 0 {
-                    line += &format!(", {:.0} % of pixels pass", 100.0 * sums.pass_rate());
-                }
-                line
+                let line = format!("epoch {epoch}/{}: loss {sup:.3} + {unsup:.3}", self.schedule.epochs);
+                line + &unlabeled::describe(sums)
             }
         }
     }

@@ -99,6 +99,9 @@ fn losses<B: Backend>(b: &B, outcome: &Outcome<B>) -> Losses {
             pixels: outcome.pixels,
             histogram: add(counts().map(|c| b.read_counts(&c.histogram))),
             confusion: add(counts().map(|c| b.read_counts(&c.confusion))),
+            truth: counts()
+                .any(|c| c.truth.is_some())
+                .then(|| add(counts().filter_map(|c| c.truth.as_ref()).map(|c| b.read_counts(c)))),
         }),
     }
 }

@@ -58,6 +58,7 @@ pub fn step<B: Backend>(
             y_l: b.upload_labels(IMAGES.with_channels(1), &labels),
             x_u_weak: image(1),
             x_u_strong: image(2),
+            y_u: Some(b.upload_labels(IMAGES.with_channels(1), &labels)),
             mix: cut_mix::sample(cut_mix::CutMixForm::Voc, IMAGES.n, (IMAGES.h, IMAGES.w), key(3)),
             d_l: b.uniform_noise(features, key(4)),
             d_u: b.uniform_noise(features, key(5)),

@@ -1,6 +1,6 @@
 //! Confusion matrix of predicted and true labels.
 
-use super::Labels;
+use super::{Labels, Real, Tensor};
 use rayon::prelude::*;
 
 /// Pixels of one task.
@@ -33,17 +33,25 @@ pub fn total<'a>(len: usize, parts: impl Iterator<Item = &'a Vec<u64>>) -> Vec<u
 }
 
 /// Counts `[num_classes, num_classes]`, row = target, column = prediction. Pixels whose target is no class (ignored)
-/// do not count.
-pub fn count(pred: &Labels, target: &Labels, num_classes: usize) -> Vec<u64> {
+/// do not count, nor those whose confidence is below the threshold of `above`.
+pub fn count<T: Real>(
+    pred: &Labels,
+    target: &Labels,
+    num_classes: usize,
+    above: Option<(&Tensor<T>, f64)>,
+) -> Vec<u64> {
+    let above = above.map(|(confidence, threshold)| (confidence.data(), T::from_f64(threshold)));
     let parts: Vec<Vec<u64>> = pred
         .data
         .par_chunks(CHUNK)
         .zip(target.data.par_chunks(CHUNK))
-        .map(|(pred, target)| {
+        .enumerate()
+        .map(|(part, (pred, target))| {
+            let passes = |i: usize| above.is_none_or(|(confidence, t)| confidence[part * CHUNK + i] >= t);
             let mut counts = vec![0u64; num_classes * num_classes];
-            for (&p, &t) in pred.iter().zip(target) {
+            for (i, (&p, &t)) in pred.iter().zip(target).enumerate() {
                 let (p, t) = (usize::from(p), usize::from(t));
-                if t < num_classes && p < num_classes {
+                if t < num_classes && p < num_classes && passes(i) {
                     counts[t * num_classes + p] += 1;
                 }
             }

@@ -283,8 +283,14 @@ impl<T: Real> Backend for Cpu<T> {
     fn cut_mix(&self, x: &Tensor<T>, mix: &Mix) -> Tensor<T> {
         cut_mix::forward(x, mix)
     }
-    fn confusion_matrix(&self, pred: &Labels, target: &Labels, num_classes: usize) -> Vec<u64> {
-        confusion_matrix::count(pred, target, num_classes)
+    fn confusion_matrix(
+        &self,
+        pred: &Labels,
+        target: &Labels,
+        num_classes: usize,
+        above: Option<(&Tensor<T>, f64)>,
+    ) -> Vec<u64> {
+        confusion_matrix::count(pred, target, num_classes, above)
     }
     fn uniform_noise(&self, shape: Shape, key: Key) -> Tensor<T> {
         tvat::uniform_noise(shape, key)

@@ -475,8 +475,14 @@ impl Backend for Cuda {
     fn cut_mix(&self, x: &Tensor, mix: &Mix) -> Tensor {
         cut_mix::forward(self, x, mix)
     }
-    fn confusion_matrix(&self, pred: &Labels, target: &Labels, num_classes: usize) -> Counts {
-        confusion_matrix::count(self, pred, target, num_classes)
+    fn confusion_matrix(
+        &self,
+        pred: &Labels,
+        target: &Labels,
+        num_classes: usize,
+        above: Option<(&Tensor, f64)>,
+    ) -> Counts {
+        confusion_matrix::count(self, pred, target, num_classes, above)
     }
     fn uniform_noise(&self, shape: Shape, key: Key) -> Tensor {
         tvat::uniform_noise(self, shape, key)

@@ -292,6 +292,7 @@ impl Drawn {
             y_l: b.upload_labels(IMAGES.with_channels(1), &self.y_l),
             x_u_weak: upload(b, IMAGES, &self.x_u_weak),
             x_u_strong: upload(b, IMAGES, &self.x_u_strong),
+            y_u: None,
             mix: cut_mix::sample(cut_mix::CutMixForm::Voc, IMAGES.n, (IMAGES.h, IMAGES.w), key),
             d_l: upload(b, self.features, &self.d_l),
             d_u: upload(b, self.features, &self.d_u),

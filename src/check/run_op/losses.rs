@@ -135,7 +135,7 @@ pub(super) fn confusion_matrix<B: Backend>(run: &mut Run<'_, B>) -> Result<()> {
         return Err(Error::shape("confusion_matrix", "1 to 255 classes", "0"));
     }
     let (pred, target) = (run.labels("pred", k, None)?, run.labels("target", k, Some(ignore_index))?);
-    let counts = ops::confusion_matrix(run.b, &pred, &target, k)?;
+    let counts = ops::confusion_matrix(run.b, &pred, &target, k, None)?;
     let counts = run.b.read_counts(&counts);
     let iou: Vec<f64> = (0..k)
         .map(|class| {

@@ -214,6 +214,7 @@ impl<B: Backend> TrainStepInputs<B> {
         let shape_u: Shape = B::shape(&x_u_weak);
         let batch = Batch {
             x_u_strong: run.tensor_of("x_u_strong", shape_u)?,
+            y_u: None,
             mix: mix(fixture, shape_u.n, (shape_u.h, shape_u.w))?,
             d_l: run.tensor_of("d_l", arch.feature_shape(shape))?,
             d_u: run.tensor_of("d_u", arch.feature_shape(shape_u))?,

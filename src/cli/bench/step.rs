@@ -32,7 +32,7 @@ fn step<B: Backend>(b: &B, run: &Run, tvat: Tvat) -> Result<()> {
     })?;
     let memory = planned.as_ref().map(|(_, plan)| plan.bytes());
     let plan = planned.as_ref().map_or_else(|| estimated_memory(&sized), |(_, plan)| Ok(plan.clone()))?;
-    train::check_memory(b, &sized, &plan)?;
+    train::check_memory(b, &sized, false, &plan)?;
     let b = planned.as_ref().map_or(b, |(device, _)| device);
     let mut nets = networks(b, sizes);
     let batch = random_batch(b, sizes);

@@ -1,0 +1,98 @@
+//! What the teachers say of unlabelled images: logits, pseudo labels, and the loss of a student against them. Knows networks and
+//! ops; must not know how a step is made of its parts.
+
+use super::step::image_size;
+use super::{Batch, PseudoCounts, StepArgs, Unsup};
+use crate::Result;
+use crate::model::{DeepLab, Network, Norm};
+use crate::ops::{self, Backend, ConfCeOut, LossGrad, PseudoLabel, Size};
+
+/// The pseudo labels that a training step with `args` would give to weakly augmented images `x`; `None` for an algorithm without.
+/// Teachers run in training mode: their running statistics move.
+///
+/// # Errors
+/// Those of the ops.
+pub fn pseudo_labels<B: Backend>(
+    b: &B,
+    arch: &DeepLab,
+    teachers: (&mut Network<B>, &mut Network<B>),
+    x: &B::Tensor,
+    args: &StepArgs,
+) -> Result<Option<PseudoLabel<B>>> {
+    Ok(Targets::new(b, arch, teachers, x, args)?.pseudo)
+}
+
+/// The teachers' answers on the weakly augmented images.
+pub(super) struct Targets<B: Backend> {
+    pub core: B::Tensor,
+    pub assist: Option<B::Tensor>,
+    /// Labels and confidences; `None` for the mean teacher, whose loss reads the logits.
+    pseudo: Option<PseudoLabel<B>>,
+    size: Size,
+}
+
+impl<B: Backend> Targets<B> {
+    /// Runs the teachers on weakly augmented images `x`, in training mode: their running statistics move.
+    pub fn new(
+        b: &B,
+        arch: &DeepLab,
+        (teacher1, teacher2): (&mut Network<B>, &mut Network<B>),
+        x: &B::Tensor,
+        args: &StepArgs,
+    ) -> Result<Targets<B>> {
+        b.phase("teachers' passes");
+        let size = image_size::<B>(x);
+        let logits = |net: &mut Network<B>| -> Result<B::Tensor> {
+            let (f, _) = arch.encoder_forward(b, &net.params, Norm::Train(&mut net.stats), x, false)?;
+            Ok(arch.decoder_forward(b, &net.params, Norm::Train(&mut net.stats), &f, false)?.0)
+        };
+        let (core, assist) = if args.algorithm.num_teachers() == 2 {
+            let (t1, t2) = b.join(|| logits(teacher1), || logits(teacher2));
+            let (t1, t2) = (t1?, t2?);
+            if args.active_teacher == 1 { (t1, Some(t2)) } else { (t2, Some(t1)) }
+        } else {
+            (logits(teacher1)?, None)
+        };
+        let mut targets = Targets { core, assist, pseudo: None, size };
+        if args.algorithm.has_pseudo_labels() {
+            let (core, assist) = targets.pair();
+            targets.pseudo = Some(ops::ensemble_pseudo_label(b, core, assist, size, &args.ensemble)?);
+        }
+        Ok(targets)
+    }
+
+    /// Both teachers' logits; a lone teacher assists itself, which leaves its logits as they are.
+    fn pair(&self) -> (&B::Tensor, &B::Tensor) {
+        (&self.core, self.assist.as_ref().unwrap_or(&self.core))
+    }
+
+    /// The unsupervised loss, and `share` of its weighted gradient with respect to the student's logits.
+    pub fn unsupervised_loss(
+        &self,
+        b: &B,
+        student: &B::Tensor,
+        batch: &Batch<B>,
+        args: &StepArgs,
+        share: f64,
+    ) -> Result<(Unsup<B>, B::Tensor)> {
+        let (core, assist) = self.pair();
+        let (mix, weight) = (&batch.mix, args.unsup_weight);
+        let scale = share * weight;
+        let Some(pseudo) = &self.pseudo else {
+            let LossGrad { loss, dlogits } =
+                ops::mse_consistency(b, student, core, assist, self.size, &args.ensemble, mix, scale)?;
+            return Ok((Unsup { terms: vec![(weight, loss)], pseudo: None }, dlogits));
+        };
+        let out = ops::conf_ce(b, student, pseudo, core, assist, &args.ensemble, mix, &args.conf_ce, scale)?;
+        let terms = vec![
+            (weight, out.positive),
+            (weight, out.negative),
+            (weight * args.conf_ce.square_weight, out.square),
+        ];
+        let above = Some((&pseudo.confidence, args.conf_ce.threshold));
+        let count = |y: &B::Labels| ops::confusion_matrix(b, &pseudo.label, y, B::shape(student).c, above);
+        let truth = batch.y_u.as_ref().map(count).transpose()?;
+        let ConfCeOut { passed, histogram, confusion, dstudent, .. } = out;
+        Ok((Unsup { terms, pseudo: Some(PseudoCounts { passed, histogram, confusion, truth }) }, dstudent))
+    }
+}
