@@ -26,9 +26,9 @@ pub fn document(groups: &[Group<'_>]) -> String {
 
 /// What the numbers of paired differences are.
 pub fn pairs_text(groups: &[Group<'_>]) -> String {
+    let first = groups.first().map_or("", |group| &group.label);
     format!(
-        "Last mIoU in points minus that of {} with the same seed: mean over the pairs ± standard error of the mean. The networks are \
-         named in the same order.",
-        groups.first().map_or("", |group| &group.label)
+        "Last mIoU in points minus that of {first} with the same seed: mean over the pairs ± standard error of the mean. \
+         Networks: the group's own − that of {first}."
     )
 }

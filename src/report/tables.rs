@@ -19,6 +19,9 @@ fn percents(group: &Group<'_>, sample: Option<Sample>) -> Cell {
     Cell::mean(sample, group.runs.len(), percent)
 }
 
+/// A score of a network in a validation.
+type Score = fn(&Validation, &str) -> Option<f64>;
+
 fn miou(validation: &Validation, network: &str) -> Option<f64> {
     validation.miou.get(network).copied()?
 }
@@ -68,7 +71,7 @@ pub fn overview(groups: &[Group<'_>]) -> Table {
     });
     row("images a second, last epoch", &|group| {
         let rates = group.counted().filter_map(|run| run.epochs.last()?.images_per_second);
-        Cell::mean(Sample::of(rates), group.runs.len(), number)
+        Sample::of(rates).map_or(Cell::none(), |s| number(s.mean).into())
     });
     row("peak memory of the process, MiB", &|group| {
         let epochs = group.runs.iter().flat_map(|run| &run.epochs);
@@ -116,21 +119,20 @@ fn networks(groups: &[Group<'_>]) -> impl Iterator<Item = &'static str> {
 
 /// Last mIoU and pixel accuracy of each network, as documents show them.
 pub fn scores(groups: &[Group<'_>]) -> Vec<(&'static str, Table)> {
-    let scores: [(_, fn(&Validation, &str) -> Option<f64>); 2] = [
-        ("mIoU % of the last validation", miou),
-        ("Pixel accuracy % of the last validation", pixel_accuracy),
-    ];
-    let of = |(name, of): (&'static str, fn(&Validation, &str) -> Option<f64>)| {
+    let table = |score: Score| {
         let mut table = Table::new(groups, 0);
         table.row("runs", groups.iter().map(ended));
         table.row("seeds", groups.iter().map(seeds));
         for network in networks(groups) {
-            let cells = groups.iter().map(|g| percents(g, g.last(|v| of(v, network))));
+            let cells = groups.iter().map(|g| percents(g, g.last(|v| score(v, network))));
             table.row(title(network), cells);
         }
-        (name, table)
+        table
     };
-    scores.map(of).into()
+    vec![
+        ("mIoU % of the last validation", table(miou)),
+        ("Pixel accuracy % of the last validation", table(pixel_accuracy)),
+    ]
 }
 
 /// Sentences that say what columns and numbers are.
