@@ -1,5 +1,5 @@
-//! `report`: a page about runs that were really trained, by what it says, by how Chromium shows it (skipped where there is none),
-//! and what becomes of folders that are no runs.
+//! `report`: a page about runs that were really trained, and about copies of them with other seeds and given scores, by what it says,
+//! by how Chromium shows it (skipped where there is none), and what becomes of folders that are no runs.
 
 mod cli_common;
 
@@ -21,6 +21,59 @@ fn trained() -> Project {
 fn records(p: &Project, run: &str) -> Vec<Value> {
     let text = String::from_utf8(read(&p.path(&format!("{run}/metrics.jsonl")))).unwrap();
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// Copies the configuration and the records of `run` as those of a run with another seed, whose mIoU and pixel accuracy of each
+/// network is `scores` in every validation, but half of it in the first; without the last validation where it is to be `unfinished`.
+fn seeded(p: &Project, run: &str, name: &str, seed: u64, scores: &[(&str, Value)], unfinished: bool) {
+    std::fs::create_dir_all(p.path(name)).unwrap();
+    let config = String::from_utf8(read(&p.path(&format!("{run}/config.toml")))).unwrap();
+    let is_seed = |line: &&str| line.starts_with("seed = ");
+    assert_eq!(config.lines().filter(is_seed).count(), 1, "{config}");
+    let line = |line: &str| if is_seed(&line) { format!("seed = {seed}\n") } else { format!("{line}\n") };
+    p.write(&format!("{name}/config.toml"), &config.lines().map(line).collect::<String>());
+    let mut records = records(p, run);
+    if unfinished {
+        let last = records.iter().rposition(|r| r["kind"] == "validation").unwrap();
+        records.truncate(last);
+    }
+    let first = records.iter().find(|r| r["kind"] == "validation").unwrap()["epoch"].clone();
+    for record in &mut records {
+        if record["kind"] == "epoch" {
+            // Another loss for each seed, so that curves have a band.
+            record["loss_sup"] = (record["loss_sup"].as_f64().unwrap() * (1.0 + seed as f64)).into();
+        }
+        if record["kind"] != "validation" {
+            continue;
+        }
+        for (network, score) in scores {
+            let half = score.as_f64().map_or(Value::Null, |v| (v / 2.0).into());
+            let score = if record["epoch"] == first { half } else { score.clone() };
+            assert!(record["miou"].get(network).is_some(), "no {network}: {record}");
+            (record["miou"][network], record["pixel_accuracy"][network]) = (score.clone(), score.clone());
+            record["iou"][network] = vec![score, Value::Null].into();
+        }
+    }
+    let text: String = records.iter().map(|r| format!("{r}\n")).collect();
+    p.write(&format!("{name}/metrics.jsonl"), &text);
+}
+
+/// Three seeds of the baseline and three of the method, the last of which has not ended. Paths of their folders in a mixed order.
+fn three_seeds() -> (Project, [&'static str; 6]) {
+    let p = trained();
+    for (seed, student) in [(1, 0.40), (2, 0.44), (3, 0.45)] {
+        let scores = [("student", student.into())];
+        seeded(&p, "<b>&base", &format!("base-{seed}"), seed, &scores, false);
+    }
+    for (seed, ensemble, student) in [(1, 0.45, 0.42.into()), (2, 0.46, Value::Null), (3, 0.99, 0.99.into())]
+    {
+        let scores = [("ensemble", ensemble.into()), ("student", student)];
+        seeded(&p, "ps-mt", &format!("ps-{seed}"), seed, &scores, seed == 3);
+    }
+    // One of the method's has pictures, and it is not the first.
+    std::fs::create_dir_all(p.path("ps-2/pictures")).unwrap();
+    std::fs::copy(p.path("ps-mt/pictures/epoch-0003.png"), p.path("ps-2/pictures/epoch-0003.png")).unwrap();
+    (p, ["base-1", "ps-1", "base-2", "ps-2", "base-3", "ps-3"])
 }
 
 fn page(p: &Project) -> String {
@@ -101,6 +154,75 @@ fn a_page_has_what_the_runs_wrote() {
         }
     }
     assert!(off < 12.0, "the overlay is off by {off} on average");
+}
+
+#[test]
+fn runs_that_differ_in_the_seed_alone_share_a_column() {
+    let (p, runs) = three_seeds();
+    let output = [&["report"], &runs[..], &["--out", "page.html", "--markdown", "page.md"]].concat();
+    expect(&p.run(&output), 0, &["page.html", "page.md"]);
+    let html = page(&p);
+    let columns = "base <small>3 seeds</small></th>";
+    assert!(html.contains(columns) && html.contains("ps <small>3 seeds</small></th>"));
+    assert!(html.contains("<h1>base, ps</h1>"));
+    // 40, 44, 45: mean 43, deviation sqrt((9 + 1 + 4) / 2) = 2.6. 45 and 46 of the two that ended: 45.5, sqrt(0.5) = 0.7.
+    for cells in [
+        "<th>runs</th><td>3 of 3 runs ended</td><td>2 of 3 runs ended</td>",
+        "mIoU % of ensemble: last</th><td>–</td><td>45.5 ± 0.7 <small>n = 2</small></td>",
+        "mIoU % of ensemble: best</th><td>–</td><td>45.5 ± 0.7 <small>n = 2</small></td>",
+        "mIoU % of student: last</th><td>43.0 ± 2.6</td><td>42.0 <small>n = 1</small></td>",
+        "pixel accuracy % of student: last</th><td>43.0 ± 2.6</td><td>42.0 <small>n = 1</small></td>",
+        "<td><b>45.5 ± 0.7</b> <small>n = 2</small> <small>+2.5</small></td>",
+        "<th>seeds</th><td>1, 2, 3</td><td>1, 2, 3</td>",
+        // 45 - 40 and 46 - 44 for the ensemble: 3.5, sqrt(4.5 / 2) = 1.5. One seed of the student's.
+        "<th>pairs</th><td>2 <small>of seeds 1, 2</small></td>",
+        "<th>ensemble − student</th><td>+3.5 ± 1.5</td>",
+        "<th>student − student</th><td>+2.0 ± – <small>n = 1</small></td>",
+        "ps (run ps-2, seed 2), image 1, epoch 3",
+        "<figcaption>ps (run ps-1, seed 1)</figcaption>",
+    ] {
+        assert!(html.contains(cells), "no {cells}");
+    }
+    // The seeds are the same in both columns.
+    let settings = &html[html.find("Settings that differ").unwrap()..];
+    assert!(settings.contains("<th>method.algorithm</th>") && !settings.contains("schedule.seed"));
+    // Curves stop where the shortest run does, and have bands where runs differ.
+    for point in
+        ["base, mean of 3 runs: 43 ± 2.646 at epoch 3", "ps, mean of 3 runs: 63.33 ± 30.89 at epoch 2"]
+    {
+        assert!(html.contains(&format!("<title>{point}<")), "no {point}");
+    }
+    let miou = &html[html.find("mIoU %, ensemble<").unwrap()..html.find("mIoU %, student<").unwrap()];
+    assert!(!miou.contains("at epoch 3"), "a mean without the run that has not ended");
+    assert!(html.matches("<polygon class=\"band\"").count() >= 4);
+    let markdown = String::from_utf8(read(&p.path("page.md"))).unwrap();
+    for lines in [
+        "| | runs | seeds | ensemble | student | teacher 1 | teacher 2 |\n| --- | ---: | ---: | ---: | ---: | ---: | ---: |\n\
+         | base | 3 of 3 runs ended | 1, 2, 3 | – | 43.0 ± 2.6 | – | – |\n\
+         | ps | 2 of 3 runs ended | 1, 2, 3 | 45.5 ± 0.7 (n = 2) | 42.0 (n = 1) |",
+        "minus that of base with the same seed",
+        "| ps | 2 (of seeds 1, 2) | +3.5 ± 1.5 | +2.0 ± – (n = 1) |",
+    ] {
+        assert!(markdown.contains(lines), "no {lines} in {markdown}");
+    }
+    assert_eq!(markdown.matches("43.0 ± 2.6").count(), 2, "mIoU and pixel accuracy: {markdown}");
+}
+
+#[test]
+fn markdown_can_stand_alone() {
+    let p = trained();
+    expect(&p.run(&["report", "ps-mt", "<b>&base"]), 2, &["--out"]);
+    let same = ["report", "ps-mt", "--out", "page.md", "--markdown", "page.md"];
+    expect(&p.run(&same), 2, &["same file"]);
+    expect(&p.run(&["report", "ps-mt", "<b>&base", "--markdown", "page.md"]), 0, &["page.md"]);
+    assert!(!p.path("page.html").exists());
+    let markdown = String::from_utf8(read(&p.path("page.md"))).unwrap();
+    // Names are no markup, and no seed is in both.
+    assert!(markdown.contains("| \\<b\\>\\&base | 1 of 1 run ended | 9 |"), "{markdown}");
+    assert!(!markdown.contains("minus that of"), "{markdown}");
+    expect(&p.run(&["report", "ps-mt", "<b>&base", "--out", "page.html"]), 0, &[]);
+    assert!(page(&p).contains("No run shares its seed with one of the first column"));
+    expect(&p.run(&["report", "ps-mt", "--markdown", "no/such/page.md"]), 9, &["no/such"]);
 }
 
 #[test]
@@ -212,32 +334,34 @@ document.title = JSON.stringify({
   wide: document.documentElement.scrollWidth, window: innerWidth,
   pictures: all('img').length, broken: all('img').filter(i => !(i.naturalWidth > 0 && i.width > 0)).length,
   lines: all('path.line').filter(p => p.getTotalLength() > 10).length,
+  bands: all('polygon.band').filter(b => b.getBBox().height > 5).length,
   small: all('figure svg').filter(s => s.getBoundingClientRect().width < 200).length,
   heading: document.querySelector('h1').innerText,
 });
 </script>";
+
+/// What the page says of itself, in a window of `size`.
+fn measure(browser: &Path, p: &Project, size: (u32, u32)) -> Value {
+    let measured = page(p).replace("</body>", &format!("{MEASURE}</body>"));
+    std::fs::write(p.path("measured.html"), measured).unwrap();
+    let dom = show(browser, &p.path("measured.html"), size, &["--dump-dom".into()]);
+    let dom = String::from_utf8(dom).unwrap();
+    let title = dom.split_once("<title>").unwrap().1.split_once("</title>").unwrap().0;
+    let title = title.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&");
+    let seen: Value = serde_json::from_str(&title).unwrap();
+    assert!(seen["wide"].as_u64() <= seen["window"].as_u64(), "{size:?}: wider than the window: {seen}");
+    assert_eq!((&seen["broken"], &seen["small"]), (&0.into(), &0.into()), "{seen}");
+    seen
+}
 
 #[test]
 fn chromium_shows_the_page() {
     let Some(browser) = chromium() else { return };
     let p = trained();
     expect(&p.run(&["report", "ps-mt", "<b>&base", "--out", "page.html"]), 0, &[]);
-    let measured = page(&p).replace("</body>", &format!("{MEASURE}</body>"));
-    std::fs::write(p.path("measured.html"), measured).unwrap();
-    for size in [(1280, 2600), (500, 2600)] {
-        let dom = show(&browser, &p.path("measured.html"), size, &["--dump-dom".into()]);
-        let dom = String::from_utf8(dom).unwrap();
-        let title = dom.split_once("<title>").unwrap().1.split_once("</title>").unwrap().0;
-        let seen: Value =
-            serde_json::from_str(&title.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&"))
-                .unwrap();
-        assert_eq!(seen["heading"], "ps-mt, <b>&base");
-        assert!(seen["wide"].as_u64() <= seen["window"].as_u64(), "{size:?}: wider than the window: {seen}");
-        assert_eq!(
-            (&seen["pictures"], &seen["broken"], &seen["small"]),
-            (&10.into(), &0.into(), &0.into()),
-            "{seen}"
-        );
+    for size in [(1280, 3600), (500, 3600)] {
+        let seen = measure(&browser, &p, size);
+        assert_eq!((&seen["heading"], &seen["pictures"]), (&"ps-mt, <b>&base".into(), &10.into()), "{seen}");
         assert!(seen["lines"].as_u64().unwrap() >= 12, "{seen}");
 
         let shot = p.path("shot.png");
@@ -249,5 +373,18 @@ fn chromium_shows_the_page() {
             let count = picture.pixels().filter(|p| near(p)).count();
             assert!(count > 300, "{size:?}: {count} pixels of {run}'s lines");
         }
+    }
+}
+
+#[test]
+fn chromium_shows_bands_around_means() {
+    let Some(browser) = chromium() else { return };
+    let (p, runs) = three_seeds();
+    expect(&p.run(&[&["report"], &runs[..], &["--out", "page.html"]].concat()), 0, &[]);
+    for size in [(1280, 3600), (500, 3600)] {
+        let seen = measure(&browser, &p, size);
+        assert_eq!((&seen["heading"], &seen["pictures"]), (&"base, ps".into(), &5.into()), "{seen}");
+        // Both groups' students, the ensemble, both supervised losses.
+        assert!(seen["bands"].as_u64().unwrap() >= 5, "{seen}");
     }
 }

@@ -1,4 +1,5 @@
-//! Line charts as SVG, a line a run. A run has the same colour, dash and mark in every chart. Knows numbers, not what they mean.
+//! Line charts as SVG, a line per group of runs, with a band where it is a mean. A group has the same colour, dash and mark in every
+//! chart. Knows numbers, not what they mean.
 
 use super::page::escape;
 use std::fmt::Write;
@@ -19,42 +20,53 @@ const COLORS: [&str; 8] =
     ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8b6914", "#7f7f7f"];
 const DASHES: [&str; 4] = ["", "7 3", "2 3", "9 3 2 3"];
 
-/// How a run is drawn.
-pub fn color(run: usize) -> &'static str {
-    COLORS[run % COLORS.len()]
+/// The colour of a group.
+pub fn color(group: usize) -> &'static str {
+    COLORS[group % COLORS.len()]
 }
 
-fn dash(run: usize) -> &'static str {
-    // Runs of neighbouring colours, and those of the same one, have different dashes.
-    DASHES[(run + run / COLORS.len()) % DASHES.len()]
+fn dash(group: usize) -> &'static str {
+    // Groups of neighbouring colours, and those of the same one, have different dashes.
+    DASHES[(group + group / COLORS.len()) % DASHES.len()]
 }
 
-/// One line: the run's number and name, and its points.
-pub struct Line<'a> {
-    /// Number of the run.
-    pub run: usize,
+/// One line: the group's number and name, and its points.
+pub struct Line {
+    /// Number of the group.
+    pub group: usize,
     /// Its name.
-    pub label: &'a str,
-    /// x and y, in the order of x.
-    pub points: Vec<(f64, f64)>,
+    pub label: String,
+    /// The points in the order of x.
+    pub points: Vec<Point>,
 }
 
-/// A short piece of the run's line, for tables.
-pub fn sample(run: usize) -> String {
+/// A point of a line.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Point {
+    /// Epoch or step.
+    pub x: f64,
+    /// The value, or the mean of several.
+    pub y: f64,
+    /// Half the height of the band around the line, in units of `y`; 0 is none.
+    pub deviation: f64,
+}
+
+/// A short piece of the group's line, for tables.
+pub fn sample(group: usize) -> String {
     format!(
         "<svg class=\"sample\" viewBox=\"0 0 34 10\" aria-hidden=\"true\"><path d=\"M1 5H33\" stroke=\"{}\" \
          stroke-width=\"2.5\" stroke-dasharray=\"{}\"/></svg>",
-        color(run),
-        dash(run)
+        color(group),
+        dash(group)
     )
 }
 
 /// A chart with its title; nothing where no line has a point.
-pub fn chart(title: &str, x_label: &str, lines: &[Line<'_>]) -> Option<String> {
+pub fn chart(title: &str, x_label: &str, lines: &[Line]) -> Option<String> {
     let points = || lines.iter().flat_map(|l| &l.points);
     points().next()?;
-    let x = Axis::over(points().map(|p| p.0));
-    let y = Axis::over(points().map(|p| p.1));
+    let x = Axis::over(points().map(|p| p.x));
+    let y = Axis::over(points().flat_map(|p| [p.y - p.deviation, p.y + p.deviation]));
     let (right, bottom) = (WIDTH - RIGHT, HEIGHT - BOTTOM);
     let at =
         |(px, py): (f64, f64)| (LEFT + x.share(px) * (right - LEFT), bottom - y.share(py) * (bottom - TOP));
@@ -88,29 +100,48 @@ pub fn chart(title: &str, x_label: &str, lines: &[Line<'_>]) -> Option<String> {
         HEIGHT - 5.0,
         escape(x_label)
     );
-    for line in lines.iter().filter(|l| !l.points.is_empty()) {
-        let points = thin(&line.points);
+    let lines: Vec<(&Line, Vec<Point>)> =
+        lines.iter().filter(|l| !l.points.is_empty()).map(|l| (l, thin(&l.points))).collect();
+    // Bands first, so that none covers a line.
+    for (line, points) in &lines {
+        // Rounding leaves a deviation of equal numbers, such as a schedule's.
+        if points.iter().all(|p| p.deviation <= 1e-9 * p.y.abs()) {
+            continue;
+        }
+        let upper = points.iter().map(|p| at((p.x, p.y + p.deviation)));
+        let lower = points.iter().rev().map(|p| at((p.x, p.y - p.deviation)));
+        let _ = write!(svg, "<polygon class=\"band\" fill=\"{}\" points=\"", color(line.group));
+        for (px, py) in upper.chain(lower) {
+            let _ = write!(svg, "{px:.1},{py:.1} ");
+        }
+        svg += "\"/>";
+    }
+    for (line, points) in &lines {
         let mut path = String::new();
-        for (i, &point) in points.iter().enumerate() {
-            let (px, py) = at(point);
+        for (i, point) in points.iter().enumerate() {
+            let (px, py) = at((point.x, point.y));
             let _ = write!(path, "{}{px:.1} {py:.1}", if i == 0 { "M" } else { "L" });
         }
         let _ = write!(
             svg,
             "<path class=\"line\" d=\"{path}\" stroke=\"{}\" stroke-dasharray=\"{}\"><title>{}</title></path>",
-            color(line.run),
-            dash(line.run),
-            escape(line.label)
+            color(line.group),
+            dash(line.group),
+            escape(&line.label)
         );
-        for &point in points.iter().filter(|_| points.len() <= MARKED) {
-            let (px, py) = at(point);
+        for point in points.iter().filter(|_| points.len() <= MARKED) {
+            let (px, py) = at((point.x, point.y));
+            let spread = match point.deviation > 0.0 {
+                true => format!(" ± {}", number(point.deviation)),
+                false => String::new(),
+            };
             let _ = write!(
                 svg,
-                "<circle cx=\"{px:.1}\" cy=\"{py:.1}\" r=\"2.6\" fill=\"{}\"><title>{}: {} at {x_label} {}</title></circle>",
-                color(line.run),
-                escape(line.label),
-                number(point.1),
-                number(point.0)
+                "<circle cx=\"{px:.1}\" cy=\"{py:.1}\" r=\"2.6\" fill=\"{}\"><title>{}: {}{spread} at {x_label} {}</title></circle>",
+                color(line.group),
+                escape(&line.label),
+                number(point.y),
+                number(point.x)
             );
         }
     }
@@ -119,7 +150,7 @@ pub fn chart(title: &str, x_label: &str, lines: &[Line<'_>]) -> Option<String> {
 }
 
 /// Every n-th point, and the last.
-fn thin(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
+fn thin(points: &[Point]) -> Vec<Point> {
     let stride = points.len().div_ceil(POINTS).max(1);
     let last = points.len() - 1;
     points.iter().enumerate().filter(|(i, _)| i % stride == 0 || *i == last).map(|(_, p)| *p).collect()
@@ -207,17 +238,38 @@ mod tests {
         }
     }
 
+    fn line(group: usize, label: &str, points: &[(f64, f64, f64)]) -> Line {
+        let points = points.iter().map(|&(x, y, deviation)| Point { x, y, deviation }).collect();
+        Line { group, label: label.into(), points }
+    }
+
     #[test]
-    fn charts_name_their_runs_and_need_points() {
-        assert_eq!(chart("t", "epoch", &[Line { run: 0, label: "a", points: vec![] }]), None);
-        let lines = [
-            Line { run: 0, label: "a<b", points: (0..1000).map(|i| (f64::from(i), 1.0)).collect() },
-            Line { run: 1, label: "c", points: vec![(5.0, 0.5)] },
-        ];
-        let svg = chart("m & n", "epoch", &lines).unwrap();
+    fn charts_name_their_groups_and_need_points() {
+        assert_eq!(chart("t", "epoch", &[line(0, "a", &[])]), None);
+        let many: Vec<_> = (0..1000).map(|i| (f64::from(i), 1.0, 0.0)).collect();
+        let svg =
+            chart("m & n", "epoch", &[line(0, "a<b", &many), line(1, "c", &[(5.0, 0.5, 0.0)])]).unwrap();
         assert!(svg.contains("m &amp; n") && svg.contains("a&lt;b") && !svg.contains("a<b"), "{svg}");
         assert!(svg.contains(color(0)) && svg.contains(color(1)));
         assert_eq!(svg.matches("<circle").count(), 1);
         assert!(svg.matches('L').count() <= POINTS);
+        assert!(!svg.contains("polygon"), "no line is a mean");
+    }
+
+    #[test]
+    fn bands_are_one_deviation_to_each_side() {
+        let svg = chart("t", "epoch", &[line(0, "a", &[(1.0, 5.0, 1.0), (2.0, 6.0, 2.0)])]).unwrap();
+        let band = svg.split_once("points=\"").unwrap().1.split_once('"').unwrap().0;
+        let corners: Vec<(f64, f64)> = band
+            .split_whitespace()
+            .map(|p| p.split_once(',').unwrap())
+            .map(|(x, y)| (x.parse().unwrap(), y.parse().unwrap()))
+            .collect();
+        let [(x0, upper0), (x1, upper1), (x2, lower1), (x3, lower0)] = corners[..] else { panic!("{band}") };
+        assert!(x0 == x3 && x1 == x2 && x0 < x1, "{band}");
+        // 6 and 4, 8 and 4: the upper edge of the first is halfway up the second's.
+        assert!((lower0 - lower1).abs() < 0.11 && upper1 < upper0, "{band}");
+        assert!(((lower1 - upper1) / (lower0 - upper0) - 2.0).abs() < 0.01, "{band}");
+        assert!(svg.contains("a: 6 ± 2 at epoch 2"), "{svg}");
     }
 }

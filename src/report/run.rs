@@ -2,6 +2,8 @@
 
 use crate::config::{self, RunConfig};
 use crate::data::{Preset, VocFamily};
+use crate::eval::Palette;
+use crate::method::Algorithm;
 use crate::train::RunDir;
 use crate::{Error, Result};
 use serde::Deserialize;
@@ -33,7 +35,7 @@ pub struct Run {
 }
 
 /// The first record: what the run trains on.
-#[derive(Deserialize)]
+#[derive(Debug, PartialEq, Deserialize)]
 pub struct Start {
     /// Labelled images.
     pub labeled: usize,
@@ -144,7 +146,9 @@ impl Run {
 
     /// The best mIoU of a network, with its epoch.
     pub fn best(&self, network: &str) -> Option<(f64, u64)> {
-        let scores = self.validations.iter().filter_map(|v| Some((v.miou.get(network).copied()??, v.epoch)));
+        // Epoch 0 is the end of the warm-up, not of the method.
+        let epochs = self.validations.iter().filter(|v| v.epoch > 0);
+        let scores = epochs.filter_map(|v| Some((v.miou.get(network).copied()??, v.epoch)));
         scores.max_by(|a, b| a.0.total_cmp(&b.0))
     }
 
@@ -153,6 +157,58 @@ impl Run {
         let has = |name: &&str| self.last().is_some_and(|v| v.miou.contains_key(*name));
         let decides = self.config.eval.decides(self.config.method.algorithm).name();
         [decides].into_iter().chain(NETWORKS).find(has).unwrap_or(decides)
+    }
+
+    /// Whether the last epoch was validated, which ends a run.
+    pub fn ended(&self) -> bool {
+        self.last().is_some_and(|v| v.epoch == self.planned_epochs())
+    }
+
+    /// Whether there is no record yet, so that nothing is known of the run but its configuration.
+    pub fn is_empty(&self) -> bool {
+        self.start.is_none() && self.steps.is_empty() && self.epochs.is_empty() && self.validations.is_empty()
+    }
+
+    /// Seconds that epochs and validations took together.
+    pub fn seconds(&self) -> f64 {
+        let epochs = self.epochs.iter().filter_map(|e| e.seconds);
+        epochs.chain(self.validations.iter().filter_map(|v| v.seconds)).sum()
+    }
+
+    /// The last part of the folder's path, or the path where it has none.
+    pub fn name(&self) -> String {
+        match self.folder.file_name() {
+            Some(name) => name.to_string_lossy().into_owned(),
+            None => self.folder.display().to_string(),
+        }
+    }
+}
+
+/// What the page reads from fields of the configuration, in one place.
+impl Run {
+    /// The seed, in which runs of one group differ.
+    pub fn seed(&self) -> u64 {
+        self.config.schedule.seed
+    }
+
+    /// The epoch whose validation is the last of a run.
+    pub fn planned_epochs(&self) -> u64 {
+        self.config.schedule.train_epochs
+    }
+
+    /// Confidence from which on pixels get a pseudo label.
+    pub fn threshold(&self) -> f64 {
+        self.config.method.threshold
+    }
+
+    /// Whether the run trains on unlabelled images; one without them records zeros of what it does not have.
+    pub fn uses_unlabeled(&self) -> bool {
+        self.config.method.algorithm != Algorithm::Supervised
+    }
+
+    /// Names and colours of the classes.
+    pub fn palette(&self) -> Palette {
+        Palette::new(self.config.data.preset, self.config.data.num_classes)
     }
 
     /// Which kind of labelled list the run has, in words.
@@ -173,17 +229,23 @@ pub const NETWORKS: [&str; 4] = ["ensemble", "student", "teacher1", "teacher2"];
 
 /// Names runs by their folders: the last part, or the whole path where two have the same.
 pub fn label(runs: &mut [Run]) {
-    let short = |run: &Run| match run.folder.file_name() {
-        Some(name) => name.to_string_lossy().into_owned(),
-        None => run.folder.display().to_string(),
-    };
-    let names: Vec<String> = runs.iter().map(short).collect();
-    for i in 0..runs.len() {
-        let same = |other: &[String]| other.iter().filter(|n| **n == names[i]).count();
-        let name = if same(&names) > 1 { runs[i].folder.display().to_string() } else { names[i].clone() };
-        let before = runs[..i].iter().filter(|r| r.folder == runs[i].folder).count();
-        runs[i].label = if before > 0 { format!("{name} ({})", before + 1) } else { name };
+    let names = runs.iter().map(|run| (run.name(), run.folder.display().to_string())).collect::<Vec<_>>();
+    runs.iter_mut().zip(distinct(&names)).for_each(|(run, label)| run.label = label);
+}
+
+/// One label per pair of a short and a long name: the short one where it is the only one, else the long one, numbered where that
+/// is not enough.
+pub fn distinct(names: &[(String, String)]) -> Vec<String> {
+    let mut labels: Vec<String> = Vec::with_capacity(names.len());
+    let mut times: BTreeMap<&str, usize> = BTreeMap::new();
+    for (short, long) in names {
+        let same = names.iter().filter(|(other, _)| other == short).count();
+        let name = if same > 1 { long } else { short };
+        let time = times.entry(name).or_default();
+        *time += 1;
+        labels.push(if *time > 1 { format!("{name} ({time})") } else { name.clone() });
     }
+    labels
 }
 
 /// A configuration by dotted key.

@@ -1,20 +1,21 @@
-//! Unlabelled crops on the page, with the pseudo labels of the newest picture of each run.
+//! Unlabelled crops on the page, with the pseudo labels of the newest picture of a run.
 
-use super::page::escape;
+use super::group::Group;
+use super::page::{caption, escape};
 use super::pictures;
-use super::run::Run;
 use crate::Result;
 use std::fmt::Write;
 
-/// Rows of the newest picture of each run that has one, with what they show.
+/// Rows of the newest picture of the first run of each group that has one, with what they show.
 ///
 /// # Errors
 /// Those of pictures.
-pub fn gallery(runs: &[Run]) -> Result<Option<String>> {
+pub fn gallery(groups: &[Group<'_>]) -> Result<Option<String>> {
     let mut html = String::new();
-    for run in runs {
-        if let Some(path) = &run.unlabeled_picture {
-            html += &rows(&run.label, &pictures::read(path)?);
+    for group in groups {
+        let picture = group.runs.iter().find_map(|run| Some((run, run.unlabeled_picture.as_ref()?)));
+        if let Some((run, path)) = picture {
+            html += &rows(&caption(group, run), &pictures::read(path)?);
         }
     }
     let text = "<p>Unlabelled crops of the epoch's last batch. The true label is black where none is known, and nothing learns \
