@@ -308,6 +308,9 @@ fn backbones_are_found_by_every_spelling() {
                 let rest = rest(n)?;
                 Some(if rest.starts_with("layer") { format!("backbone.{rest}") } else { v1c(&rest) })
             }));
+            for prefix in ["", "state_dict.module.", "model.encoder2.backbone."] {
+                spellings.push(Box::new(move |n| Some(format!("{prefix}{}", flat(&rest(n)?)))));
+            }
         }
         for (i, spelling) in spellings.iter().enumerate() {
             let mut tensors = renamed(&arch, &values, spelling);
@@ -320,6 +323,67 @@ fn backbones_are_found_by_every_spelling() {
             }
         }
     }
+}
+
+/// A deep stem's names in the 3x3resnet files; blocks keep theirs.
+fn flat(name: &str) -> String {
+    let stem = [
+        ("conv1.0.", "conv1."),
+        ("conv1.1.", "bn1."),
+        ("conv1.3.", "conv2."),
+        ("conv1.4.", "bn2."),
+        ("conv1.6.", "conv3."),
+        ("bn1.", "bn3."),
+    ];
+    let renamed =
+        stem.iter().find_map(|(ours, theirs)| Some(format!("{theirs}{}", name.strip_prefix(ours)?)));
+    renamed.unwrap_or_else(|| name.to_string())
+}
+
+#[test]
+fn flat_stems_are_told_from_the_7x7_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("f.safetensors");
+    let deep = arch(Stem::Deep, 3);
+    let values = network(&deep, 5);
+    let backbone = |prefix: &'static str| {
+        move |n: &str| n.strip_prefix("encoder.backbone.").map(|n| format!("{prefix}{}", flat(n)))
+    };
+    for prefix in ["", "module.state."] {
+        let mut tensors = renamed(&deep, &values, &backbone(prefix));
+        let name = format!("{prefix}fc.bias");
+        tensors.push(NamedTensor { name, shape: vec![2], data: vec![0.0; 2] });
+        write(&path, &tensors);
+        let stem = format!("{prefix}conv1.weight");
+        assert_eq!(tensors.iter().find(|t| t.name == stem).unwrap().shape, [2, 3, 3, 3]);
+        // One finding, of a deep stem: nothing takes the file for one by torchvision's names.
+        let findings = survey(&WeightFile::open(&path).unwrap());
+        let [found] = &findings[..] else { panic!("{findings:?}") };
+        assert!(found.spelling.starts_with("backbone by 3x3resnet's names") && !found.whole, "{found:?}");
+        let expected = (Stem::Deep, deep.config.stem_width, "");
+        assert_eq!((found.config.stem, found.config.stem_width, found.faults.as_str()), expected);
+        let weights = Weights::backbone(&path, &deep).unwrap();
+        assert!(weights.describe().contains("3x3resnet's names"), "{}", weights.describe());
+        // A run with a 7x7 stem is told what the file has.
+        let single = arch(Stem::Single, 3);
+        let error = Weights::backbone(&path, &single).map(|_| ()).unwrap_err().to_string();
+        let parts = ["conv1.weight", "the file's network is", "deep stem", "the run's", "7x7 stem"];
+        assert!(parts.iter().all(|p| error.contains(p)), "{error}");
+    }
+    // The 7x7 stem is found by torchvision's names alone, as ever.
+    let single = arch(Stem::Single, 3);
+    let rest = |n: &str| n.strip_prefix("encoder.backbone.").map(String::from);
+    write(&path, &renamed(&single, &network(&single, 5), &rest));
+    let findings = survey(&WeightFile::open(&path).unwrap());
+    let [found] = &findings[..] else { panic!("{findings:?}") };
+    assert!(found.spelling == "backbone by torchvision's names" && found.faults.is_empty(), "{found:?}");
+    assert_eq!(found.config.stem, Stem::Single);
+    // A damaged flat stem is named by its own names.
+    let mut tensors = renamed(&deep, &values, &backbone(""));
+    tensors.retain(|t| t.name != "bn3.running_mean");
+    write(&path, &tensors);
+    let error = Weights::backbone(&path, &deep).map(|_| ()).unwrap_err().to_string();
+    assert!(error.contains("3x3resnet's") && error.contains("1 missing (bn3.running_mean [4])"), "{error}");
 }
 
 #[test]

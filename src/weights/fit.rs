@@ -162,7 +162,13 @@ pub fn fits(file: &WeightFile, arch: &DeepLab, wanted: Wanted) -> Result<Vec<Fit
 
 /// How the run would have to be configured for the file, where its network can be told.
 fn advice(file: &WeightFile, config: &ModelConfig, wanted: Wanted, spelling: &Spelling) -> String {
-    let Some(found) = infer::config(file, spelling) else { return String::new() };
+    // The closest spelling may be that of another stem; the file's own tells which network it is.
+    let prefix = spelling.backbone_prefix();
+    let all = spellings(file, wanted);
+    let same = all.iter().filter(|other| other.backbone_prefix() == prefix);
+    let Some(found) = std::iter::once(spelling).chain(same).find_map(|s| infer::config(file, s)) else {
+        return String::new();
+    };
     let own = infer::describe(config, wanted);
     let theirs = infer::describe(&found, wanted);
     if own != theirs {

@@ -9,7 +9,10 @@ use crate::model::{MODEL_NAMES, ModelConfig, Stem};
 /// a bottleneck ResNet, or sizes that make no network.
 pub fn config(file: &WeightFile, spelling: &Spelling) -> Option<ModelConfig> {
     let backbone = spelling.backbone_prefix();
-    let v1c = matches!(spelling, Spelling::Backbone { kind: Backbone::V1c, .. });
+    let kind = match spelling {
+        Spelling::Backbone { kind, .. } => *kind,
+        Spelling::Network { .. } => Backbone::Plain,
+    };
     let shape = |name: String| file.find(&name).map(|(_, info)| info.shape.as_slice());
     let first = |name: String| shape(name)?.first().copied();
     let mut config = ModelConfig::default();
@@ -17,12 +20,18 @@ pub fn config(file: &WeightFile, spelling: &Spelling) -> Option<ModelConfig> {
         let has = |i: &usize| shape(format!("{backbone}layer{}.{i}.conv1.weight", stage + 1)).is_some();
         *blocks = (0..=1000).take_while(has).count();
     }
-    let stem = if v1c { "stem.0.weight" } else { "conv1.0.weight" };
-    match (first(format!("{backbone}{stem}")), shape(format!("{backbone}conv1.weight"))) {
-        (Some(width), _) => (config.stem, config.stem_width) = (Stem::Deep, width),
-        (None, Some(&[width, _, 7, 7])) if !v1c => (config.stem, config.stem_width) = (Stem::Single, width),
+    let at = |name: &str| shape(format!("{backbone}{name}"));
+    // A second convolution at the top tells a flat deep stem from the 7x7 one of the same name.
+    let deep = match kind {
+        Backbone::Plain => at("conv1.0.weight"),
+        Backbone::V1c => at("stem.0.weight"),
+        Backbone::Flat => at("conv1.weight").filter(|_| at("conv2.weight").is_some()),
+    };
+    (config.stem, config.stem_width) = match (deep, at("conv1.weight")) {
+        (Some(&[width, ..]), _) => (Stem::Deep, width),
+        (None, Some(&[width, _, 7, 7])) if kind == Backbone::Plain => (Stem::Single, width),
         _ => return None,
-    }
+    };
     config.planes = first(format!("{backbone}layer1.0.conv1.weight"))?;
     first(format!("{backbone}layer1.0.conv3.weight"))?;
     if let Spelling::Network { .. } = spelling {

@@ -40,6 +40,8 @@ pub enum Backbone {
     Plain,
     /// As mmsegmentation's ResNetV1c: the stem's layers are counted in one sequence.
     V1c,
+    /// As the `3x3resnet50-imagenet.pth` files: a deep stem's convolutions are `conv1`, `conv2`, `conv3`, each with its norm.
+    Flat,
 }
 
 /// mmsegmentation's stem: ours, theirs.
@@ -52,20 +54,38 @@ const V1C_STEM: [(&str, &str); 6] = [
     ("bn1.", "stem.7."),
 ];
 
+/// The stem of the `3x3resnet50-imagenet.pth` files: ours, theirs. Their `bn1` follows the first convolution, ours the third.
+const FLAT_STEM: [(&str, &str); 6] = [
+    ("conv1.0.", "conv1."),
+    ("conv1.1.", "bn1."),
+    ("conv1.3.", "conv2."),
+    ("conv1.4.", "bn2."),
+    ("conv1.6.", "conv3."),
+    ("bn1.", "bn3."),
+];
+
 impl Backbone {
     /// Every spelling.
-    pub const ALL: [Backbone; 2] = [Backbone::Plain, Backbone::V1c];
+    pub const ALL: [Backbone; 3] = [Backbone::Plain, Backbone::V1c, Backbone::Flat];
+
+    /// Whose names they are.
+    fn whose(self) -> &'static str {
+        match self {
+            Backbone::Plain => "torchvision's",
+            Backbone::V1c => "mmsegmentation's V1c",
+            Backbone::Flat => "3x3resnet's",
+        }
+    }
 
     /// The file's name of what is `name` behind [`BACKBONE`] here.
     pub fn spell(self, name: &str) -> String {
-        if self == Backbone::V1c {
-            for (ours, theirs) in V1C_STEM {
-                if let Some(rest) = name.strip_prefix(ours) {
-                    return format!("{theirs}{rest}");
-                }
-            }
-        }
-        name.to_string()
+        let stem: &[(&str, &str)] = match self {
+            Backbone::Plain => &[],
+            Backbone::V1c => &V1C_STEM,
+            Backbone::Flat => &FLAT_STEM,
+        };
+        let renamed = |&(ours, theirs): &(&str, &str)| Some(format!("{theirs}{}", name.strip_prefix(ours)?));
+        stem.iter().find_map(renamed).unwrap_or_else(|| name.to_string())
     }
 }
 
@@ -147,7 +167,7 @@ impl Spelling {
         let counter = name.ends_with(".num_batches_tracked");
         match self {
             Spelling::Backbone { prefix, .. } => {
-                let parts = ["layer", "conv1.", "bn1.", "stem."];
+                let parts = ["layer", "conv1.", "conv2.", "conv3.", "bn1.", "bn2.", "bn3.", "stem."];
                 !counter && name.strip_prefix(prefix).is_some_and(|n| parts.iter().any(|p| n.starts_with(p)))
             }
             Spelling::Network { prefix, encoder, decoder, .. } => {
@@ -189,8 +209,7 @@ impl fmt::Display for Spelling {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Spelling::Backbone { prefix, kind } => {
-                let names = if *kind == Backbone::V1c { "mmsegmentation's V1c" } else { "torchvision's" };
-                write!(f, "backbone by {names} names")?;
+                write!(f, "backbone by {} names", kind.whose())?;
                 if prefix.is_empty() { Ok(()) } else { write!(f, " behind {prefix:?}") }
             }
             Spelling::Network { prefix, encoder, decoder, role } => {
@@ -242,5 +261,15 @@ mod tests {
         assert_eq!(spelled("conv1.4.running_mean"), "stem.4.running_mean");
         assert_eq!(spelled("bn1.weight"), "stem.7.weight");
         assert_eq!(spelled("layer1.0.bn1.weight"), "layer1.0.bn1.weight");
+    }
+
+    #[test]
+    fn flat_stems_have_their_norms_after_their_convolutions() {
+        let spelled = |name| Backbone::Flat.spell(name);
+        assert_eq!(spelled("conv1.0.weight"), "conv1.weight");
+        assert_eq!(spelled("conv1.1.bias"), "bn1.bias");
+        assert_eq!(spelled("conv1.6.weight"), "conv3.weight");
+        assert_eq!(spelled("bn1.running_var"), "bn3.running_var");
+        assert_eq!(spelled("layer1.0.conv2.weight"), "layer1.0.conv2.weight");
     }
 }
