@@ -145,3 +145,29 @@ fn inspect_shows_tensors_and_what_takes_them() {
     p.write("notes.txt", "hello there, this is no tensor file at all");
     expect(&p.run(&["inspect", "notes.txt"]), 5, &["notes.txt"]);
 }
+
+#[test]
+fn a_backbone_for_the_student_alone_leaves_the_teachers_as_the_seed_made_them() {
+    let p = Project::new();
+    let backbone = backbone_file(&p, "b.safetensors", Stem::Deep);
+    let only = ["--pretrained", "b.safetensors", "--set", "model.pretrained_networks=student"];
+    let ran = p.train("o", &[&only[..], &["--epochs", "2"], &STILL].concat());
+    expect(&ran, 0, &["from b.safetensors (safetensors), for the student alone"]);
+    let config = String::from_utf8(read(&p.path("o/config.toml"))).unwrap();
+    assert!(config.contains("pretrained_networks = \"student\""), "{config}");
+    expect(&p.train("a", &["--pretrained", "b.safetensors", "--dry-run"]), 0, &["for every network"]);
+    // Steps that move nothing: the student is the file; the teachers went a few steps of their average towards it.
+    let file = TensorFile::open(&p.path("o/checkpoints/last.safetensors")).unwrap();
+    for (net, equal) in [("student", true), ("teacher1", false), ("teacher2", false)] {
+        let same = |t: &&NamedTensor| {
+            let name = t.name.replace("module.", &format!("{net}.encoder.backbone."));
+            let got = file.require(&name).unwrap().data;
+            got.iter().zip(&t.data).all(|(a, b)| (a - b).abs() <= 1e-6 * b.abs())
+        };
+        let weights = backbone.iter().filter(|t| t.name.contains("conv"));
+        assert!(weights.clone().count() > 10);
+        assert_eq!(weights.filter(same).count() > 0, equal, "{net}");
+    }
+    let bad = p.train("x", &["--set", "model.pretrained_networks=teachers"]);
+    expect(&bad, 3, &["pretrained_networks", "teachers", "`all`", "`student`"]);
+}

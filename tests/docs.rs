@@ -133,6 +133,7 @@ fn every_key_is_documented_with_its_default() {
             bn_momentum: Some(0.5),
             bn_eps: Some(0.5),
             pretrained: path(),
+            pretrained_networks: ModelSettings::default().pretrained_networks,
             init: path(),
         },
         augment: Augment { base_size: Some(1), ..Augment::default() },

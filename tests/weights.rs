@@ -387,6 +387,23 @@ fn flat_stems_are_told_from_the_7x7_one() {
 }
 
 #[test]
+fn teachers_keep_their_own_start_where_only_the_student_is_pretrained() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("b.safetensors");
+    let arch = arch(Stem::Deep, 3);
+    let values = network(&arch, 5);
+    let rest = |n: &str| n.strip_prefix("encoder.backbone.").map(String::from);
+    write(&path, &renamed(&arch, &values, &rest));
+    let all = Weights::backbone(&path, &arch).unwrap();
+    assert!(all.describe().ends_with("for every network"), "{}", all.describe());
+    let weights = all.for_student();
+    assert!(weights.describe().ends_with("for the student alone"), "{}", weights.describe());
+    assert!(put(&weights, &arch, 0) == backbone_only(&arch, &values));
+    let untouched = (vec![0.0; arch.table.num_params], vec![0.0; arch.table.num_stats]);
+    assert!((1..3).all(|number| put(&weights, &arch, number) == untouched));
+}
+
+#[test]
 fn networks_are_found_by_every_spelling() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("n.safetensors");

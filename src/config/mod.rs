@@ -135,12 +135,26 @@ pub struct ModelSettings {
     /// Added to batch norm's variance.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bn_eps: Option<f64>,
-    /// File with a backbone's weights, from which student and teachers start. Not read again by a resumed run.
+    /// File with a backbone's weights to start from. Not read again by a resumed run.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pretrained: Option<PathBuf>,
+    /// Which networks start from [`ModelSettings::pretrained`].
+    pub pretrained_networks: PretrainedNetworks,
     /// File with whole networks, from which student and teachers start. Not read again by a resumed run.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub init: Option<PathBuf>,
+}
+
+/// Which networks start from a pretrained backbone. A moving average of weights is a good network only while teacher and
+/// student are near each other, and a common backbone keeps them near.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PretrainedNetworks {
+    /// Student and teachers.
+    #[default]
+    All,
+    /// The student alone, as published: the teachers' backbones are random until the warm-up trains them.
+    Student,
 }
 
 impl Default for ModelSettings {
@@ -157,6 +171,7 @@ impl Default for ModelSettings {
             bn_momentum: None,
             bn_eps: None,
             pretrained: None,
+            pretrained_networks: PretrainedNetworks::All,
             init: None,
         }
     }

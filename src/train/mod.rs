@@ -27,7 +27,7 @@ pub use state::{Progress, State};
 pub use step::METHOD;
 
 use crate::Result;
-use crate::config::{self, RunConfig};
+use crate::config::{self, PretrainedNetworks, RunConfig};
 use crate::eval::Scores;
 use crate::model::DeepLab;
 use crate::model::io::write_atomically;
@@ -91,8 +91,12 @@ fn prepare<B: Backend>(b: &B, config: &RunConfig, at_start: bool) -> Result<Prep
 
 /// The file that the networks start from, checked against them.
 fn open_weights(config: &RunConfig) -> Result<Option<Weights>> {
+    let student_alone = config.model.pretrained_networks == PretrainedNetworks::Student;
     let open = match (&config.model.pretrained, &config.model.init) {
-        (Some(path), _) => Weights::backbone(path, &DeepLab::new(config.model_config()?)?),
+        (Some(path), _) => {
+            let weights = Weights::backbone(path, &DeepLab::new(config.model_config()?)?);
+            if student_alone { weights.map(Weights::for_student) } else { weights }
+        }
         (None, Some(path)) => Weights::networks(path, &DeepLab::new(config.model_config()?)?),
         (None, None) => return Ok(None),
     };

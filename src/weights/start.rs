@@ -12,10 +12,12 @@ use std::path::Path;
 pub struct Weights {
     file: WeightFile,
     fits: Vec<Fit>,
+    /// Whether teachers keep their own initial values.
+    student_alone: bool,
 }
 
 impl Weights {
-    /// A backbone, which student and teachers start from.
+    /// A backbone, which student and teachers start from, or after [`Weights::for_student`] the student.
     ///
     /// # Errors
     /// As [`WeightFile::open`], and [`Error::Checkpoint`](crate::Error::Checkpoint) where nothing fits `arch` or nothing says
@@ -36,22 +38,37 @@ impl Weights {
     fn open(path: &Path, arch: &DeepLab, wanted: Wanted) -> Result<Weights> {
         let file = WeightFile::open(path)?;
         let fits = fit::fits(&file, arch, wanted)?;
-        Ok(Weights { file, fits })
+        Ok(Weights { file, fits, student_alone: false })
     }
 
-    /// What was found, in words.
+    /// The same for the student alone: teachers keep their own initial values.
+    pub fn for_student(self) -> Weights {
+        Weights { student_alone: true, ..self }
+    }
+
+    /// What was found, and which networks start from it, in words.
     pub fn describe(&self) -> String {
         let found: Vec<_> = self.fits.iter().map(|fit| fit.spelling.to_string()).collect();
-        format!("{} from {} ({})", found.join("; "), self.file.path().display(), self.file.format().name())
+        let whom = match self.fits.len() {
+            _ if self.student_alone => "for the student alone",
+            0 | 1 => "for every network",
+            _ => "each for its own network",
+        };
+        let file = self.file.path().display();
+        format!("{} from {file} ({}), {whom}", found.join("; "), self.file.format().name())
     }
 
     /// Puts the values of network `number` (0 the student, 1 and 2 the teachers) over initial ones. A network that the file
-    /// does not have starts as its student, or else as its first.
+    /// does not have starts as its student, or else as its first. Teachers are left as they are after
+    /// [`Weights::for_student`].
     ///
     /// # Errors
     /// [`Error::Checkpoint`](crate::Error::Checkpoint) for a damaged tensor,
     /// [`Error::Io`](crate::Error::Io) where the file cannot be read.
     pub fn put(&self, arch: &DeepLab, number: u64, params: &mut [f32], stats: &mut [f32]) -> Result<()> {
+        if self.student_alone && number > 0 {
+            return Ok(());
+        }
         let role = [Role::Student, Role::Teacher1, Role::Teacher2][number.min(2) as usize];
         let own = self.fits.iter().find(|fit| fit.spelling.role() == role);
         // In the order of roles the student is the first that there is.
