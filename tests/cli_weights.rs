@@ -171,3 +171,58 @@ fn a_backbone_for_the_student_alone_leaves_the_teachers_as_the_seed_made_them() 
     let bad = p.train("x", &["--set", "model.pretrained_networks=teachers"]);
     expect(&bad, 3, &["pretrained_networks", "teachers", "`all`", "`student`"]);
 }
+
+/// Warnings that networks start from random weights.
+fn from_scratch_warnings(out: &std::process::Output) -> usize {
+    text(out).matches("costs tens of points").count()
+}
+
+#[test]
+fn voc_and_cityscapes_from_random_weights_warn_once() {
+    let p = Project::new();
+    backbone_file(&p, "b.safetensors", Stem::Deep);
+    let voc = ["--preset", "voc"];
+    let ran = p.train("o", &[&voc[..], &["--epochs", "2"]].concat());
+    expect(&ran, 0, &["--pretrained", "--init", "Pascal VOC", "docs/weights.md", "results in o"]);
+    assert_eq!(from_scratch_warnings(&ran), 1, "{}", text(&ran));
+    let resumed = p.run(&["train", "--resume", "o"]);
+    expect(&resumed, 0, &["results in o"]);
+    assert_eq!(from_scratch_warnings(&resumed), 0, "{}", text(&resumed));
+    let dry = |flags: &[&str]| {
+        let out = p.train("d", &[flags, &["--dry-run"]].concat());
+        expect(&out, 0, &["of tiny on cpu"]);
+        from_scratch_warnings(&out)
+    };
+    assert_eq!(dry(&voc), 1);
+    let window = ["--preset", "cityscapes", "--set", "eval.window=0"];
+    assert_eq!(dry(&window), 1);
+    assert_eq!(dry(&[]), 0);
+    assert_eq!(dry(&["--preset", "camvid", "--num-classes", "2"]), 0);
+    assert_eq!(dry(&[&voc[..], &["--pretrained", "b.safetensors"]].concat()), 0);
+    assert_eq!(dry(&[&voc[..], &["--init", "o/checkpoints/last.safetensors"]].concat()), 0);
+}
+
+#[test]
+fn recipes_run_the_published_form_unless_told_otherwise() {
+    let p = Project::new();
+    backbone_file(&p, "b.safetensors", Stem::Deep);
+    let small = [
+        "train --recipe voc-hq-92 --data data --labeled labeled.txt --unlabeled unlabeled.txt --val val.txt --out o",
+        "--num-classes 2 --model tiny --crop 24 --batch-size 2 --dry-run",
+        "--set model.blocks=[1,1,1,1] --set model.stem_width=2 --set model.planes=1 --set model.aspp=4",
+        "--set model.low_level=2",
+    ]
+    .join(" ");
+    let run = |more: &str| {
+        let args = format!("{small} {more}");
+        p.run(&args.split_whitespace().collect::<Vec<_>>())
+    };
+    let scratch = run("");
+    expect(&scratch, 0, &["ps-mt of tiny"]);
+    assert_eq!(from_scratch_warnings(&scratch), 1, "{}", text(&scratch));
+    let published = run("--pretrained b.safetensors");
+    expect(&published, 0, &["for the student alone"]);
+    assert_eq!(from_scratch_warnings(&published), 0, "{}", text(&published));
+    let all = run("--pretrained b.safetensors --set model.pretrained_networks=all");
+    expect(&all, 0, &["for every network"]);
+}

@@ -100,7 +100,7 @@ pub struct Args {
     /// Stem of the network: deep (three 3x3 convolutions), or 7x7 as in torchvision's weights.
     #[arg(long, value_enum, help_heading = "Model and method")]
     stem: Option<Stem>,
-    /// Start student and teachers from a backbone's weights, for example --pretrained resnet50.pth, or
+    /// Start student and teachers (or the student alone, see model.pretrained_networks) from a backbone's weights, for example --pretrained resnet50.pth, or
     /// --model resnet50 --stem 7x7 --pretrained resnet50-0676ba61.pth for torchvision's; .safetensors, .pth or .pt.
     #[arg(long, value_name = "FILE", help_heading = "Model and method")]
     pretrained: Option<PathBuf>,
@@ -300,6 +300,7 @@ fn run_on<B: Backend>(b: &B, args: Args) -> Result<()> {
     config.spell_out()?;
     let ready = train::check(b, &config)?;
     say_protocol(args.recipe, &ready.data);
+    warn_from_scratch(&config);
     if config.optim.accumulate > 1 {
         tracing::warn!(
             "batch norms see {} images at a time, not the {} of a step: their statistics are noisier, and results can fall \
@@ -344,6 +345,23 @@ fn say_protocol(recipe: Option<&Recipe>, data: &Datasets) {
             recipe.name,
             recipe.labeled,
             data.labeled.len()
+        );
+    }
+}
+
+/// Warns where networks for a data set of the paper start from random weights alone.
+fn warn_from_scratch(config: &RunConfig) {
+    let model = &config.model;
+    let data = match config.data.preset {
+        Some(Preset::Voc) => "Pascal VOC",
+        Some(Preset::Cityscapes) => "Cityscapes",
+        _ => return,
+    };
+    if model.pretrained.is_none() && model.init.is_none() {
+        tracing::warn!(
+            "{} starts from random weights, without --pretrained or --init: on {data} that costs tens of points of mIoU, and \
+             no published number can be compared; docs/weights.md says which files fit",
+            model.name
         );
     }
 }
