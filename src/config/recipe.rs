@@ -144,6 +144,7 @@ impl Recipe {
         over.set_default("method.unsup_weight", self.unsup_weight);
         over.set_default("method.tvat", PUBLISHED_TVAT);
         over.set_default("augment.label_resize", "nearest-floor");
+        over.set_default("model.pretrained_networks", "student");
         if self.preset() == "cityscapes" {
             self.evaluate_cityscapes(over);
             let loss = if self.lists == CityscapesOhem { "ohem" } else { "ce" };
@@ -169,7 +170,8 @@ impl Recipe {
 mod tests {
     use super::*;
     use crate::config::load::load;
-    use crate::config::{EvalConfig, RunConfig};
+    use crate::config::{EvalConfig, PretrainedNetworks, RunConfig};
+    use crate::data::LabelResize;
     use crate::eval::{Overlap, Which};
     use crate::method::Tvat;
     use crate::ops::View;
@@ -182,6 +184,8 @@ mod tests {
             let c = load(None, &over, None).unwrap();
             crate::config::validate(&c).unwrap();
             assert_eq!((c.method.tvat, c.method.tvat_xi), (Tvat::FiniteDifference, 1e-6));
+            let published = (LabelResize::NearestFloor, PretrainedNetworks::Student);
+            assert_eq!((c.augment.label_resize, c.model.pretrained_networks), published);
             assert_eq!((c.method.warm_up_passes, c.method.labeled_view), (5, View::Strong));
             assert_eq!(
                 (c.schedule.train_epochs, c.method.unsup_weight),

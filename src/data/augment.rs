@@ -140,19 +140,18 @@ impl Augment {
     /// [least, largest] times it and the aspect is kept; without one both sides are scaled by a uniform factor.
     pub fn geometry(&self, (h, w): Size, rng: &mut Stream) -> Geometry {
         let [lo, hi] = self.scale;
-        let round = |v: f64| ((v + 0.5) as usize).max(1);
+        let cut = |v: f64| (v as usize).max(1);
+        // As released: scaled sides are cut to whole pixels, the short side that follows from a long one is rounded.
         let full = match self.base_size {
             Some(base) => {
-                let least = round(base as f64 * f64::from(lo));
-                let long = least + rng.below(round(base as f64 * f64::from(hi)) - least + 1);
-                let short = |short: usize, side: usize| round(short as f64 * long as f64 / side as f64);
+                let [least, most] = [lo, hi].map(|scale| cut(base as f64 * f64::from(scale)));
+                let long = least + rng.below(most - least + 1);
+                let short = |short: usize, side: usize| cut(short as f64 * long as f64 / side as f64 + 0.5);
                 if h > w { (long, short(w, h)) } else { (short(h, w), long) }
             }
             None => {
-                // Cut, as released for Cityscapes, where the long side above is rounded.
                 let scale = f64::from(rng.range(lo, hi));
-                let cut = |side: usize| ((side as f64 * scale) as usize).max(1);
-                (cut(h), cut(w))
+                (cut(h as f64 * scale), cut(w as f64 * scale))
             }
         };
         // Both draws are always made, so that later ones do not depend on the size of the image.

@@ -30,5 +30,6 @@ pub use list::{List, Masks, check_disjoint};
 pub use loader::{HostImages, LabeledBatch, Loader, LoaderSpec, UnlabeledBatch, steps_per_pass};
 pub use preset::{Preset, class_names, distinct_palette, voc_color};
 pub use protocol::{VocFamily, voc_family};
+pub use resize::LabelResize;
 pub use scenes::{SCENE_CLASSES, SceneSource, SceneSpec};
 pub use source::{FolderOptions, FolderSource, Sample, Source};
