@@ -46,10 +46,13 @@ impl RunConfig {
                 c.eval.batch_size = 12;
                 c.method.threshold = 0.8;
                 c.method.unsup_weight = 1.0;
-                c.method.warm_up_passes = 80;
+                // The scenes' classes are told apart by hue.
+                c.augment.hue = 0.05;
+                c.augment.gray = 0.0;
+                c.method.warm_up_passes = 100;
                 c.method.ramp_up_epochs = 4.0;
                 from_scratch(&mut c);
-                c.schedule.train_epochs = 12;
+                c.schedule.train_epochs = 10;
                 c.run.val_every = 4;
                 c.run.checkpoint_every = 100;
             }
