@@ -21,7 +21,7 @@ const SHORT: &[&str] = [
     ["--steps-per-epoch", "5"],
     ["--ramp-up", "constant"],
     ["--threshold", "0.3"],
-    ["--lr", "0.0005"],
+    ["--lr", "0.0002"],
     ["--crop", "41"],
     ["--val-every", "2"],
     ["--set", "run.pictures=0"],
