@@ -57,29 +57,7 @@ skip() {
 
 # same_losses RUN RUN TOLERANCE: the losses of two runs agree, relative to their size (at least 0.1), at every step.
 same_losses() {
-    awk -v tolerance="$3" '
-        function number(key) {
-            if (!match($0, "\"" key "\":[-+0-9.eE]+")) return ""
-            return substr($0, RSTART + length(key) + 3, RLENGTH - length(key) - 3)
-        }
-        function compare(key, value,    size, off) {
-            if (value == "") return
-            if (FILENAME == ARGV[1]) { expected[key] = value; wanted++; return }
-            if (!(key in expected)) { print key " is not in the first run"; bad = 1; return }
-            size = expected[key] < 0 ? -expected[key] : expected[key]
-            off = value > expected[key] ? value - expected[key] : expected[key] - value
-            off /= size > 0.1 ? size : 0.1
-            if (off > worst) { worst = off; where = ", in " key }
-            compared++
-        }
-        /"kind":"step"/ {
-            compare("loss_sup of step " number("step"), number("loss_sup"))
-            compare("loss_unsup of step " number("step"), number("loss_unsup"))
-        }
-        END {
-            printf "%d losses, off by at most %.1e of %s allowed%s\n", compared, worst, tolerance, where
-            exit bad || compared < 10 || compared < wanted || worst > tolerance
-        }' "$1/metrics.jsonl" "$2/metrics.jsonl"
+    awk -v tolerance="$3" -f "$here/tools/same_losses.awk" "$1/metrics.jsonl" "$2/metrics.jsonl"
 }
 
 item doctor 60 "$bin" doctor
