@@ -25,6 +25,15 @@ bench model="tiny" crop="96" batch="2" steps="10" what="step":
 compare-torch torch out="torch-results" device="cuda":
     tools/compare_torch.sh {{torch}} target/release/psmt-fast {{out}} {{device}}
 
+# Files with mutations given to every reader, `mutations` of each seed file.
+fuzz mutations="20000":
+    PSMT_MUTATIONS={{mutations}} cargo test --release --locked --test mutated_inputs
+
+# A training killed at random moments and resumed, again and again for some seconds.
+kill-loop seconds="600":
+    cargo build --release --locked
+    tools/kill_loop.sh target/release/psmt-fast {{seconds}}
+
 # Compare every op with the fixtures and every backward with finite differences, as tables.
 verify:
     cargo run --release -- op --check tests/fixtures/*.safetensors
