@@ -91,6 +91,13 @@ pub enum Error {
     },
 }
 
+/// A path as a word of a shell's command, quoted where it must be.
+pub fn shell_word(path: &Path) -> String {
+    let text = path.to_string_lossy();
+    // Nothing but a zero byte cannot be quoted, and no path has one.
+    shlex::try_quote(&text).map_or_else(|_| text.to_string(), |word| word.to_string())
+}
+
 /// Result with the crate's [`Error`].
 pub type Result<T> = std::result::Result<T, Error>;
 

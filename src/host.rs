@@ -1,11 +1,24 @@
 //! What the system says of this process: the memory that it has and can get, the signals that it ignores. Elsewhere than on
 //! Linux it says nothing. Knows nothing of the rest.
 
-/// Bytes of memory that this process can still get: what the system has left, less where its control group has a limit.
-/// `None` where the system does not say.
+/// Bytes of memory that this process can still get: what the system has left, less where its control group or the process
+/// itself (`ulimit -v`) has a limit. `None` where the system does not say.
 pub fn available_memory() -> Option<u64> {
     let system = std::fs::read_to_string("/proc/meminfo").ok().and_then(|t| meminfo(&t, "MemAvailable:"));
-    [system, group_left()].into_iter().flatten().min()
+    [system, group_left(), address_space_left()].into_iter().flatten().min()
+}
+
+/// What the limit of the process's address space leaves; `None` where there is none.
+fn address_space_left() -> Option<u64> {
+    let limit = address_space_limit(&std::fs::read_to_string("/proc/self/limits").ok()?)?;
+    let used = meminfo(&std::fs::read_to_string("/proc/self/status").ok()?, "VmSize:")?;
+    Some(limit.saturating_sub(used))
+}
+
+/// The soft limit of the address space in /proc/PID/limits, in bytes.
+fn address_space_limit(limits: &str) -> Option<u64> {
+    let line = limits.lines().find_map(|l| l.strip_prefix("Max address space"))?;
+    line.split_whitespace().next()?.parse().ok()
 }
 
 /// Largest resident memory of this process so far, in bytes.
@@ -66,5 +79,18 @@ mod tests {
     fn meminfo_is_in_kib() {
         assert_eq!(meminfo("MemTotal: 8 kB\nMemAvailable:   3 kB\n", "MemAvailable:"), Some(3072));
         assert_eq!(meminfo("", "MemAvailable:"), None);
+    }
+
+    #[test]
+    fn the_soft_limit_of_the_address_space_is_read() {
+        let limits = |soft: &str| {
+            format!(
+                "Limit                     Soft Limit           Hard Limit           Units     \n\
+                 Max file size             unlimited            unlimited            bytes     \n\
+                 Max address space         {soft:<20} unlimited            bytes     \n"
+            )
+        };
+        assert_eq!(address_space_limit(&limits("921600000")), Some(921_600_000));
+        assert_eq!(address_space_limit(&limits("unlimited")), None);
     }
 }

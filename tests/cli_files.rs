@@ -151,3 +151,44 @@ fn devices_and_pipes_are_written_to_and_not_replaced() {
     expect(&check(&long), 0, &[]);
     assert!(p.path(&long).exists());
 }
+
+#[test]
+fn a_run_is_resumed_from_any_folder() {
+    let p = Project::new();
+    expect(&p.train("whole run", &["--epochs", "2"]), 0, &[]);
+    let mut child = p.start_and_wait_for_checkpoint("my run", &["--epochs", "2"]);
+    signal("-INT", child.id());
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    let mut said = String::new();
+    std::io::Read::read_to_string(&mut child.stderr.take().unwrap(), &mut said).unwrap();
+    // As a shell reads it.
+    assert!(said.contains("psmt-fast train --resume 'my run'"), "{said}");
+    let run = p.path("my run");
+    let mut elsewhere = p.command(&["train", "--resume", run.to_str().unwrap()]);
+    expect(&elsewhere.current_dir("/").output().unwrap(), 0, &["results in"]);
+    let last = |run: &str| read(&p.path(run).join("checkpoints/last.safetensors"));
+    assert!(last("my run") == last("whole run"));
+}
+
+#[test]
+fn validation_that_does_not_fit_is_refused_before_the_first_step() {
+    let p = Project::new();
+    let (w, h) = (3000, 2000);
+    image::RgbImage::new(w, h).save(p.path("data/images/9.png")).unwrap();
+    image::GrayImage::new(w, h).save(p.path("data/masks/9.png")).unwrap();
+    let mut args = vec![
+        "-c",
+        "ulimit -v 700000 && exec \"$0\" \"$@\"",
+        env!("CARGO_BIN_EXE_psmt-fast"),
+        "--threads",
+        "1",
+    ];
+    args.extend(p.train_args("o", &["--set", "eval.batch_size=3"]));
+    let train = || std::process::Command::new("sh").current_dir(p.path(".")).args(&args).output().unwrap();
+    expect(&train(), 7, &["validation on cpu of images of up to 2000 x 3000", "--eval-size 48 fits"]);
+    assert!(!p.path("o").exists());
+    // The table is shown all the same.
+    args.push("--dry-run");
+    let train = || std::process::Command::new("sh").current_dir(p.path(".")).args(&args).output().unwrap();
+    expect(&train(), 7, &["3 images of 2000 x 3000 (rows x columns)", "in all", "not enough memory"]);
+}

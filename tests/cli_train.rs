@@ -140,6 +140,25 @@ fn a_run_killed_in_its_warm_up_continues_to_the_same_bits() {
 }
 
 #[test]
+fn an_epoch_is_saved_before_it_is_validated() {
+    let p = Project::new();
+    let more = ["--epochs", "1", "--checkpoint-every", "0"];
+    expect(&p.train("whole", &more), 0, &[]);
+    // Pixels that do not match their checksum: of the right length, so that only decoding finds it.
+    let path = p.path("data/images/9.png");
+    let good = read(&path);
+    let mut bad = good.clone();
+    let at = bad.windows(4).position(|w| w == b"IDAT").unwrap() + 4;
+    bad[at + 40] ^= 0xFF;
+    std::fs::write(&path, &bad).unwrap();
+    expect(&p.train("o", &more), 4, &["9.png"]);
+    assert!(p.path("o/checkpoints/last.safetensors").exists());
+    std::fs::write(&path, &good).unwrap();
+    expect(&p.run(&["train", "--resume", "o"]), 0, &["results in o", "continuing at step"]);
+    assert_same_run(&p.path("whole"), &p.path("o"));
+}
+
+#[test]
 fn threads_do_not_change_the_bits() {
     let p = Project::new();
     expect(&p.train("one", &[]), 0, &[]);

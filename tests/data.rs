@@ -101,6 +101,14 @@ fn lines_may_take_every_form() {
     let read = f.read("a.png\nb.jpg nowhere.png\nc d.webp", Layout::Folder, Masks::Ignored).unwrap();
     assert_eq!(read.entries.len(), 3);
     assert!(read.entries.iter().all(|e| e.mask.is_none()));
+
+    // A line that begins like a remark is an image where there is one of that name.
+    f.image("#1.png", 3, 2);
+    let read = f
+        .read("#1.png m1.png\n#2.png m1.png\n#a.png\na.png m1.png", Layout::Folder, Masks::Required)
+        .unwrap();
+    let names: Vec<&str> = read.entries.iter().map(|e| e.name.as_str()).collect();
+    assert_eq!(names, ["#1.png", "a.png"]);
 }
 
 #[test]

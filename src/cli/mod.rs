@@ -119,10 +119,18 @@ pub fn main() -> ExitCode {
     match check_processor().and_then(|()| run(cli)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
-            let _ = writeln!(std::io::stderr(), "error: {e}");
+            let _ = writeln!(std::io::stderr(), "error: {}", printable(&e.to_string()));
             ExitCode::from(e.exit_code())
         }
     }
+}
+
+/// Text that may hold what files say, for a terminal: control characters other than the ends of lines and tabs are spelled out, so
+/// that none is obeyed.
+fn printable(text: &str) -> String {
+    let shown = |c: char| !c.is_control() || c == '\n' || c == '\t';
+    let spelled = text.chars().map(|c| if shown(c) { c.to_string() } else { c.escape_default().to_string() });
+    spelled.collect()
 }
 
 fn run(cli: Cli) -> Result<()> {
@@ -162,4 +170,14 @@ fn check_processor() -> Result<()> {
         });
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn control_characters_are_spelled_out() {
+        assert_eq!(printable("a\tb\nü \u{1b}[31m\u{9b}\r"), "a\tb\nü \\u{1b}[31m\\u{9b}\\r");
+    }
 }

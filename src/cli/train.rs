@@ -312,6 +312,7 @@ fn run_on<B: Backend>(b: &B, args: Args) -> Result<()> {
     if args.dry_run {
         return dry_run(b, &config, &ready, args.schedule.as_deref());
     }
+    ready.check_memory(b, &config)?;
     let data = &ready.data;
     let dir = RunDir::create(&args.out.clone().unwrap_or_else(|| free_folder(&config)))?;
     tracing::info!(
@@ -399,8 +400,10 @@ fn dry_run<B: Backend>(
         println!("starts with {weights}\n");
     }
     super::memory::print(&ready.memory, b.available_memory());
-    if let Some(batch) = train::largest_batch(b, config, data.measures_pseudo_labels(config))? {
-        println!("largest batch that fits: {batch}");
+    ready.check_memory(b, config)?;
+    if let Some(batch) = ready.largest_batch(b, config)? {
+        let or_more = if batch == train::MAX_BATCH { " or more" } else { "" };
+        println!("largest batch that fits: {batch}{or_more}");
     }
     schedule.map_or(Ok(()), |path| write_schedule(&data.schedule(config), path))
 }

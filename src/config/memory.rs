@@ -2,22 +2,38 @@
 
 use super::RunConfig;
 use crate::Result;
+use crate::eval::Which;
+use crate::eval::memory as inference;
 use crate::model::DeepLab;
-use crate::ops::{MemoryPlan, MemoryUse, Shape, StepMemory};
+use crate::ops::{MemoryPlan, MemoryUse, Shape, Size, StepMemory};
+
+/// Kind of step of a validation in a plan.
+pub const VALIDATION: &str = "validation";
+/// Decoded images that a run keeps, in the words of a plan.
+pub const KEPT_IMAGES: &str = "decoded images that are kept";
+
+/// Images of a run, as far as they decide its memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ImageSizes {
+    /// Rows and columns of the largest validation image; none where nothing is validated.
+    pub largest_val: Size,
+    /// Number of validation images.
+    pub val: usize,
+}
 
 /// Estimated memory of a run on a processor.
 ///
 /// # Errors
 /// As [`RunConfig::model_config`].
-pub fn estimated_memory(config: &RunConfig) -> Result<MemoryPlan> {
+pub fn estimated_memory(config: &RunConfig, images: &ImageSizes) -> Result<MemoryPlan> {
     let arch = DeepLab::new(config.model_config()?)?;
     let ([h, w], n) = (config.augment.crop, config.optim.batch_size);
     let values = 4 * (arch.table.num_params + arch.table.num_stats) as u64;
     let kept = arch.activation_bytes(Shape::new(n, h, w, 3));
-    // Batches in use, ready and in the making: labelled and unlabelled images of bytes. Of one step labelled, weak and
-    // strong images of f32.
-    let pixel = 8 * 2 * 3 + 3 * 3 * 4;
-    let batches = (pixel * (n as u64)).saturating_mul(h as u64).saturating_mul(w as u64);
+    // Batches ready and in the making, and all of one step: labelled and unlabelled images of bytes. Of one batch labelled, weak
+    // and strong images of f32.
+    let pixel = (7 + config.optim.accumulate as u64).saturating_mul(2 * 3).saturating_add(3 * 3 * 4);
+    let batches = pixel.saturating_mul(n as u64).saturating_mul(h as u64).saturating_mul(w as u64);
     let part = |what: &str, bytes: u64| MemoryUse { what: what.into(), bytes };
     // At the height of the backward pass: gradients of the largest layers, the convolutions' buffers; T-VAT's passes of the
     // teachers take about as much.
@@ -27,15 +43,44 @@ pub fn estimated_memory(config: &RunConfig) -> Result<MemoryPlan> {
     if checkpoint > kept.saturating_mul(3) / 2 {
         at_peak = vec![part("copies for a checkpoint", checkpoint)];
     }
-    let bytes = at_peak.iter().fold(0u64, |sum, u| sum.saturating_add(u.bytes));
-    Ok(MemoryPlan {
-        held: vec![
-            part("networks", 3 * values),
-            part("momentum and gradient", 4 * values),
-            part("images, labels and noise", batches),
-        ],
-        steps: vec![StepMemory { kind: "training step", bytes, at_peak, buffers: 0 }],
-    })
+    let step = |kind: &'static str, at_peak: Vec<MemoryUse>| {
+        let bytes = at_peak.iter().fold(0u64, |sum, u| sum.saturating_add(u.bytes));
+        StepMemory { kind, bytes, at_peak, buffers: 0 }
+    };
+    let held = vec![
+        part("networks", 3 * values),
+        part("momentum and gradient", 4 * values),
+        part("images, labels and noise", batches),
+    ];
+    let mut steps = vec![step("training step", at_peak)];
+    if images.val > 0 {
+        steps.push(step(VALIDATION, validation(config, &arch, images)));
+    }
+    Ok(MemoryPlan { held, steps })
+}
+
+/// What a validation takes.
+fn validation(config: &RunConfig, arch: &DeepLab, images: &ImageSizes) -> Vec<MemoryUse> {
+    let (settings, teachers) =
+        (config.eval.settings(config.normalize), config.method.algorithm.num_teachers());
+    let together = settings.batch_size.clamp(1, images.val);
+    let asked = inference::Asked {
+        size: images.largest_val,
+        images: together,
+        networks: 1 + teachers,
+        predictions: Which::available(teachers).len(),
+    };
+    let mut uses = vec![MemoryUse {
+        what: format!("{together} images of {} x {} (rows x columns)", asked.size.0, asked.size.1),
+        bytes: inference::bytes(arch, &settings, &asked),
+    }];
+    // A row of a picture: image, truth, prediction and confidence in colour, twice while they are put together.
+    let pixels = (asked.size.0 as u64).saturating_mul(asked.size.1 as u64);
+    let pictures = config.run.pictures.min(images.val) as u64;
+    if pictures > 0 {
+        uses.push(MemoryUse { what: "pictures".into(), bytes: pixels.saturating_mul(24 * pictures) });
+    }
+    uses
 }
 
 #[cfg(test)]
@@ -45,8 +90,22 @@ mod tests {
     #[test]
     fn larger_crops_need_more() {
         let mut c = RunConfig::preset(Some(crate::data::Preset::Demo));
-        let small = estimated_memory(&c).unwrap();
+        let none = ImageSizes::default();
+        let small = estimated_memory(&c, &none).unwrap();
         c.augment.crop = [100_000, 100_000];
-        assert!(estimated_memory(&c).unwrap().bytes() > 100 * small.bytes());
+        assert!(estimated_memory(&c, &none).unwrap().bytes() > 100 * small.bytes());
+    }
+
+    #[test]
+    fn validation_is_in_the_plan() {
+        let mut c = RunConfig::preset(Some(crate::data::Preset::Demo));
+        let step = estimated_memory(&c, &ImageSizes::default()).unwrap();
+        let images = ImageSizes { largest_val: (2000, 3000), val: 2 };
+        let plan = estimated_memory(&c, &images).unwrap();
+        assert_eq!(plan.held_bytes(), step.held_bytes());
+        assert!(plan.step_bytes() > 10 * step.step_bytes(), "{plan:?}");
+        c.eval.batch_size = 1;
+        let one = estimated_memory(&c, &images).unwrap();
+        assert!(one.step_bytes() < plan.step_bytes() * 2 / 3, "{one:?} {plan:?}");
     }
 }

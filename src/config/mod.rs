@@ -13,11 +13,11 @@ mod step;
 mod validate;
 
 pub use load::{Overrides, parse};
-pub use memory::estimated_memory;
+pub use memory::{ImageSizes, KEPT_IMAGES, VALIDATION, estimated_memory};
 pub use validate::{check_batch, validate};
 
 use crate::data::{Augment, Preset};
-use crate::eval::{Overlap, Which};
+use crate::eval::{Overlap, Settings, Views, Which};
 use crate::method::cut_mix::CutMixForm;
 use crate::method::schedule::RampUp;
 use crate::method::{Algorithm, SupervisedLoss, Tvat, TvatArgs};
@@ -436,6 +436,12 @@ impl Default for EvalConfig {
 }
 
 impl EvalConfig {
+    /// How validation images of these mean and deviation become predictions.
+    pub fn settings(&self, normalize: Normalize) -> Settings {
+        let EvalConfig { long_side, window, overlap, multiple, batch_size, network: _ } = *self;
+        Settings { normalize, long_side, window, overlap, multiple, batch_size, views: Views::default() }
+    }
+
     /// The network whose mIoU decides which epoch of a run of `algorithm` is the best; its predictions are shown first.
     pub fn decides(&self, algorithm: Algorithm) -> Which {
         self.network.unwrap_or(Which::best(algorithm.num_teachers()))
@@ -474,11 +480,17 @@ impl Default for RunSettings {
 }
 
 impl RunConfig {
-    /// Writes out what a named network means, for the copy that a run keeps.
+    /// Writes out what a named network means, and where relative paths lead, for the copy that a run keeps: it is read from
+    /// other folders too.
     ///
     /// # Errors
-    /// As [`ModelSettings::resolve`].
+    /// As [`ModelSettings::resolve`], and [`Error::Io`] where there is no current folder.
     pub fn spell_out(&mut self) -> Result<()> {
+        let (data, model) = (&mut self.data, &mut self.model);
+        let paths = [&mut data.dir, &mut data.labeled, &mut data.unlabeled, &mut data.val];
+        for path in paths.into_iter().chain([&mut model.pretrained, &mut model.init]).flatten() {
+            *path = std::path::absolute(&*path).map_err(Error::io(&*path))?;
+        }
         if self.data.num_classes > 0 {
             let model = self.model_config()?;
             self.model.spell_out(&model);

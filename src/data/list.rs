@@ -46,7 +46,7 @@ impl List {
     /// Reads `path` and finds its files under `root`.
     ///
     /// A line is `image mask` or `image`, separated by a tab (then names may hold blanks) or by blanks; or an id that
-    /// `layout` completes. Empty lines and lines that start with `#` do not count.
+    /// `layout` completes. Empty lines do not count, nor those that start with `#`, unless such an image is there.
     ///
     /// # Errors
     /// [`Error::Data`] with the line: a missing or empty list, a missing image or mask, a labelled image without mask, an
@@ -81,7 +81,7 @@ impl List {
             let fail =
                 |message: String| Error::Data { path: path.to_path_buf(), line: Some(number), message };
             let line = line.trim();
-            if line.is_empty() || line.starts_with('#') {
+            if line.is_empty() || is_comment(line, root, layout) {
                 continue;
             }
             let found = split(line, root, layout).and_then(|(image, mask)| {
@@ -108,6 +108,12 @@ impl List {
         }
         Ok((List { path: path.to_path_buf(), layout, entries }, faults))
     }
+}
+
+/// Whether a line is a remark: it begins with `#`, and there is no image of that name.
+fn is_comment(line: &str, root: &Path, layout: Layout) -> bool {
+    let image = |(image, _)| layout.locate(root, image).is_some();
+    line.starts_with('#') && !split(line, root, layout).is_ok_and(image)
 }
 
 /// The one or two names of a line.

@@ -51,6 +51,14 @@ impl SceneSource {
 }
 
 impl Source for SceneSource {
+    fn size(&self, _: usize) -> Result<Size> {
+        Ok(self.spec.size)
+    }
+
+    fn keep(&self, bytes: usize) {
+        self.cache.limit(bytes);
+    }
+
     fn len(&self) -> usize {
         self.spec.len
     }

@@ -44,6 +44,17 @@ pub trait Source: Send + Sync {
     /// [`crate::Error::Data`] or [`crate::Error::Io`] with the file at fault.
     fn load(&self, i: usize) -> Result<Arc<Sample>>;
 
+    /// Rows and columns of sample `i` as it is loaded.
+    ///
+    /// # Errors
+    /// As [`Source::load`], of the file's header.
+    fn size(&self, i: usize) -> Result<Size> {
+        Ok(self.load(i)?.image.size)
+    }
+
+    /// Keeps decoded samples in memory up to this many bytes from now on, where the source keeps any.
+    fn keep(&self, _bytes: usize) {}
+
     /// Whether every sample has a mask.
     fn has_masks(&self) -> bool;
 
@@ -57,7 +68,7 @@ pub trait Source: Send + Sync {
 pub(super) struct Cache {
     slots: Vec<OnceLock<Arc<Sample>>>,
     used: AtomicUsize,
-    budget: usize,
+    budget: AtomicUsize,
 }
 
 impl Cache {
@@ -66,8 +77,13 @@ impl Cache {
         Cache {
             slots: std::iter::repeat_with(OnceLock::new).take(len).collect(),
             used: AtomicUsize::new(0),
-            budget,
+            budget: AtomicUsize::new(budget),
         }
+    }
+
+    /// Another number of bytes, for samples that are not kept yet.
+    pub fn limit(&self, budget: usize) {
+        self.budget.store(budget, Ordering::Relaxed);
     }
 
     /// Sample `i`, made by `make` where it is not kept. Two threads may both make it; one copy stays.
@@ -77,7 +93,7 @@ impl Cache {
         }
         let sample = Arc::new(make()?);
         let bytes = sample.image.data.len() + sample.mask.as_ref().map_or(0, |m| m.data.len());
-        if self.used.fetch_add(bytes, Ordering::Relaxed) + bytes > self.budget
+        if self.used.fetch_add(bytes, Ordering::Relaxed) + bytes > self.budget.load(Ordering::Relaxed)
             || self.slots[i].set(sample.clone()).is_err()
         {
             self.used.fetch_sub(bytes, Ordering::Relaxed);
@@ -220,9 +236,7 @@ impl FolderSource {
             mask => mask?,
         };
         if let Some(long) = self.options.long_side {
-            let (h, w) = image.size;
-            let short = |short: usize, side: usize| ((short * long + side / 2) / side).max(1);
-            let size = if h > w { (long, short(w, h)) } else { (short(h, w), long) };
+            let size = with_long_side(image.size, long);
             image = resize_bicubic(&image, size)?;
             mask = mask.map(|m| resize_nearest(&m, size)).transpose()?;
         }
@@ -245,7 +259,22 @@ impl FolderSource {
     }
 }
 
+/// The size of an image that is resized to a long side.
+fn with_long_side((h, w): Size, long: usize) -> Size {
+    let short = |short: usize, side: usize| ((short * long + side / 2) / side).max(1);
+    if h > w { (long, short(w, h)) } else { (short(h, w), long) }
+}
+
 impl Source for FolderSource {
+    fn size(&self, i: usize) -> Result<Size> {
+        let size = self.entry_size(&self.list.entries[i])?;
+        Ok(self.options.long_side.map_or(size, |long| with_long_side(size, long)))
+    }
+
+    fn keep(&self, bytes: usize) {
+        self.cache.limit(bytes);
+    }
+
     fn len(&self) -> usize {
         self.list.entries.len()
     }

@@ -2,6 +2,7 @@
 //! model, data and ops; must not know kernels or flags.
 
 mod inference;
+pub mod memory;
 mod metrics;
 mod palette;
 mod views;

@@ -72,8 +72,8 @@ impl Decoder {
 
     /// Tells the decoder's operations on features `x`.
     pub fn graph<G: Graph>(&self, g: &mut G, x: &G::Value) -> G::Value {
-        let y = self.conv1.graph(g, x, None);
-        let y = self.conv2.graph(g, &y, None);
+        let mut y = self.conv1.graph(g, x, None);
+        y = self.conv2.graph(g, &y, None);
         g.conv(&self.classifier, &y)
     }
 

@@ -13,6 +13,7 @@ mod graph;
 mod init;
 pub mod io;
 mod layers;
+mod peak;
 mod resnet;
 mod table;
 

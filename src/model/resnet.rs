@@ -62,8 +62,8 @@ impl Bottleneck {
 
     fn graph<G: Graph>(&self, g: &mut G, x: &G::Value) -> G::Value {
         let shortcut = self.downsample.as_ref().map_or(x.clone(), |d| d.graph(g, x, None));
-        let y = self.conv1.graph(g, x, None);
-        let y = self.conv2.graph(g, &y, None);
+        let mut y = self.conv1.graph(g, x, None);
+        y = self.conv2.graph(g, &y, None);
         self.conv3.graph(g, &y, Some(&shortcut))
     }
 

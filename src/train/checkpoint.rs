@@ -4,7 +4,7 @@
 use super::state::{Progress, State};
 use crate::config::{EvalConfig, RunConfig};
 use crate::data::Preset;
-use crate::eval::{Nets, Settings, Views, Which};
+use crate::eval::{Nets, Settings, Which};
 use crate::method::Algorithm;
 use crate::model::io::{TensorFile, prefixed, write_tensors};
 use crate::model::{DeepLab, ModelConfig, Network};
@@ -52,9 +52,7 @@ impl Metadata {
 
     /// How images become predictions.
     pub fn settings(&self) -> Settings {
-        let EvalConfig { long_side, window, overlap, multiple, batch_size, network: _ } = self.eval;
-        let views = Views::default();
-        Settings { normalize: self.normalize, long_side, window, overlap, multiple, batch_size, views }
+        self.eval.settings(self.normalize)
     }
 
     /// The network whose mIoU decided which epoch was the best.

@@ -1,13 +1,15 @@
 //! The images of a run, by its configuration: lists or drawn scenes, and their loaders. Knows data and configuration
 //! only.
 
-use crate::config::{DataConfig, RunConfig};
+use crate::config::{DataConfig, ImageSizes, RunConfig};
 use crate::data::{
     FolderOptions, FolderSource, LabeledBatch, Layout, List, Loader, LoaderSpec, Masks, Preset, SceneSource,
     SceneSpec, Source, UnlabeledBatch, VocFamily, check_disjoint, steps_per_pass, voc_family,
 };
 use crate::method::{Algorithm, NetworkName, Schedule};
+use crate::ops::Size;
 use crate::{Error, Result};
+use rayon::prelude::*;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -77,6 +79,22 @@ impl Datasets {
             None => None,
         };
         Ok(Datasets { labeled: open(labeled)?, unlabeled, val: open(val)?, voc_family })
+    }
+
+    /// Labelled, unlabelled and validation images.
+    pub(super) fn sources(&self) -> impl Iterator<Item = &dyn Source> {
+        [Some(&self.labeled), self.unlabeled.as_ref(), Some(&self.val)].into_iter().flatten().map(|s| &**s)
+    }
+
+    /// What decides the memory that they take.
+    ///
+    /// # Errors
+    /// Those of reading the headers of image files.
+    pub fn image_sizes(&self) -> Result<ImageSizes> {
+        let sizes = (0..self.val.len()).into_par_iter().map(|i| self.val.size(i));
+        let sizes: Vec<Size> = sizes.collect::<Result<_>>()?;
+        let largest_val = sizes.into_iter().max_by_key(|&(h, w)| h * w).unwrap_or_default();
+        Ok(ImageSizes { largest_val, val: self.val.len() })
     }
 
     /// Whether a run on these images measures its pseudo labels: it has some, and an unlabelled image has a mask.

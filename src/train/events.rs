@@ -7,7 +7,7 @@ use crate::{Error, Result};
 use prost::Message;
 use serde_json::Value;
 use std::fs::File;
-use std::io::{BufWriter, Write};
+use std::io::{BufReader, BufWriter, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -15,17 +15,21 @@ use std::time::{SystemTime, UNIX_EPOCH};
 pub struct Events {
     path: PathBuf,
     file: BufWriter<File>,
+    /// Seconds that the clock is behind what the folder's older files say.
+    behind: f64,
 }
 
 impl Events {
     /// A new file in `folder` whose records come from `step` on: TensorBoard drops what older files of the folder say of
-    /// later steps.
+    /// later steps. It takes the order of the files from the times in their names, so that these grow even where the clock
+    /// was set back.
     ///
     /// # Errors
     /// [`Error::Io`].
     pub fn create(folder: &Path, step: u64) -> Result<Events> {
-        let seconds = now();
-        let name = |extra: u32| format!("events.out.tfevents.{:010}.{extra}.psmt-fast", seconds as u64);
+        let now = now();
+        let seconds = newest(folder).map_or(now, |newest| now.max(newest));
+        let name = |extra: u32| format!("{PREFIX}{:010}.{extra}.psmt-fast", seconds as u64);
         let mut number = 0;
         let (path, file) = loop {
             let path = folder.join(name(number));
@@ -35,9 +39,10 @@ impl Events {
                 Err(e) => return Err(Error::io(&path)(e)),
             }
         };
-        let mut events = Events { path, file: BufWriter::new(file) };
-        events.write(&Event { file_version: Some("brain.Event:2".into()), ..event(0) })?;
-        events.write(&Event { session_log: Some(SessionLog { status: Some(START) }), ..event(step) })?;
+        let mut events = Events { path, file: BufWriter::new(file), behind: seconds - now };
+        events.write(&Event { file_version: Some("brain.Event:2".into()), ..events.event(0) })?;
+        events
+            .write(&Event { session_log: Some(SessionLog { status: Some(START) }), ..events.event(step) })?;
         Ok(events)
     }
 
@@ -108,7 +113,12 @@ impl Events {
     }
 
     fn write_summary(&mut self, step: u64, value: Vec<SummaryValue>) -> Result<()> {
-        self.write(&Event { summary: Some(Summary { value }), ..event(step) })
+        self.write(&Event { summary: Some(Summary { value }), ..self.event(step) })
+    }
+
+    /// An event of now at `step`.
+    fn event(&self, step: u64) -> Event {
+        Event { wall_time: Some(now() + self.behind), step: Some(step as i64), ..Event::default() }
     }
 
     fn write(&mut self, event: &Event) -> Result<()> {
@@ -120,6 +130,10 @@ impl Events {
     }
 }
 
+/// How the names of event files begin; seconds since 1970 follow.
+const PREFIX: &str = "events.out.tfevents.";
+/// Bytes of an event's time with its key.
+const TIME: usize = 9;
 /// Keys of a step's record.
 const STEP_KEYS: [&str; 6] =
     ["loss_sup", "loss_unsup", "lr", "unsup_weight", "pass_rate", "images_per_second"];
@@ -149,9 +163,44 @@ fn now() -> f64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |d| d.as_secs_f64())
 }
 
-/// An event of now at `step`.
-fn event(step: u64) -> Event {
-    Event { wall_time: Some(now()), step: Some(step as i64), ..Event::default() }
+/// A time after every event of the files in `folder`, in seconds since 1970; `None` where there are none.
+fn newest(folder: &Path) -> Option<f64> {
+    let time = |entry: std::fs::DirEntry| -> Option<f64> {
+        let name = entry.file_name();
+        let named: u64 = name.to_str()?.strip_prefix(PREFIX)?.split('.').next()?.parse().ok()?;
+        Some(last_time(&entry.path()).unwrap_or(0.0).max(named as f64))
+    };
+    let times = std::fs::read_dir(folder).ok()?.flatten().filter_map(time);
+    times.reduce(f64::max).map(|last| last + 1.0)
+}
+
+/// The time of the last whole event of a file.
+fn last_time(path: &Path) -> Option<f64> {
+    let mut file = BufReader::new(File::open(path).ok()?);
+    let left = |file: &mut BufReader<File>| -> Option<u64> {
+        Some(file.get_ref().metadata().ok()?.len().saturating_sub(file.stream_position().ok()?))
+    };
+    let mut last = None;
+    loop {
+        let mut length = [0; 8];
+        if file.read_exact(&mut length).is_err() {
+            return last;
+        }
+        // Two checksums of four bytes stand around the data.
+        let length = u64::from_le_bytes(length);
+        if left(&mut file)? < length.checked_add(8)? {
+            return last;
+        }
+        let mut start = [0; TIME];
+        let taken = length.min(TIME as u64) as usize;
+        file.seek_relative(4).ok()?;
+        file.read_exact(&mut start[..taken]).ok()?;
+        file.seek_relative(i64::try_from(length).ok()? - taken as i64 + 4).ok()?;
+        // The time is the first field: a key of one byte and eight of the number.
+        if taken == TIME && start[0] == 0x09 {
+            last = start[1..].try_into().ok().map(f64::from_le_bytes);
+        }
+    }
 }
 
 /// `None` for what is no number.
@@ -239,6 +288,29 @@ mod tests {
         assert!(contains(&records[3], b"epoch/confidence") && contains(&records[3], &36f64.to_le_bytes()));
         assert!(contains(&records[4], b"iou_student/class_00") && !contains(&records[4], b"class_01"));
         assert!(contains(&records[5], b"png"));
+    }
+
+    #[test]
+    fn files_are_in_order_where_the_clock_was_set_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut events = Events::create(dir.path(), 0).unwrap();
+        // As written by a clock that is a day ahead.
+        let ahead = now() + 86_400.0;
+        events.behind = 86_400.0;
+        events.record(&json!({"kind": "step", "step": 7, "lr": 0.1})).unwrap();
+        events.flush().unwrap();
+        std::fs::write(dir.path().join(format!("{PREFIX}x")), "no number").unwrap();
+        let mut torn = std::fs::read(&events.path).unwrap();
+        torn.extend([200, 0, 0, 0, 0, 0, 0, 0, 1, 2, 3]);
+        std::fs::write(&events.path, torn).unwrap();
+
+        let mut resumed = Events::create(dir.path(), 8).unwrap();
+        resumed.flush().unwrap();
+        assert!(resumed.path > events.path, "{:?} {:?}", resumed.path, events.path);
+        assert!(last_time(&resumed.path).unwrap() > ahead);
+        assert!((last_time(&events.path).unwrap() - ahead).abs() < 60.0);
+        let third = Events::create(dir.path(), 9).unwrap();
+        assert!(third.path > resumed.path);
     }
 
     #[test]

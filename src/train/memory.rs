@@ -1,56 +1,144 @@
 //! The memory of a run before it starts: a rehearsal of its steps on the device's planning twin. Knows steps and their
 //! sizes; must not know devices.
 
+use super::dataset::Datasets;
 use super::state::State;
 use super::step;
 use super::watch::Watch;
-use crate::config::{self, RunConfig};
-use crate::data::{HostImages, LabeledBatch, UnlabeledBatch};
+use crate::config::{self, ImageSizes, KEPT_IMAGES, RunConfig, VALIDATION};
+use crate::data::{HostImages, LabeledBatch, Source, UnlabeledBatch};
+use crate::host;
 use crate::method::Algorithm;
 use crate::model::DeepLab;
-use crate::ops::{Backend, MemoryPlan, Strong, View};
+use crate::ops::{Backend, MemoryPlan, MemoryUse, Strong, View};
 use crate::{Error, Result};
+use rayon::prelude::*;
 
+/// Bytes of decoded images that a source keeps at most.
+const LARGEST_CACHE: u64 = 1 << 30;
 /// Larger batches are not looked for.
-const MAX_BATCH: usize = 1 << 12;
+pub const MAX_BATCH: usize = 1 << 12;
 
 /// `b` with the memory of `config`'s steps planned where it plans, and what the run takes in any case. `measured` says whether
 /// unlabelled batches bring true labels to measure pseudo labels with.
 ///
 /// # Errors
 /// Those of the steps.
-pub fn plan<B: Backend>(b: &B, config: &RunConfig, measured: bool) -> Result<(Option<B>, MemoryPlan)> {
+pub fn plan<B: Backend>(
+    b: &B,
+    config: &RunConfig,
+    measured: bool,
+    images: &ImageSizes,
+) -> Result<(Option<B>, MemoryPlan)> {
     let arch = DeepLab::new(config.model_config()?)?;
-    Ok(match b.planned(|twin| rehearse(twin, &arch, config, measured))? {
-        Some((device, plan)) => (Some(device), plan),
-        None => (None, config::estimated_memory(config)?),
-    })
+    let estimate = config::estimated_memory(config, images)?;
+    let Some((device, mut plan)) = b.planned(|twin| rehearse(twin, &arch, config, measured))? else {
+        return Ok((None, estimate));
+    };
+    // What is planned is held between steps too.
+    let validation = estimate.steps.iter().filter(|step| step.kind == VALIDATION);
+    plan.held.extend(validation.map(|step| MemoryUse { what: VALIDATION.into(), bytes: step.bytes }));
+    Ok((Some(device), plan))
+}
+
+/// Has each source keep decoded images in the memory that `plan` leaves of what the host has; half of it stays free. The rest is
+/// decoded again each time.
+///
+/// # Errors
+/// Those of reading the headers of image files.
+pub fn keep_images(data: &Datasets, plan: &mut MemoryPlan, on_host: bool) -> Result<()> {
+    let Some(available) = host::available_memory() else { return Ok(()) };
+    let mut left = available.saturating_sub(if on_host { plan.bytes() } else { 0 }) / 2;
+    let (mut kept, mut all) = (0, 0);
+    for source in data.sources() {
+        let decoded = decoded_bytes(source)?;
+        let bytes = decoded.min(LARGEST_CACHE).min(left);
+        source.keep(usize::try_from(bytes).unwrap_or(usize::MAX));
+        left -= bytes;
+        (kept, all) = (kept + bytes, all + decoded);
+    }
+    if kept < all {
+        tracing::info!("{} of {} MiB of decoded images are kept in memory", kept >> 20, all >> 20);
+    }
+    if on_host {
+        plan.held.push(MemoryUse { what: KEPT_IMAGES.into(), bytes: kept });
+    }
+    Ok(())
+}
+
+fn decoded_bytes(source: &dyn Source) -> Result<u64> {
+    let channels = if source.num_masks() > 0 { 4 } else { 3 };
+    let bytes = |i: usize| source.size(i).map(|(h, w)| (h as u64 * w as u64) * channels);
+    let all: Vec<u64> = (0..source.len()).into_par_iter().map(bytes).collect::<Result<_>>()?;
+    Ok(all.iter().sum())
 }
 
 /// Refuses a plan that is larger than what `b` has left.
 ///
 /// # Errors
 /// [`Error::Memory`] with both and the settings that decide.
-pub fn check<B: Backend>(b: &B, config: &RunConfig, measured: bool, plan: &MemoryPlan) -> Result<()> {
+pub fn check<B: Backend>(
+    b: &B,
+    config: &RunConfig,
+    measured: bool,
+    images: &ImageSizes,
+    plan: &MemoryPlan,
+) -> Result<()> {
     let [h, w] = config.augment.crop;
     let mib = |bytes: u64| bytes.div_ceil(1 << 20);
-    match b.available_memory() {
-        Some(available) if plan.bytes() > available => Err(Error::Memory {
-            what: format!(
+    let Some(available) = b.available_memory().filter(|&available| plan.bytes() > available) else {
+        return Ok(());
+    };
+    let without = self::plan(b, config, measured, &ImageSizes::default())?.1;
+    let what = if without.bytes() <= available {
+        let (rows, columns) = images.largest_val;
+        let fitting = smaller_validations(b, config, measured, images, available)?;
+        format!(
+            "validation on {} of images of up to {rows} x {columns} (rows x columns), {} at a time{}",
+            b.name(),
+            config.eval.batch_size.clamp(1, images.val.max(1)),
+            if fitting.is_empty() { String::new() } else { format!(" ({} fits)", fitting.join(" or ")) }
+        )
+    } else {
+        format!(
                 "training {} with crops of {h} x {w} (augment.crop) and batches of {} (optim.batch_size) on {}{}",
                 config.model.name,
                 config.optim.batch_size,
                 b.name(),
-                smaller_batches(b, config, measured)?.map_or_else(String::new, |(batch, accumulate)| format!(
+                smaller_batches(b, config, measured, images)?.map_or_else(String::new, |(batch, accumulate)| format!(
                     " (--batch-size {batch} --accumulate {accumulate} fits: as many images a step, batch norms that see \
                      {batch} at a time)"
                 ))
-            ),
-            needed_mib: mib(plan.bytes()),
-            available_mib: available >> 20,
-        }),
-        _ => Ok(()),
+            )
+    };
+    Err(Error::Memory { what, needed_mib: mib(plan.bytes()), available_mib: available >> 20 })
+}
+
+/// Flags that make validation fit into `available` bytes.
+fn smaller_validations<B: Backend>(
+    b: &B,
+    config: &RunConfig,
+    measured: bool,
+    images: &ImageSizes,
+    available: u64,
+) -> Result<Vec<String>> {
+    let side = config.augment.crop.into_iter().max().unwrap_or_default();
+    let mut ways = [config.clone(), config.clone(), config.clone()];
+    ways[0].eval.batch_size = 1;
+    (ways[1].eval.window, ways[1].eval.batch_size) = (side, 1);
+    (ways[2].eval.long_side, ways[2].eval.batch_size) = (2 * side, 1);
+    let flags = [
+        "--set eval.batch_size=1".to_string(),
+        format!("--set eval.batch_size=1 --set eval.window={side}"),
+        format!("--set eval.batch_size=1 --eval-size {}", 2 * side),
+    ];
+    let mut fitting = Vec::new();
+    for (way, flags) in ways.iter().zip(flags) {
+        if plan(b, way, measured, images)?.1.bytes() <= available {
+            fitting.push(flags);
+        }
     }
+    Ok(fitting)
 }
 
 /// The largest batch whose plan takes no more than what `b` has left; `None` where not even two images fit, or nobody knows
@@ -58,12 +146,17 @@ pub fn check<B: Backend>(b: &B, config: &RunConfig, measured: bool, plan: &Memor
 ///
 /// # Errors
 /// Those of planning, see [`Backend::planned`].
-pub fn largest_batch<B: Backend>(b: &B, config: &RunConfig, measured: bool) -> Result<Option<usize>> {
+pub fn largest_batch<B: Backend>(
+    b: &B,
+    config: &RunConfig,
+    measured: bool,
+    images: &ImageSizes,
+) -> Result<Option<usize>> {
     let Some(available) = b.available_memory() else { return Ok(None) };
     let fits = |batch_size: usize| -> Result<bool> {
         let mut sized = config.clone();
         sized.optim.batch_size = batch_size;
-        Ok(plan(b, &sized, measured)?.1.bytes() <= available)
+        Ok(plan(b, &sized, measured, images)?.1.bytes() <= available)
     };
     if !fits(2)? {
         return Ok(None);
@@ -76,7 +169,7 @@ pub fn largest_batch<B: Backend>(b: &B, config: &RunConfig, measured: bool) -> R
     // Between `fitting`, which fits, and `step` more, which does not.
     while step > 1 {
         step /= 2;
-        if fits(fitting + step)? {
+        if fitting + step <= MAX_BATCH && fits(fitting + step)? {
             fitting += step;
         }
     }
@@ -91,8 +184,9 @@ pub fn smaller_batches<B: Backend>(
     b: &B,
     config: &RunConfig,
     measured: bool,
+    images: &ImageSizes,
 ) -> Result<Option<(usize, usize)>> {
-    let Some(largest) = largest_batch(b, config, measured)? else { return Ok(None) };
+    let Some(largest) = largest_batch(b, config, measured, images)? else { return Ok(None) };
     let images = config.optim.images_a_step();
     let batch = (2..=largest.min(images)).rev().find(|batch| images.is_multiple_of(*batch));
     Ok(batch.map(|batch| (batch, images / batch)))
@@ -161,7 +255,8 @@ mod tests {
         let b = Cuda::new(driver, Dtype::F32);
         let mut config = RunConfig::preset(Some(Preset::Demo));
         config.augment.crop = [49, 49];
-        let planned = |config: &RunConfig, measured| plan(&b, config, measured).unwrap().1;
+        let planned =
+            |config: &RunConfig, measured| plan(&b, config, measured, &ImageSizes::default()).unwrap().1;
         let arrives =
             |plan: &MemoryPlan| plan.held.iter().find(|u| u.what == "data that arrives").unwrap().bytes;
         let (with, without) = (planned(&config, true), planned(&config, false));

@@ -21,13 +21,13 @@ mod watch;
 
 pub use checkpoint::{Checkpoint, Metadata};
 pub use dataset::{Datasets, val_source};
-pub use memory::{check as check_memory, largest_batch};
+pub use memory::{MAX_BATCH, check as check_memory};
 pub use run_dir::RunDir;
 pub use state::{Progress, State};
 pub use step::METHOD;
 
 use crate::Result;
-use crate::config::{self, PretrainedNetworks, RunConfig};
+use crate::config::{self, ImageSizes, PretrainedNetworks, RunConfig};
 use crate::eval::Scores;
 use crate::model::DeepLab;
 use crate::model::io::write_atomically;
@@ -47,6 +47,8 @@ pub type Summary = BTreeMap<String, Scores>;
 pub struct Prepared<B: Backend> {
     /// Its images.
     pub data: Datasets,
+    /// Their sizes.
+    pub images: ImageSizes,
     /// The memory it will take.
     pub memory: MemoryPlan,
     /// The device with that plan, where it plans.
@@ -60,10 +62,26 @@ impl<B: Backend> Prepared<B> {
     pub fn start(&self) -> Option<String> {
         self.weights.as_ref().map(Weights::describe)
     }
+
+    /// Refuses a run that needs more memory than `b` has left.
+    ///
+    /// # Errors
+    /// [`crate::Error::Memory`] with the settings that decide.
+    pub fn check_memory(&self, b: &B, config: &RunConfig) -> Result<()> {
+        check_memory(b, config, self.data.measures_pseudo_labels(config), &self.images, &self.memory)
+    }
+
+    /// The largest batch that fits, where that is known.
+    ///
+    /// # Errors
+    /// Those of planning.
+    pub fn largest_batch(&self, b: &B, config: &RunConfig) -> Result<Option<usize>> {
+        memory::largest_batch(b, config, self.data.measures_pseudo_labels(config), &self.images)
+    }
 }
 
 /// Checks that `config` can train on `b`, before anything is written: its values, the lists and their files, the weights
-/// that it starts from, memory.
+/// that it starts from. Memory is planned; [`Prepared::check_memory`] says whether there is enough.
 ///
 /// # Errors
 /// Each kind of bad input, see [`crate::Error`].
@@ -84,9 +102,10 @@ fn prepare<B: Backend>(b: &B, config: &RunConfig, at_start: bool) -> Result<Prep
     let weights = if at_start { open_weights(config)? } else { None };
     let data = Datasets::open(config)?;
     let measured = data.measures_pseudo_labels(config);
-    let (device, memory) = memory::plan(b, config, measured)?;
-    check_memory(b, config, measured, &memory)?;
-    Ok(Prepared { data, memory, device, weights })
+    let images = data.image_sizes()?;
+    let (device, mut memory) = memory::plan(b, config, measured, &images)?;
+    memory::keep_images(&data, &mut memory, device.is_none())?;
+    Ok(Prepared { data, images, memory, device, weights })
 }
 
 /// The file that the networks start from, checked against them.
@@ -134,6 +153,7 @@ fn run<B: Backend>(
     dir: &RunDir,
     checkpoint: Option<Checkpoint>,
 ) -> Result<Summary> {
+    ready.check_memory(b, config)?;
     let (b, data) = (ready.device.as_ref().unwrap_or(b), &ready.data);
     signal::install();
     let arch = DeepLab::new(config.model_config()?)?;

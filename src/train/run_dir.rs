@@ -1,5 +1,6 @@
 //! A run's folder: where its files are, and the record file. Knows files only.
 
+use crate::error::shell_word;
 use crate::model::io::TEMPORARY;
 use crate::{Error, Result};
 use std::fs::{File, TryLockError};
@@ -31,7 +32,7 @@ impl RunDir {
             return Err(Error::Usage(format!(
                 "{} already exists and is not empty: choose another --out, or continue that run with --resume {}",
                 root.display(),
-                root.display()
+                shell_word(root)
             )));
         }
         let dir = RunDir { root: root.to_path_buf() };

@@ -12,6 +12,7 @@ use super::unread::{Pending, Reading, Unread};
 use super::validation::is_validated;
 use super::{pictures, signal, step, unlabeled};
 use crate::config::{RunConfig, TeacherStart};
+use crate::error::shell_word;
 use crate::eval::{self, Palette, Scores, Which};
 use crate::method::{Algorithm, End, NetworkName, Phase, Schedule, StepArgs};
 use crate::model::DeepLab;
@@ -67,6 +68,10 @@ impl<B: Backend> Trainer<'_, B> {
         loop {
             let done = self.state.progress.step;
             if let Some(end) = self.schedule.end(done).filter(|_| self.state.progress.end_pending) {
+                // What validation costs, in memory above all, is no longer the finished steps' risk.
+                if self.is_validated(end) {
+                    self.save(false)?;
+                }
                 if !self.end(end, &mut display, &mut clock)? {
                     return self.interrupt();
                 }
@@ -195,13 +200,22 @@ impl<B: Backend> Trainer<'_, B> {
         Ok(())
     }
 
+    /// Whether the networks are validated at this end.
+    fn is_validated(&self, end: End) -> bool {
+        match end {
+            End::WarmUpPass { last, .. } => last,
+            End::Epoch(epoch) => is_validated(epoch, self.schedule.epochs, &self.config.run),
+        }
+    }
+
     /// What follows the end of an epoch or of a pass of the warm-up: its record; after an epoch and after the whole warm-up
     /// also validation and checkpoints. False where Ctrl-C broke the validation off; then nothing was recorded and a resumed
     /// run does it again.
     fn end(&mut self, end: End, display: &mut Display, clock: &mut Clock) -> Result<bool> {
-        let (epoch, validated, saved) = match end {
-            End::WarmUpPass { last, .. } => (0, last, last || self.checkpoint_due()),
-            End::Epoch(epoch) => (epoch, is_validated(epoch, self.schedule.epochs, &self.config.run), true),
+        let validated = self.is_validated(end);
+        let (epoch, saved) = match end {
+            End::WarmUpPass { last, .. } => (0, last || self.checkpoint_due()),
+            End::Epoch(epoch) => (epoch, true),
         };
         if saved && let Some(tensor) = self.state.first_non_finite(self.b, self.arch, self.algorithm()) {
             return Err(self.non_finite(tensor, self.state.progress.step));
@@ -345,7 +359,9 @@ impl<B: Backend> Trainer<'_, B> {
 
     fn interrupt<T>(&mut self) -> Result<T> {
         self.save(false)?;
-        Err(Error::Interrupted { resume: format!("psmt-fast train --resume {}", self.dir.root().display()) })
+        Err(Error::Interrupted {
+            resume: format!("psmt-fast train --resume {}", shell_word(self.dir.root())),
+        })
     }
 
     fn non_finite(&self, tensor: String, step: u64) -> Error {

@@ -5,7 +5,7 @@ use super::stage::{self, Timed};
 use super::{Run, StageFlags, full_name};
 use crate::bench::{networks, random_batch, sample, step_args};
 use crate::cli::on_device;
-use crate::config::{RunConfig, estimated_memory};
+use crate::config::{ImageSizes, RunConfig, estimated_memory};
 use crate::method::{self, Batch, Networks, StepArgs, StepOut, Tvat};
 use crate::model::DeepLab;
 use crate::ops::Backend;
@@ -31,8 +31,10 @@ fn step<B: Backend>(b: &B, run: &Run, tvat: Tvat) -> Result<()> {
         (0..2).try_for_each(|_| train_step(twin, arch, &mut nets, &batch, &args).map(drop))
     })?;
     let memory = planned.as_ref().map(|(_, plan)| plan.bytes());
-    let plan = planned.as_ref().map_or_else(|| estimated_memory(&sized), |(_, plan)| Ok(plan.clone()))?;
-    train::check_memory(b, &sized, false, &plan)?;
+    let plan = planned
+        .as_ref()
+        .map_or_else(|| estimated_memory(&sized, &ImageSizes::default()), |(_, plan)| Ok(plan.clone()))?;
+    train::check_memory(b, &sized, false, &ImageSizes::default(), &plan)?;
     let b = planned.as_ref().map_or(b, |(device, _)| device);
     let mut nets = networks(b, sizes);
     let batch = random_batch(b, sizes);

@@ -1,0 +1,117 @@
+//! How much memory a prediction takes, from sizes alone: of a whole image, or of a sliding window. Knows the networks' sizes; must
+//! not know files.
+
+use super::{Overlap, Settings, network_size};
+use crate::model::DeepLab;
+use crate::ops::{Shape, Size};
+
+/// What is predicted.
+#[derive(Clone, Copy, Debug)]
+pub struct Asked {
+    /// Rows and columns of the images.
+    pub size: Size,
+    /// Images that are predicted together.
+    pub images: usize,
+    /// Networks that run.
+    pub networks: usize,
+    /// Predictions that are asked for.
+    pub predictions: usize,
+}
+
+/// Pixels of a batch of which no machine holds the activations, and for which their number need not be computed.
+const LARGEST: u64 = 1 << 36;
+
+/// Bytes that predicting takes beside the networks: images, activations, logits, and labels with confidences. On a device they are
+/// its own, but for the sums over windows and views.
+pub fn bytes(arch: &DeepLab, settings: &Settings, asked: &Asked) -> u64 {
+    let Asked { size, images, networks, predictions } = *asked;
+    let (n, classes) = (images as u64, arch.config.num_classes as u64);
+    let area = |(h, w): Size| (h as u64).saturating_mul(w as u64);
+    let all = |parts: &[u64]| parts.iter().fold(0u64, |sum, part| sum.saturating_add(*part));
+    let times = |a: u64, b: u64| a.saturating_mul(b);
+    let pixels = times(n, area(size));
+    // Image and mask, the batch of both and its copy on the device.
+    let input = times(12, pixels);
+    // Label and confidence of each prediction.
+    let output = times(5 * predictions as u64, pixels);
+    let views = settings.views.of(network_size(size, settings.long_side));
+    let of_view = |seen: Size| {
+        let whole = settings.is_whole(seen);
+        let shown = if whole { stretched(seen, settings.multiple) } else { window(seen, settings) };
+        if times(n, area(shown)) > LARGEST {
+            return u64::MAX;
+        }
+        let x = Shape::new(images, shown.0, shown.1, 3);
+        let logits = times(4 * networks as u64, arch.logits_shape(x).len() as u64);
+        let activations = arch.inference_bytes(x);
+        // Two networks' logits at one size, which an ensemble takes the mean of.
+        let upsampled = |size: Size| times(2 * 4 * classes, times(n, area(size)));
+        let upsampled = match (whole, settings.views.is_single()) {
+            (true, true) if shown == seen => 0,
+            (true, true) => upsampled(shown),
+            (true, false) => upsampled(size),
+            (false, _) => upsampled(shown),
+        };
+        let shown = times(2 * 3 + 4 * 3, times(n, area(shown)));
+        // Networks run one after another; then their logits are all that is left.
+        all(&[shown, logits, activations.max(upsampled)])
+    };
+    let pass = views.iter().map(|view| of_view(view.size)).max().unwrap_or(0);
+    let scores = |size: Size| times(4 * classes * predictions as u64, times(n, area(size)));
+    let sums = match views.iter().map(|view| view.size).max_by_key(|size| area(*size)) {
+        Some(seen) if !settings.is_whole(seen) => {
+            all(&[scores(seen), if seen == size && settings.views.is_single() { 0 } else { scores(size) }])
+        }
+        _ if !settings.views.is_single() => times(2, scores(size)),
+        _ => 0,
+    };
+    all(&[input, output, pass, sums])
+}
+
+fn stretched((h, w): Size, multiple: usize) -> Size {
+    let up = |side: usize| side.checked_next_multiple_of(multiple.max(1)).unwrap_or(side);
+    (up(h), up(w))
+}
+
+fn window((h, w): Size, settings: &Settings) -> Size {
+    let side = settings.window;
+    match settings.overlap {
+        Overlap::Probabilities => (side.min(h), side.min(w)),
+        Overlap::Logits => (side, side),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::eval::Views;
+    use crate::model::ModelConfig;
+
+    fn mib(settings: &Settings, size: Size, images: usize) -> u64 {
+        let arch = DeepLab::new(ModelConfig::resnet50(21)).unwrap();
+        bytes(&arch, settings, &Asked { size, images, networks: 3, predictions: 4 }) >> 20
+    }
+
+    #[test]
+    fn smaller_batches_windows_and_sides_take_less() {
+        let plain = Settings { batch_size: 4, ..Settings::default() };
+        let (four, one) = (mib(&plain, (2000, 3000), 4), mib(&plain, (2000, 3000), 1));
+        assert!((4 * one..4 * one + 4).contains(&four), "{four} {one}");
+        let side = mib(&Settings { long_side: 1000, ..plain.clone() }, (2000, 3000), 4);
+        assert!(side < four / 2, "{side} {four}");
+        // Windows save activations, and cost the sums of their scores: four predictions of 21 classes in f32.
+        let windows = mib(&Settings { window: 512, ..plain.clone() }, (2000, 3000), 1);
+        assert!(windows > 4 * 21 * 4 * 6_000_000 >> 20, "{windows}");
+        assert!(windows < mib(&Settings { window: 2000, ..plain.clone() }, (2000, 3000), 1));
+        let flipped = Settings { views: Views { scales: vec![1.0, 2.0], flip: true }, ..plain };
+        assert!(mib(&flipped, (2000, 3000), 1) > 2 * one);
+    }
+
+    #[test]
+    fn absurd_sizes_do_not_overflow() {
+        let settings = Settings { window: 1 << 40, overlap: Overlap::Logits, ..Settings::default() };
+        let arch = DeepLab::new(ModelConfig::tiny(2)).unwrap();
+        let asked = Asked { size: (10, 10), images: 1, networks: 1, predictions: 1 };
+        assert_eq!(bytes(&arch, &settings, &asked), u64::MAX);
+    }
+}
