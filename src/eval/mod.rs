@@ -123,8 +123,25 @@ fn mask_of(sample: &Arc<Sample>) -> Result<&Mask> {
 /// Predicts images of one size, at that size.
 ///
 /// # Errors
-/// A prediction that the networks cannot give.
+/// A prediction that the networks cannot give, and [`Error::NonFiniteLogits`] with the image's name.
 pub fn predict_group<B: Backend>(
+    b: &B,
+    arch: &DeepLab,
+    nets: &Nets<'_, B>,
+    which: &[Which],
+    group: &[Arc<Sample>],
+    settings: &Settings,
+) -> Result<Vec<Prediction<B>>> {
+    predict_views(b, arch, nets, which, group, settings).map_err(|error| match error {
+        Error::NonFiniteLogits { network, image, index } => {
+            let image = group.get(index).map_or(image, |sample| sample.name.clone());
+            Error::NonFiniteLogits { network, image, index }
+        }
+        other => other,
+    })
+}
+
+fn predict_views<B: Backend>(
     b: &B,
     arch: &DeepLab,
     nets: &Nets<'_, B>,

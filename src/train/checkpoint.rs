@@ -32,6 +32,9 @@ pub struct Metadata {
     pub eval: EvalConfig,
     /// Counters.
     pub progress: Progress,
+    /// Whether the file was written with a checksum: without it, it is damaged. Older versions wrote none.
+    #[serde(default)]
+    pub checksum: bool,
 }
 
 impl Metadata {
@@ -47,6 +50,7 @@ impl Metadata {
             normalize: config.normalize,
             eval: config.eval.clone(),
             progress: Progress::default(),
+            checksum: true,
         })
     }
 
@@ -112,6 +116,9 @@ impl Checkpoint {
         })?;
         let meta: Metadata =
             serde_json::from_str(json).map_err(|e| fail(format!("metadata cannot be read: {e}")))?;
+        if meta.checksum && !file.has_checksum() {
+            return Err(fail("damaged: the checksum that it was written with is missing".into()));
+        }
         meta.model.validate().map_err(|e| fail(format!("metadata: {e}")))?;
         Ok(Checkpoint { file, meta })
     }
@@ -161,7 +168,7 @@ impl Checkpoint {
             if let Some(e) = arch.table.stats.iter().find(|e| e.name == tensor) {
                 return Some((e.shape.clone(), vec![0.0; e.span.len]));
             }
-            match self.file.tensor(&format!("{prefix}.{tensor}")) {
+            match self.file.sound_tensor(&format!("{prefix}.{tensor}")) {
                 Ok(t) => t.map(|t| (t.shape, t.data)),
                 Err(e) => {
                     failed = Some(e);

@@ -3,6 +3,7 @@
 
 use super::names::{BACKBONE, Role, Spelling};
 use super::{WeightFile, infer};
+use crate::model::io::fault;
 use crate::model::{DeepLab, Entry, ModelConfig};
 use crate::{Error, Result};
 use std::collections::HashSet;
@@ -46,6 +47,15 @@ impl Fit {
         self.missing.len() + self.misshapen.len() + self.unexpected.len()
     }
 
+    /// Looks through all values.
+    ///
+    /// # Errors
+    /// [`Error::Checkpoint`] naming the first tensor with a value that no network can have, [`Error::Io`] where it cannot be
+    /// read.
+    pub fn check_values(&self, file: &WeightFile, arch: &DeepLab) -> Result<()> {
+        self.pairs.iter().try_for_each(|&(tensor, i)| read(file, tensor, entry(arch, i)).map(|_| ()))
+    }
+
     /// What is wrong, the first tensors of each kind by name.
     pub fn faults(&self) -> String {
         let kinds = [
@@ -66,6 +76,21 @@ impl Fit {
 pub fn entry(arch: &DeepLab, i: usize) -> &Entry {
     let params = &arch.table.params;
     params.get(i).unwrap_or_else(|| &arch.table.stats[i - params.len()])
+}
+
+/// The values of the file's tensor at index `tensor`, which fills `entry`.
+///
+/// # Errors
+/// As [`WeightFile::read`], and [`Error::Checkpoint`] for a running variance below 0.
+pub fn read(file: &WeightFile, tensor: usize, entry: &Entry) -> Result<Vec<f32>> {
+    let values = file.read(tensor)?;
+    match fault(&entry.name, &values) {
+        Some(fault) => {
+            let name = &file.tensors()[tensor].name;
+            Err(Error::checkpoint(file.path(), format!("tensor {name}: {fault}")))
+        }
+        None => Ok(values),
+    }
 }
 
 /// How `spelling` fits the tensors of `arch` that are wanted.

@@ -14,6 +14,7 @@ pub use element::Element;
 pub use file::{Format, Info, WeightFile};
 pub use start::Weights;
 
+use crate::Error;
 use crate::model::{DeepLab, ModelConfig};
 use fit::Wanted;
 
@@ -49,7 +50,12 @@ pub fn survey(file: &WeightFile) -> Vec<Finding> {
                 network: infer::describe(&config, wanted),
                 config,
                 tensors: fit.pairs.len(),
-                faults: fit.faults(),
+                faults: match fit.check_values(file, &arch) {
+                    _ if !fit.is_complete() => fit.faults(),
+                    Ok(()) => String::new(),
+                    Err(Error::Checkpoint { message, .. }) => message,
+                    Err(error) => error.to_string(),
+                },
             });
         }
     }

@@ -1,5 +1,5 @@
-//! What a run starts from: a backbone for all its networks, or whole networks. Checked against the network when opened,
-//! read when the networks are made.
+//! What a run starts from: a backbone for all its networks, or whole networks. Checked against the network when opened, and
+//! looked through for values that no network can have; read again when the networks are made.
 
 use super::WeightFile;
 use super::fit::{self, Fit, Wanted};
@@ -20,8 +20,8 @@ impl Weights {
     /// A backbone, which student and teachers start from, or after [`Weights::for_student`] the student.
     ///
     /// # Errors
-    /// As [`WeightFile::open`], and [`Error::Checkpoint`](crate::Error::Checkpoint) where nothing fits `arch` or nothing says
-    /// which of several is meant.
+    /// As [`WeightFile::open`], and [`Error::Checkpoint`](crate::Error::Checkpoint) where nothing fits `arch`, nothing says
+    /// which of several is meant, or a value is none that a network can have.
     pub fn backbone(path: &Path, arch: &DeepLab) -> Result<Weights> {
         Weights::open(path, arch, Wanted::Backbone)
     }
@@ -29,8 +29,8 @@ impl Weights {
     /// Whole networks: those that the file names start as such, one alone starts all.
     ///
     /// # Errors
-    /// As [`WeightFile::open`], and [`Error::Checkpoint`](crate::Error::Checkpoint) where nothing fits `arch` or nothing says
-    /// which of several is meant.
+    /// As [`WeightFile::open`], and [`Error::Checkpoint`](crate::Error::Checkpoint) where nothing fits `arch`, nothing says
+    /// which of several is meant, or a value is none that a network can have.
     pub fn networks(path: &Path, arch: &DeepLab) -> Result<Weights> {
         Weights::open(path, arch, Wanted::Network)
     }
@@ -38,6 +38,9 @@ impl Weights {
     fn open(path: &Path, arch: &DeepLab, wanted: Wanted) -> Result<Weights> {
         let file = WeightFile::open(path)?;
         let fits = fit::fits(&file, arch, wanted)?;
+        for fit in &fits {
+            fit.check_values(&file, arch)?;
+        }
         Ok(Weights { file, fits, student_alone: false })
     }
 
@@ -63,7 +66,7 @@ impl Weights {
     /// [`Weights::for_student`].
     ///
     /// # Errors
-    /// [`Error::Checkpoint`](crate::Error::Checkpoint) for a damaged tensor,
+    /// [`Error::Checkpoint`](crate::Error::Checkpoint) for a tensor that was damaged since the file was opened,
     /// [`Error::Io`](crate::Error::Io) where the file cannot be read.
     pub fn put(&self, arch: &DeepLab, number: u64, params: &mut [f32], stats: &mut [f32]) -> Result<()> {
         if self.student_alone && number > 0 {
@@ -74,9 +77,9 @@ impl Weights {
         // In the order of roles the student is the first that there is.
         let Some(fit) = own.or(self.fits.first()) else { return Ok(()) };
         for &(tensor, entry) in &fit.pairs {
-            let values = self.file.read(tensor)?;
             let flat = if entry < arch.table.params.len() { &mut *params } else { &mut *stats };
-            fit::entry(arch, entry).put(&values, flat);
+            let entry = fit::entry(arch, entry);
+            entry.put(&fit::read(&self.file, tensor, entry)?, flat);
         }
         Ok(())
     }

@@ -108,3 +108,16 @@ impl Pickle {
         self.op(b'.').0
     }
 }
+
+/// Writes a safetensors file as other programs do: without a checksum.
+#[allow(dead_code)] // not every test binary plays another program
+pub fn write_plain(path: &Path, tensors: &[NamedTensor], metadata: &BTreeMap<String, String>) {
+    use safetensors::tensor::{Dtype, TensorView};
+    let bytes = |t: &NamedTensor| t.data.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>();
+    let all: Vec<_> = tensors.iter().map(|t| (t.name.clone(), t.shape.clone(), bytes(t))).collect();
+    let views = all.iter().map(|(name, shape, bytes)| {
+        (name.clone(), TensorView::new(Dtype::F32, shape.clone(), bytes).unwrap())
+    });
+    let metadata = metadata.iter().map(|(k, v)| (k.clone(), v.clone())).collect();
+    std::fs::write(path, safetensors::serialize(views, Some(metadata)).unwrap()).unwrap();
+}
