@@ -175,7 +175,11 @@ fn logits_that_are_not_finite_are_no_class_0() {
     let predict =
         ["predict", "data/images/9.png", "--checkpoint", "large.safetensors", "--out", "m", "--network"];
     for more in [&[][..], &["--window", "20"], &["--flip"]] {
-        expect(&p.run(&[&eval[..], &["ensemble"], more].concat()), 8, &["images/9.png", "teacher2", "not finite"]);
+        expect(
+            &p.run(&[&eval[..], &["ensemble"], more].concat()),
+            8,
+            &["images/9.png", "teacher2", "not finite"],
+        );
         let out = p.run(&[&predict[..], &["ensemble"], more].concat());
         expect(&out, 8, &["data/images/9.png", "teacher2", "not finite"]);
         assert!(!p.path("m/9_index.png").exists());

@@ -4,6 +4,7 @@
 //! [`load`] layers preset, file and command line; [`validate`] refuses what cannot train; the resolved copy that a run
 //! keeps is itself a configuration file.
 
+mod compare;
 pub mod load;
 mod memory;
 mod preset;
@@ -12,6 +13,7 @@ mod renamed;
 mod step;
 mod validate;
 
+pub use compare::{changed_keys, flatten};
 pub use load::{Overrides, parse};
 pub use memory::estimated_memory;
 pub use validate::{check_batch, validate};

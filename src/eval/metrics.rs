@@ -113,7 +113,10 @@ mod tests {
         let read = |text: &str| serde_json::from_str::<Confusion>(text);
         assert_eq!(read(r#"{"num_classes": 0, "counts": []}"#).unwrap(), Confusion::default());
         for (text, message) in [
-            (r#"{"num_classes": 100, "counts": [1]}"#, "of 100 classes: expected as many counts squared, got 1"),
+            (
+                r#"{"num_classes": 100, "counts": [1]}"#,
+                "of 100 classes: expected as many counts squared, got 1",
+            ),
             (r#"{"num_classes": 18446744073709551615, "counts": [1]}"#, "got 1"),
             (r#"{"num_classes": 1, "counts": [18446744073709551615]}"#, "more pixels"),
         ] {

@@ -53,7 +53,8 @@ mod tests {
 
     #[test]
     fn only_the_key_itself_has_digits() {
-        let header = br#"{"__metadata__":{"a":"\"psmt-fast-crc32c\":\"12345678\"","psmt-fast-crc32c":"0000abcd"}}"#;
+        let header =
+            br#"{"__metadata__":{"a":"\"psmt-fast-crc32c\":\"12345678\"","psmt-fast-crc32c":"0000abcd"}}"#;
         assert_eq!(&header[digits(header).unwrap()], b"0000abcd");
         assert_eq!(digits(br#"{"psmt-fast-crc32c":"123456789"}"#), None);
         assert_eq!(digits(br#"{"psmt-fast-crc32c":{"shape":[]}}"#), None);

@@ -367,7 +367,8 @@ impl TensorFile {
         // Before memory is taken for them: sizes may be more than any machine has.
         for e in table.params.iter().chain(&table.stats) {
             let name = format!("{prefix}.{}", e.name);
-            let fail = |message: String| Err(Error::checkpoint(&self.path, format!("tensor {name}{message}")));
+            let fail =
+                |message: String| Err(Error::checkpoint(&self.path, format!("tensor {name}{message}")));
             match self.info(&name) {
                 None => return fail(format!(" {:?} is missing", e.shape)),
                 Some((_, shape)) if shape != e.shape => {

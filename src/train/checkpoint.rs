@@ -1,6 +1,7 @@
 //! Checkpoint files: safetensors with PyTorch's layouts and the authors' tensor names, behind `student.`, `teacher1.` and
 //! `teacher2.`; momenta behind `momentum.`; one JSON text of metadata. Written whole or not at all.
 
+use super::fingerprint::Fingerprint;
 use super::state::{Progress, State};
 use crate::config::{EvalConfig, RunConfig};
 use crate::data::Preset;
@@ -32,6 +33,9 @@ pub struct Metadata {
     pub eval: EvalConfig,
     /// Counters.
     pub progress: Progress,
+    /// The images and settings that it is of; older versions did not say.
+    #[serde(default)]
+    pub fingerprint: Option<Fingerprint>,
     /// Whether the file was written with a checksum: without it, it is damaged. Older versions wrote none.
     #[serde(default)]
     pub checksum: bool,
@@ -50,6 +54,7 @@ impl Metadata {
             normalize: config.normalize,
             eval: config.eval.clone(),
             progress: Progress::default(),
+            fingerprint: None,
             checksum: true,
         })
     }
@@ -121,6 +126,11 @@ impl Checkpoint {
         }
         meta.model.validate().map_err(|e| fail(format!("metadata: {e}")))?;
         Ok(Checkpoint { file, meta })
+    }
+
+    /// The file's path.
+    pub fn path(&self) -> &Path {
+        self.file.path()
     }
 
     /// Checks that the networks are of `model` and trained by `algorithm`.

@@ -165,6 +165,15 @@ impl<B: Backend> State<B> {
         })
     }
 
+    /// Gives the teachers that still learn in the warm-up a momentum, and takes it from those that do not: a checkpoint of
+    /// a run whose warm-up has become longer or shorter since has too few or too many.
+    pub fn fit_momenta(&mut self, b: &B, arch: &DeepLab, config: &RunConfig, warm_up: bool) {
+        let learners = config.warm_up_networks();
+        let teachers = learners.iter().filter(|(name, _)| *name != NetworkName::Student).count();
+        self.teacher_momenta
+            .resize_with(if warm_up { teachers } else { 0 }, || b.zeros(arch.table.num_params));
+    }
+
     /// Makes the teachers copies of the student.
     pub fn copy_to_teachers(&mut self) {
         self.nets.teacher1 = self.nets.student.clone();

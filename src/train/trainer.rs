@@ -340,7 +340,9 @@ impl<B: Backend> Trainer<'_, B> {
         if best {
             paths.insert(0, self.dir.best());
         }
-        checkpoint::save(self.b, self.arch, &self.state, &self.meta, &paths)
+        checkpoint::save(self.b, self.arch, &self.state, &self.meta, &paths)?;
+        self.dir.note_checkpoint();
+        Ok(())
     }
 
     fn interrupt<T>(&mut self) -> Result<T> {
