@@ -107,12 +107,18 @@ pub struct Args {
     #[arg(long, value_enum, help_heading = "Model and method")]
     stem: Option<Stem>,
     /// Start student and teachers (or the student alone, see model.pretrained_networks) from a backbone's weights, for example --pretrained resnet50.pth, or
-    /// --model resnet50 --stem 7x7 --pretrained resnet50-0676ba61.pth for torchvision's; .safetensors, .pth or .pt.
-    #[arg(long, value_name = "FILE", help_heading = "Model and method")]
+    /// --model resnet50 --stem 7x7 --pretrained resnet50-0676ba61.pth for torchvision's; .safetensors, .pth or .pt. Of
+    /// several networks in a file, #PREFIX chooses one, as inspect says.
+    #[arg(long, value_name = "FILE[#PREFIX]", help_heading = "Model and method")]
     pretrained: Option<PathBuf>,
     /// Start from whole networks, for example --init runs/old/checkpoints/best.safetensors, or a file of PS-MT's
     /// authors; a file with one network starts all three.
-    #[arg(long, value_name = "FILE", help_heading = "Model and method", conflicts_with = "pretrained")]
+    #[arg(
+        long,
+        value_name = "FILE[#PREFIX]",
+        help_heading = "Model and method",
+        conflicts_with = "pretrained"
+    )]
     init: Option<PathBuf>,
     /// Method or baseline.
     #[arg(long, value_enum, help_heading = "Model and method")]
