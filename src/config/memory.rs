@@ -5,6 +5,15 @@ use crate::Result;
 use crate::model::DeepLab;
 use crate::ops::{MemoryPlan, MemoryUse, Shape, StepMemory};
 
+/// Bytes of all images and labels of one step, which are brought together before it: those of `optim.accumulate` batches.
+pub fn step_images_bytes(config: &RunConfig) -> u64 {
+    let [h, w] = config.augment.crop;
+    // Labelled and unlabelled, three colours and a label each.
+    [config.optim.batch_size, config.optim.accumulate, h, w]
+        .iter()
+        .fold(8, |n, &v| n.saturating_mul(v as u64))
+}
+
 /// Estimated memory of a run on a processor.
 ///
 /// # Errors
@@ -18,6 +27,9 @@ pub fn estimated_memory(config: &RunConfig) -> Result<MemoryPlan> {
     // strong images of f32.
     let pixel = 8 * 2 * 3 + 3 * 3 * 4;
     let batches = (pixel * (n as u64)).saturating_mul(h as u64).saturating_mul(w as u64);
+    let further = step_images_bytes(config) / config.optim.accumulate.max(1) as u64;
+    let batches =
+        batches.saturating_add(further.saturating_mul(config.optim.accumulate.saturating_sub(1) as u64));
     let part = |what: &str, bytes: u64| MemoryUse { what: what.into(), bytes };
     // At the height of the backward pass: gradients of the largest layers, the convolutions' buffers; T-VAT's passes of the
     // teachers take about as much.

@@ -15,8 +15,8 @@ mod validate;
 
 pub use compare::{changed_keys, flatten};
 pub use load::{Overrides, parse};
-pub use memory::estimated_memory;
-pub use validate::{check_batch, validate};
+pub use memory::{estimated_memory, step_images_bytes};
+pub use validate::{LARGEST_SIDE, check_batch, check_sizes, validate};
 
 use crate::data::{Augment, Preset};
 use crate::eval::{Overlap, Which};

@@ -17,6 +17,8 @@ use std::path::{Path, PathBuf};
 
 const METADATA_KEY: &str = "psmt-fast";
 const MOMENTUM: &str = "momentum";
+/// Counters stay below this; sums of theirs are still numbers.
+const LARGEST_COUNTER: u64 = 1 << 56;
 
 /// What a checkpoint says about itself.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -57,6 +59,17 @@ impl Metadata {
             fingerprint: None,
             checksum: true,
         })
+    }
+
+    /// Checks that its numbers are some that this program writes: files may come from anywhere.
+    fn validate(&self) -> Result<()> {
+        self.model.validate()?;
+        self.normalize.validate()?;
+        self.eval.validate()?;
+        if self.progress.counters().any(|counter| counter > LARGEST_COUNTER) {
+            return Err(Error::config("progress", "expected counters of a run, got larger numbers"));
+        }
+        Ok(())
     }
 
     /// How images become predictions.
@@ -124,7 +137,7 @@ impl Checkpoint {
         if meta.checksum && !file.has_checksum() {
             return Err(fail("damaged: the checksum that it was written with is missing".into()));
         }
-        meta.model.validate().map_err(|e| fail(format!("metadata: {e}")))?;
+        meta.validate().map_err(|e| fail(format!("metadata: {e}")))?;
         Ok(Checkpoint { file, meta })
     }
 

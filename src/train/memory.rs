@@ -9,7 +9,7 @@ use crate::data::{HostImages, LabeledBatch, UnlabeledBatch};
 use crate::method::Algorithm;
 use crate::model::DeepLab;
 use crate::ops::{Backend, MemoryPlan, Strong, View};
-use crate::{Error, Result};
+use crate::{Error, Result, host};
 
 /// Larger batches are not looked for.
 const MAX_BATCH: usize = 1 << 12;
@@ -25,6 +25,29 @@ pub fn plan<B: Backend>(b: &B, config: &RunConfig, measured: bool) -> Result<(Op
         Some((device, plan)) => (Some(device), plan),
         None => (None, config::estimated_memory(config)?),
     })
+}
+
+/// Refuses steps whose images alone are more than this machine's memory: they are brought together before each step, and
+/// before a plan is made.
+///
+/// # Errors
+/// [`Error::Memory`] with the settings that decide.
+pub fn check_images(config: &RunConfig) -> Result<()> {
+    match host::available_memory() {
+        Some(available) if config::step_images_bytes(config) > available => Err(Error::Memory {
+            what: format!(
+                "the images of a step, {} batches (optim.accumulate) of {} (optim.batch_size) with crops of {} x {} \
+                 (augment.crop),",
+                config.optim.accumulate,
+                config.optim.batch_size,
+                config.augment.crop[0],
+                config.augment.crop[1]
+            ),
+            needed_mib: config::step_images_bytes(config).div_ceil(1 << 20),
+            available_mib: available >> 20,
+        }),
+        _ => Ok(()),
+    }
 }
 
 /// Refuses a plan that is larger than what `b` has left.
@@ -63,6 +86,9 @@ pub fn largest_batch<B: Backend>(b: &B, config: &RunConfig, measured: bool) -> R
     let fits = |batch_size: usize| -> Result<bool> {
         let mut sized = config.clone();
         sized.optim.batch_size = batch_size;
+        if check_images(&sized).is_err() {
+            return Ok(false);
+        }
         Ok(plan(b, &sized, measured)?.1.bytes() <= available)
     };
     if !fits(2)? {

@@ -106,6 +106,7 @@ fn prepare<B: Backend>(b: &B, config: &RunConfig, resumed: Option<(&RunDir, Resu
         },
         None => weights,
     };
+    memory::check_images(config)?;
     let measured = data.measures_pseudo_labels(config);
     let (device, memory) = memory::plan(b, config, measured)?;
     check_memory(b, config, measured, &memory)?;

@@ -102,6 +102,16 @@ impl Sums {
     }
 }
 
+impl Progress {
+    /// All counters; floating-point sums are none.
+    pub fn counters(&self) -> impl Iterator<Item = u64> {
+        let sums = &self.sums;
+        [self.step, self.metrics_lines, sums.steps, sums.passed, sums.pixels]
+            .into_iter()
+            .chain(sums.histogram)
+    }
+}
+
 /// A best validation.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Best {

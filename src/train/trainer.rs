@@ -58,6 +58,11 @@ impl<B: Backend> Trainer<'_, B> {
     /// Bad data, a value that is not finite, a failed write, or Ctrl-C after its checkpoint.
     pub fn run(&mut self) -> Result<BTreeMap<String, Scores>> {
         let num_steps = self.schedule.num_steps();
+        if self.state.progress.step > num_steps {
+            // A run that was made shorter is over.
+            tracing::warn!("step {} is behind the run's last one, {num_steps}", self.state.progress.step);
+            return Ok(self.state.progress.scores.clone());
+        }
         if self.metrics.lines() == 0 {
             self.record(&run_record(self.data))?;
         }
