@@ -64,6 +64,18 @@ pub enum Error {
         /// Path of the last good checkpoint, or "not written yet".
         checkpoint: String,
     },
+    /// A network's prediction is no number.
+    #[error(
+        "{image}: the logits of {network} are not finite: its weights are damaged, or too large for what it sees"
+    )]
+    NonFiniteLogits {
+        /// Whose.
+        network: String,
+        /// Name of the image.
+        image: String,
+        /// Number of the image among those that were predicted together, from 0.
+        index: usize,
+    },
     /// A device that this build or machine does not have.
     #[error("device {name}: {message}")]
     Device {
@@ -112,7 +124,7 @@ impl Error {
             Error::Checkpoint { .. } => 5,
             Error::Shape { .. } => 6,
             Error::Memory { .. } => 7,
-            Error::NonFinite { .. } => 8,
+            Error::NonFinite { .. } | Error::NonFiniteLogits { .. } => 8,
             Error::Io { .. } => 9,
             Error::Device { .. } => 10,
             Error::Interrupted { .. } => 130,

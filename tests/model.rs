@@ -2,7 +2,7 @@
 
 use psmt_fast::Error;
 use psmt_fast::backend::cpu::{Cpu, Real, Tensor};
-use psmt_fast::model::{DeepLab, ModelConfig, Network, Norm, io};
+use psmt_fast::model::{DeepLab, ModelConfig, NamedTensor, Network, Norm, io};
 use psmt_fast::ops::{self, Backend, Shape};
 use psmt_fast::rng::{Domain, Key};
 use std::collections::BTreeMap;
@@ -322,4 +322,37 @@ fn files_hold_several_networks_and_bad_ones_say_why() {
     }
     let absent = io::write_tensors(&folder.path().join("no/such/folder/x"), &[], &BTreeMap::new());
     assert!(matches!(absent, Err(Error::Io { .. })));
+}
+
+#[test]
+fn any_flipped_bit_of_a_tensor_file_is_found() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("small.safetensors");
+    let tensor = |name: &str, data: &[f32]| NamedTensor {
+        name: name.into(),
+        shape: vec![data.len()],
+        data: data.to_vec(),
+    };
+    let tensors = [tensor("a", &[1.0, -2.5, 3e-20]), tensor("b", &[0.0])];
+    let metadata = BTreeMap::from([("about".to_string(), "\"psmt-fast-crc32c\":\"00000000\"".to_string())]);
+    io::write_tensors(&path, &tensors, &metadata).unwrap();
+    let bytes = std::fs::read(&path).unwrap();
+    let file = io::TensorFile::open(&path).unwrap();
+    assert!(file.has_checksum());
+    assert_eq!((file.all_metadata(), file.require("a").unwrap()), (metadata, tensors[0].clone()));
+    // Without the name of its checksum a file reads as one that never had any; its values are the same.
+    let key = bytes.windows(18).position(|w| w == b"\"psmt-fast-crc32c\"").unwrap() + 1;
+    let name = key..key + 16;
+    for bit in 0..8 * bytes.len() {
+        let mut flipped = bytes.clone();
+        flipped[bit / 8] ^= 1 << (bit % 8);
+        std::fs::write(&path, &flipped).unwrap();
+        match io::TensorFile::open(&path) {
+            Err(error) => assert_eq!(error.exit_code(), 5, "bit {bit}: {error}"),
+            Ok(file) => {
+                assert!(name.contains(&(bit / 8)) && !file.has_checksum(), "bit {bit}");
+                assert_eq!(file.require("a").unwrap(), tensors[0]);
+            }
+        }
+    }
 }

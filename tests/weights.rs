@@ -194,8 +194,16 @@ fn archives_that_inflate_or_lie_are_refused() {
         (&[2, 3], &[1], "unknown way"),
     ] {
         make(one_tensor(6, shape, strides), &[("0", 24)], false);
-        assert!(open_error(&path).contains(message), "{shape:?}: {}", open_error(&path));
+        let file = WeightFile::open(&path).unwrap();
+        assert!(file.tensors().is_empty() && file.unreadable()["a"].contains(message), "{shape:?}");
     }
+    // An expanded tensor is read by its strides.
+    make(one_tensor(6, &[2, 3, 4], &[0, 2, 0]), &[("0", 24)], false);
+    assert_eq!(read_all(&WeightFile::open(&path).unwrap()).unwrap()["a"], (vec![2, 3, 4], vec![0.0; 24]));
+    let bytes: Vec<u8> = (0..6u8).flat_map(|v| f32::from(v).to_le_bytes()).collect();
+    zip_file(&path, &one_tensor(6, &[2, 3], &[0, 2]).end(), &[("a/data/0".into(), bytes)], false);
+    let expanded = read_all(&WeightFile::open(&path).unwrap()).unwrap();
+    assert_eq!(expanded["a"], (vec![2, 3], vec![0.0, 2.0, 4.0, 0.0, 2.0, 4.0]));
     // An empty tensor needs nothing; values that are not finite are found when read.
     let nan = f32::NAN.to_le_bytes().to_vec();
     zip_file(&path, &one_tensor(1, &[1], &[1]).end(), &[("a/data/0".into(), nan)], false);

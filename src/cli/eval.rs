@@ -65,6 +65,7 @@ fn run_on<B: Backend>(b: &B, args: Args) -> Result<()> {
         over.set_default("data.num_classes", checkpoint.meta.model.num_classes as i64);
     }
     let config = config::load::load(run_config.as_deref(), &over, None)?;
+    config::check_sizes(&config)?;
     let classes = checkpoint.meta.model.num_classes;
     if config.data.num_classes != classes {
         return Err(Error::checkpoint(

@@ -1,5 +1,6 @@
 //! Flags of commands that predict images.
 
+use crate::config::LARGEST_SIDE;
 use crate::eval::{LARGEST_MULTIPLE, Overlap, Settings, Views};
 use crate::{Error, Result};
 
@@ -37,6 +38,10 @@ impl InferenceArgs {
             return Err(Error::Usage(format!(
                 "--multiple: expected 0 to {LARGEST_MULTIPLE}, got {multiple}"
             )));
+        }
+        let sides = [("--window", self.window), ("--eval-size", self.eval_size)];
+        if let Some((flag, Some(side))) = sides.into_iter().find(|(_, side)| *side > Some(LARGEST_SIDE)) {
+            return Err(Error::Usage(format!("{flag}: expected 0 to {LARGEST_SIDE}, got {side}")));
         }
         // Windows or whole images: what is given replaces what the run had of the other.
         let windows = self.window.is_some_and(|w| w > 0);

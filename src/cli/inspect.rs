@@ -4,7 +4,7 @@ use crate::weights::{Finding, Info, WeightFile, survey};
 use crate::{Error, Result};
 use serde_json::json;
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Tensors up to which all are listed.
 const LISTED: usize = 40;
@@ -48,6 +48,13 @@ pub fn run(args: Args) -> Result<()> {
     if !file.skipped().is_empty() {
         println!("not looked into: objects of {}", file.skipped().join(", "));
     }
+    let shown = if args.all { usize::MAX } else { LISTED };
+    for (name, why) in file.unreadable().iter().take(shown) {
+        println!("not read: tensor {name}: {why}");
+    }
+    if file.unreadable().len() > shown {
+        println!("not read: {} more tensors", file.unreadable().len() - shown);
+    }
     println!();
     if args.all || file.tensors().len() <= LISTED {
         list(file.tensors());
@@ -59,7 +66,7 @@ pub fn run(args: Args) -> Result<()> {
         println!("no network and no ResNet's backbone is among the tensors");
     }
     for finding in &findings {
-        println!("{}", sentence(finding));
+        println!("{}", sentence(&args.file, finding));
     }
     Ok(())
 }
@@ -91,11 +98,14 @@ fn summary(tensors: &[Info]) {
     println!("--all lists every tensor");
 }
 
-fn sentence(finding: &Finding) -> String {
-    let Finding { whole, spelling, network, config, tensors, faults } = finding;
+fn sentence(file: &Path, finding: &Finding) -> String {
+    let Finding { whole, spelling, network, config, tensors, selector, faults } = finding;
     let classes = if *whole { format!(", {} classes", config.num_classes) } else { String::new() };
     if faults.is_empty() {
-        let flag = if *whole { "--init" } else { "--pretrained" };
+        let mut flag = if *whole { "--init" } else { "--pretrained" }.to_string();
+        if let Some(selector) = selector {
+            flag += &format!(" {}#{selector}", file.display());
+        }
         format!("{flag} takes it: {spelling}, {network}{classes}; fills {tensors} tensors a network")
     } else {
         format!("no fit: {spelling}, {network}{classes}: {faults}")
@@ -114,6 +124,7 @@ fn as_json(file: &WeightFile, findings: &[Finding]) -> serde_json::Value {
             json!({
                 "flag": if f.whole { "--init" } else { "--pretrained" },
                 "fits": f.faults.is_empty(),
+                "selector": f.selector,
                 "spelling": f.spelling,
                 "network": f.network,
                 "model": f.config,
@@ -128,6 +139,7 @@ fn as_json(file: &WeightFile, findings: &[Finding]) -> serde_json::Value {
         "elements": file.tensors().iter().map(Info::len).sum::<usize>(),
         "metadata": file.metadata(),
         "skipped": file.skipped(),
+        "unreadable": file.unreadable(),
         "tensors": tensors,
         "findings": fits,
     })

@@ -10,7 +10,7 @@ use crate::method::schedule::RampUp;
 use crate::method::{Algorithm, Schedule, Tvat};
 use crate::model::Stem;
 use crate::ops::{Backend, View};
-use crate::train::{self, Datasets, Prepared, RunDir, Summary};
+use crate::train::{self, Datasets, Prepared, Resume, ResumeFrom, RunDir, Summary};
 use crate::{Error, Result};
 use clap::ValueEnum;
 use serde::Serialize;
@@ -63,6 +63,12 @@ pub struct Args {
     /// Continue the run in this folder; takes no other setting.
     #[arg(long, value_name = "RUN_DIR")]
     resume: Option<PathBuf>,
+    /// With --resume: where to go on instead of the last checkpoint.
+    #[arg(long, value_enum, requires = "resume")]
+    resume_from: Option<ResumeFrom>,
+    /// With --resume: go on though the images or settings are not those of the checkpoint, to other results.
+    #[arg(long, requires = "resume")]
+    accept_changes: bool,
     /// Folder of results; a new one (default: runs/PRESET-ALGORITHM-sSEED, numbered where that exists).
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
@@ -101,12 +107,18 @@ pub struct Args {
     #[arg(long, value_enum, help_heading = "Model and method")]
     stem: Option<Stem>,
     /// Start student and teachers (or the student alone, see model.pretrained_networks) from a backbone's weights, for example --pretrained resnet50.pth, or
-    /// --model resnet50 --stem 7x7 --pretrained resnet50-0676ba61.pth for torchvision's; .safetensors, .pth or .pt.
-    #[arg(long, value_name = "FILE", help_heading = "Model and method")]
+    /// --model resnet50 --stem 7x7 --pretrained resnet50-0676ba61.pth for torchvision's; .safetensors, .pth or .pt. Of
+    /// several networks in a file, #PREFIX chooses one, as inspect says.
+    #[arg(long, value_name = "FILE[#PREFIX]", help_heading = "Model and method")]
     pretrained: Option<PathBuf>,
     /// Start from whole networks, for example --init runs/old/checkpoints/best.safetensors, or a file of PS-MT's
     /// authors; a file with one network starts all three.
-    #[arg(long, value_name = "FILE", help_heading = "Model and method", conflicts_with = "pretrained")]
+    #[arg(
+        long,
+        value_name = "FILE[#PREFIX]",
+        help_heading = "Model and method",
+        conflicts_with = "pretrained"
+    )]
     init: Option<PathBuf>,
     /// Method or baseline.
     #[arg(long, value_enum, help_heading = "Model and method")]
@@ -283,11 +295,12 @@ fn run_on<B: Backend>(b: &B, args: Args) -> Result<()> {
         let path = dir.config();
         let text = std::fs::read_to_string(&path).map_err(Error::io(&path))?;
         let config = config::parse(&path.display().to_string(), &text)?;
-        let ready = train::check_resumed(b, &config, &dir)?;
+        let how = Resume { from: args.resume_from.unwrap_or_default(), accept_changes: args.accept_changes };
+        let ready = train::check_resumed(b, &config, &dir, how)?;
         if args.dry_run {
             return dry_run(b, &config, &ready, args.schedule.as_deref());
         }
-        let summary = train::resume(b, &config, &ready, &dir)?;
+        let summary = train::resume(b, &config, &ready, &dir, how.from)?;
         report(&config, &summary, dir.root());
         return Ok(());
     }

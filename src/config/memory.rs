@@ -21,6 +21,15 @@ pub struct ImageSizes {
     pub val: usize,
 }
 
+/// Bytes of all images and labels of one step, which are brought together before it: those of `optim.accumulate` batches.
+pub fn step_images_bytes(config: &RunConfig) -> u64 {
+    let [h, w] = config.augment.crop;
+    // Labelled and unlabelled, three colours and a label each.
+    [config.optim.batch_size, config.optim.accumulate, h, w]
+        .iter()
+        .fold(8, |n, &v| n.saturating_mul(v as u64))
+}
+
 /// Estimated memory of a run on a processor.
 ///
 /// # Errors
@@ -30,10 +39,10 @@ pub fn estimated_memory(config: &RunConfig, images: &ImageSizes) -> Result<Memor
     let ([h, w], n) = (config.augment.crop, config.optim.batch_size);
     let values = 4 * (arch.table.num_params + arch.table.num_stats) as u64;
     let kept = arch.activation_bytes(Shape::new(n, h, w, 3));
-    // Batches ready and in the making, and all of one step: labelled and unlabelled images of bytes. Of one batch labelled, weak
-    // and strong images of f32.
-    let pixel = (7 + config.optim.accumulate as u64).saturating_mul(2 * 3).saturating_add(3 * 3 * 4);
-    let batches = pixel.saturating_mul(n as u64).saturating_mul(h as u64).saturating_mul(w as u64);
+    // Batches ready and in the making: labelled and unlabelled images of bytes. Of one batch labelled, weak and strong images of f32.
+    let pixel = 7 * 2 * 4 + 3 * 3 * 4;
+    let batches = (pixel * n as u64).saturating_mul(h as u64).saturating_mul(w as u64);
+    let batches = batches.saturating_add(step_images_bytes(config));
     let part = |what: &str, bytes: u64| MemoryUse { what: what.into(), bytes };
     // At the height of the backward pass: gradients of the largest layers, the convolutions' buffers; T-VAT's passes of the
     // teachers take about as much.

@@ -4,6 +4,7 @@
 //! [`load`] layers preset, file and command line; [`validate`] refuses what cannot train; the resolved copy that a run
 //! keeps is itself a configuration file.
 
+mod compare;
 pub mod load;
 mod memory;
 mod preset;
@@ -12,9 +13,10 @@ mod renamed;
 mod step;
 mod validate;
 
+pub use compare::{changed_keys, flatten};
 pub use load::{Overrides, parse};
-pub use memory::{ImageSizes, KEPT_IMAGES, VALIDATION, estimated_memory};
-pub use validate::{check_batch, validate};
+pub use memory::{ImageSizes, KEPT_IMAGES, VALIDATION, estimated_memory, step_images_bytes};
+pub use validate::{LARGEST_SIDE, check_batch, check_sizes, validate};
 
 use crate::data::{Augment, Preset};
 use crate::eval::{Overlap, Settings, Views, Which};

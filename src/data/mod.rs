@@ -11,6 +11,7 @@
 
 pub mod augment;
 pub mod decode;
+mod fingerprint;
 mod jpeg;
 pub mod layout;
 pub mod list;

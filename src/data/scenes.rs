@@ -77,6 +77,12 @@ impl Source for SceneSource {
     fn has_masks(&self) -> bool {
         true
     }
+
+    fn fingerprint(&self, i: usize) -> Result<u32> {
+        let SceneSpec { seed, first, size, .. } = self.spec;
+        let numbers = [seed, first + i as u64, size.0 as u64, size.1 as u64].map(u64::to_le_bytes);
+        Ok(crc32c::crc32c(numbers.as_flattened()))
+    }
 }
 
 /// Scene `index` of `seed`.

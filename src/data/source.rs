@@ -5,6 +5,7 @@ use super::decode::{
     Mask, RgbImage, check_same_size, decode_image, decode_mask, decode_upright, image_sizes, mask_size,
     to_classes, turn_mask,
 };
+use super::fingerprint;
 use super::list::{Entry, List};
 use super::resize::{resize_bicubic, resize_nearest};
 use crate::ops::Size;
@@ -61,6 +62,15 @@ pub trait Source: Send + Sync {
     /// Number of samples that have a mask.
     fn num_masks(&self) -> usize {
         if self.has_masks() { self.len() } else { 0 }
+    }
+
+    /// A number that is another for another image, or another mask that is learned from; where a source does not know its
+    /// files, of the name. Decodes nothing.
+    ///
+    /// # Errors
+    /// A file that cannot be read.
+    fn fingerprint(&self, i: usize) -> Result<u32> {
+        Ok(crc32c::crc32c(self.name(i).as_bytes()))
     }
 }
 
@@ -293,5 +303,14 @@ impl Source for FolderSource {
 
     fn num_masks(&self) -> usize {
         self.list.entries.iter().filter(|e| e.mask.is_some()).count()
+    }
+
+    fn fingerprint(&self, i: usize) -> Result<u32> {
+        let entry = &self.list.entries[i];
+        let image = fingerprint::of_file(&entry.image, 0)?;
+        match entry.mask.as_ref().filter(|_| !self.options.masks_measure) {
+            Some(mask) => fingerprint::of_file(mask, image),
+            None => Ok(image),
+        }
     }
 }

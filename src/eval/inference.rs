@@ -207,6 +207,10 @@ pub(super) struct Logits<B: Backend> {
 }
 
 impl<B: Backend> Logits<B> {
+    /// Runs the networks on `x`.
+    ///
+    /// # Errors
+    /// [`Error::NonFiniteLogits`], which no class and no confidence can be made of.
     pub(super) fn new(
         b: &B,
         arch: &DeepLab,
@@ -214,16 +218,26 @@ impl<B: Backend> Logits<B> {
         which: &[Which],
         x: &B::Tensor,
     ) -> Result<Logits<B>> {
-        let run = |net: Option<&&Network<B>>, wanted: &[Which]| -> Result<Option<B::Tensor>> {
+        let run = |name: Which, net: Option<&&Network<B>>, wanted: &[Which]| -> Result<Option<B::Tensor>> {
             let Some(net) = net.filter(|_| wanted.iter().any(|w| which.contains(w))) else { return Ok(None) };
             let (f, _) = arch.encoder_forward(b, &net.params, Norm::Frozen(&net.stats), x, false)?;
-            Ok(Some(arch.decoder_forward(b, &net.params, Norm::Frozen(&net.stats), &f, false)?.0))
+            let logits = arch.decoder_forward(b, &net.params, Norm::Frozen(&net.stats), &f, false)?.0;
+            let shape = B::shape(&logits);
+            match ops::first_non_finite_in(b, &logits) {
+                Some(at) => Err(Error::NonFiniteLogits {
+                    network: name.name().into(),
+                    image: "an image".into(),
+                    index: at / (shape.h * shape.w * shape.c),
+                }),
+                None => Ok(Some(logits)),
+            }
         };
+        let (first, second) = (nets.teachers.first(), nets.teachers.get(1));
         Ok(Logits {
-            student: run(Some(&nets.student), &[Which::Student])?,
+            student: run(Which::Student, Some(&nets.student), &[Which::Student])?,
             teachers: [
-                run(nets.teachers.first(), &[Which::Teacher1, Which::Ensemble])?,
-                run(nets.teachers.get(1), &[Which::Teacher2, Which::Ensemble])?,
+                run(Which::Teacher1, first, &[Which::Teacher1, Which::Ensemble])?,
+                run(Which::Teacher2, second, &[Which::Teacher2, Which::Ensemble])?,
             ],
         })
     }

@@ -4,9 +4,35 @@ use serde::{Deserialize, Serialize};
 
 /// Counts of (target, prediction) pairs: row = target, column = prediction.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "Stored")]
 pub struct Confusion {
     num_classes: usize,
     counts: Vec<u64>,
+}
+
+/// A confusion matrix as a file has it, whose numbers may not fit each other.
+#[derive(Deserialize)]
+struct Stored {
+    num_classes: usize,
+    counts: Vec<u64>,
+}
+
+impl TryFrom<Stored> for Confusion {
+    type Error = String;
+
+    fn try_from(Stored { num_classes, counts }: Stored) -> Result<Confusion, String> {
+        if num_classes.checked_mul(num_classes) != Some(counts.len()) {
+            return Err(format!(
+                "a confusion matrix of {num_classes} classes: expected as many counts squared, got {}",
+                counts.len()
+            ));
+        }
+        // Sums of counts must stay numbers.
+        if counts.iter().try_fold(0u64, |sum, c| sum.checked_add(*c)).is_none_or(|sum| sum > 1 << 62) {
+            return Err("a confusion matrix of more pixels than there can be".into());
+        }
+        Ok(Confusion { num_classes, counts })
+    }
 }
 
 /// What a confusion matrix says, as shares of 1.
@@ -76,6 +102,27 @@ mod tests {
         let s = m.scores();
         assert_eq!(s.iou, vec![Some(0.5), Some(0.5), Some(0.0), None]);
         assert!((s.miou - 1.0 / 3.0).abs() < 1e-15 && (s.pixel_accuracy - 0.6).abs() < 1e-15);
+    }
+
+    #[test]
+    fn stored_counts_must_fit_their_classes() {
+        let mut m = Confusion::new(2);
+        m.add(&[1, 2, 3, 4]);
+        let text = serde_json::to_string(&m).unwrap();
+        assert_eq!(serde_json::from_str::<Confusion>(&text).unwrap(), m);
+        let read = |text: &str| serde_json::from_str::<Confusion>(text);
+        assert_eq!(read(r#"{"num_classes": 0, "counts": []}"#).unwrap(), Confusion::default());
+        for (text, message) in [
+            (
+                r#"{"num_classes": 100, "counts": [1]}"#,
+                "of 100 classes: expected as many counts squared, got 1",
+            ),
+            (r#"{"num_classes": 18446744073709551615, "counts": [1]}"#, "got 1"),
+            (r#"{"num_classes": 1, "counts": [18446744073709551615]}"#, "more pixels"),
+        ] {
+            let error = read(text).unwrap_err().to_string();
+            assert!(error.contains(message), "{error}");
+        }
     }
 
     #[test]

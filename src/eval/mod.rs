@@ -15,7 +15,7 @@ pub use views::{View, Views};
 pub use window::Overlap;
 
 use crate::data::{HostImages, Mask, Sample, Source};
-use crate::model::DeepLab;
+use crate::model::{DeepLab, ModelConfig};
 use crate::ops::{self, Backend, Normalize, Shape, Size};
 use crate::{Error, Result};
 use rayon::prelude::*;
@@ -94,7 +94,7 @@ pub fn evaluate<B: Backend>(
     let mut sums = vec![Confusion::new(classes); which.len()];
     let batch_size = settings.batch_size.max(1);
     for start in (0..source.len()).step_by(batch_size) {
-        let end = (start + batch_size).min(source.len());
+        let end = start.saturating_add(batch_size).min(source.len());
         let samples: Vec<Arc<Sample>> =
             (start..end).into_par_iter().map(|i| source.load(i)).collect::<Result<_>>()?;
         for group in samples.chunk_by(|a, b| a.image.size == b.image.size) {
@@ -124,8 +124,25 @@ fn mask_of(sample: &Arc<Sample>) -> Result<&Mask> {
 /// Predicts images of one size, at that size.
 ///
 /// # Errors
-/// A prediction that the networks cannot give.
+/// A prediction that the networks cannot give, and [`Error::NonFiniteLogits`] with the image's name.
 pub fn predict_group<B: Backend>(
+    b: &B,
+    arch: &DeepLab,
+    nets: &Nets<'_, B>,
+    which: &[Which],
+    group: &[Arc<Sample>],
+    settings: &Settings,
+) -> Result<Vec<Prediction<B>>> {
+    predict_views(b, arch, nets, which, group, settings).map_err(|error| match error {
+        Error::NonFiniteLogits { network, image, index } => {
+            let image = group.get(index).map_or(image, |sample| sample.name.clone());
+            Error::NonFiniteLogits { network, image, index }
+        }
+        other => other,
+    })
+}
+
+fn predict_views<B: Backend>(
     b: &B,
     arch: &DeepLab,
     nets: &Nets<'_, B>,
@@ -135,6 +152,9 @@ pub fn predict_group<B: Backend>(
 ) -> Result<Vec<Prediction<B>>> {
     let out = group[0].image.size;
     let views = settings.views.of(network_size(out, settings.long_side));
+    for view in &views {
+        check_memory(b, arch, settings, (group.len(), which.len()), view.size)?;
+    }
     if let ([view], true) = (&views[..], settings.views.is_single()) {
         return predict(b, arch, nets, which, &prepare(group, *view)?, settings, out);
     }
@@ -163,6 +183,42 @@ pub fn predict_group<B: Backend>(
         .collect())
 }
 
+/// Refuses images that cannot fit at the size at which networks see them: less than this is never taken.
+fn check_memory<B: Backend>(
+    b: &B,
+    arch: &DeepLab,
+    settings: &Settings,
+    (images, predictions): (usize, usize),
+    size: Size,
+) -> Result<()> {
+    let Some(available) = b.available_memory() else { return Ok(()) };
+    let bytes =
+        least_bytes(&arch.config, settings.is_whole(size), predictions, size).saturating_mul(images as u64);
+    if bytes <= available {
+        return Ok(());
+    }
+    let (h, w) = size;
+    Err(Error::Memory {
+        what: format!(
+            "predicting {images} images of {h} x {w} pixels (eval.long_side, --eval-size; --scales; eval.batch_size; a \
+             sliding window, eval.window, takes less)"
+        ),
+        needed_mib: bytes >> 20,
+        available_mib: available >> 20,
+    })
+}
+
+/// Bytes that an image takes at least: its pixels as bytes and numbers and what the first layers make of them; or, through a
+/// window, its pixels as bytes and the sums of each prediction.
+fn least_bytes(model: &ModelConfig, whole: bool, predictions: usize, (h, w): Size) -> u64 {
+    let pixels = (h as u64).saturating_mul(w as u64);
+    let pixel = match whole {
+        true => 3 + 4 * (3 + model.stem_width as u64 / 2),
+        false => 3 + 4 * (model.num_classes * predictions) as u64,
+    };
+    pixels.saturating_mul(pixel)
+}
+
 /// Images of one size as a view shows them.
 fn prepare(group: &[Arc<Sample>], view: View) -> Result<HostImages> {
     let parts: Vec<_> = group.par_iter().map(|s| view.show(&s.image)).collect::<Result<_>>()?;
@@ -181,6 +237,14 @@ fn network_size((h, w): Size, long_side: usize) -> Size {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn absurd_sizes_stay_numbers() {
+        let model = ModelConfig::resnet50(21);
+        assert_eq!(least_bytes(&model, true, 1, (10, 10)), 100 * (3 + 12 + 128));
+        assert_eq!(least_bytes(&model, false, 2, (10, 10)), 100 * (3 + 4 * 42));
+        assert_eq!(least_bytes(&model, true, 1, (usize::MAX, 3)), u64::MAX);
+    }
 
     #[test]
     fn long_sides_keep_the_aspect() {

@@ -1,6 +1,7 @@
-//! Tensor files in the safetensors format: written so that a file is whole or not there, read tensor by tensor. Knows
-//! names and numbers, not what they mean.
+//! Tensor files in the safetensors format: written so that a file is whole or not there, with a checksum that is verified
+//! when the file is opened; read tensor by tensor. Knows names and numbers, not what they mean.
 
+use super::checksum;
 use super::table::{NamedTensor, ParamTable};
 use crate::{Error, Result};
 use half::{bf16, f16};
@@ -77,8 +78,8 @@ pub fn write_tensors(
     write_tensors_as(path, tensors, metadata, Float::F32)
 }
 
-/// Writes `tensors` as `float` with `metadata` to `path`: into a temporary file of the same folder, flushed to the disk and
-/// then renamed, so that `path` never holds half a file. The same input gives the same bytes.
+/// Writes `tensors` as `float` with `metadata` and a checksum to `path`: into a temporary file of the same folder, flushed to
+/// the disk and then renamed, so that `path` never holds half a file. The same input gives the same bytes.
 ///
 /// # Errors
 /// [`Error::Io`] where the system refuses (disk full, no permission); `path` is then as it was.
@@ -91,9 +92,9 @@ pub fn write_tensors_as(
 ) -> Result<()> {
     let (dtype, len) = float.name_and_len();
     let mut header = serde_json::Map::new();
-    if !metadata.is_empty() {
-        header.insert("__metadata__".into(), serde_json::json!(metadata));
-    }
+    let mut metadata = metadata.clone();
+    metadata.insert(checksum::KEY.into(), checksum::ZEROS.into());
+    header.insert("__metadata__".into(), serde_json::json!(metadata));
     let mut offset = 0;
     for t in tensors {
         if t.shape.iter().product::<usize>() != t.data.len() {
@@ -109,16 +110,28 @@ pub fn write_tensors_as(
     }
     let mut header = serde_json::Value::Object(header).to_string().into_bytes();
     header.resize(header.len().next_multiple_of(LEN_BYTES as usize), b' ');
-    write_atomically(path, |out| {
-        out.write_all(&(header.len() as u64).to_le_bytes())?;
-        out.write_all(&header)?;
+    let size = (header.len() as u64).to_le_bytes();
+    let values = |each: &mut dyn FnMut(&[u8]) -> std::io::Result<()>| {
         let mut bytes = Vec::with_capacity(1 << 16);
-        for chunk in tensors.iter().flat_map(|t| t.data.chunks(1 << 14)) {
+        tensors.iter().flat_map(|t| t.data.chunks(1 << 14)).try_for_each(|chunk| {
             bytes.clear();
             float.append(&mut bytes, chunk);
-            out.write_all(&bytes)?;
-        }
-        Ok(())
+            each(&bytes)
+        })
+    };
+    if let Some(digits) = checksum::digits(&header) {
+        let mut sum = crc32c::crc32c_append(crc32c::crc32c(&size), &header);
+        let add = &mut |bytes: &[u8]| {
+            sum = crc32c::crc32c_append(sum, bytes);
+            Ok(())
+        };
+        values(add).map_err(Error::io(path))?;
+        checksum::put(&mut header, digits, sum);
+    }
+    write_atomically(path, |out| {
+        out.write_all(&size)?;
+        out.write_all(&header)?;
+        values(&mut |bytes| out.write_all(bytes))
     })
 }
 
@@ -185,6 +198,15 @@ pub fn write_json(path: &Path, value: &impl serde::Serialize) -> Result<()> {
     })
 }
 
+/// What is wrong with the values of a network's tensor: one that is not finite, or a running variance below 0.
+pub fn fault(name: &str, values: &[f32]) -> Option<String> {
+    if let Some(v) = values.iter().find(|v| !v.is_finite()) {
+        return Some(format!("expected finite values, got {v}"));
+    }
+    let negative = || values.iter().find(|v| **v < 0.0).filter(|_| name.ends_with("running_var"));
+    negative().map(|v| format!("expected variances of at least 0, got {v}"))
+}
+
 /// An open tensor file whose header has been checked.
 pub struct TensorFile {
     path: PathBuf,
@@ -195,10 +217,11 @@ pub struct TensorFile {
 }
 
 impl TensorFile {
-    /// Opens `path` and checks its header against its length.
+    /// Opens `path` and checks its header against its length, and its checksum where it has one: files of other programs, and
+    /// of older versions of this one, have none.
     ///
     /// # Errors
-    /// [`Error::Io`] where it cannot be read, [`Error::Checkpoint`] where it is truncated or no tensor file.
+    /// [`Error::Io`] where it cannot be read, [`Error::Checkpoint`] where it is truncated, damaged or no tensor file.
     pub fn open(path: &Path) -> Result<TensorFile> {
         let mut file = File::open(path).map_err(Error::io(path))?;
         let len = file.metadata().map_err(Error::io(path))?.len();
@@ -215,17 +238,34 @@ impl TensorFile {
         if LEN_BYTES + size > len {
             return Err(broken(format!("truncated: a header of {size} bytes, the file has {len}")));
         }
-        let mut header = vec![0; size as usize];
-        file.read_exact(&mut header).map_err(Error::io(path))?;
+        let mut text = vec![0; size as usize];
+        file.read_exact(&mut text).map_err(Error::io(path))?;
         let header: Metadata =
-            serde_json::from_slice(&header).map_err(|e| broken(format!("not a safetensors header: {e}")))?;
+            serde_json::from_slice(&text).map_err(|e| broken(format!("not a safetensors header: {e}")))?;
         let start = LEN_BYTES + size;
         let expected = start + header.data_len() as u64;
         if expected != len {
             let what = if len < expected { "truncated" } else { "damaged" };
             return Err(broken(format!("{what}: expected {expected} bytes, the file has {len}")));
         }
-        Ok(TensorFile { path: path.to_path_buf(), file: RefCell::new(file), header, start })
+        let opened = TensorFile { path: path.to_path_buf(), file: RefCell::new(file), header, start };
+        let mut rest = opened.file.borrow_mut();
+        if opened.has_checksum()
+            && !checksum::holds(&size.to_le_bytes(), &text, &mut *rest).map_err(Error::io(path))?
+        {
+            return Err(broken(format!(
+                "damaged: its content does not have the checksum that it was written with (another program that changes \
+                 it must leave out the metadata {})",
+                checksum::KEY
+            )));
+        }
+        drop(rest);
+        Ok(opened)
+    }
+
+    /// Whether the file carries a checksum, which was then verified.
+    pub fn has_checksum(&self) -> bool {
+        self.metadata(checksum::KEY).is_some()
     }
 
     /// The file's path.
@@ -238,9 +278,10 @@ impl TensorFile {
         self.header.metadata().as_ref()?.get(key).map(String::as_str)
     }
 
-    /// All metadata.
+    /// All metadata, without the checksum.
     pub fn all_metadata(&self) -> BTreeMap<String, String> {
-        self.header.metadata().iter().flatten().map(|(k, v)| (k.clone(), v.clone())).collect()
+        let all = self.header.metadata().iter().flatten().filter(|(key, _)| *key != checksum::KEY);
+        all.map(|(key, value)| (key.clone(), value.clone())).collect()
     }
 
     /// All tensors' names in the order of their values.
@@ -286,6 +327,18 @@ impl TensorFile {
         Ok(bytes)
     }
 
+    /// As [`TensorFile::tensor`], with values that a network can have.
+    ///
+    /// # Errors
+    /// As [`TensorFile::tensor`], and [`Error::Checkpoint`] for a value that is a [`fault`].
+    pub fn sound_tensor(&self, name: &str) -> Result<Option<NamedTensor>> {
+        let tensor = self.tensor(name)?;
+        match tensor.as_ref().and_then(|t| fault(name, &t.data)) {
+            Some(fault) => Err(Error::checkpoint(&self.path, format!("tensor {name}: {fault}"))),
+            None => Ok(tensor),
+        }
+    }
+
     /// A tensor of 32-bit floats that must be there.
     ///
     /// # Errors
@@ -297,7 +350,8 @@ impl TensorFile {
     /// Flat (parameters, running statistics) of the network whose tensors are `prefix.*`.
     ///
     /// # Errors
-    /// [`Error::Checkpoint`] that names the first tensor that is missing, of another shape, or not of this network.
+    /// [`Error::Checkpoint`] that names the first tensor that is missing, of another shape, not of this network, or with values
+    /// that no network can have (see [`fault`]).
     pub fn network(&self, table: &ParamTable, prefix: &str) -> Result<(Vec<f32>, Vec<f32>)> {
         let known: std::collections::HashSet<&str> =
             table.params.iter().chain(&table.stats).map(|e| e.name.as_str()).collect();
@@ -310,8 +364,21 @@ impl TensorFile {
                 return Err(Error::checkpoint(&self.path, message));
             }
         }
+        // Before memory is taken for them: sizes may be more than any machine has.
+        for e in table.params.iter().chain(&table.stats) {
+            let name = format!("{prefix}.{}", e.name);
+            let fail =
+                |message: String| Err(Error::checkpoint(&self.path, format!("tensor {name}{message}")));
+            match self.info(&name) {
+                None => return fail(format!(" {:?} is missing", e.shape)),
+                Some((_, shape)) if shape != e.shape => {
+                    return fail(format!(": expected shape {:?}, got {shape:?}", e.shape));
+                }
+                Some(_) => {}
+            }
+        }
         let mut failed = None;
-        let values = table.import(|name| match self.tensor(&format!("{prefix}.{name}")) {
+        let values = table.import(|name| match self.sound_tensor(&format!("{prefix}.{name}")) {
             Ok(t) => t.map(|t| (t.shape, t.data)),
             Err(e) => {
                 failed = Some(e);

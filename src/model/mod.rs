@@ -5,6 +5,7 @@
 //! layer by layer. Gradients of activations are returned, gradients of parameters are added to a flat vector.
 
 mod aspp;
+mod checksum;
 mod config;
 mod decoder;
 mod decoders;

@@ -27,11 +27,16 @@ pub fn first_non_finite<B: Backend>(b: &B, v: &B::Vector) -> Option<usize> {
     watched(b.read_counts(&watch)[0]).map(|(_, index)| index as usize)
 }
 
-/// Whether all values are finite. Waits for the device.
-pub fn all_finite<B: Backend>(b: &B, x: &B::Tensor) -> bool {
+/// Flat index of the first element of `x` that is not finite. Waits for the device.
+pub fn first_non_finite_in<B: Backend>(b: &B, x: &B::Tensor) -> Option<usize> {
     let mut watch = b.zero_counts(1);
     b.watch_tensor(&mut watch, x, 0);
-    b.read_counts(&watch)[0] == 0
+    watched(b.read_counts(&watch)[0]).map(|(_, index)| index as usize)
+}
+
+/// Whether all values are finite. Waits for the device.
+pub fn all_finite<B: Backend>(b: &B, x: &B::Tensor) -> bool {
+    first_non_finite_in(b, x).is_none()
 }
 
 #[cfg(test)]

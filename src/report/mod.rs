@@ -18,7 +18,9 @@ mod tables;
 mod testing;
 mod unlabeled;
 
-pub use run::{Run, flatten};
+pub use run::Run;
+
+pub use crate::config::flatten;
 
 use crate::Result;
 use crate::model::io::write_atomically;

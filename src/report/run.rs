@@ -1,6 +1,6 @@
 //! What a run wrote, read back: configuration, records, and where its newest picture is.
 
-use crate::config::{self, RunConfig};
+use crate::config::{self, RunConfig, flatten};
 use crate::data::{Preset, VocFamily};
 use crate::eval::Palette;
 use crate::method::Algorithm;
@@ -246,28 +246,6 @@ pub fn distinct(names: &[(String, String)]) -> Vec<String> {
         labels.push(if *time > 1 { format!("{name} ({time})") } else { name.clone() });
     }
     labels
-}
-
-/// A configuration by dotted key.
-///
-/// # Errors
-/// As [`RunConfig::to_toml`].
-pub fn flatten(config: &RunConfig) -> Result<BTreeMap<String, String>> {
-    fn walk(prefix: &str, table: &toml::Table, keys: &mut BTreeMap<String, String>) {
-        for (key, value) in table {
-            let name = if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") };
-            match value {
-                toml::Value::Table(inner) => walk(&name, inner, keys),
-                toml::Value::String(text) => drop(keys.insert(name, text.clone())),
-                other => drop(keys.insert(name, other.to_string())),
-            }
-        }
-    }
-    let table: toml::Table =
-        config.to_toml()?.parse().map_err(|e: toml::de::Error| Error::config("resolved", e.message()))?;
-    let mut keys = BTreeMap::new();
-    walk("", &table, &mut keys);
-    Ok(keys)
 }
 
 /// The last picture by name, of those whose names begin with `kind`.

@@ -2,11 +2,12 @@
 
 use super::chart::number;
 use super::group::{Group, twins};
-use super::run::{NETWORKS, Run, Validation, flatten};
+use super::run::{NETWORKS, Run, Validation};
 use super::stats::Sample;
 use super::table::{Cell, NONE, Table};
 use crate::Result;
 use crate::config::RunConfig;
+use crate::config::flatten;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A share in percent.

@@ -1,6 +1,7 @@
 //! Checkpoint files: safetensors with PyTorch's layouts and the authors' tensor names, behind `student.`, `teacher1.` and
 //! `teacher2.`; momenta behind `momentum.`; one JSON text of metadata. Written whole or not at all.
 
+use super::fingerprint::Fingerprint;
 use super::state::{Progress, State};
 use crate::config::{EvalConfig, RunConfig};
 use crate::data::Preset;
@@ -16,6 +17,8 @@ use std::path::{Path, PathBuf};
 
 const METADATA_KEY: &str = "psmt-fast";
 const MOMENTUM: &str = "momentum";
+/// Counters stay below this; sums of theirs are still numbers.
+const LARGEST_COUNTER: u64 = 1 << 56;
 
 /// What a checkpoint says about itself.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -32,6 +35,12 @@ pub struct Metadata {
     pub eval: EvalConfig,
     /// Counters.
     pub progress: Progress,
+    /// The images and settings that it is of; older versions did not say.
+    #[serde(default)]
+    pub fingerprint: Option<Fingerprint>,
+    /// Whether the file was written with a checksum: without it, it is damaged. Older versions wrote none.
+    #[serde(default)]
+    pub checksum: bool,
 }
 
 impl Metadata {
@@ -47,7 +56,20 @@ impl Metadata {
             normalize: config.normalize,
             eval: config.eval.clone(),
             progress: Progress::default(),
+            fingerprint: None,
+            checksum: true,
         })
+    }
+
+    /// Checks that its numbers are some that this program writes: files may come from anywhere.
+    fn validate(&self) -> Result<()> {
+        self.model.validate()?;
+        self.normalize.validate()?;
+        self.eval.validate()?;
+        if self.progress.counters().any(|counter| counter > LARGEST_COUNTER) {
+            return Err(Error::config("progress", "expected counters of a run, got larger numbers"));
+        }
+        Ok(())
     }
 
     /// How images become predictions.
@@ -110,8 +132,16 @@ impl Checkpoint {
         })?;
         let meta: Metadata =
             serde_json::from_str(json).map_err(|e| fail(format!("metadata cannot be read: {e}")))?;
-        meta.model.validate().map_err(|e| fail(format!("metadata: {e}")))?;
+        if meta.checksum && !file.has_checksum() {
+            return Err(fail("damaged: the checksum that it was written with is missing".into()));
+        }
+        meta.validate().map_err(|e| fail(format!("metadata: {e}")))?;
         Ok(Checkpoint { file, meta })
+    }
+
+    /// The file's path.
+    pub fn path(&self) -> &Path {
+        self.file.path()
     }
 
     /// Checks that the networks are of `model` and trained by `algorithm`.
@@ -159,7 +189,7 @@ impl Checkpoint {
             if let Some(e) = arch.table.stats.iter().find(|e| e.name == tensor) {
                 return Some((e.shape.clone(), vec![0.0; e.span.len]));
             }
-            match self.file.tensor(&format!("{prefix}.{tensor}")) {
+            match self.file.sound_tensor(&format!("{prefix}.{tensor}")) {
                 Ok(t) => t.map(|t| (t.shape, t.data)),
                 Err(e) => {
                     failed = Some(e);

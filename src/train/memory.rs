@@ -7,11 +7,10 @@ use super::step;
 use super::watch::Watch;
 use crate::config::{self, ImageSizes, KEPT_IMAGES, RunConfig, VALIDATION};
 use crate::data::{HostImages, LabeledBatch, Source, UnlabeledBatch};
-use crate::host;
 use crate::method::Algorithm;
 use crate::model::DeepLab;
 use crate::ops::{Backend, MemoryPlan, MemoryUse, Strong, View};
-use crate::{Error, Result};
+use crate::{Error, Result, host};
 use rayon::prelude::*;
 
 /// Bytes of decoded images that a source keeps at most.
@@ -71,6 +70,29 @@ fn decoded_bytes(source: &dyn Source) -> Result<u64> {
     let bytes = |i: usize| source.size(i).map(|(h, w)| (h as u64 * w as u64) * channels);
     let all: Vec<u64> = (0..source.len()).into_par_iter().map(bytes).collect::<Result<_>>()?;
     Ok(all.iter().sum())
+}
+
+/// Refuses steps whose images alone are more than this machine's memory: they are brought together before each step, and
+/// before a plan is made.
+///
+/// # Errors
+/// [`Error::Memory`] with the settings that decide.
+pub fn check_images(config: &RunConfig) -> Result<()> {
+    match host::available_memory() {
+        Some(available) if config::step_images_bytes(config) > available => Err(Error::Memory {
+            what: format!(
+                "the images of a step, {} batches (optim.accumulate) of {} (optim.batch_size) with crops of {} x {} \
+                 (augment.crop),",
+                config.optim.accumulate,
+                config.optim.batch_size,
+                config.augment.crop[0],
+                config.augment.crop[1]
+            ),
+            needed_mib: config::step_images_bytes(config).div_ceil(1 << 20),
+            available_mib: available >> 20,
+        }),
+        _ => Ok(()),
+    }
 }
 
 /// Refuses a plan that is larger than what `b` has left.
@@ -156,6 +178,9 @@ pub fn largest_batch<B: Backend>(
     let fits = |batch_size: usize| -> Result<bool> {
         let mut sized = config.clone();
         sized.optim.batch_size = batch_size;
+        if check_images(&sized).is_err() {
+            return Ok(false);
+        }
         Ok(plan(b, &sized, measured, images)?.1.bytes() <= available)
     };
     if !fits(2)? {

@@ -5,10 +5,12 @@ pub mod checkpoint;
 mod dataset;
 mod event_proto;
 mod events;
+mod fingerprint;
 mod memory;
 pub mod pictures;
 mod progress;
 mod records;
+mod resume;
 mod run_dir;
 mod signal;
 mod state;
@@ -21,7 +23,9 @@ mod watch;
 
 pub use checkpoint::{Checkpoint, Metadata};
 pub use dataset::{Datasets, val_source};
+pub use fingerprint::{Fingerprint, Images};
 pub use memory::{MAX_BATCH, check as check_memory};
+pub use resume::{Resume, ResumeFrom};
 pub use run_dir::RunDir;
 pub use state::{Progress, State};
 pub use step::METHOD;
@@ -55,6 +59,8 @@ pub struct Prepared<B: Backend> {
     device: Option<B>,
     /// What its networks start from, where that is a file and the run is at its start.
     weights: Option<Weights>,
+    /// Its images and settings, for its checkpoints.
+    fingerprint: Fingerprint,
 }
 
 impl<B: Backend> Prepared<B> {
@@ -86,26 +92,44 @@ impl<B: Backend> Prepared<B> {
 /// # Errors
 /// Each kind of bad input, see [`crate::Error`].
 pub fn check<B: Backend>(b: &B, config: &RunConfig) -> Result<Prepared<B>> {
-    prepare(b, config, true)
+    prepare(b, config, None)
 }
 
-/// The same of the run in `dir`, which needs the weights that it started from only while it has no checkpoint.
+/// The same of the run in `dir`, which needs the weights that it started from only while it has no checkpoint; and that its
+/// checkpoint is of these images and settings.
 ///
 /// # Errors
-/// As [`check`].
-pub fn check_resumed<B: Backend>(b: &B, config: &RunConfig, dir: &RunDir) -> Result<Prepared<B>> {
-    prepare(b, config, !dir.last().exists())
+/// As [`check`], and a checkpoint that cannot be read, is gone, or is of other images or settings that are not accepted.
+pub fn check_resumed<B: Backend>(
+    b: &B,
+    config: &RunConfig,
+    dir: &RunDir,
+    how: Resume,
+) -> Result<Prepared<B>> {
+    prepare(b, config, Some((dir, how)))
 }
 
-fn prepare<B: Backend>(b: &B, config: &RunConfig, at_start: bool) -> Result<Prepared<B>> {
+fn prepare<B: Backend>(b: &B, config: &RunConfig, resumed: Option<(&RunDir, Resume)>) -> Result<Prepared<B>> {
     config::validate(config)?;
-    let weights = if at_start { open_weights(config)? } else { None };
+    let weights = if resumed.is_none() { open_weights(config)? } else { None };
     let data = Datasets::open(config)?;
+    let fingerprint = Fingerprint::new(config, &data)?;
+    let weights = match resumed {
+        Some((dir, how)) => match resume::checkpoint(dir, how.from, config, &data.schedule(config))? {
+            Some(checkpoint) => {
+                resume::check_same(&checkpoint, config, &data, &fingerprint, how.accept_changes)?;
+                None
+            }
+            None => open_weights(config)?,
+        },
+        None => weights,
+    };
+    memory::check_images(config)?;
     let measured = data.measures_pseudo_labels(config);
     let images = data.image_sizes()?;
     let (device, mut memory) = memory::plan(b, config, measured, &images)?;
     memory::keep_images(&data, &mut memory, device.is_none())?;
-    Ok(Prepared { data, images, memory, device, weights })
+    Ok(Prepared { data, images, memory, device, weights, fingerprint })
 }
 
 /// The file that the networks start from, checked against them.
@@ -133,16 +157,26 @@ pub fn start<B: Backend>(b: &B, config: &RunConfig, ready: &Prepared<B>, dir: &R
     run(b, config, ready, dir, None)
 }
 
-/// Continues the run in `dir` from its last checkpoint, or from the start where it had not written one, to the same bits as
-/// a run that was never interrupted.
+/// Continues the run in `dir` from where `from` says; from its last checkpoint, or from the start where it had not written
+/// one, to the same bits as a run that was never interrupted.
 ///
 /// # Errors
 /// A checkpoint of another model, bad data, a value that is not finite, a failed write, or Ctrl-C.
-pub fn resume<B: Backend>(b: &B, config: &RunConfig, ready: &Prepared<B>, dir: &RunDir) -> Result<Summary> {
+pub fn resume<B: Backend>(
+    b: &B,
+    config: &RunConfig,
+    ready: &Prepared<B>,
+    dir: &RunDir,
+    from: ResumeFrom,
+) -> Result<Summary> {
     let _lock = dir.lock()?;
     dir.remove_temporary_files();
-    let last = dir.last();
-    let checkpoint = if last.exists() { Some(Checkpoint::open(&last)?) } else { None };
+    let checkpoint = resume::checkpoint(dir, from, config, &ready.data.schedule(config))?;
+    match (&checkpoint, from) {
+        (Some(_), _) => {}
+        (None, ResumeFrom::Start) => tracing::info!("beginning again at step 0, as asked"),
+        (None, _) => tracing::info!("no checkpoint was written yet: beginning at step 0"),
+    }
     run(b, config, ready, dir, checkpoint)
 }
 
@@ -161,20 +195,23 @@ fn run<B: Backend>(
     if let Some(weights) = weights {
         tracing::info!("starting with {}", weights.describe());
     }
+    let schedule = data.schedule(config);
     let mut state = State::new(b, &arch, config, weights)?;
     if let Some(c) = &checkpoint {
         c.expect(&arch.config, config.method.algorithm)?;
         c.restore(b, &arch, &mut state)?;
-        tracing::info!("continuing at step {} from {}", state.progress.step, dir.last().display());
+        let Progress { step, end_pending, .. } = state.progress;
+        let left = schedule.warm_up_steps().checked_sub(step);
+        state.fit_momenta(b, &arch, config, left.is_some_and(|left| left > 0 || end_pending));
+        tracing::info!("continuing at step {} from {}", state.progress.step, c.path().display());
     }
     drop(checkpoint);
     let metrics = Metrics::open(&dir.metrics(), state.progress.metrics_lines)?;
-    let meta = Metadata::new(config)?;
+    let meta = Metadata { fingerprint: Some(ready.fingerprint.clone()), ..Metadata::new(config)? };
     let step = state.progress.step;
     // Records at the checkpoint's own step are kept.
-    let first = if step > 0 { step + 1 } else { 0 };
+    let first = if step > 0 { step.saturating_add(1) } else { 0 };
     let events = config.run.tensorboard.then(|| Events::create(dir.root(), first)).transpose()?;
     let unread = Unread::new(b);
-    let schedule = data.schedule(config);
     Trainer { b, arch: &arch, config, schedule, dir, data, state, meta, metrics, events, unread }.run()
 }

@@ -21,6 +21,8 @@ pub struct RunLock {
 
 /// Name of the file that is locked.
 const LOCK: &str = ".lock";
+/// Name of the empty file that notes that there was a checkpoint.
+const NOTE: &str = ".has-checkpoint";
 
 impl RunDir {
     /// Makes a new run's folder.
@@ -95,6 +97,23 @@ impl RunDir {
         }
     }
 
+    /// Notes that the run has written a checkpoint, so that one that is gone later is missed.
+    pub fn note_checkpoint(&self) {
+        let path = self.root.join(NOTE);
+        if path.exists() {
+            return;
+        }
+        if let Err(e) = File::create(&path).and_then(|file| file.sync_all()) {
+            tracing::warn!("{}: {e}", path.display());
+        }
+    }
+
+    /// Whether the run has written a checkpoint, whose first one follows step `first`: it is noted, there is a best one, or
+    /// the records go on behind that step.
+    pub fn had_checkpoint(&self, first: u64) -> bool {
+        self.root.join(NOTE).exists() || self.best().exists() || last_recorded_step(&self.metrics()) > first
+    }
+
     /// The folder.
     pub fn root(&self) -> &Path {
         &self.root
@@ -146,6 +165,13 @@ fn is_occupied(root: &Path) -> bool {
         let own_folder = (name == "checkpoints" || name == "pictures") && empty();
         !(own_folder || name == LOCK || is_temporary(&name))
     })
+}
+
+/// The largest step of the records, 0 without any.
+fn last_recorded_step(metrics: &Path) -> u64 {
+    let Ok(file) = File::open(metrics) else { return 0 };
+    let step = |line: &[u8]| serde_json::from_slice::<serde_json::Value>(line).ok()?["step"].as_u64();
+    BufReader::new(file).split(b'\n').map_while(|l| l.ok()).filter_map(|line| step(&line)).max().unwrap_or(0)
 }
 
 /// The record file: appends lines, and knows how many there are.
@@ -257,6 +283,21 @@ mod tests {
         assert!(RunDir::create(&root).is_ok());
         std::fs::write(root.join("config.toml"), "").unwrap();
         assert!(RunDir::create(&root).is_err());
+    }
+
+    #[test]
+    fn checkpoints_that_were_written_are_missed() {
+        let dir = tempfile::tempdir().unwrap();
+        let run = RunDir::create(&dir.path().join("run")).unwrap();
+        assert!(!run.had_checkpoint(4));
+        std::fs::write(run.metrics(), "{\"step\":0}\n{\"step\":4}\n{\"st").unwrap();
+        assert!(!run.had_checkpoint(4), "it may have ended before the first was whole");
+        assert!(run.had_checkpoint(3));
+        run.note_checkpoint();
+        assert!(run.had_checkpoint(4));
+        std::fs::remove_file(run.root().join(NOTE)).unwrap();
+        std::fs::write(run.best(), "").unwrap();
+        assert!(run.had_checkpoint(4));
     }
 
     #[test]

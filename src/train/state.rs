@@ -102,6 +102,16 @@ impl Sums {
     }
 }
 
+impl Progress {
+    /// All counters; floating-point sums are none.
+    pub fn counters(&self) -> impl Iterator<Item = u64> {
+        let sums = &self.sums;
+        [self.step, self.metrics_lines, sums.steps, sums.passed, sums.pixels]
+            .into_iter()
+            .chain(sums.histogram)
+    }
+}
+
 /// A best validation.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Best {
@@ -163,6 +173,15 @@ impl<B: Backend> State<B> {
                 .collect(),
             progress: Progress::default(),
         })
+    }
+
+    /// Gives the teachers that still learn in the warm-up a momentum, and takes it from those that do not: a checkpoint of
+    /// a run whose warm-up has become longer or shorter since has too few or too many.
+    pub fn fit_momenta(&mut self, b: &B, arch: &DeepLab, config: &RunConfig, warm_up: bool) {
+        let learners = config.warm_up_networks();
+        let teachers = learners.iter().filter(|(name, _)| *name != NetworkName::Student).count();
+        self.teacher_momenta
+            .resize_with(if warm_up { teachers } else { 0 }, || b.zeros(arch.table.num_params));
     }
 
     /// Makes the teachers copies of the student.

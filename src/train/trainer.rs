@@ -59,6 +59,11 @@ impl<B: Backend> Trainer<'_, B> {
     /// Bad data, a value that is not finite, a failed write, or Ctrl-C after its checkpoint.
     pub fn run(&mut self) -> Result<BTreeMap<String, Scores>> {
         let num_steps = self.schedule.num_steps();
+        if self.state.progress.step > num_steps {
+            // A run that was made shorter is over.
+            tracing::warn!("step {} is behind the run's last one, {num_steps}", self.state.progress.step);
+            return Ok(self.state.progress.scores.clone());
+        }
         if self.metrics.lines() == 0 {
             self.record(&run_record(self.data))?;
         }
@@ -354,7 +359,9 @@ impl<B: Backend> Trainer<'_, B> {
         if best {
             paths.insert(0, self.dir.best());
         }
-        checkpoint::save(self.b, self.arch, &self.state, &self.meta, &paths)
+        checkpoint::save(self.b, self.arch, &self.state, &self.meta, &paths)?;
+        self.dir.note_checkpoint();
+        Ok(())
     }
 
     fn interrupt<T>(&mut self) -> Result<T> {

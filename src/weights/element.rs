@@ -23,7 +23,10 @@ pub enum Element {
 }
 
 /// Types that are listed but not read. Those of an unknown name are taken as bytes.
-const OTHERS: [(&str, usize); 9] = [
+const OTHERS: [(&str, usize); 12] = [
+    ("U64", 8),
+    ("U32", 4),
+    ("U16", 2),
     ("I64", 8),
     ("I32", 4),
     ("I16", 2),

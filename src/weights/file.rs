@@ -2,7 +2,7 @@
 //! they mean.
 
 use super::Element;
-use super::torch::{START, TorchFile, is_legacy};
+use super::torch::{Contents, START, TorchFile, is_legacy};
 use crate::model::io::TensorFile;
 use crate::{Error, Result};
 use std::collections::{BTreeMap, HashMap};
@@ -68,6 +68,7 @@ pub struct WeightFile {
     by_name: HashMap<String, usize>,
     metadata: BTreeMap<String, String>,
     skipped: Vec<String>,
+    unreadable: BTreeMap<String, String>,
     source: Source,
 }
 
@@ -92,7 +93,7 @@ impl WeightFile {
         } else {
             Format::Safetensors
         };
-        let (source, tensors, metadata, skipped) = if format == Format::Safetensors {
+        let (source, tensors, metadata, skipped, unreadable) = if format == Format::Safetensors {
             let file = TensorFile::open(path)?;
             let info = |name: String| {
                 let (element, shape) = file.info(&name).unwrap_or_default();
@@ -100,14 +101,16 @@ impl WeightFile {
             };
             let tensors = file.names().into_iter().map(info).collect();
             let metadata = file.all_metadata();
-            (Source::Safetensors(file), tensors, metadata, Vec::new())
+            (Source::Safetensors(file), tensors, metadata, Vec::new(), BTreeMap::new())
         } else {
             let opened = TorchFile::open(path, format == Format::TorchLegacy);
             let (file, contents) = opened.map_err(|message| Error::checkpoint(path, message))?;
-            (Source::Torch(file), contents.tensors, BTreeMap::new(), contents.skipped)
+            let Contents { tensors, skipped, unreadable } = contents;
+            (Source::Torch(file), tensors, BTreeMap::new(), skipped, unreadable)
         };
         let by_name = tensors.iter().enumerate().map(|(i, t): (_, &Info)| (t.name.clone(), i)).collect();
-        Ok(WeightFile { path: path.to_path_buf(), format, tensors, by_name, metadata, skipped, source })
+        let path = path.to_path_buf();
+        Ok(WeightFile { path, format, tensors, by_name, metadata, skipped, unreadable, source })
     }
 
     /// The file's path.
@@ -133,6 +136,20 @@ impl WeightFile {
     /// Classes of Python objects beside the tensors, which were not looked into.
     pub fn skipped(&self) -> &[String] {
         &self.skipped
+    }
+
+    /// Names of tensors that cannot be read, and why; they are not among [`WeightFile::tensors`].
+    pub fn unreadable(&self) -> &BTreeMap<String, String> {
+        &self.unreadable
+    }
+
+    /// Why there is a tensor of that name and [`WeightFile::find`] does not give it.
+    pub fn why_not(&self, name: &str) -> Option<String> {
+        let other_type = || {
+            let element = self.tensors[*self.by_name.get(name)?].element;
+            (!element.is_float()).then(|| format!("expected floats, got {}", element.name()))
+        };
+        self.unreadable.get(name).cloned().or_else(other_type)
     }
 
     /// The tensor of floats of that name.

@@ -1,8 +1,9 @@
 //! Whether a file's tensors fit a network, by which spelling, and what is wrong where none does. Knows the table of a
-//! network's names; knows no values.
+//! network's names.
 
 use super::names::{BACKBONE, Role, Spelling};
-use super::{WeightFile, infer};
+use super::{WeightFile, copies, infer};
+use crate::model::io::fault;
 use crate::model::{DeepLab, Entry, ModelConfig};
 use crate::{Error, Result};
 use std::collections::HashSet;
@@ -30,6 +31,8 @@ pub struct Fit {
     pub pairs: Vec<(usize, usize)>,
     /// What the network has and the file lacks.
     missing: Vec<String>,
+    /// What cannot be read.
+    unreadable: Vec<String>,
     /// What has another shape.
     misshapen: Vec<String>,
     /// What the file has and the network lacks.
@@ -43,13 +46,23 @@ impl Fit {
     }
 
     fn problems(&self) -> usize {
-        self.missing.len() + self.misshapen.len() + self.unexpected.len()
+        self.missing.len() + self.unreadable.len() + self.misshapen.len() + self.unexpected.len()
+    }
+
+    /// Looks through all values.
+    ///
+    /// # Errors
+    /// [`Error::Checkpoint`] naming the first tensor with a value that no network can have, [`Error::Io`] where it cannot be
+    /// read.
+    pub fn check_values(&self, file: &WeightFile, arch: &DeepLab) -> Result<()> {
+        self.pairs.iter().try_for_each(|&(tensor, i)| read(file, tensor, entry(arch, i)).map(|_| ()))
     }
 
     /// What is wrong, the first tensors of each kind by name.
     pub fn faults(&self) -> String {
         let kinds = [
             (&self.missing, "missing"),
+            (&self.unreadable, "unreadable"),
             (&self.misshapen, "of another shape"),
             (&self.unexpected, "not in this network"),
         ];
@@ -68,15 +81,34 @@ pub fn entry(arch: &DeepLab, i: usize) -> &Entry {
     params.get(i).unwrap_or_else(|| &arch.table.stats[i - params.len()])
 }
 
+/// The values of the file's tensor at index `tensor`, which fills `entry`.
+///
+/// # Errors
+/// As [`WeightFile::read`], and [`Error::Checkpoint`] for a running variance below 0.
+pub fn read(file: &WeightFile, tensor: usize, entry: &Entry) -> Result<Vec<f32>> {
+    let values = file.read(tensor)?;
+    match fault(&entry.name, &values) {
+        Some(fault) => {
+            let name = &file.tensors()[tensor].name;
+            Err(Error::checkpoint(file.path(), format!("tensor {name}: {fault}")))
+        }
+        None => Ok(values),
+    }
+}
+
 /// How `spelling` fits the tensors of `arch` that are wanted.
 pub fn judge(file: &WeightFile, arch: &DeepLab, wanted: Wanted, spelling: &Spelling) -> Fit {
-    let (mut pairs, mut missing, mut misshapen) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut pairs, mut missing, mut unreadable, mut misshapen) =
+        (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     let mut used = HashSet::new();
     let entries = arch.table.params.iter().chain(&arch.table.stats).enumerate();
     for (i, e) in entries.filter(|(_, e)| wanted == Wanted::Network || e.name.starts_with(BACKBONE)) {
         let Some(name) = spelling.spell(&e.name) else { continue };
         match file.find(&name) {
-            None => missing.push(format!("{name} {:?}", e.shape)),
+            None => match file.why_not(&name) {
+                Some(why) => unreadable.push(format!("{name}: {why}")),
+                None => missing.push(format!("{name} {:?}", e.shape)),
+            },
             Some((at, info)) if info.shape == e.shape => pairs.push((at, i)),
             Some((_, info)) => {
                 misshapen.push(format!("{name}: expected {:?}, got {:?}", e.shape, info.shape))
@@ -87,45 +119,82 @@ pub fn judge(file: &WeightFile, arch: &DeepLab, wanted: Wanted, spelling: &Spell
     let extra = |name: &&str| spelling.claims(name) && !used.contains(*name);
     let floats = file.tensors().iter().filter(|t| t.element.is_float()).map(|t| t.name.as_str());
     let unexpected = floats.filter(extra).map(String::from).collect();
-    Fit { spelling: spelling.clone(), pairs, missing, misshapen, unexpected }
+    Fit { spelling: spelling.clone(), pairs, missing, unreadable, misshapen, unexpected }
 }
 
 /// All spellings that the file's names suggest.
 pub fn spellings(file: &WeightFile, wanted: Wanted) -> Vec<Spelling> {
-    let names = file.tensors().iter().map(|t| t.name.as_str());
-    let mut all = match wanted {
-        Wanted::Backbone => Spelling::backbones(names),
-        Wanted::Network => Spelling::networks(names),
-    };
+    let mut all = suggested(file, wanted);
     all.truncate(MAX_SPELLINGS);
     all
 }
 
-/// The fits of everything wanted that `file` has for `arch`: one backbone, or the networks of distinct roles.
+fn suggested(file: &WeightFile, wanted: Wanted) -> Vec<Spelling> {
+    let names = file.tensors().iter().map(|t| t.name.as_str());
+    match wanted {
+        Wanted::Backbone => Spelling::backbones(names),
+        Wanted::Network => Spelling::networks(names),
+    }
+}
+
+/// What of a file is taken.
+#[derive(Clone, Debug)]
+pub struct Chosen {
+    /// One backbone, or the networks of distinct roles.
+    pub fits: Vec<Fit>,
+    /// Selectors of what would fit too and was not taken: copies of what was, or what has no name beside what has one.
+    pub others: Vec<String>,
+}
+
+impl Chosen {
+    /// Looks through all values, as [`Fit::check_values`].
+    ///
+    /// # Errors
+    /// As [`Fit::check_values`].
+    pub fn check_values(&self, file: &WeightFile, arch: &DeepLab) -> Result<()> {
+        self.fits.iter().try_for_each(|fit| fit.check_values(file, arch))
+    }
+}
+
+/// Spellings behind `selector`, or all: those that it names wholly, else those that begin with it.
+fn selected(file: &WeightFile, wanted: Wanted, selector: Option<&str>) -> Result<Vec<Spelling>> {
+    let Some(selector) = selector else { return Ok(spellings(file, wanted)) };
+    let dotted = match selector.trim_end_matches('.') {
+        "" => String::new(),
+        words => format!("{words}."),
+    };
+    let all = suggested(file, wanted);
+    let take = |fits: &dyn Fn(&Spelling) -> bool| -> Vec<Spelling> {
+        all.iter().filter(|s| fits(s)).take(MAX_SPELLINGS).cloned().collect()
+    };
+    let mut found = take(&|s| s.selector() == dotted);
+    if found.is_empty() && !dotted.is_empty() {
+        found = take(&|s| s.backbone_prefix().starts_with(&dotted));
+    }
+    if found.is_empty() {
+        let mut there: Vec<String> = all.iter().map(|s| format!("{:?}", s.selector())).collect();
+        there.dedup();
+        there.truncate(MAX_SPELLINGS);
+        let there = if there.is_empty() { "none".into() } else { there.join(", ") };
+        let what = if wanted == Wanted::Backbone { "backbone" } else { "network" };
+        let message = format!("has no {what} behind {selector:?}; there are {there}");
+        return Err(Error::checkpoint(file.path(), message));
+    }
+    Ok(found)
+}
+
+/// The fits of everything wanted that `file` has for `arch`: one backbone, or the networks of distinct roles; of those behind
+/// `selector` where one is given. Of a network and its copies (see [`copies`]) the network is meant.
 ///
 /// # Errors
 /// [`Error::Checkpoint`] where nothing fits (naming the closest spelling and the first tensors at fault), where a network
 /// that the file names is damaged, or where several fit and nothing says which is meant.
-pub fn fits(file: &WeightFile, arch: &DeepLab, wanted: Wanted) -> Result<Vec<Fit>> {
+pub fn fits(file: &WeightFile, arch: &DeepLab, wanted: Wanted, selector: Option<&str>) -> Result<Chosen> {
     let fail = |message: String| Err(Error::checkpoint(file.path(), message));
-    let judged: Vec<_> = spellings(file, wanted).iter().map(|s| judge(file, arch, wanted, s)).collect();
+    let judged: Vec<_> =
+        selected(file, wanted, selector)?.iter().map(|s| judge(file, arch, wanted, s)).collect();
     let Some(closest) = judged.iter().min_by_key(|fit| fit.problems()) else {
-        let what = if wanted == Wanted::Backbone {
-            "a ResNet's backbone"
-        } else {
-            "a network of this program or of PS-MT's authors"
-        };
-        let mut message = format!("expected the tensors of {what}, got {} others", file.tensors().len());
-        if file.tensors().is_empty() && !file.skipped().is_empty() {
-            message += &format!(
-                "; objects of {} are not looked into: save the model's state_dict",
-                file.skipped().join(", ")
-            );
-        }
-        if wanted == Wanted::Network && !spellings(file, Wanted::Backbone).is_empty() {
-            message += "; a backbone is there, which --pretrained takes";
-        }
-        return fail(message);
+        return fail(nothing(file, wanted));
     };
     if !closest.is_complete() {
         return fail(format!(
@@ -144,20 +213,56 @@ pub fn fits(file: &WeightFile, arch: &DeepLab, wanted: Wanted) -> Result<Vec<Fit
     let mut complete: Vec<Fit> = judged.into_iter().filter(Fit::is_complete).collect();
     // A network that is named goes before one that is not; of several backbones the student's is meant.
     complete.sort_by_key(|fit| fit.spelling.role());
+    let mut chosen = Chosen { fits: Vec::new(), others: Vec::new() };
     if complete.iter().any(|fit| fit.spelling.role() != Role::Only) {
-        complete.retain(|fit| fit.spelling.role() != Role::Only);
+        let (named, others) = complete.into_iter().partition(|fit| fit.spelling.role() != Role::Only);
+        let others: Vec<Fit> = others;
+        chosen.others.extend(others.iter().map(|fit| fit.spelling.selector()));
+        complete = named;
     }
-    let twice = complete.windows(2).find(|pair| pair[0].spelling.role() == pair[1].spelling.role());
-    if let Some([a, b]) = twice {
-        return fail(format!(
-            "several networks fit, and nothing says which is meant: {}; {}",
-            a.spelling, b.spelling
-        ));
+    for same in complete.chunk_by(|a, b| a.spelling.role() == b.spelling.role()) {
+        let prefixes: Vec<String> = same.iter().map(|fit| fit.spelling.backbone_prefix()).collect();
+        let Some(original) = copies::original(&prefixes) else {
+            return fail(several(file, same));
+        };
+        chosen.fits.push(same[original].clone());
+        let others = same.iter().enumerate().filter(|(i, _)| *i != original);
+        chosen.others.extend(others.map(|(_, fit)| fit.spelling.selector()));
     }
     if wanted == Wanted::Backbone {
-        complete.truncate(1);
+        chosen.fits.truncate(1);
     }
-    Ok(complete)
+    Ok(chosen)
+}
+
+/// What a file has instead of any network.
+fn nothing(file: &WeightFile, wanted: Wanted) -> String {
+    let what = match wanted {
+        Wanted::Backbone => "a ResNet's backbone",
+        Wanted::Network => "a network of this program or of PS-MT's authors",
+    };
+    let mut message = format!("expected the tensors of {what}, got {} others", file.tensors().len());
+    if file.tensors().is_empty() && !file.skipped().is_empty() {
+        message += &format!(
+            "; objects of {} are not looked into: save the model's state_dict",
+            file.skipped().join(", ")
+        );
+    }
+    if wanted == Wanted::Network && !spellings(file, Wanted::Backbone).is_empty() {
+        message += "; a backbone is there, which --pretrained takes";
+    }
+    message
+}
+
+/// That nothing tells which of several is meant, and how to say it.
+fn several(file: &WeightFile, fits: &[Fit]) -> String {
+    let list = |text: &dyn Fn(&Fit) -> String, by: &str| fits.iter().map(text).collect::<Vec<_>>().join(by);
+    let name = file.path().file_name().map(|n| n.to_string_lossy()).unwrap_or_default();
+    format!(
+        "several networks fit, and nothing says which is meant: {}; one is chosen by its prefix behind the file's name: {}",
+        list(&|fit| fit.spelling.to_string(), "; "),
+        list(&|fit| format!("{name}#{}", fit.spelling.selector()), " or "),
+    )
 }
 
 /// How the run would have to be configured for the file, where its network can be told.

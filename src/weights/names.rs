@@ -188,6 +188,15 @@ impl Spelling {
         }
     }
 
+    /// What chooses it among others, behind the file's name: its prefix, or its encoder's where it has none.
+    pub fn selector(&self) -> String {
+        match self {
+            Spelling::Backbone { prefix, .. } => prefix.clone(),
+            Spelling::Network { prefix, encoder, .. } if prefix.is_empty() => format!("{encoder}."),
+            Spelling::Network { prefix, .. } => prefix.clone(),
+        }
+    }
+
     /// Whose network it is.
     pub fn role(&self) -> Role {
         match self {

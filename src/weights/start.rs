@@ -1,44 +1,61 @@
-//! What a run starts from: a backbone for all its networks, or whole networks. Checked against the network when opened,
-//! read when the networks are made.
+//! What a run starts from: a backbone for all its networks, or whole networks. Checked against the network when opened, and
+//! looked through for values that no network can have; read again when the networks are made.
 
 use super::WeightFile;
-use super::fit::{self, Fit, Wanted};
+use super::fit::{self, Chosen, Wanted};
 use super::names::Role;
 use crate::Result;
 use crate::model::DeepLab;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+
+/// Tensors that cannot be read of which a description names so many.
+const NAMED: usize = 3;
+
+/// The file of `FILE` or `FILE#PREFIX`, and the prefix that chooses a network in it. A file of the whole name goes first.
+pub fn split_selector(path: &Path) -> (PathBuf, Option<String>) {
+    if !path.exists()
+        && let Some((file, prefix)) = path.to_str().and_then(|text| text.rsplit_once('#'))
+    {
+        return (PathBuf::from(file), Some(prefix.to_string()));
+    }
+    (path.to_path_buf(), None)
+}
 
 /// An open file that fits a network.
 pub struct Weights {
     file: WeightFile,
-    fits: Vec<Fit>,
+    chosen: Chosen,
     /// Whether teachers keep their own initial values.
     student_alone: bool,
 }
 
 impl Weights {
-    /// A backbone, which student and teachers start from, or after [`Weights::for_student`] the student.
+    /// A backbone, which student and teachers start from, or after [`Weights::for_student`] the student. `path` may end with
+    /// `#` and the prefix of the one that is meant.
     ///
     /// # Errors
-    /// As [`WeightFile::open`], and [`Error::Checkpoint`](crate::Error::Checkpoint) where nothing fits `arch` or nothing says
-    /// which of several is meant.
+    /// As [`WeightFile::open`], and [`Error::Checkpoint`](crate::Error::Checkpoint) where nothing fits `arch`, nothing says
+    /// which of several is meant, or a value is none that a network can have.
     pub fn backbone(path: &Path, arch: &DeepLab) -> Result<Weights> {
         Weights::open(path, arch, Wanted::Backbone)
     }
 
-    /// Whole networks: those that the file names start as such, one alone starts all.
+    /// Whole networks: those that the file names start as such, one alone starts all. `path` may end with `#` and the prefix
+    /// of the one that is meant.
     ///
     /// # Errors
-    /// As [`WeightFile::open`], and [`Error::Checkpoint`](crate::Error::Checkpoint) where nothing fits `arch` or nothing says
-    /// which of several is meant.
+    /// As [`WeightFile::open`], and [`Error::Checkpoint`](crate::Error::Checkpoint) where nothing fits `arch`, nothing says
+    /// which of several is meant, or a value is none that a network can have.
     pub fn networks(path: &Path, arch: &DeepLab) -> Result<Weights> {
         Weights::open(path, arch, Wanted::Network)
     }
 
     fn open(path: &Path, arch: &DeepLab, wanted: Wanted) -> Result<Weights> {
-        let file = WeightFile::open(path)?;
-        let fits = fit::fits(&file, arch, wanted)?;
-        Ok(Weights { file, fits, student_alone: false })
+        let (path, selector) = split_selector(path);
+        let file = WeightFile::open(&path)?;
+        let chosen = fit::fits(&file, arch, wanted, selector.as_deref())?;
+        chosen.check_values(&file, arch)?;
+        Ok(Weights { file, chosen, student_alone: false })
     }
 
     /// The same for the student alone: teachers keep their own initial values.
@@ -48,14 +65,33 @@ impl Weights {
 
     /// What was found, and which networks start from it, in words.
     pub fn describe(&self) -> String {
-        let found: Vec<_> = self.fits.iter().map(|fit| fit.spelling.to_string()).collect();
-        let whom = match self.fits.len() {
+        let found: Vec<_> = self.chosen.fits.iter().map(|fit| fit.spelling.to_string()).collect();
+        let whom = match self.chosen.fits.len() {
             _ if self.student_alone => "for the student alone",
             0 | 1 => "for every network",
             _ => "each for its own network",
         };
         let file = self.file.path().display();
-        format!("{} from {file} ({}), {whom}", found.join("; "), self.file.format().name())
+        let mut text = format!("{} from {file} ({}), {whom}", found.join("; "), self.file.format().name());
+        if !self.chosen.others.is_empty() {
+            text += &format!(
+                "; the file also has {}: FILE#PREFIX, such as {file}#{}, takes another",
+                self.chosen.others.join(" and "),
+                self.chosen.others[0]
+            );
+        }
+        let unreadable = self.file.unreadable();
+        if !unreadable.is_empty() {
+            let named: Vec<_> =
+                unreadable.iter().take(NAMED).map(|(name, why)| format!("{name}: {why}")).collect();
+            let more = if unreadable.len() > NAMED { "; …" } else { "" };
+            text += &format!(
+                "; other tensors, which cannot be read, are left out: {} ({}{more})",
+                unreadable.len(),
+                named.join("; ")
+            );
+        }
+        text
     }
 
     /// Puts the values of network `number` (0 the student, 1 and 2 the teachers) over initial ones. A network that the file
@@ -63,20 +99,20 @@ impl Weights {
     /// [`Weights::for_student`].
     ///
     /// # Errors
-    /// [`Error::Checkpoint`](crate::Error::Checkpoint) for a damaged tensor,
+    /// [`Error::Checkpoint`](crate::Error::Checkpoint) for a tensor that was damaged since the file was opened,
     /// [`Error::Io`](crate::Error::Io) where the file cannot be read.
     pub fn put(&self, arch: &DeepLab, number: u64, params: &mut [f32], stats: &mut [f32]) -> Result<()> {
         if self.student_alone && number > 0 {
             return Ok(());
         }
         let role = [Role::Student, Role::Teacher1, Role::Teacher2][number.min(2) as usize];
-        let own = self.fits.iter().find(|fit| fit.spelling.role() == role);
+        let own = self.chosen.fits.iter().find(|fit| fit.spelling.role() == role);
         // In the order of roles the student is the first that there is.
-        let Some(fit) = own.or(self.fits.first()) else { return Ok(()) };
+        let Some(fit) = own.or(self.chosen.fits.first()) else { return Ok(()) };
         for &(tensor, entry) in &fit.pairs {
-            let values = self.file.read(tensor)?;
             let flat = if entry < arch.table.params.len() { &mut *params } else { &mut *stats };
-            fit::entry(arch, entry).put(&values, flat);
+            let entry = fit::entry(arch, entry);
+            entry.put(&fit::read(&self.file, tensor, entry)?, flat);
         }
         Ok(())
     }

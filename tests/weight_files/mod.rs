@@ -1,4 +1,5 @@
 //! Writers of files with weights for tests: networks under any names, and pickles and archives by hand.
+#![allow(dead_code)] // every test binary uses a part
 
 use psmt_fast::model::io::write_tensors;
 use psmt_fast::model::{DeepLab, ModelConfig, NamedTensor, Stem};
@@ -44,7 +45,6 @@ pub fn write(path: &Path, tensors: &[NamedTensor]) {
 }
 
 /// Writes an archive as `torch.save` does, with storages by name.
-#[allow(dead_code)] // not every test binary makes archives
 pub fn zip_file(path: &Path, pickle: &[u8], entries: &[(String, Vec<u8>)], deflate: bool) {
     let mut zip = ZipWriter::new(std::fs::File::create(path).unwrap());
     let method = if deflate { CompressionMethod::Deflated } else { CompressionMethod::Stored };
@@ -59,10 +59,8 @@ pub fn zip_file(path: &Path, pickle: &[u8], entries: &[(String, Vec<u8>)], defla
 }
 
 /// A pickle of protocol 2, opcode by opcode.
-#[allow(dead_code)] // not every test binary makes pickles
 pub struct Pickle(Vec<u8>);
 
-#[allow(dead_code)]
 impl Pickle {
     pub fn new() -> Pickle {
         Pickle(vec![0x80, 2])
@@ -107,4 +105,16 @@ impl Pickle {
     pub fn end(self) -> Vec<u8> {
         self.op(b'.').0
     }
+}
+
+/// Writes a safetensors file as other programs do: without a checksum.
+pub fn write_plain(path: &Path, tensors: &[NamedTensor], metadata: &BTreeMap<String, String>) {
+    use safetensors::tensor::{Dtype, TensorView};
+    let bytes = |t: &NamedTensor| t.data.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>();
+    let all: Vec<_> = tensors.iter().map(|t| (t.name.clone(), t.shape.clone(), bytes(t))).collect();
+    let views = all.iter().map(|(name, shape, bytes)| {
+        (name.clone(), TensorView::new(Dtype::F32, shape.clone(), bytes).unwrap())
+    });
+    let metadata = metadata.iter().map(|(k, v)| (k.clone(), v.clone())).collect();
+    std::fs::write(path, safetensors::serialize(views, Some(metadata)).unwrap()).unwrap();
 }

@@ -39,6 +39,8 @@ pub enum Node {
     Storage(usize),
     /// A tensor.
     Tensor(View),
+    /// A tensor that cannot be read, and why.
+    Odd(String),
     /// An object of a class that means nothing here; the class.
     Object(Value),
     /// Bytes, whose content nothing here needs.
@@ -90,7 +92,7 @@ impl Heap {
     /// Keeps a node.
     pub fn add(&mut self, node: Node) -> Result<Value> {
         let inner = match &node {
-            Node::Str(s) | Node::Global(s) => s.len(),
+            Node::Str(s) | Node::Global(s) | Node::Odd(s) => s.len(),
             Node::List(items) | Node::Tuple(items) => items.len() * size_of::<Value>(),
             Node::Dict(items) => items.len() * 2 * size_of::<Value>(),
             Node::Tensor(view) => 2 * view.shape.len() * size_of::<usize>(),

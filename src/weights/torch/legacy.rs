@@ -68,8 +68,10 @@ impl Legacy {
             }
             at += 8;
             places.insert(key.to_string(), at);
-            let end =
-                count.checked_mul(storage.element.bytes() as u64).and_then(|bytes| at.checked_add(bytes));
+            let element = storage.element.ok_or_else(|| {
+                format!("storage {key} is of an unknown class: where the next one begins is not known")
+            })?;
+            let end = count.checked_mul(element.bytes() as u64).and_then(|bytes| at.checked_add(bytes));
             at = end
                 .filter(|end| *end <= len)
                 .ok_or_else(|| format!("truncated: storage {key} ends behind the file"))?;

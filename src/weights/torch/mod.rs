@@ -9,13 +9,13 @@ mod rebuild;
 
 pub(super) use legacy::{START, is_legacy};
 
-use super::Info;
+use super::{Element, Info};
 use archive::Archive;
 use heap::{Heap, Node, Value};
 use legacy::Legacy;
 use rebuild::{Storage, View};
 use std::cell::RefCell;
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::Path;
 
 /// Containers inside containers that are looked into.
@@ -24,6 +24,8 @@ const MAX_DEPTH: usize = 16;
 const MAX_NAME: usize = 512;
 /// Most tensors; a checkpoint of three ResNet-101 has about 2000, with an optimiser's state 4000.
 const MAX_TENSORS: usize = 100_000;
+/// Most elements of a tensor that repeats those of its storage: more than any layer's weights, less than would fill memory.
+const MAX_REPEATED: usize = 1 << 24;
 
 enum Container {
     Zip(Archive),
@@ -45,6 +47,8 @@ pub struct Contents {
     pub tensors: Vec<Info>,
     /// Classes of the objects that were left out.
     pub skipped: Vec<String>,
+    /// Names of tensors that cannot be read, and why.
+    pub unreadable: BTreeMap<String, String>,
 }
 
 impl TorchFile {
@@ -62,37 +66,44 @@ impl TorchFile {
             let root = pickle::read(&mut bytes.as_slice(), &mut heap)?;
             (Container::Zip(archive), root)
         };
-        let mut found =
-            Found { heap: &heap, seen: HashSet::new(), tensors: Vec::new(), skipped: BTreeSet::new() };
+        let mut found = Found {
+            heap: &heap,
+            seen: HashSet::new(),
+            tensors: Vec::new(),
+            skipped: BTreeSet::new(),
+            unreadable: BTreeMap::new(),
+        };
         found.visit(root, "", 0)?;
-        let (named, skipped) = (found.tensors, found.skipped);
+        let Found { tensors: named, skipped, mut unreadable, .. } = found;
         let mut needed = vec![None; heap.storages.len()];
         let (mut tensors, mut views) = (Vec::new(), Vec::new());
         for (name, view) in named {
             let storage = &heap.storages[view.storage];
-            let end = view.end().filter(|end| *end <= storage.len);
-            let end = end.ok_or_else(|| format!("tensor {name}: lies outside its storage"))?;
-            // Views that repeat elements are not weights, and could be larger than any file.
-            if view.len().is_none_or(|len| len > storage.len) {
-                return Err(format!("tensor {name}: has more elements than its storage"));
-            }
+            let (element, end) = match readable(&view, storage) {
+                Ok(found) => found,
+                Err(why) => {
+                    unreadable.insert(name, why);
+                    continue;
+                }
+            };
             let most: &mut Option<usize> = &mut needed[view.storage];
             *most = Some(most.unwrap_or(0).max(end));
-            tensors.push(Info { name, shape: view.shape.clone(), element: storage.element });
+            tensors.push(Info { name, shape: view.shape.clone(), element });
             views.push(view);
         }
         for (storage, needed) in heap.storages.iter().zip(&needed) {
             let Some(needed) = needed else { continue };
             let bytes = bytes_of(storage).ok_or_else(|| format!("storage {} is too large", storage.key))?;
+            let element = storage.element.map_or(0, Element::bytes);
             match &container {
                 Container::Zip(archive) => {
-                    archive.check(&storage.key, bytes, (needed * storage.element.bytes()) as u64)?;
+                    archive.check(&storage.key, bytes, (needed * element) as u64)?;
                 }
                 Container::Legacy(file) => file.check(&storage.key)?,
             }
         }
         let file = TorchFile { container, storages: heap.storages, views, last: RefCell::new(None) };
-        Ok((file, Contents { tensors, skipped: skipped.into_iter().collect() }))
+        Ok((file, Contents { tensors, skipped: skipped.into_iter().collect(), unreadable }))
     }
 
     /// The values of tensor `index` as f32, last axis fastest.
@@ -112,12 +123,29 @@ impl TorchFile {
             };
             *last = Some((view.storage, read));
         }
-        Ok(last.as_ref().map(|(_, bytes)| view.gather(storage.element, bytes)).unwrap_or_default())
+        let (Some((_, bytes)), Some(element)) = (last.as_ref(), storage.element) else {
+            return Ok(Vec::new());
+        };
+        Ok(view.gather(element, bytes))
     }
 }
 
 fn bytes_of(storage: &Storage) -> Option<u64> {
-    storage.len.checked_mul(storage.element.bytes()).map(|bytes| bytes as u64)
+    storage.len.checked_mul(storage.element?.bytes()).map(|bytes| bytes as u64)
+}
+
+/// What a view's elements are, and the first element of its storage behind it.
+///
+/// # Errors
+/// Why it cannot be read.
+fn readable(view: &View, storage: &Storage) -> Result<(Element, usize), String> {
+    let element = storage.element.ok_or("its storage is of an unknown class")?;
+    let end = view.end().filter(|end| *end <= storage.len).ok_or("it lies outside its storage")?;
+    // Expanded tensors repeat elements; those could be larger than any memory.
+    if view.len().is_none_or(|len| len > storage.len.max(MAX_REPEATED)) {
+        return Err(format!("it has more elements than its storage and {MAX_REPEATED}"));
+    }
+    Ok((element, end))
 }
 
 /// Tensors by the keys of the dictionaries and lists that they lie in.
@@ -127,6 +155,7 @@ struct Found<'a> {
     seen: HashSet<usize>,
     tensors: Vec<(String, View)>,
     skipped: BTreeSet<String>,
+    unreadable: BTreeMap<String, String>,
 }
 
 impl Found<'_> {
@@ -135,10 +164,13 @@ impl Found<'_> {
         let (Value::Node(index), Some(node)) = (value, heap.node(value)) else { return Ok(()) };
         match node {
             Node::Tensor(view) => {
-                if self.tensors.len() >= MAX_TENSORS {
-                    return Err(format!("expected up to {MAX_TENSORS} tensors, got more"));
-                }
+                self.count()?;
                 self.tensors.push((name.to_string(), view.clone()));
+                Ok(())
+            }
+            Node::Odd(why) => {
+                self.count()?;
+                self.unreadable.insert(name.to_string(), why.clone());
                 Ok(())
             }
             Node::Object(class) => {
@@ -167,6 +199,13 @@ impl Found<'_> {
                 .try_for_each(|(i, &item)| self.enter(item, name, &i.to_string(), depth)),
             Node::Str(_) | Node::Global(_) | Node::Storage(_) | Node::Bytes => Ok(()),
         }
+    }
+
+    fn count(&self) -> Result<(), String> {
+        if self.tensors.len() + self.unreadable.len() >= MAX_TENSORS {
+            return Err(format!("expected up to {MAX_TENSORS} tensors, got more"));
+        }
+        Ok(())
     }
 
     fn enter(&mut self, value: Value, name: &str, key: &str, depth: usize) -> Result<(), String> {

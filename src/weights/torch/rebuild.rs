@@ -14,8 +14,8 @@ const MAX_KEY: usize = 64;
 pub struct Storage {
     /// Its name in the file.
     pub key: String,
-    /// What its elements are.
-    pub element: Element,
+    /// What its elements are; none of a class that is not known, whose elements have no known size either.
+    pub element: Option<Element>,
     /// How many.
     pub len: usize,
 }
@@ -106,6 +106,11 @@ pub fn call(heap: &mut Heap, class: Value, args: Value) -> Result<Value> {
         "collections.OrderedDict" | "collections.defaultdict" | "builtins.dict" | "__builtin__.dict" => {
             ordered_dict(heap, args)
         }
+        // Quantised, sparse, on no device, of newer types: tensors all the same.
+        name if name.starts_with("torch._utils._rebuild_") => {
+            let why = format!("a tensor of {name}");
+            heap.add(Node::Odd(why))
+        }
         _ => heap.add(Node::Object(class)),
     }
 }
@@ -116,7 +121,12 @@ fn is_tensor_function(heap: &Heap, function: Value) -> bool {
 
 /// A dictionary; Python 2 wrote the entries as a list of pairs.
 fn ordered_dict(heap: &mut Heap, args: Value) -> Result<Value> {
-    let pairs = match heap.tuple(args).and_then(|a| a.first()).and_then(|&list| heap.node(list)) {
+    let list = heap.tuple(args).and_then(|a| a.first()).copied();
+    let pairs = list.and_then(|list| heap.node(list));
+    let len = if let Some(Node::List(items)) = pairs { items.len() } else { 0 };
+    // Counted before it is copied: a long list may be given again and again.
+    heap.charge(2 * len * size_of::<Value>())?;
+    let pairs = match list.and_then(|list| heap.node(list)) {
         Some(Node::List(items)) => items.clone(),
         _ => Vec::new(),
     };
@@ -149,8 +159,10 @@ fn tensor(heap: &mut Heap, args: Value) -> Result<Value> {
         let (shape, strides) = (indices(heap, shape)?, indices(heap, strides)?);
         (shape.len() == strides.len()).then_some(View { storage, offset: index(offset)?, shape, strides })
     };
-    let view = view().ok_or("its pickle describes a tensor in an unknown way")?;
-    heap.add(Node::Tensor(view))
+    match view() {
+        Some(view) => heap.add(Node::Tensor(view)),
+        None => heap.add(Node::Odd("its pickle describes it in an unknown way".into())),
+    }
 }
 
 /// The storage of a persistent id ("storage", class, key, device, length[, view]).
@@ -167,7 +179,7 @@ pub fn storage(heap: &mut Heap, id: Value) -> Result<Value> {
         return Err(unknown.into());
     }
     let element = match heap.node(class) {
-        Some(Node::Global(name)) => element(name)?,
+        Some(Node::Global(name)) => element(name),
         _ => return Err(unknown.into()),
     };
     let key = heap.text(key).filter(|k| k.len() <= MAX_KEY).ok_or(unknown)?.to_string();
@@ -188,22 +200,22 @@ pub fn storage(heap: &mut Heap, id: Value) -> Result<Value> {
     heap.add(Node::Storage(at))
 }
 
-/// The element type of a storage class.
-fn element(class: &str) -> Result<Element> {
+/// The element type of a storage class, where it is known.
+fn element(class: &str) -> Option<Element> {
     let name = match class.rsplit_once('.').map_or(class, |(_, name)| name) {
         "DoubleStorage" => "F64",
         "FloatStorage" => "F32",
         "HalfStorage" => "F16",
         "BFloat16Storage" => "BF16",
         "LongStorage" => "I64",
-        "IntStorage" => "I32",
+        "IntStorage" | "QInt32Storage" => "I32",
         "ShortStorage" => "I16",
-        "CharStorage" => "I8",
+        "CharStorage" | "QInt8Storage" => "I8",
         "BoolStorage" => "BOOL",
         "ComplexFloatStorage" => "C64",
         "ComplexDoubleStorage" => "C128",
-        "ByteStorage" | "UntypedStorage" => "U8",
-        _ => return Err(format!("it has a storage of the unknown class {class}")),
+        "ByteStorage" | "UntypedStorage" | "QUInt8Storage" => "U8",
+        _ => return None,
     };
-    Ok(Element::by_name(name))
+    Some(Element::by_name(name))
 }
