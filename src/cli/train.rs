@@ -4,7 +4,7 @@ use super::{DeviceArgs, on_device};
 use crate::config::recipe::{RECIPES, Recipe};
 use crate::config::{self, Overrides, RunConfig};
 use crate::data::Preset;
-use crate::eval::Which;
+use crate::eval::{Which, percent};
 use crate::method::cut_mix::CutMixForm;
 use crate::method::schedule::RampUp;
 use crate::method::{Algorithm, Schedule, Tvat};
@@ -446,7 +446,8 @@ fn report(config: &RunConfig, summary: &Summary, root: &Path) {
     for which in config.eval.decides(config.method.algorithm).before(Which::available(2)) {
         let name = which.name();
         if let Some(s) = summary.get(name) {
-            text += &format!("{name:<10} {:>8.2} {:>10.2}\n", 100.0 * s.miou, 100.0 * s.pixel_accuracy);
+            let (miou, right) = (percent(s.miou, 2), percent(s.pixel_accuracy, 2));
+            text += &format!("{name:<10} {miou:>8} {right:>10}\n");
         }
     }
     text += &format!("results in {}\n", root.display());

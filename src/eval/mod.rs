@@ -75,6 +75,11 @@ impl<B: Backend> Seen<'_, B> {
     }
 }
 
+/// A share of 1 in percent, "-" where there is none.
+pub fn percent(share: Option<f64>, decimals: usize) -> String {
+    share.map_or_else(|| "-".into(), |share| format!("{:.decimals$}", 100.0 * share))
+}
+
 /// Scores of each of `which` over all of `source`, in one pass. `each` sees every image and says whether to go on;
 /// `None` where it said no.
 ///
@@ -180,6 +185,14 @@ fn network_size((h, w): Size, long_side: usize) -> Size {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_not_there_is_no_zero() {
+        assert_eq!(
+            (percent(Some(0.5), 2), percent(Some(0.0), 1), percent(None, 2)),
+            ("50.00".into(), "0.0".into(), "-".into())
+        );
+    }
 
     #[test]
     fn long_sides_keep_the_aspect() {
