@@ -71,32 +71,3 @@ fn several_views_are_averaged() {
     expect(&predict("x", &["--scales", "0"]), 2, &["--scales", "above 0"]);
     expect(&p.run(&["eval", "o", "--scales", "0.75,1", "--flip", "--network", "student"]), 0, &["mIoU"]);
 }
-
-/// In training, an image without a mask is turned as it says, one with a mask is as its mask is.
-#[test]
-fn training_images_are_turned_as_their_masks_are() {
-    use psmt_fast::data::{FolderOptions, FolderSource, List, Masks, Source};
-    let dir = tempfile::tempdir().unwrap();
-    let image = image::RgbImage::from_fn(6, 4, |x, y| image::Rgb([40 * x as u8, 60 * y as u8, 9]));
-    std::fs::create_dir_all(dir.path().join("images")).unwrap();
-    std::fs::create_dir_all(dir.path().join("masks")).unwrap();
-    for name in ["stored", "upright", "free"] {
-        std::fs::write(dir.path().join(format!("images/{name}.jpg")), turned_jpeg(&image, 6)).unwrap();
-    }
-    let mask = |w, h| image::GrayImage::from_pixel(w, h, image::Luma([1]));
-    mask(6, 4).save(dir.path().join("masks/stored.png")).unwrap();
-    mask(4, 6).save(dir.path().join("masks/upright.png")).unwrap();
-    let source = |lines: &str, masks| {
-        let list = dir.path().join("list.txt");
-        std::fs::write(&list, lines).unwrap();
-        let list = List::read(&list, dir.path(), Default::default(), masks).unwrap();
-        FolderSource::new(list, FolderOptions::new(2))
-    };
-    let with =
-        source("images/stored.jpg masks/stored.png\nimages/upright.jpg masks/upright.png\n", Masks::Required);
-    with.check_headers().unwrap();
-    with.check_masks().unwrap();
-    let size = |s: &FolderSource, i| s.load(i).unwrap().image.size;
-    assert_eq!((size(&with, 0), size(&with, 1)), ((4, 6), (6, 4)));
-    assert_eq!(size(&source("images/free.jpg\n", Masks::Ignored), 0), (6, 4));
-}
