@@ -113,6 +113,9 @@ impl Backend for Trace {
     fn available_memory(&self) -> Option<u64> {
         None
     }
+    fn value_bytes(&self) -> usize {
+        size_of::<f32>()
+    }
 
     fn normalize_bytes(&self, images: &Images<Trace>, _: &Normalize) -> Shape {
         self.note(Call::NormalizeBytes { x: images.bytes });

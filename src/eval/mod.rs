@@ -2,6 +2,7 @@
 //! model, data and ops; must not know kernels or flags.
 
 mod inference;
+mod memory;
 mod metrics;
 mod palette;
 mod views;
@@ -139,6 +140,7 @@ pub fn predict_group<B: Backend>(
 ) -> Result<Vec<Prediction<B>>> {
     let out = group[0].image.size;
     let views = settings.views.of(network_size(out, settings.long_side));
+    views.iter().try_for_each(|view| memory::check(b, arch, settings, group.len(), view.size, out))?;
     if let ([view], true) = (&views[..], settings.views.is_single()) {
         return predict(b, arch, nets, which, &prepare(group, *view)?, settings, out);
     }

@@ -109,6 +109,13 @@ impl DeepLab {
         cost.saved * size_of::<f32>() as u64
     }
 
+    /// Values of the input and the output of the largest convolution over images `x`, which are held at the same time.
+    pub fn largest_layer(&self, x: Shape) -> u64 {
+        let mut cost = Cost::default();
+        self.cost(x, &mut cost);
+        cost.largest
+    }
+
     /// Floating-point operations (multiply-adds times two) of the convolutions of one forward pass over images `x`; a
     /// backward pass takes about twice as many.
     pub fn flops(&self, x: Shape) -> u64 {

@@ -183,13 +183,17 @@ pub(super) struct Cost {
     pub flops: u64,
     /// Values that training keeps for the backward pass.
     pub saved: u64,
+    /// Values of the input and the output of the largest convolution.
+    pub largest: u64,
 }
 
 impl Cost {
     /// Counts a convolution over `x` and returns its output's shape.
     pub fn conv(&mut self, conv: &Conv2d, x: Shape) -> Shape {
         self.flops += conv.flops(x);
-        conv.out_shape(x)
+        let y = conv.out_shape(x);
+        self.largest = self.largest.max((x.len() + y.len()) as u64);
+        y
     }
 
     /// Counts `copies` kept tensors of shape `x`.

@@ -161,6 +161,8 @@ pub trait Backend: Send + Sync + Sized + 'static {
     }
     /// Bytes of memory that can still be taken, if that is known.
     fn available_memory(&self) -> Option<u64>;
+    /// Bytes of an activation's value.
+    fn value_bytes(&self) -> usize;
     /// Says what the memory that ops take from now on is for, in the words of a [`MemoryPlan`].
     fn phase(&self, _name: &'static str) {}
     /// Runs `work`, a step that takes the same memory in the same order as others of its kind.

@@ -120,6 +120,9 @@ impl<T: Real> Backend for Cpu<T> {
     fn available_memory(&self) -> Option<u64> {
         crate::host::available_memory()
     }
+    fn value_bytes(&self) -> usize {
+        size_of::<T>()
+    }
 
     fn normalize_bytes(&self, images: &Images<Self>, normalize: &Normalize) -> Tensor<T> {
         photometric::normalize_bytes(images, normalize)

@@ -243,6 +243,9 @@ impl Backend for Cuda {
     fn available_memory(&self) -> Option<u64> {
         self.driver.available_memory()
     }
+    fn value_bytes(&self) -> usize {
+        self.dtype.size()
+    }
     fn phase(&self, name: &'static str) {
         self.driver.phase(name);
     }
