@@ -1,8 +1,9 @@
-//! Predictions of pictures through the built program: orientation, views, folders.
+//! Predictions of pictures through the built program: orientation, views, folders, files that cannot be predicted.
 
 mod cli_common;
 
-use cli_common::{Project, expect, turned_jpeg};
+use cli_common::{Project, expect, oversized_png, read, turned_jpeg};
+use std::process::Output;
 
 #[test]
 fn pictures_are_predicted_as_people_see_them() {
@@ -72,31 +73,80 @@ fn several_views_are_averaged() {
     expect(&p.run(&["eval", "o", "--scales", "0.75,1", "--flip", "--network", "student"]), 0, &["mIoU"]);
 }
 
-/// In training, an image without a mask is turned as it says, one with a mask is as its mask is.
+fn predict(p: &Project, images: &[&str], out: &str, more: &[&str]) -> Output {
+    p.run(&[&["predict"], images, &["--checkpoint", "o", "--out", out], more].concat())
+}
+
 #[test]
-fn training_images_are_turned_as_their_masks_are() {
-    use psmt_fast::data::{FolderOptions, FolderSource, List, Masks, Source};
-    let dir = tempfile::tempdir().unwrap();
-    let image = image::RgbImage::from_fn(6, 4, |x, y| image::Rgb([40 * x as u8, 60 * y as u8, 9]));
-    std::fs::create_dir_all(dir.path().join("images")).unwrap();
-    std::fs::create_dir_all(dir.path().join("masks")).unwrap();
-    for name in ["stored", "upright", "free"] {
-        std::fs::write(dir.path().join(format!("images/{name}.jpg")), turned_jpeg(&image, 6)).unwrap();
+fn one_bad_file_costs_no_results_of_others() {
+    let p = Project::new();
+    expect(&p.train("o", &["--epochs", "1", "--steps-per-epoch", "1"]), 0, &[]);
+    let folder = p.path("photos");
+    std::fs::create_dir_all(&folder).unwrap();
+    let whole = read(&p.path("data/images/9.png"));
+    // Between files of the same name, which take no names; a long name; files that are no images.
+    let long = format!("{}.png", "n".repeat(250));
+    for name in ["b.png", "y.png", &long] {
+        std::fs::write(folder.join(name), &whole).unwrap();
     }
-    let mask = |w, h| image::GrayImage::from_pixel(w, h, image::Luma([1]));
-    mask(6, 4).save(dir.path().join("masks/stored.png")).unwrap();
-    mask(4, 6).save(dir.path().join("masks/upright.png")).unwrap();
-    let source = |lines: &str, masks| {
-        let list = dir.path().join("list.txt");
-        std::fs::write(&list, lines).unwrap();
-        let list = List::read(&list, dir.path(), Default::default(), masks).unwrap();
-        FolderSource::new(list, FolderOptions::new(2))
+    std::fs::write(folder.join("b.json"), "{}").unwrap();
+    std::fs::write(folder.join("cut.png"), &whole[..whole.len() - 3]).unwrap();
+    oversized_png(&folder.join("large.png"), png::ColorType::Rgb, png::BitDepth::Eight);
+    let mut damaged = whole.clone();
+    damaged[whole.len() / 2] ^= 0xFF;
+    std::fs::write(folder.join("damaged.png"), damaged).unwrap();
+    let skipped =
+        ["b.json", "cut.png", "large.png", "damaged.png"].map(|name| format!("skipped: photos/{name}: "));
+    let parts: Vec<&str> = skipped.iter().map(String::as_str).collect();
+    let output = predict(&p, &["photos", "/dev/null", "nowhere.png"], "m", &[]);
+    expect(&output, 0, &[&parts[..], &["3 of 9 files", "6 skipped"]].concat());
+    for made in ["b_index.png", "y_color.png", &format!("{}_confidence.png", "n".repeat(200))] {
+        assert!(p.path("m").join(made).exists(), "{made}");
+    }
+    let report: serde_json::Value = serde_json::from_slice(&read(&p.path("m/predictions.json"))).unwrap();
+    assert_eq!(report["images"].as_array().unwrap().len(), 3);
+}
+
+#[test]
+fn sizes_that_cannot_fit_are_refused() {
+    if psmt_fast::host::available_memory().is_none() {
+        return eprintln!("skipped: nobody knows what memory is left");
+    }
+    let p = Project::new();
+    expect(&p.train("o", &["--epochs", "1", "--steps-per-epoch", "1"]), 0, &[]);
+    let large = ["--eval-size", "2000000"];
+    expect(
+        &predict(&p, &["data/images/9.png"], "m", &large),
+        7,
+        &["images/9.png", "2000000 x 2000000", "--eval-size"],
+    );
+    expect(&p.run(&["eval", "o", "--eval-size", "2000000"]), 7, &["2000000 x 2000000"]);
+}
+
+#[test]
+fn predictions_replace_nothing_unless_told() {
+    let p = Project::new();
+    expect(&p.train("o", &["--epochs", "1", "--steps-per-epoch", "1"]), 0, &[]);
+    std::fs::create_dir_all(p.path("photos")).unwrap();
+    std::fs::copy(p.path("data/images/9.png"), p.path("photos/a.png")).unwrap();
+    // Into the folder of the images: a mask of the user's has the name of an output.
+    p.write("photos/a_index.png", "my mask");
+    let files = || {
+        let mut names: Vec<_> =
+            std::fs::read_dir(p.path("photos")).unwrap().map(|e| e.unwrap().file_name()).collect();
+        names.sort();
+        names
     };
-    let with =
-        source("images/stored.jpg masks/stored.png\nimages/upright.jpg masks/upright.png\n", Masks::Required);
-    with.check_headers().unwrap();
-    with.check_masks().unwrap();
-    let size = |s: &FolderSource, i| s.load(i).unwrap().image.size;
-    assert_eq!((size(&with, 0), size(&with, 1)), ((4, 6), (6, 4)));
-    assert_eq!(size(&source("images/free.jpg\n", Masks::Ignored), 0), (6, 4));
+    let before = files();
+    let refused = predict(&p, &["photos/a.png"], "photos", &[]);
+    expect(&refused, 2, &["photos/a_index.png is there already", "--overwrite"]);
+    assert_eq!((files(), read(&p.path("photos/a_index.png"))), (before.clone(), b"my mask".to_vec()));
+    expect(&predict(&p, &["photos/a.png"], "photos", &["--overwrite"]), 0, &["1 of 1"]);
+    assert_eq!(image::open(p.path("photos/a_index.png")).unwrap().width(), 32);
+    assert_eq!(files().len(), before.len() + 3);
+    // Again, only that anything is there already.
+    expect(&predict(&p, &["photos/a.png"], "photos", &["--outputs", "overlay"]), 2, &["predictions.json"]);
+    // What is read is not replaced while it is read.
+    let inputs = ["photos/a.png", "photos/a_color.png"];
+    expect(&predict(&p, &inputs, "photos", &["--overwrite"]), 2, &["photos/a_color.png", "among the images"]);
 }

@@ -156,7 +156,7 @@ fn masks_that_measure_decide_nothing_about_images() {
     // Class 1 in the stored image's left half.
     let left = |x: u32, _: u32| u8::from(x < 4);
     f.mask("stored.png", 8, 4, left);
-    // The same for the upright image of "six", whose top the left half becomes.
+    // The same for the upright image of "six", whose top the left half becomes; of "three" it is taken as upright.
     f.mask("upright.png", 4, 8, |_, y| u8::from(y < 4));
     f.mask("large.png", 9, 4, left);
     f.mask("classes.png", 8, 4, |x, _| x as u8);
@@ -169,13 +169,16 @@ fn masks_that_measure_decide_nothing_about_images() {
     let without = source(list, Masks::Ignored);
     assert_eq!((with.num_masks(), without.num_masks()), (5, 0));
     with.check_headers().unwrap();
-    let (count, first) = with.leave_out_unusable_masks().unwrap();
-    assert_eq!(count, 2);
+    let (census, left_out) = with.leave_out_unusable_masks();
+    let (count, first) = left_out.unwrap();
+    assert_eq!((count, census.masks), (2, 3));
+    // "six" is told by its size, "three" is not.
+    assert_eq!((census.told, census.untold), ([0, 1], 1));
     assert_has(&first.to_string(), &["large.png", "9 x 4", "8 x 4"]);
-    assert!(with.leave_out_unusable_masks().is_none());
+    assert!(with.leave_out_unusable_masks().1.is_none());
     assert_eq!((with.num_masks(), with.has_masks()), (3, false));
     let mut also = source("six.jpg upright.png\n", Masks::Optional);
-    assert!(also.leave_out_unusable_masks().is_none());
+    assert!(also.leave_out_unusable_masks().1.is_none());
     for i in 0..5 {
         assert_eq!(with.load(i).unwrap().image, without.load(i).unwrap().image, "image {i}");
     }
@@ -183,8 +186,8 @@ fn masks_that_measure_decide_nothing_about_images() {
     let top: Vec<u8> = (0..32).map(|k| u8::from(k / 4 < 4)).collect();
     assert_eq!(mask(&with, 0), Some(Mask { size: (8, 4), data: top }));
     assert_eq!(mask(&with, 0), mask(&also, 0));
-    let right: Vec<u8> = (0..32).map(|k| u8::from(k % 8 >= 4)).collect();
-    assert_eq!(mask(&with, 1), Some(Mask { size: (4, 8), data: right }));
+    let left: Vec<u8> = (0..32).map(|k| u8::from(k % 8 < 4)).collect();
+    assert_eq!(mask(&with, 1), Some(Mask { size: (4, 8), data: left }));
     assert_eq!((mask(&with, 2), mask(&with, 3)), (None, None));
     assert!(mask(&with, 4).is_some());
     // A mask that is damaged later is no error either.

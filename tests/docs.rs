@@ -115,6 +115,7 @@ fn every_key_is_documented_with_its_default() {
             unlabeled: path(),
             val: path(),
             num_classes: 2,
+            exif_masks: data.exif_masks,
             demo_labeled: data.demo_labeled,
             demo_unlabeled: data.demo_unlabeled,
             demo_val: data.demo_val,

@@ -1,7 +1,8 @@
 //! `check-data`: reads a data set through and reports sizes, class frequencies and every fault.
 
-use crate::data::survey::{ClassCount, Survey, survey};
-use crate::data::{Layout, List, Masks, Preset, check_disjoint, class_names};
+use crate::data::census::{self, ClassCount, Role};
+use crate::data::survey::{Survey, survey};
+use crate::data::{ExifMasks, FolderOptions, Layout, List, Masks, Preset, check_disjoint, class_names};
 use crate::model::io::write_json;
 use crate::{Error, Result};
 use serde_json::{Value, json};
@@ -40,6 +41,9 @@ pub(super) struct SetArgs {
     /// Number of classes (masks hold 0 to N-1, and 255 for ignored pixels)
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(2..=254))]
     num_classes: Option<u8>,
+    /// How masks of images lie that are turned by their EXIF orientation, where their size does not tell
+    #[arg(long, value_enum, default_value_t)]
+    exif_masks: ExifMasks,
 }
 
 /// Data sets on disk that are known by name.
@@ -60,12 +64,17 @@ impl SetArgs {
     }
 
     /// Number of classes that masks may hold.
-    pub(super) fn num_classes(&self) -> Result<usize> {
+    fn num_classes(&self) -> Result<usize> {
         match (self.num_classes, self.preset()) {
             (Some(n), _) => Ok(usize::from(n)),
             (None, Some(preset)) => Ok(preset.num_classes()),
             (None, None) => Err(Error::Usage("expected --num-classes N, or a --preset that says it".into())),
         }
+    }
+
+    /// How files are read.
+    pub(super) fn options(&self) -> Result<FolderOptions> {
+        Ok(FolderOptions { exif_masks: self.exif_masks, ..FolderOptions::new(self.num_classes()?) })
     }
 
     /// A list, and what is wrong with its lines.
@@ -87,46 +96,54 @@ impl SetArgs {
 /// # Errors
 /// [`Error::CheckFailed`] where something cannot be used, [`Error::Data`] where a list or the folder is missing.
 pub fn run(args: Args) -> Result<()> {
-    let classes = args.set.num_classes()?;
-    let names = args.set.names(classes);
+    let options = args.set.options()?;
+    let names = args.set.names(options.num_classes);
     let lists = [
-        ("labelled", &args.labeled, Masks::Required),
-        ("unlabelled", &args.unlabeled, Masks::Ignored),
-        ("validation", &args.val, Masks::Required),
+        (Role::Labeled, &args.labeled, Masks::Required),
+        (Role::Unlabeled, &args.unlabeled, Masks::Ignored),
+        (Role::Val, &args.val, Masks::Required),
     ];
     if lists.iter().all(|(_, path, _)| path.is_none()) {
         return Err(Error::Usage("expected a list: --labeled, --unlabeled or --val".into()));
     }
     let mut faults = Vec::new();
     let mut report = serde_json::Map::new();
-    let mut read = Vec::new();
-    for (what, path, masks) in lists {
+    let (mut read, mut counted) = (Vec::new(), Vec::new());
+    for (role, path, masks) in lists {
         let Some(path) = path else {
             read.push(None);
             continue;
         };
         let (list, mut found) = args.set.read(path, masks)?;
-        let mut seen = survey(list.clone(), classes);
+        let mut seen = survey(list.clone(), options);
         found.append(&mut seen.faults);
-        print(what, path, &seen, masks == Masks::Required, &names);
-        report.insert(what.into(), describe(path, &seen, &names, &found));
+        found.extend(census::check(role, &seen.census, path).err());
+        print(role.name(), path, &seen, masks == Masks::Required, &names);
+        report.insert(role.name().into(), describe(path, &seen, &names, &found));
         faults.extend(found);
         read.push(Some(list));
+        counted.push((role, seen.census));
     }
     if let [Some(labeled), unlabeled, Some(val)] = read.as_slice()
         && let Err(e) = check_disjoint(labeled, unlabeled.as_ref(), val)
     {
         faults.push(e);
     }
+    let counted: Vec<_> = counted.iter().map(|(role, census)| (*role, census)).collect();
+    let warnings = census::warnings(&counted, &names, options.exif_masks);
+    report.insert("warnings".into(), json!(warnings));
     if let Some(path) = &args.json {
         write_json(path, &report)?;
     }
     for fault in &faults {
         println!("{fault}");
     }
+    census::tell(&counted, &names, options.exif_masks);
     match faults.len() {
         0 => {
-            println!("no faults");
+            let warned =
+                if warnings.is_empty() { String::new() } else { format!(", {} warnings", warnings.len()) };
+            println!("no faults{warned}");
             Ok(())
         }
         n => Err(Error::CheckFailed(format!("{n} faults in the data"))),
@@ -141,14 +158,15 @@ fn print(what: &str, path: &Path, seen: &Survey, masks: bool, names: &[String]) 
     let more = if sizes.len() > 4 { format!(", {} other sizes", sizes.len() - 4) } else { String::new() };
     println!("  rows x columns: {}{more}", shown.join(", "));
     if masks {
-        let total = (seen.ignored + seen.classes.iter().map(|c| c.pixels).sum::<u64>()).max(1);
+        let census = &seen.census;
+        let total = (census.ignored + census.pixels()).max(1);
         let percent = |n: u64| 100.0 * n as f64 / total as f64;
         println!("  {:<24} {:>8} {:>8}", "class", "images", "pixels %");
-        for (ClassCount { images, pixels }, name) in seen.classes.iter().zip(names) {
+        for (ClassCount { images, pixels }, name) in census.classes.iter().zip(names) {
             let note = if *images == 0 { "  in no image" } else { "" };
             println!("  {name:<24} {images:>8} {:>8.2}{note}", percent(*pixels));
         }
-        println!("  {:<24} {:>8} {:>8.2}", "ignored", "", percent(seen.ignored));
+        println!("  {:<24} {:>8} {:>8.2}", "ignored", "", percent(census.ignored));
     }
     println!();
 }
@@ -157,6 +175,7 @@ fn describe(path: &Path, seen: &Survey, names: &[String], faults: &[Error]) -> V
     let sizes: Vec<Value> =
         seen.sizes.iter().map(|((h, w), n)| json!({"rows": h, "columns": w, "images": n})).collect();
     let classes: Vec<Value> = seen
+        .census
         .classes
         .iter()
         .zip(names)
@@ -164,6 +183,6 @@ fn describe(path: &Path, seen: &Survey, names: &[String], faults: &[Error]) -> V
         .collect();
     json!({
         "list": path.display().to_string(), "images": seen.images, "sizes": sizes, "classes": classes,
-        "ignored_pixels": seen.ignored, "faults": faults.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "ignored_pixels": seen.census.ignored, "faults": faults.iter().map(ToString::to_string).collect::<Vec<_>>(),
     })
 }

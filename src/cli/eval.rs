@@ -4,7 +4,7 @@ use super::inference::InferenceArgs;
 use super::train::DataArgs;
 use super::{DeviceArgs, on_device};
 use crate::config::{self, Overrides};
-use crate::eval::{self, Palette, Scores, Which};
+use crate::eval::{self, Palette, Scores, Which, percent};
 use crate::model::DeepLab;
 use crate::model::io::write_json;
 use crate::ops::Backend;
@@ -104,7 +104,7 @@ fn print(scores: &[(Which, Scores)], names: &[String]) {
     let row = |name: &str, cell: &dyn Fn(&Scores) -> Option<f64>| {
         print!("{name:<16}");
         for (_, s) in scores {
-            print!(" {:>9}", cell(s).map_or("-".into(), |v| format!("{:.2}", 100.0 * v)));
+            print!(" {:>9}", percent(cell(s), 2));
         }
         println!();
     };
@@ -114,6 +114,6 @@ fn print(scores: &[(Which, Scores)], names: &[String]) {
     for (c, name) in names.iter().enumerate() {
         row(name, &|s| s.iou[c]);
     }
-    row("mIoU", &|s| Some(s.miou));
-    row("pixel accuracy", &|s| Some(s.pixel_accuracy));
+    row("mIoU", &|s| s.miou);
+    row("pixel accuracy", &|s| s.pixel_accuracy);
 }

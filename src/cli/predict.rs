@@ -3,7 +3,7 @@
 use super::eval::checkpoint_file;
 use super::inference::InferenceArgs;
 use super::{DeviceArgs, on_device};
-use crate::data::{Sample, decode_upright};
+use crate::data::{Sample, check_image, decode_upright};
 use crate::eval::{self, Palette, Settings, Which};
 use crate::model::DeepLab;
 use crate::model::io::write_json;
@@ -11,6 +11,7 @@ use crate::ops::Backend;
 use crate::train::Checkpoint;
 use crate::train::pictures::{Pixels, write_png};
 use crate::{Error, Result};
+use rayon::prelude::*;
 use serde_json::{Value, json};
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -31,6 +32,9 @@ pub struct Args {
     /// Folder of results: NAME_color.png, NAME_index.png and NAME_confidence.png an image, and predictions.json.
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
+    /// Replace files that are in that folder; without it nothing is predicted where one would be.
+    #[arg(long)]
+    overwrite: bool,
     /// What to write of each image
     #[arg(long, value_enum, value_delimiter = ',', default_values = ["color", "index", "confidence"])]
     outputs: Vec<Output>,
@@ -41,6 +45,19 @@ pub struct Args {
     inference: InferenceArgs,
     #[command(flatten)]
     device: DeviceArgs,
+}
+
+impl Output {
+    /// Name of the file for an image of this name.
+    fn file(self, name: &str) -> String {
+        let kind = match self {
+            Output::Color => "color",
+            Output::Index => "index",
+            Output::Confidence => "confidence",
+            Output::Overlay => "overlay",
+        };
+        format!("{name}_{kind}.png")
+    }
 }
 
 /// A picture of a prediction.
@@ -56,7 +73,7 @@ enum Output {
     Overlay,
 }
 
-/// Runs `predict`. Files that are no images are skipped with a line each; only if nothing is left is that an error.
+/// Runs `predict`. A file that cannot be predicted is skipped with a line; only if nothing is left is that an error.
 pub fn run(args: Args) -> Result<()> {
     on_device!(args.device.open()?, b => run_on(b, args))
 }
@@ -67,40 +84,99 @@ fn run_on<B: Backend>(b: &B, args: Args) -> Result<()> {
     let owned = checkpoint.networks(b, &arch)?;
     let nets = owned.nets();
     let which = args.network.unwrap_or(checkpoint.meta.decides());
+    which.expect_among(&nets.available())?;
     let palette = Palette::new(checkpoint.meta.preset, arch.config.num_classes);
     let settings = args.inference.apply(checkpoint.meta.settings())?;
 
-    let files = collect(&args.images, args.recursive)?;
+    let mut skipped = Skipped::default();
+    let found = collect(&args.images, args.recursive, &mut skipped)?;
+    let of = found.len();
+    let files = named(images(found, &mut skipped));
+    refuse_to_replace(&args, &files)?;
     std::fs::create_dir_all(&args.out).map_err(Error::io(&args.out))?;
-    let mut taken = HashSet::new();
-    let (mut done, mut skipped, mut described) = (0, 0, Vec::new());
-    for file in &files {
-        let image = match decode_upright(file) {
-            Ok(image) => image,
-            Err(e) => {
-                eprintln!("skipped: {e}");
-                skipped += 1;
-                continue;
+    let (mut described, mut refused) = (Vec::new(), None);
+    let mut predict_all = || -> Result<()> {
+        for (file, name) in &files {
+            let image = match decode_upright(file) {
+                Ok(image) => image,
+                Err(e) => {
+                    skipped.add(e);
+                    continue;
+                }
+            };
+            let sample = Arc::new(Sample { image, mask: None, name: file.display().to_string() });
+            let target = Target { palette: &palette, outputs: &args.outputs, folder: &args.out, name };
+            match predict(b, &arch, &nets, which, &sample, &settings, &target) {
+                Ok(prediction) => described.push(prediction),
+                // Of this image's size. After a fault of the device nothing else can be predicted.
+                Err(e @ (Error::Memory { .. } | Error::Shape { .. } | Error::Data { .. }))
+                    if b.check().is_ok() =>
+                {
+                    skipped.add(Error::data(file, e.to_string()));
+                    refused.get_or_insert(e);
+                }
+                Err(e) => return Err(e),
             }
-        };
-        let sample = Arc::new(Sample { image, mask: None, name: file.display().to_string() });
-        let name = free_name(file, &mut taken);
-        let target = Target { palette: &palette, outputs: &args.outputs, folder: &args.out, name: &name };
-        described.push(predict(b, &arch, &nets, which, &sample, &settings, &target)?);
-        done += 1;
+        }
+        Ok(())
+    };
+    let ended = predict_all();
+    let done = described.len();
+    if done > 0 {
+        let report = json!({ "network": which.name(), "images": described });
+        let written = write_json(&args.out.join(REPORT), &report);
+        ended.and(written)?;
+    } else {
+        ended?;
+        let none = "expected at least one readable JPEG, PNG or WebP image, got none";
+        return Err(refused.unwrap_or_else(|| Error::data(&args.images[0], none)));
     }
-    if done == 0 {
-        return Err(Error::data(
-            &args.images[0],
-            "expected at least one readable JPEG, PNG or WebP image, got none",
-        ));
-    }
-    let report = json!({ "network": which.name(), "images": described });
-    write_json(&args.out.join("predictions.json"), &report)?;
-    let more = if skipped > 0 { format!(", {skipped} skipped") } else { String::new() };
-    let (of, out) = (files.len(), args.out.display());
-    println!("{done} of {of} files predicted by {} into {out}{more}", which.name());
+    let more = if skipped.0 > 0 { format!(", {} skipped", skipped.0) } else { String::new() };
+    println!("{done} of {of} files predicted by {} into {}{more}", which.name(), args.out.display());
     Ok(())
+}
+
+/// Counts what is skipped, and says why.
+#[derive(Default)]
+struct Skipped(usize);
+
+impl Skipped {
+    fn add(&mut self, why: Error) {
+        eprintln!("skipped: {why}");
+        self.0 += 1;
+    }
+}
+
+/// Name of the file that describes all predictions.
+const REPORT: &str = "predictions.json";
+
+/// Refuses outputs that would replace a file: any without --overwrite, and an image to predict in any case.
+fn refuse_to_replace(args: &Args, files: &[(PathBuf, String)]) -> Result<()> {
+    let outputs = files
+        .iter()
+        .flat_map(|(_, name)| args.outputs.iter().map(move |output| args.out.join(output.file(name))));
+    let there: Vec<PathBuf> =
+        outputs.chain([args.out.join(REPORT)]).filter(|path| path.symlink_metadata().is_ok()).collect();
+    let Some(first) = there.first().filter(|_| !args.overwrite) else {
+        let inputs: HashSet<PathBuf> =
+            files.iter().filter_map(|(file, _)| file.canonicalize().ok()).collect();
+        let is_input = |path: &&PathBuf| path.canonicalize().is_ok_and(|path| inputs.contains(&path));
+        return match there.iter().find(is_input) {
+            Some(path) => Err(Error::Usage(format!(
+                "{} is itself among the images to predict and would be replaced: choose another --out",
+                path.display()
+            ))),
+            None => Ok(()),
+        };
+    };
+    let more = match there.len() {
+        1 => String::new(),
+        n => format!(" ({n} such files)"),
+    };
+    Err(Error::Usage(format!(
+        "{} is there already and would be replaced{more}: choose another --out, or --overwrite",
+        first.display()
+    )))
 }
 
 /// Where pictures go and how they look.
@@ -127,20 +203,20 @@ fn predict<B: Backend>(
     let (label, confidence) = (b.download_labels(&p.label), b.download(&p.confidence));
     b.check()?;
     for &output in target.outputs {
-        let file = |kind: &str| target.folder.join(format!("{}_{kind}.png", target.name));
+        let file = target.folder.join(output.file(target.name));
         match output {
-            Output::Color => write_png(&file("color"), size, Pixels::Classes(target.palette), &label)?,
-            Output::Index => write_png(&file("index"), size, Pixels::Gray, &label)?,
+            Output::Color => write_png(&file, size, Pixels::Classes(target.palette), &label)?,
+            Output::Index => write_png(&file, size, Pixels::Gray, &label)?,
             Output::Confidence => {
                 let bytes: Vec<u8> =
                     confidence.iter().map(|c| (255.0 * c).round().clamp(0.0, 255.0) as u8).collect();
-                write_png(&file("confidence"), size, Pixels::Gray, &bytes)?;
+                write_png(&file, size, Pixels::Gray, &bytes)?;
             }
             Output::Overlay => {
                 let colors = label.iter().flat_map(|&class| target.palette.color(class));
                 let mixed = sample.image.data.iter().zip(colors);
                 let bytes: Vec<u8> = mixed.map(|(&a, c)| u16::midpoint(a.into(), c.into()) as u8).collect();
-                write_png(&file("overlay"), size, Pixels::Rgb, &bytes)?;
+                write_png(&file, size, Pixels::Rgb, &bytes)?;
             }
         }
     }
@@ -158,8 +234,8 @@ fn predict<B: Backend>(
     }))
 }
 
-/// The files given, and those inside the folders given, sorted.
-fn collect(paths: &[PathBuf], recursive: bool) -> Result<Vec<PathBuf>> {
+/// The files given, and those inside the folders given, sorted. Folders inside them that cannot be read are skipped.
+fn collect(paths: &[PathBuf], recursive: bool, skipped: &mut Skipped) -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for path in paths {
         if !path.is_dir() {
@@ -169,8 +245,17 @@ fn collect(paths: &[PathBuf], recursive: bool) -> Result<Vec<PathBuf>> {
         let mut inside = Vec::new();
         let mut folders = vec![path.clone()];
         while let Some(folder) = folders.pop() {
-            for entry in std::fs::read_dir(&folder).map_err(Error::io(&folder))? {
-                let entry = entry.map_err(Error::io(&folder))?;
+            let entries: std::io::Result<Vec<_>> =
+                std::fs::read_dir(&folder).and_then(|entries| entries.collect());
+            let entries = match entries {
+                Ok(entries) => entries,
+                Err(e) if folder == *path => return Err(Error::io(&folder)(e)),
+                Err(e) => {
+                    skipped.add(Error::io(&folder)(e));
+                    continue;
+                }
+            };
+            for entry in entries {
                 let path = entry.path();
                 if path.is_file() {
                     inside.push(path);
@@ -185,14 +270,47 @@ fn collect(paths: &[PathBuf], recursive: bool) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// The file's name without extension, numbered where an earlier file has it.
-fn free_name(file: &Path, taken: &mut HashSet<String>) -> String {
-    let stem = file.file_stem().map_or_else(|| "image".into(), |s| s.to_string_lossy().into_owned());
-    let mut name = stem.clone();
-    let mut number = 2;
-    while !taken.insert(name.clone()) {
-        name = format!("{stem}-{number}");
-        number += 1;
+/// Those of the files that are whole images by header and end: others take no names. What is no file, as a pipe, is read once.
+fn images(files: Vec<PathBuf>, skipped: &mut Skipped) -> Vec<PathBuf> {
+    let check = |file: &PathBuf| if file.is_file() || !file.exists() { check_image(file) } else { Ok(()) };
+    let checked: Vec<Result<()>> = files.par_iter().map(check).collect();
+    let mut images = Vec::new();
+    for (file, checked) in files.into_iter().zip(checked) {
+        match checked {
+            Ok(()) => images.push(file),
+            Err(e) => skipped.add(e),
+        }
     }
-    name
+    images
+}
+
+/// Bytes of an image's name that its outputs keep: with their endings, systems take 255.
+const NAME_BYTES: usize = 200;
+
+/// Each file with its name without extension, numbered where an earlier file has it.
+fn named(files: Vec<PathBuf>) -> Vec<(PathBuf, String)> {
+    let mut taken = HashSet::new();
+    let name = |file: &Path| {
+        let mut stem = file.file_stem().map_or_else(|| "image".into(), |s| s.to_string_lossy().into_owned());
+        let end = (0..=NAME_BYTES.min(stem.len())).rev().find(|&end| stem.is_char_boundary(end));
+        stem.truncate(end.unwrap_or(0));
+        let numbered = (2..).map(|number| format!("{stem}-{number}"));
+        let mut names = std::iter::once(stem.clone()).chain(numbered);
+        names.find(|name| taken.insert(name.clone())).unwrap_or(stem.clone())
+    };
+    let names: Vec<String> = files.iter().map(|file| file.as_path()).map(name).collect();
+    files.into_iter().zip(names).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_unique_and_end_where_systems_end_them() {
+        let long = "ä".repeat(126);
+        let files = ["a.jpg", "b/a.png", "a-2.png", "c/a", &format!("{long}.png")].map(PathBuf::from);
+        let names: Vec<String> = named(files.to_vec()).into_iter().map(|(_, name)| name).collect();
+        assert_eq!(names, ["a", "a-2", "a-2-2", "a-3", &"ä".repeat(100)]);
+    }
 }

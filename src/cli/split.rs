@@ -57,10 +57,10 @@ fn parse_wanted(text: &str) -> std::result::Result<Wanted, String> {
 /// The first fault of the list or its files; [`Error::Usage`] where more images are wanted than there are, or a list is there
 /// already; [`Error::Io`].
 pub fn run(args: Args) -> Result<()> {
-    let classes = args.set.num_classes()?;
+    let options = args.set.options()?;
     let (list, mut faults) = args.set.read(&args.list, Masks::Required)?;
     let entries = list.entries.clone();
-    let mut seen = survey(list, classes);
+    let mut seen = survey(list, options);
     faults.append(&mut seen.faults);
     if let Some(fault) = faults.into_iter().next() {
         return Err(fault);
@@ -91,7 +91,7 @@ pub fn run(args: Args) -> Result<()> {
     write(&args.out.join("unlabeled.txt"), &unlabeled)?;
 
     println!("{:<8} {:>8} {:>10}", "class", "images", "labelled");
-    for (class, count) in seen.classes.iter().enumerate() {
+    for (class, count) in seen.census.classes.iter().enumerate() {
         let labelled = chosen.iter().filter(|&&i| has[i][class]).count();
         println!("{class:<8} {:>8} {labelled:>10}", count.images);
     }

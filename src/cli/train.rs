@@ -3,8 +3,8 @@
 use super::{DeviceArgs, on_device};
 use crate::config::recipe::{RECIPES, Recipe};
 use crate::config::{self, Overrides, RunConfig};
-use crate::data::Preset;
-use crate::eval::Which;
+use crate::data::{ExifMasks, Preset};
+use crate::eval::{Which, percent};
 use crate::method::cut_mix::CutMixForm;
 use crate::method::schedule::RampUp;
 use crate::method::{Algorithm, Schedule, Tvat};
@@ -33,6 +33,9 @@ pub(super) struct DataArgs {
     /// Number of classes (masks hold 0 to N-1, and 255 for ignored pixels).
     #[arg(long, value_name = "N")]
     num_classes: Option<u32>,
+    /// How masks of images lie that are turned by their EXIF orientation, where their size does not tell.
+    #[arg(long, value_enum)]
+    exif_masks: Option<ExifMasks>,
 }
 
 impl DataArgs {
@@ -42,6 +45,7 @@ impl DataArgs {
         over.set_some("data.dir", path(&self.data)?);
         over.set_some("data.val", path(&self.val)?);
         over.set_some("data.num_classes", self.num_classes.map(i64::from));
+        over.set_some("data.exif_masks", word(self.exif_masks)?);
         Ok(())
     }
 
@@ -462,7 +466,8 @@ fn report(config: &RunConfig, summary: &Summary, root: &Path) {
     for which in config.eval.decides(config.method.algorithm).before(Which::available(2)) {
         let name = which.name();
         if let Some(s) = summary.get(name) {
-            text += &format!("{name:<10} {:>8.2} {:>10.2}\n", 100.0 * s.miou, 100.0 * s.pixel_accuracy);
+            let (miou, right) = (percent(s.miou, 2), percent(s.pixel_accuracy, 2));
+            text += &format!("{name:<10} {miou:>8} {right:>10}\n");
         }
     }
     text += &format!("results in {}\n", root.display());

@@ -18,7 +18,7 @@ pub use load::{Overrides, parse};
 pub use memory::{ImageSizes, KEPT_IMAGES, VALIDATION, estimated_memory, step_images_bytes};
 pub use validate::{LARGEST_SIDE, check_batch, check_sizes, validate};
 
-use crate::data::{Augment, Preset};
+use crate::data::{Augment, ExifMasks, Preset};
 use crate::eval::{Overlap, Settings, Views, Which};
 use crate::method::cut_mix::CutMixForm;
 use crate::method::schedule::RampUp;
@@ -74,6 +74,8 @@ pub struct DataConfig {
     pub val: Option<PathBuf>,
     /// Number of classes; 0 where neither preset nor file nor command line says it.
     pub num_classes: usize,
+    /// How masks of images that their EXIF orientation turns lie where their size does not tell.
+    pub exif_masks: ExifMasks,
     /// Drawn scenes with masks for training (preset `demo`).
     pub demo_labeled: usize,
     /// Drawn scenes without masks (preset `demo`).
@@ -95,6 +97,7 @@ impl Default for DataConfig {
             unlabeled: None,
             val: None,
             num_classes: 0,
+            exif_masks: ExifMasks::default(),
             demo_labeled: 24,
             demo_unlabeled: 240,
             demo_val: 60,

@@ -6,7 +6,8 @@
 //! normalised on the device ([`crate::ops::photometric`]). Only the window of the resized image that the crop shows is
 //! resampled.
 
-use super::decode::{Mask, RgbImage};
+use super::decode::RgbImage;
+use super::mask::Mask;
 use super::resize::{LabelResize, Window, resize_bicubic_window, resize_labels_window};
 use crate::ops::{Adjust, Blur, Box2d, IGNORE, MAX_BLUR_KERNEL, Size, Strong};
 use crate::rng::Stream;

@@ -5,7 +5,8 @@
 //! the passes shows, and an error of 1 after the first grows in the second; so order, bounds and the weights in 22-bit
 //! fixed point follow Pillow 13, and the results are equal, not merely close.
 
-use super::decode::{Mask, RgbImage};
+use super::decode::RgbImage;
+use super::mask::Mask;
 use crate::ops::Size;
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};

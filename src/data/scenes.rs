@@ -5,7 +5,8 @@
 //! objects wear another class's texture, and the background is made of the same textures, so that neither colour nor
 //! texture alone gives the class away.
 
-use super::decode::{Mask, RgbImage};
+use super::decode::RgbImage;
+use super::mask::Mask;
 use super::source::{Cache, Sample, Source};
 use crate::ops::Size;
 use crate::rng::{Domain, Key, Stream};

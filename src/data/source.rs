@@ -1,12 +1,12 @@
 //! Where samples come from: a trait, images in folders, and a store that keeps decoded samples. Knows nothing of
 //! augmentation, order or batches.
 
-use super::decode::{
-    Mask, RgbImage, check_same_size, decode_image, decode_mask, decode_upright, image_sizes, mask_size,
-    to_classes, turn_mask,
-};
+use super::census::{Census, MaskCount};
+use super::decode::{RgbImage, checked_header, decode_upright, image_header};
 use super::fingerprint;
 use super::list::{Entry, List};
+use super::mask::{Mask, check_mask_header, decode_mask_of, to_classes, turned};
+use super::orientation::{ExifMasks, Header};
 use super::resize::{resize_bicubic, resize_nearest};
 use crate::ops::Size;
 use crate::{Error, Result};
@@ -121,14 +121,22 @@ pub struct FolderOptions {
     pub long_side: Option<usize>,
     /// Decoded samples are kept in memory up to this many bytes.
     pub cache_bytes: usize,
-    /// Masks only measure: an image is read as if it had none, and its mask is turned with it where it lies as the file does.
+    /// Masks only measure: one that cannot be used is as if it were not there.
     pub masks_measure: bool,
+    /// How masks of turned images lie where their size does not tell.
+    pub exif_masks: ExifMasks,
 }
 
 impl FolderOptions {
     /// Images in their own size, 1 GiB of memory for decoded samples.
     pub fn new(num_classes: usize) -> FolderOptions {
-        FolderOptions { num_classes, long_side: None, cache_bytes: 1 << 30, masks_measure: false }
+        FolderOptions {
+            num_classes,
+            long_side: None,
+            cache_bytes: 1 << 30,
+            masks_measure: false,
+            exif_masks: ExifMasks::default(),
+        }
     }
 }
 
@@ -166,49 +174,53 @@ impl FolderSource {
         &self.list
     }
 
-    /// Reads the header of every file: kinds of images and masks, and their sizes. Takes about a millisecond a file.
+    /// Reads the header of every file and looks for its end: kinds of images and masks, their sizes, truncated images.
     ///
     /// # Errors
     /// The first in the order of the list, as [`Source::load`].
     pub fn check_headers(&self) -> Result<()> {
-        self.check(|entry| {
-            let size = self.entry_size(entry)?;
+        let check = |entry: &Entry| {
+            let header = checked_header(&entry.image)?;
             match &entry.mask {
                 // What is wrong with these is no error.
                 Some(_) if self.options.masks_measure => Ok(()),
-                Some(mask) => check_same_size(mask_size(mask)?, mask, size, &entry.image),
+                Some(mask) => check_mask_header(mask, &header, &entry.image),
                 None => Ok(()),
             }
-        })
+        };
+        self.each(check).into_iter().collect()
     }
 
-    /// Decodes every mask whole, beside [`Self::check_headers`]: truncated masks and classes out of range are found too.
+    /// Decodes every mask whole, beside what [`Self::check_headers`] does: truncated masks and classes out of range are found too.
+    /// Returns what the masks hold.
     ///
     /// # Errors
     /// The first in the order of the list, as [`Source::load`].
-    pub fn check_masks(&self) -> Result<()> {
-        self.check(|entry| match &entry.mask {
-            Some(mask) => self.mask(entry, mask, self.entry_size(entry)?).map(|_| ()),
-            None => self.entry_size(entry).map(|_| ()),
-        })
+    pub fn check_masks(&self) -> Result<Census> {
+        let check = |entry: &Entry| self.count(entry, &checked_header(&entry.image)?);
+        let mut census = Census::new(self.options.num_classes);
+        for count in self.each(check) {
+            count?.iter().for_each(|mask| census.add(mask));
+        }
+        Ok(census)
     }
 
-    /// Decodes every mask whole and leaves out those that cannot be used, for [`FolderOptions::masks_measure`]. Returns how many
-    /// those are, and what is wrong with the first of them in the order of the list.
-    pub fn leave_out_unusable_masks(&mut self) -> Option<(usize, Error)> {
-        let read = |entry: &Entry| match &entry.mask {
-            Some(mask) => self.mask(entry, mask, self.entry_size(entry)?).map(|_| ()),
-            None => Ok(()),
-        };
-        let read: Vec<Result<()>> = self.list.entries.par_iter().map(read).collect();
+    /// Decodes every mask whole and leaves out those that cannot be used, for [`FolderOptions::masks_measure`]. Returns what the
+    /// others hold, how many were left out, and what is wrong with the first of these in the order of the list.
+    pub fn leave_out_unusable_masks(&mut self) -> (Census, Option<(usize, Error)>) {
+        let counts = self.each(|entry| self.count(entry, &image_header(&entry.image)?));
+        let mut census = Census::new(self.options.num_classes);
         let mut left_out: Option<(usize, Error)> = None;
-        for (entry, read) in self.list.entries.iter_mut().zip(read) {
-            if let Err(error) = read {
-                entry.mask = None;
-                left_out = Some(left_out.map_or((1, error), |(n, first)| (n + 1, first)));
+        for (entry, count) in self.list.entries.iter_mut().zip(counts) {
+            match count {
+                Ok(mask) => mask.iter().for_each(|mask| census.add(mask)),
+                Err(error) => {
+                    entry.mask = None;
+                    left_out = Some(left_out.map_or((1, error), |(n, first)| (n + 1, first)));
+                }
             }
         }
-        left_out
+        (census, left_out)
     }
 
     /// Decodes every image and mask, which also fills the memory that [`FolderOptions::cache_bytes`] grants.
@@ -221,51 +233,46 @@ impl FolderSource {
         results.into_iter().collect()
     }
 
-    fn check(&self, f: impl Fn(&Entry) -> Result<()> + Sync + Send) -> Result<()> {
-        // All are run and the first failure is taken, so that the message does not depend on the threads.
-        let results: Vec<Result<()>> = self.list.entries.par_iter().map(f).collect();
-        results.into_iter().collect()
+    /// What `f` says of every image, in the order of the list, so that no message depends on the threads.
+    fn each<T: Send>(&self, f: impl Fn(&Entry) -> Result<T> + Sync + Send) -> Vec<Result<T>> {
+        self.list.entries.par_iter().map(f).collect()
     }
 
-    fn mask(&self, entry: &Entry, path: &Path, image: Size) -> Result<Mask> {
-        let mut mask = decode_mask(path)?;
-        if self.options.masks_measure {
-            mask = turn_mask(mask, &entry.image)?;
-        }
-        check_same_size(mask.size, path, image, &entry.image)?;
-        to_classes(&mut mask, self.list.layout.mask_ids(path), self.options.num_classes, path)?;
-        Ok(mask)
+    /// What the mask of an image holds, where it has one.
+    fn count(&self, entry: &Entry, header: &Header) -> Result<Option<MaskCount>> {
+        let count = |path: &PathBuf| Ok(self.mask(entry, path, header)?.1);
+        entry.mask.as_ref().map(count).transpose()
     }
 
-    fn decode(&self, entry: &Entry) -> Result<Sample> {
-        let upright = self.seen_upright(entry)?;
-        let mut image = if upright { decode_upright(&entry.image)? } else { decode_image(&entry.image)? };
-        let mut mask = match entry.mask.as_ref().map(|path| self.mask(entry, path, image.size)).transpose() {
+    /// A mask as its image is seen.
+    fn mask(&self, entry: &Entry, path: &Path, header: &Header) -> Result<(Mask, MaskCount)> {
+        let mut stored = decode_mask_of(path, header, &entry.image, self.options.exif_masks)?;
+        let white = stored.has_white();
+        to_classes(&mut stored.mask, self.list.layout.mask_ids(path), self.options.num_classes, path)?;
+        let count = MaskCount::new(&stored, white, self.options.num_classes);
+        let is_turned = stored.lies.is_stored();
+        Ok((if is_turned { turned(stored.mask, header.orientation) } else { stored.mask }, count))
+    }
+
+    /// An image and its mask as people see them, from its files, and what the mask holds.
+    pub(super) fn decode(&self, i: usize) -> Result<(Sample, Option<MaskCount>)> {
+        let entry = &self.list.entries[i];
+        let read = |path: &PathBuf| self.mask(entry, path, &image_header(&entry.image)?);
+        let (mask, count) = match entry.mask.as_ref().map(read).transpose() {
             // A file that was damaged since it was checked is no reason to stop either.
-            Err(_) if self.options.masks_measure => None,
-            mask => mask?,
+            Err(_) if self.options.masks_measure => (None, None),
+            mask => mask?.unzip(),
         };
-        if let Some(long) = self.options.long_side {
-            let size = with_long_side(image.size, long);
-            image = resize_bicubic(&image, size)?;
-            mask = mask.map(|m| resize_nearest(&m, size)).transpose()?;
-        }
-        Ok(Sample { image, mask, name: entry.name.clone() })
+        let sample = Sample { image: decode_upright(&entry.image)?, mask, name: entry.name.clone() };
+        Ok((self.resized(sample)?, count))
     }
 
-    /// Whether the image is turned as its EXIF orientation says. One without a mask is. One with a mask is as the mask is: it has
-    /// the rows and columns of the file, or of the turned image; where they are the same, nothing is turned. Masks that only
-    /// measure have no say.
-    fn seen_upright(&self, entry: &Entry) -> Result<bool> {
-        let Some(mask) = entry.mask.as_ref().filter(|_| !self.options.masks_measure) else { return Ok(true) };
-        let (stored, upright) = image_sizes(&entry.image)?;
-        Ok(stored != upright && mask_size(mask)? == upright)
-    }
-
-    /// Rows and columns of the image as it is seen.
-    fn entry_size(&self, entry: &Entry) -> Result<Size> {
-        let (stored, upright) = image_sizes(&entry.image)?;
-        Ok(if self.seen_upright(entry)? { upright } else { stored })
+    fn resized(&self, sample: Sample) -> Result<Sample> {
+        let Some(long) = self.options.long_side else { return Ok(sample) };
+        let size = with_long_side(sample.image.size, long);
+        let image = resize_bicubic(&sample.image, size)?;
+        let mask = sample.mask.map(|mask| resize_nearest(&mask, size)).transpose()?;
+        Ok(Sample { image, mask, ..sample })
     }
 }
 
@@ -277,7 +284,7 @@ fn with_long_side((h, w): Size, long: usize) -> Size {
 
 impl Source for FolderSource {
     fn size(&self, i: usize) -> Result<Size> {
-        let size = self.entry_size(&self.list.entries[i])?;
+        let size = image_header(&self.list.entries[i].image)?.upright();
         Ok(self.options.long_side.map_or(size, |long| with_long_side(size, long)))
     }
 
@@ -294,7 +301,7 @@ impl Source for FolderSource {
     }
 
     fn load(&self, i: usize) -> Result<Arc<Sample>> {
-        self.cache.get(i, || self.decode(&self.list.entries[i]))
+        self.cache.get(i, || Ok(self.decode(i)?.0))
     }
 
     fn has_masks(&self) -> bool {

@@ -3,7 +3,8 @@
 
 use super::{Overlap, Settings, network_size};
 use crate::model::DeepLab;
-use crate::ops::{Shape, Size};
+use crate::ops::{Backend, Shape, Size};
+use crate::{Error, Result};
 
 /// What is predicted.
 #[derive(Clone, Copy, Debug)]
@@ -68,6 +69,25 @@ pub fn bytes(arch: &DeepLab, settings: &Settings, asked: &Asked) -> u64 {
     all(&[input, output, pass, sums])
 }
 
+/// Refuses predictions that need more memory than there is, before any of it is taken.
+///
+/// # Errors
+/// [`Error::Memory`] with the settings that decide.
+pub(super) fn check<B: Backend>(b: &B, arch: &DeepLab, settings: &Settings, asked: &Asked) -> Result<()> {
+    let bytes = bytes(arch, settings, asked);
+    let Some(available) = b.available_memory().filter(|&available| bytes > available) else { return Ok(()) };
+    let Asked { size: (h, w), images, .. } = *asked;
+    Err(Error::Memory {
+        what: format!(
+            "predicting {images} images of {h} x {w} pixels (rows x columns) on {}, which eval.long_side (--eval-size), \
+             --scales, eval.window (--window) and eval.batch_size decide,",
+            b.name()
+        ),
+        needed_mib: bytes >> 20,
+        available_mib: available >> 20,
+    })
+}
+
 fn stretched((h, w): Size, multiple: usize) -> Size {
     let up = |side: usize| side.checked_next_multiple_of(multiple.max(1)).unwrap_or(side);
     (up(h), up(w))
@@ -84,6 +104,7 @@ fn window((h, w): Size, settings: &Settings) -> Size {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backend::cpu::Cpu;
     use crate::eval::Views;
     use crate::model::ModelConfig;
 
@@ -101,10 +122,36 @@ mod tests {
         assert!(side < four / 2, "{side} {four}");
         // Windows save activations, and cost the sums of their scores: four predictions of 21 classes in f32.
         let windows = mib(&Settings { window: 512, ..plain.clone() }, (2000, 3000), 1);
-        assert!(windows > 4 * 21 * 4 * 6_000_000 >> 20, "{windows}");
+        assert!(windows > (4 * 21 * 4 * 6_000_000) >> 20, "{windows}");
         assert!(windows < mib(&Settings { window: 2000, ..plain.clone() }, (2000, 3000), 1));
         let flipped = Settings { views: Views { scales: vec![1.0, 2.0], flip: true }, ..plain };
         assert!(mib(&flipped, (2000, 3000), 1) > 2 * one);
+    }
+
+    #[test]
+    fn only_what_cannot_fit_is_refused() {
+        let arch = DeepLab::new(ModelConfig::tiny(3)).unwrap();
+        let b = Cpu::<f32>::new();
+        if b.available_memory().is_none() {
+            return eprintln!("skipped: nobody knows what memory is left");
+        }
+        let fits = |settings: &Settings, size| {
+            check(&b, &arch, settings, &Asked { size, images: 1, networks: 1, predictions: 1 })
+        };
+        let whole = Settings::default();
+        fits(&whole, (64, 64)).unwrap();
+        let text = fits(&whole, (1 << 20, 1 << 20)).unwrap_err().to_string();
+        assert!(text.contains("1048576 x 1048576") && text.contains("--eval-size"), "{text}");
+        for absurd in [(usize::MAX, 1), (1, usize::MAX), (usize::MAX, usize::MAX)] {
+            assert!(matches!(fits(&whole, absurd), Err(Error::Memory { .. })));
+        }
+        // A window bounds what networks see, not what the host keeps.
+        let window = Settings { window: 64, ..Settings::default() };
+        fits(&window, (4096, 64)).unwrap();
+        assert!(fits(&window, (1 << 20, 1 << 20)).is_err());
+        let stretched = Settings { multiple: 256, ..Settings::default() };
+        assert!(fits(&stretched, (1, usize::MAX)).is_err());
+        fits(&Settings { views: Views::new(vec![0.5, 1.0], true).unwrap(), ..whole }, (64, 64)).unwrap();
     }
 
     #[test]

@@ -38,12 +38,12 @@ impl TryFrom<Stored> for Confusion {
 /// What a confusion matrix says, as shares of 1.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Scores {
-    /// Mean of `iou` over the classes that have one.
-    pub miou: f64,
+    /// Mean of `iou` over the classes that have one; `None` where none has.
+    pub miou: Option<f64>,
     /// Intersection over union a class; `None` for a class in neither targets nor predictions.
     pub iou: Vec<Option<f64>>,
-    /// Share of counted pixels that are right.
-    pub pixel_accuracy: f64,
+    /// Share of counted pixels that are right; `None` where none was counted.
+    pub pixel_accuracy: Option<f64>,
 }
 
 impl Confusion {
@@ -67,7 +67,7 @@ impl Confusion {
         self.counts.iter().sum()
     }
 
-    /// Intersection over union, its mean and pixel accuracy (0 where nothing was counted).
+    /// Intersection over union, its mean and pixel accuracy.
     pub fn scores(&self) -> Scores {
         let n = self.num_classes;
         let at = |t: usize, p: usize| self.counts[t * n + p];
@@ -83,9 +83,9 @@ impl Confusion {
         let total = self.total();
         let right: u64 = (0..n).map(|c| at(c, c)).sum();
         Scores {
-            miou: if present.is_empty() { 0.0 } else { present.iter().sum::<f64>() / present.len() as f64 },
+            miou: (!present.is_empty()).then(|| present.iter().sum::<f64>() / present.len() as f64),
             iou,
-            pixel_accuracy: if total == 0 { 0.0 } else { right as f64 / total as f64 },
+            pixel_accuracy: (total > 0).then(|| right as f64 / total as f64),
         }
     }
 }
@@ -101,7 +101,8 @@ mod tests {
         m.add(&[1, 0, 0, 0, 1, 2, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
         let s = m.scores();
         assert_eq!(s.iou, vec![Some(0.5), Some(0.5), Some(0.0), None]);
-        assert!((s.miou - 1.0 / 3.0).abs() < 1e-15 && (s.pixel_accuracy - 0.6).abs() < 1e-15);
+        assert!((s.miou.unwrap() - 1.0 / 3.0).abs() < 1e-15);
+        assert!((s.pixel_accuracy.unwrap() - 0.6).abs() < 1e-15);
     }
 
     #[test]
@@ -126,8 +127,19 @@ mod tests {
     }
 
     #[test]
-    fn nothing_counted_is_zero() {
-        let s = Confusion::new(2).scores();
-        assert_eq!((s.miou, s.pixel_accuracy), (0.0, 0.0));
+    fn nothing_counted_has_no_scores() {
+        for nothing in [Confusion::new(2), Confusion::default()] {
+            let s = nothing.scores();
+            assert_eq!((s.miou, s.pixel_accuracy), (None, None));
+            assert!(s.iou.iter().all(Option::is_none));
+            assert_eq!(serde_json::json!(s)["miou"], serde_json::Value::Null);
+        }
+    }
+
+    #[test]
+    fn scores_of_older_checkpoints_are_read() {
+        let s: Scores =
+            serde_json::from_str(r#"{"miou":0.5,"iou":[0.5,null],"pixel_accuracy":0.75}"#).unwrap();
+        assert_eq!((s.miou, s.pixel_accuracy), (Some(0.5), Some(0.75)));
     }
 }

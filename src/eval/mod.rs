@@ -15,7 +15,7 @@ pub use views::{View, Views};
 pub use window::Overlap;
 
 use crate::data::{HostImages, Mask, Sample, Source};
-use crate::model::{DeepLab, ModelConfig};
+use crate::model::DeepLab;
 use crate::ops::{self, Backend, Normalize, Shape, Size};
 use crate::{Error, Result};
 use rayon::prelude::*;
@@ -74,6 +74,11 @@ impl<B: Backend> Seen<'_, B> {
             self.b.download(&p.confidence)[part].to_vec(),
         )
     }
+}
+
+/// A share of 1 in percent, "-" where there is none.
+pub fn percent(share: Option<f64>, decimals: usize) -> String {
+    share.map_or_else(|| "-".into(), |share| format!("{:.decimals$}", 100.0 * share))
 }
 
 /// Scores of each of `which` over all of `source`, in one pass. `each` sees every image and says whether to go on;
@@ -152,9 +157,17 @@ fn predict_views<B: Backend>(
 ) -> Result<Vec<Prediction<B>>> {
     let out = group[0].image.size;
     let views = settings.views.of(network_size(out, settings.long_side));
-    for view in &views {
-        check_memory(b, arch, settings, (group.len(), which.len()), view.size)?;
-    }
+    memory::check(
+        b,
+        arch,
+        settings,
+        &memory::Asked {
+            size: out,
+            images: group.len(),
+            networks: 1 + nets.teachers.len(),
+            predictions: which.len(),
+        },
+    )?;
     if let ([view], true) = (&views[..], settings.views.is_single()) {
         return predict(b, arch, nets, which, &prepare(group, *view)?, settings, out);
     }
@@ -183,42 +196,6 @@ fn predict_views<B: Backend>(
         .collect())
 }
 
-/// Refuses images that cannot fit at the size at which networks see them: less than this is never taken.
-fn check_memory<B: Backend>(
-    b: &B,
-    arch: &DeepLab,
-    settings: &Settings,
-    (images, predictions): (usize, usize),
-    size: Size,
-) -> Result<()> {
-    let Some(available) = b.available_memory() else { return Ok(()) };
-    let bytes =
-        least_bytes(&arch.config, settings.is_whole(size), predictions, size).saturating_mul(images as u64);
-    if bytes <= available {
-        return Ok(());
-    }
-    let (h, w) = size;
-    Err(Error::Memory {
-        what: format!(
-            "predicting {images} images of {h} x {w} pixels (eval.long_side, --eval-size; --scales; eval.batch_size; a \
-             sliding window, eval.window, takes less)"
-        ),
-        needed_mib: bytes >> 20,
-        available_mib: available >> 20,
-    })
-}
-
-/// Bytes that an image takes at least: its pixels as bytes and numbers and what the first layers make of them; or, through a
-/// window, its pixels as bytes and the sums of each prediction.
-fn least_bytes(model: &ModelConfig, whole: bool, predictions: usize, (h, w): Size) -> u64 {
-    let pixels = (h as u64).saturating_mul(w as u64);
-    let pixel = match whole {
-        true => 3 + 4 * (3 + model.stem_width as u64 / 2),
-        false => 3 + 4 * (model.num_classes * predictions) as u64,
-    };
-    pixels.saturating_mul(pixel)
-}
-
 /// Images of one size as a view shows them.
 fn prepare(group: &[Arc<Sample>], view: View) -> Result<HostImages> {
     let parts: Vec<_> = group.par_iter().map(|s| view.show(&s.image)).collect::<Result<_>>()?;
@@ -239,11 +216,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn absurd_sizes_stay_numbers() {
-        let model = ModelConfig::resnet50(21);
-        assert_eq!(least_bytes(&model, true, 1, (10, 10)), 100 * (3 + 12 + 128));
-        assert_eq!(least_bytes(&model, false, 2, (10, 10)), 100 * (3 + 4 * 42));
-        assert_eq!(least_bytes(&model, true, 1, (usize::MAX, 3)), u64::MAX);
+    fn what_is_not_there_is_no_zero() {
+        assert_eq!(
+            (percent(Some(0.5), 2), percent(Some(0.0), 1), percent(None, 2)),
+            ("50.00".into(), "0.0".into(), "-".into())
+        );
     }
 
     #[test]

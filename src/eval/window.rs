@@ -3,10 +3,10 @@
 
 use super::Settings;
 use super::inference::{Logits, Nets, Which, softmax, upload};
+use crate::Result;
 use crate::data::HostImages;
 use crate::model::DeepLab;
 use crate::ops::{self, Backend, Box2d, Shape, Size};
-use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 
 /// How the scores of windows that overlap combine.
@@ -65,24 +65,6 @@ impl Canvas {
         let (left, right, x) = axis(x0, self.window.1, self.offset.1, self.image.1);
         ([top, left, bottom, right], (y, x))
     }
-
-    /// Refuses padding that cannot fit: nothing else bounds a window, and far more than this is taken besides.
-    fn check_memory<B: Backend>(&self, b: &B, images: usize, classes: usize) -> Result<()> {
-        let pixels = |(h, w): Size| (h as u64).saturating_mul(w as u64);
-        if self.size == self.image {
-            return Ok(());
-        }
-        // The input as bytes and as numbers, and the logits.
-        let bytes = (images as u64 * (3 + 4 * (3 + classes as u64))).saturating_mul(pixels(self.window));
-        let Some(available) = b.available_memory().filter(|&available| bytes > available) else {
-            return Ok(());
-        };
-        Err(Error::Memory {
-            what: format!("eval.window (--window) {}, to which smaller images are padded,", self.window.0),
-            needed_mib: bytes >> 20,
-            available_mib: available >> 20,
-        })
-    }
 }
 
 /// First rows (or columns) of windows of `window` that cover `len` in steps of two thirds; the last ends where `len` does.
@@ -96,7 +78,7 @@ fn starts(len: usize, window: usize) -> Vec<usize> {
 /// pixel, or the mean of their logits, whose arg max is their sum's.
 ///
 /// # Errors
-/// [`Error::Memory`] for a window of [`Overlap::Logits`] that cannot fit, and as the networks.
+/// As the networks.
 pub(super) fn scores<B: Backend>(
     b: &B,
     arch: &DeepLab,
@@ -109,7 +91,6 @@ pub(super) fn scores<B: Backend>(
     let Shape { n, h, w, .. } = images.shape;
     let classes = arch.config.num_classes;
     let canvas = Canvas::new((h, w), settings.window, settings.overlap);
-    canvas.check_memory(b, n, classes)?;
     let (wh, ww) = canvas.window;
     let mut sums = vec![vec![0f32; n * h * w * classes]; which.len()];
     let mut hits = vec![0f32; h * w];

@@ -2,10 +2,12 @@
 //! only.
 
 use crate::config::{DataConfig, ImageSizes, RunConfig};
+use crate::data::census::{self, Census, Role};
 use crate::data::{
     FolderOptions, FolderSource, LabeledBatch, Layout, List, Loader, LoaderSpec, Masks, Preset, SceneSource,
     SceneSpec, Source, UnlabeledBatch, VocFamily, check_disjoint, steps_per_pass, voc_family,
 };
+use crate::eval::Palette;
 use crate::method::{Algorithm, NetworkName, Schedule};
 use crate::ops::Size;
 use crate::{Error, Result};
@@ -32,8 +34,8 @@ pub struct Datasets {
 }
 
 impl Datasets {
-    /// Opens what `config` names and checks that it can be read: every list and file, the headers of images and masks, and
-    /// the classes of the labelled and validation masks.
+    /// Opens what `config` names and checks that it can be read: every list and file, the headers and ends of images, all masks,
+    /// and that there is something to learn from and to measure with. Warns of what masks are likely not meant to hold.
     ///
     /// # Errors
     /// [`Error::Data`] naming file, line and what was expected; [`Error::Config`] for a list that is not given.
@@ -58,17 +60,16 @@ impl Datasets {
         let val = read_list(d, "val", d.val.as_deref(), Masks::Required)?;
         check_disjoint(&labeled, unlabeled.as_ref(), &val)?;
         let voc_family = d.dir.as_deref().and_then(|dir| voc_family(&labeled, dir));
-        let options = FolderOptions::new(d.num_classes);
-        let open = |list: List| -> Result<Arc<dyn Source>> {
-            let source = FolderSource::new(list, options);
-            source.check_masks()?;
-            Ok(Arc::new(source))
-        };
+        let options = folder_options(d);
+        let (labeled, labeled_masks) = open_masked(labeled, options, Role::Labeled)?;
+        let mut unlabeled_masks = Census::new(d.num_classes);
         let unlabeled = match unlabeled {
             Some(list) => {
                 let mut source = FolderSource::new(list, FolderOptions { masks_measure: true, ..options });
                 source.check_headers()?;
-                if let Some((masks, first)) = source.leave_out_unusable_masks() {
+                let (census, left_out) = source.leave_out_unusable_masks();
+                unlabeled_masks = census;
+                if let Some((masks, first)) = left_out {
                     tracing::warn!(
                         "{masks} masks of unlabelled images cannot be used and are left out of the measure of pseudo \
                          labels; the first: {first}"
@@ -78,7 +79,11 @@ impl Datasets {
             }
             None => None,
         };
-        Ok(Datasets { labeled: open(labeled)?, unlabeled, val: open(val)?, voc_family })
+        let (val, val_masks) = open_masked(val, options, Role::Val)?;
+        let masks =
+            [(Role::Labeled, &labeled_masks), (Role::Unlabeled, &unlabeled_masks), (Role::Val, &val_masks)];
+        census::tell(&masks, &Palette::new(d.preset, d.num_classes).names, d.exif_masks);
+        Ok(Datasets { labeled, unlabeled, val, voc_family })
     }
 
     /// Labelled, unlabelled and validation images.
@@ -194,9 +199,21 @@ pub fn val_source(d: &DataConfig) -> Result<Arc<dyn Source>> {
         return Ok(val);
     }
     let list = read_list(d, "val", d.val.as_deref(), Masks::Required)?;
-    let source = FolderSource::new(list, FolderOptions::new(d.num_classes));
-    source.check_masks()?;
-    Ok(Arc::new(source))
+    let (source, masks) = open_masked(list, folder_options(d), Role::Val)?;
+    census::tell(&[(Role::Val, &masks)], &Palette::new(d.preset, d.num_classes).names, d.exif_masks);
+    Ok(source)
+}
+
+fn folder_options(d: &DataConfig) -> FolderOptions {
+    FolderOptions { exif_masks: d.exif_masks, ..FolderOptions::new(d.num_classes) }
+}
+
+/// A list of images with masks, all of which were decoded, and what they hold.
+fn open_masked(list: List, options: FolderOptions, role: Role) -> Result<(Arc<dyn Source>, Census)> {
+    let source = FolderSource::new(list, options);
+    let census = source.check_masks()?;
+    census::check(role, &census, &source.list().path)?;
+    Ok((Arc::new(source), census))
 }
 
 fn read_list(d: &DataConfig, key: &str, path: Option<&Path>, masks: Masks) -> Result<List> {

@@ -30,13 +30,13 @@ pub use run_dir::RunDir;
 pub use state::{Progress, State};
 pub use step::METHOD;
 
-use crate::Result;
 use crate::config::{self, ImageSizes, PretrainedNetworks, RunConfig};
 use crate::eval::Scores;
 use crate::model::DeepLab;
 use crate::model::io::write_atomically;
 use crate::ops::{Backend, MemoryPlan};
 use crate::weights::Weights;
+use crate::{Error, Result};
 use events::Events;
 use run_dir::Metrics;
 use std::collections::BTreeMap;
@@ -213,5 +213,22 @@ fn run<B: Backend>(
     let first = if step > 0 { step.saturating_add(1) } else { 0 };
     let events = config.run.tensorboard.then(|| Events::create(dir.root(), first)).transpose()?;
     let unread = Unread::new(b);
-    Trainer { b, arch: &arch, config, schedule, dir, data, state, meta, metrics, events, unread }.run()
+    let mut trainer =
+        Trainer { b, arch: &arch, config, schedule, dir, data, state, meta, metrics, events, unread };
+    trainer.run().map_err(|e| with_way_on(e, dir))
+}
+
+/// Says how a run goes on that a file stopped which was sound by its header and its end.
+fn with_way_on(error: Error, dir: &RunDir) -> Error {
+    match error {
+        Error::Data { path, line, message } => {
+            let resume = format!("psmt-fast train --resume {}", dir.root().display());
+            Error::Data {
+                path,
+                line,
+                message: format!("{message}; replace the file and continue with: {resume}"),
+            }
+        }
+        other => other,
+    }
 }

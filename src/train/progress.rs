@@ -51,8 +51,8 @@ impl Display {
     }
 
     /// After a validation.
-    pub fn validated(&mut self, miou: f64) {
-        self.miou = Some(miou);
+    pub fn validated(&mut self, miou: Option<f64>) {
+        self.miou = miou;
     }
 
     /// A line that stays.

@@ -258,18 +258,20 @@ impl<B: Backend> Trainer<'_, B> {
         if let Some(scores) = validation {
             self.record(&validation_record(epoch, step, &scores, started.elapsed().as_secs_f64()))?;
             let best = self.meta.decides();
-            let miou = scores.get(best.name()).map_or(0.0, |s| s.miou);
+            let miou = scores.get(best.name()).and_then(|s| s.miou);
             let before =
                 self.state.progress.best.as_ref().map_or(f64::NEG_INFINITY, |b| f64::from_bits(b.miou));
             // The best of a run is one of its epochs: the warm-up is not yet the method.
-            improved = epoch > 0 && miou > before;
-            if improved {
+            if let Some(miou) = miou.filter(|&miou| epoch > 0 && miou > before) {
+                improved = true;
                 self.state.progress.best = Some(Best { epoch, miou: miou.to_bits() });
             }
             let shown = best.before(Which::available(self.algorithm().num_teachers()));
             let all: Vec<String> = shown
                 .iter()
-                .filter_map(|w| Some(format!("{} {:.1}", w.name(), 100.0 * scores.get(w.name())?.miou)))
+                .filter_map(|w| {
+                    Some(format!("{} {}", w.name(), eval::percent(scores.get(w.name())?.miou, 1)))
+                })
                 .collect();
             line += &format!(", mIoU {}", all.join(", "));
             display.validated(miou);

@@ -5,7 +5,7 @@ use super::pictures::{self, Crop};
 use super::state::Sums;
 use super::step;
 use super::trainer::Trainer;
-use crate::eval::Palette;
+use crate::eval::{Palette, percent};
 use crate::ops::Backend;
 use crate::{Error, Result};
 
@@ -59,8 +59,8 @@ pub fn describe(sums: &Sums) -> String {
         text += &format!(", {:.0} % of pixels pass", 100.0 * sums.pass_rate());
     }
     if let Some(scores) = sums.pseudo_label_scores() {
-        let (miou, right) = (100.0 * scores.miou, 100.0 * scores.pixel_accuracy);
-        text += &format!(", pseudo labels {miou:.1} mIoU, {right:.0} % right");
+        let (miou, right) = (percent(scores.miou, 1), percent(scores.pixel_accuracy, 0));
+        text += &format!(", pseudo labels {miou} mIoU, {right} % right");
     }
     text
 }

@@ -151,3 +151,16 @@ pub fn turned_jpeg(image: &image::RgbImage, orientation: u8) -> Vec<u8> {
     jpeg.splice(2..2, segment);
     jpeg
 }
+
+/// A PNG of hardly any bytes whose header promises more pixels than anybody has.
+#[allow(dead_code)] // not every test binary has use for it
+pub fn oversized_png(path: &Path, color: png::ColorType, depth: png::BitDepth) {
+    let mut file = Vec::new();
+    let mut encoder = png::Encoder::new(&mut file, 60_000, 60_000);
+    encoder.set_color(color);
+    encoder.set_depth(depth);
+    let mut writer = encoder.write_header().unwrap();
+    writer.write_chunk(png::chunk::IDAT, &[0x78, 0x9C, 3, 0, 0, 0, 0, 1]).unwrap();
+    drop(writer);
+    std::fs::write(path, file).unwrap();
+}

@@ -2,7 +2,7 @@
 
 use super::Run;
 use crate::check::fixture::{Array, Values, swap_inner};
-use crate::data::decode::RgbImage;
+use crate::data::RgbImage;
 use crate::data::resize;
 use crate::ops::{self, Adjust, Backend, Blur, Normalize, Pixels, Shape, Strong};
 use crate::{Error, Result};
