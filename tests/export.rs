@@ -311,7 +311,7 @@ fn the_program_exports_what_it_predicts() {
     odd.save(p.path("data/images/odd.png")).unwrap();
     for network in ["ensemble", "student", "teacher1"] {
         let predict = ["predict", "data/images", "--checkpoint", "o", "--out", "masks", "--eval-size", "0"];
-        expect(&p.run(&[&predict[..], &["--network", network]].concat()), 0, &[]);
+        expect(&p.run(&[&predict[..], &["--network", network, "--overwrite"]].concat()), 0, &[]);
         for fold in [&[][..], &["--fold-batch-norm"]] {
             let export = ["export", "--checkpoint", "o", "--out", "m.onnx", "--force", "--network", network];
             expect(&p.run(&[&export[..], fold].concat()), 0, &["m.onnx", network]);

@@ -25,8 +25,8 @@ pub struct Census {
     pub classes: Vec<ClassCount>,
     /// Pixels that are ignored.
     pub ignored: u64,
-    /// Masks of nothing but class 0 and ignored pixels, with some of both.
-    pub zero_and_ignored: usize,
+    /// Masks with ignored pixels and beside them none but of class 0.
+    pub ignored_alone: usize,
     /// Masks with both another class and ignored pixels.
     pub others_and_ignored: usize,
     /// Masks of one bit with white in them, which is class 1.
@@ -81,7 +81,7 @@ impl Census {
         }
         self.ignored += mask.ignored;
         let others = mask.classes[1..].iter().any(|&pixels| pixels > 0);
-        self.zero_and_ignored += usize::from(mask.ignored > 0 && mask.classes[0] > 0 && !others);
+        self.ignored_alone += usize::from(mask.ignored > 0 && !others);
         self.others_and_ignored += usize::from(mask.ignored > 0 && others);
         self.white_is_class += usize::from(mask.white_is_class);
         self.white_is_ignored += usize::from(mask.white_is_ignored);
@@ -154,11 +154,11 @@ pub fn warnings(lists: &[(Role, &Census)], names: &[String], exif: ExifMasks) ->
     let mut all = Vec::new();
     for (role, census) in lists {
         // A list in which ignored pixels border on other classes too uses them as they are meant.
-        if census.zero_and_ignored > 0 && census.others_and_ignored == 0 {
+        if census.ignored_alone > 0 && census.others_and_ignored == 0 {
             all.push(format!(
                 "{} of {} {} masks hold only 0 and {IGNORE}: {IGNORE} is read as ignored, not as white; where white is a class, \
                  write its index instead (0 and 1 for two classes)",
-                census.zero_and_ignored,
+                census.ignored_alone,
                 census.masks,
                 role.name()
             ));
@@ -295,7 +295,7 @@ mod tests {
         // Beside masks of two classes, and in validation alone.
         let sound = of(&[&[0, 1]], 2);
         assert!(said(&of(&[&[0, 255], &[0, 1]], 2), &sound)[0].contains("1 of 2 labelled masks"));
-        assert!(said(&sound, &of(&[&[0, 255], &[255, 255]], 2))[0].contains("1 of 2 validation masks"));
+        assert!(said(&sound, &of(&[&[0, 255], &[255, 255]], 2))[0].contains("2 of 2 validation masks"));
     }
 
     #[test]

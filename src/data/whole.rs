@@ -98,6 +98,9 @@ fn png_ends(source: &mut (impl Read + Seek), len: u64) -> io::Result<bool> {
     let mut at = 8; // after the signature
     while let Some(head) = read_at::<8>(source, at)? {
         let [length, kind] = split(head);
+        if !kind.iter().all(u8::is_ascii_alphabetic) {
+            return Ok(false); // no chunk, as the zeros of a file that was never filled
+        }
         // Length, kind and checksum take four bytes each.
         at += 12 + u64::from(u32::from_be_bytes(length));
         if &kind == b"IEND" {
@@ -155,9 +158,10 @@ mod tests {
         for keep in 0..file.len() {
             assert!(!png(&file[..keep]), "{keep} bytes");
         }
-        // The last bytes alone say nothing: the middle is not there.
+        // The last bytes alone say nothing where the middle is not there.
         let end = file.len() - 12;
         assert!(!png(&[&file[..40], &file[end..]].concat()));
+        assert!(!png(&[&file[..end], &[0; 12], &file[end..]].concat()));
     }
 
     #[test]
