@@ -5,7 +5,7 @@ mod weight_files;
 
 use cli_common::{Project, expect, read, text};
 use psmt_fast::backend::cpu::{Cpu, Tensor};
-use psmt_fast::model::io::TensorFile;
+use psmt_fast::model::io::{TensorFile, write_tensors};
 use psmt_fast::model::{NamedTensor, Network, Stem};
 use psmt_fast::ops::{Backend, Shape};
 use psmt_fast::train::Checkpoint;
@@ -225,4 +225,15 @@ fn recipes_run_the_published_form_unless_told_otherwise() {
     assert_eq!(from_scratch_warnings(&published), 0, "{}", text(&published));
     let all = run("--pretrained b.safetensors --set model.pretrained_networks=all");
     expect(&all, 0, &["for every network"]);
+}
+
+#[test]
+fn names_in_files_are_not_obeyed_by_terminals() {
+    let p = Project::new();
+    let tensor = NamedTensor { name: "a\u{1b}[2Jb\nc".into(), shape: vec![1], data: vec![1.0] };
+    let metadata = [("k\u{7}".into(), "\u{1b}]0;x".into())].into();
+    write_tensors(&p.path("odd.safetensors"), &[tensor], &metadata).unwrap();
+    let out = p.run(&["inspect", "odd.safetensors"]);
+    expect(&out, 0, &["a\\u{1b}[2Jb\\nc", "metadata k\\u{7}: \\u{1b}]0;x"]);
+    assert!(!out.stdout.iter().any(|&c| c < 0x20 && c != b'\n'), "{}", text(&out));
 }

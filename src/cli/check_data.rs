@@ -1,5 +1,6 @@
 //! `check-data`: reads a data set through and reports sizes, class frequencies and every fault.
 
+use super::printable;
 use crate::data::census::{self, ClassCount, Role};
 use crate::data::survey::{Survey, survey};
 use crate::data::{ExifMasks, FolderOptions, Layout, List, Masks, Preset, check_disjoint, class_names};
@@ -136,7 +137,7 @@ pub fn run(args: Args) -> Result<()> {
         write_json(path, &report)?;
     }
     for fault in &faults {
-        println!("{fault}");
+        println!("{}", printable(&fault.to_string()));
     }
     census::tell(&counted, &names, options.exif_masks);
     match faults.len() {

@@ -1,5 +1,7 @@
 //! `inspect`: what a file with weights holds, and what a run could start from.
 
+use super::printable;
+use crate::error::shell_word;
 use crate::weights::{Finding, Info, WeightFile, survey};
 use crate::{Error, Result};
 use serde_json::json;
@@ -35,25 +37,25 @@ pub fn run(args: Args) -> Result<()> {
         return Ok(());
     }
     let elements: usize = file.tensors().iter().map(Info::len).sum();
-    println!(
+    line(&format!(
         "{}: {}, {} tensors, {elements} elements",
         file.path().display(),
         file.format().name(),
         file.tensors().len()
-    );
+    ));
     for (key, value) in file.metadata() {
         let shown: String = value.chars().take(VALUE).collect();
-        println!("metadata {key}: {shown}{}", if shown.len() < value.len() { "…" } else { "" });
+        line(&format!("metadata {key}: {shown}{}", if shown.len() < value.len() { "…" } else { "" }));
     }
     if !file.skipped().is_empty() {
-        println!("not looked into: objects of {}", file.skipped().join(", "));
+        line(&format!("not looked into: objects of {}", file.skipped().join(", ")));
     }
     let shown = if args.all { usize::MAX } else { LISTED };
     for (name, why) in file.unreadable().iter().take(shown) {
-        println!("not read: tensor {name}: {why}");
+        line(&format!("not read: tensor {name}: {why}"));
     }
     if file.unreadable().len() > shown {
-        println!("not read: {} more tensors", file.unreadable().len() - shown);
+        line(&format!("not read: {} more tensors", file.unreadable().len() - shown));
     }
     println!();
     if args.all || file.tensors().len() <= LISTED {
@@ -66,16 +68,21 @@ pub fn run(args: Args) -> Result<()> {
         println!("no network and no ResNet's backbone is among the tensors");
     }
     for finding in &findings {
-        println!("{}", sentence(&args.file, finding));
+        line(&sentence(&args.file, finding));
     }
     Ok(())
 }
 
+/// Prints a line that holds names from the file.
+fn line(text: &str) {
+    println!("{}", printable(text).replace('\n', "\\n"));
+}
+
 fn list(tensors: &[Info]) {
     let width = tensors.iter().map(|t| t.name.len()).max().unwrap_or(0).max("tensor".len());
-    println!("{:width$}  {:7}  shape", "tensor", "type");
+    line(&format!("{:width$}  {:7}  shape", "tensor", "type"));
     for t in tensors {
-        println!("{:width$}  {:7}  {:?}", t.name, t.element.name(), t.shape);
+        line(&format!("{:width$}  {:7}  {:?}", t.name, t.element.name(), t.shape));
     }
 }
 
@@ -91,9 +98,9 @@ fn summary(tensors: &[Info]) {
         *group = (group.0 + 1, group.1 + t.len());
     }
     let width = groups.keys().map(String::len).max().unwrap_or(0).max("prefix".len());
-    println!("{:width$}  {:>7}  {:>11}", "prefix", "tensors", "elements");
+    line(&format!("{:width$}  {:>7}  {:>11}", "prefix", "tensors", "elements"));
     for (prefix, (count, elements)) in groups {
-        println!("{prefix:width$}  {count:>7}  {elements:>11}");
+        line(&format!("{prefix:width$}  {count:>7}  {elements:>11}"));
     }
     println!("--all lists every tensor");
 }
@@ -104,7 +111,7 @@ fn sentence(file: &Path, finding: &Finding) -> String {
     if faults.is_empty() {
         let mut flag = if *whole { "--init" } else { "--pretrained" }.to_string();
         if let Some(selector) = selector {
-            flag += &format!(" {}#{selector}", file.display());
+            flag += &format!(" {}", shell_word(Path::new(&format!("{}#{selector}", file.display()))));
         }
         format!("{flag} takes it: {spelling}, {network}{classes}; fills {tensors} tensors a network")
     } else {

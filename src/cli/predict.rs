@@ -2,7 +2,7 @@
 
 use super::eval::checkpoint_file;
 use super::inference::InferenceArgs;
-use super::{DeviceArgs, on_device};
+use super::{DeviceArgs, on_device, printable};
 use crate::data::{Sample, check_image, decode_upright};
 use crate::eval::{self, Palette, Settings, Which};
 use crate::model::DeepLab;
@@ -14,6 +14,7 @@ use crate::{Error, Result};
 use rayon::prelude::*;
 use serde_json::{Value, json};
 use std::collections::HashSet;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -142,7 +143,8 @@ struct Skipped(usize);
 
 impl Skipped {
     fn add(&mut self, why: Error) {
-        eprintln!("skipped: {why}");
+        // A reader that is gone costs no prediction.
+        let _ = writeln!(std::io::stderr(), "skipped: {}", printable(&why.to_string()));
         self.0 += 1;
     }
 }

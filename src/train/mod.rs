@@ -31,6 +31,7 @@ pub use state::{Progress, State};
 pub use step::METHOD;
 
 use crate::config::{self, ImageSizes, PretrainedNetworks, RunConfig};
+use crate::error::shell_word;
 use crate::eval::Scores;
 use crate::model::DeepLab;
 use crate::model::io::write_atomically;
@@ -222,7 +223,7 @@ fn run<B: Backend>(
 fn with_way_on(error: Error, dir: &RunDir) -> Error {
     match error {
         Error::Data { path, line, message } => {
-            let resume = format!("psmt-fast train --resume {}", dir.root().display());
+            let resume = format!("psmt-fast train --resume {}", shell_word(dir.root()));
             Error::Data {
                 path,
                 line,

@@ -52,7 +52,27 @@ impl RunDir {
         let dir = RunDir { root: root.to_path_buf() };
         let config = dir.config();
         File::open(&config).map_err(Error::io(&config))?;
+        #[cfg(unix)]
+        dir.refuse_foreign_links()?;
         Ok(dir)
+    }
+
+    /// Refuses a part of the folder that another user made a link of: what is written there would go where that user likes.
+    #[cfg(unix)]
+    fn refuse_foreign_links(&self) -> Result<()> {
+        use std::os::unix::fs::MetadataExt;
+        // SAFETY: always succeeds and touches no memory.
+        let own = unsafe { libc::geteuid() };
+        let parts = [self.root.join(LOCK), self.metrics(), self.checkpoints(), self.pictures()];
+        let foreign = |path: &&PathBuf| {
+            std::fs::symlink_metadata(path).is_ok_and(|meta| meta.is_symlink() && meta.uid() != own)
+        };
+        match parts.iter().find(foreign) {
+            Some(path) => {
+                Err(Error::data(path, "is a link that another user made; a run is not continued through it"))
+            }
+            None => Ok(()),
+        }
     }
 
     /// Takes the folder for this process alone.
@@ -298,6 +318,25 @@ mod tests {
         std::fs::remove_file(run.root().join(NOTE)).unwrap();
         std::fs::write(run.best(), "").unwrap();
         assert!(run.had_checkpoint(4));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn links_of_other_users_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("run");
+        RunDir::create(&root).unwrap();
+        std::fs::write(root.join("config.toml"), "").unwrap();
+        let (pictures, elsewhere) = (root.join("pictures"), dir.path().join("elsewhere"));
+        std::fs::rename(&pictures, &elsewhere).unwrap();
+        std::os::unix::fs::symlink(&elsewhere, &pictures).unwrap();
+        // One's own are one's own matter.
+        RunDir::open(&root).unwrap();
+        if let Err(e) = std::os::unix::fs::lchown(&pictures, Some(12_345), None) {
+            return eprintln!("skipped: a link of another user cannot be made: {e}");
+        }
+        let error = RunDir::open(&root).unwrap_err();
+        assert!(error.exit_code() == 4 && error.to_string().contains("pictures: is a link"), "{error}");
     }
 
     #[test]
