@@ -270,9 +270,13 @@ fn a_file_that_stops_a_run_is_named_with_the_way_on() {
     damaged[middle] ^= 0xFF;
     std::fs::write(&path, &damaged).unwrap();
     expect(&p.train("o", &["--dry-run"]), 0, &[]);
-    expect(&p.train("o", &[]), 4, &["images/5.png", "continue with: psmt-fast train --resume o"]);
+    expect(
+        &p.train("o", &[]),
+        4,
+        &["images/5.png", "continue with: psmt-fast train --resume o --accept-changes"],
+    );
     std::fs::write(&path, &whole).unwrap();
-    expect(&p.run(&["train", "--resume", "o"]), 0, &["results in o"]);
+    expect(&p.run(&["train", "--resume", "o", "--accept-changes"]), 0, &["results in o"]);
 }
 
 #[test]

@@ -154,7 +154,9 @@ fn an_epoch_is_saved_before_it_is_validated() {
     expect(&p.train("o", &more), 4, &["9.png"]);
     assert!(p.path("o/checkpoints/last.safetensors").exists());
     std::fs::write(&path, &good).unwrap();
-    expect(&p.run(&["train", "--resume", "o"]), 0, &["results in o", "continuing at step"]);
+    // The damaged image is the one that the run began with.
+    let resume = ["train", "--resume", "o", "--accept-changes"];
+    expect(&p.run(&resume), 0, &["results in o", "continuing at step"]);
     assert_same_run(&p.path("whole"), &p.path("o"));
 }
 
@@ -315,5 +317,5 @@ fn a_dry_run_says_what_would_be_and_writes_nothing() {
     }
     assert_eq!(std::fs::read_dir(p.path("")).unwrap().count(), before, "a dry run leaves nothing");
     let out = p.train("o", &["--dry-run", "--set", "augment.crop=[200000,200000]"]);
-    expect(&out, 7, &["not enough memory", "augment.crop", "optim.batch_size", "cpu"]);
+    expect(&out, 7, &["not enough memory", "augment.crop", "optim.batch_size"]);
 }

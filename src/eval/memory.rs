@@ -79,9 +79,12 @@ pub(super) fn check<B: Backend>(b: &B, arch: &DeepLab, settings: &Settings, aske
     let Asked { size: (h, w), images, .. } = *asked;
     Err(Error::Memory {
         what: format!(
-            "predicting {images} images of {h} x {w} pixels (rows x columns) on {}, which eval.long_side (--eval-size), \
-             --scales, eval.window (--window) and eval.batch_size decide,",
-            b.name()
+            "predicting {images} images of {h} x {w} pixels (rows x columns) on {} with eval.long_side (--eval-size) {}, \
+             eval.window (--window) {}, {} views (--scales, --flip)",
+            b.name(),
+            settings.long_side,
+            settings.window,
+            settings.views.of((1, 1)).len()
         ),
         needed_mib: bytes >> 20,
         available_mib: available >> 20,

@@ -227,7 +227,8 @@ fn with_way_on(error: Error, dir: &RunDir) -> Error {
             Error::Data {
                 path,
                 line,
-                message: format!("{message}; replace the file and continue with: {resume}"),
+                // Whole, the file is another than the one that the run began with.
+                message: format!("{message}; replace the file and continue with: {resume} --accept-changes"),
             }
         }
         other => other,
