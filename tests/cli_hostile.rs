@@ -133,8 +133,8 @@ fn absurd_settings_are_refused() {
     for args in [&eval[..], &predict] {
         for (flags, code, word) in [
             (&["--eval-size", "100000"][..], 7, "--eval-size"),
-            (&["--eval-size", "100000", "--window", "32"], 7, "100000 x 100000"),
-            (&["--eval-size", "100000", "--flip"], 7, "100000 x 100000"),
+            (&["--eval-size", "100000", "--window", "32"], 7, "--eval-size) 100000"),
+            (&["--eval-size", "100000", "--flip"], 7, "--eval-size) 100000"),
             (&["--eval-size", "4611686018427387904"], 2, "--eval-size"),
             (&["--window", "4611686018427387904"], 2, "--window"),
             (&["--multiple", "4611686018427387904"], 2, "--multiple"),

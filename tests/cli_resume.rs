@@ -117,8 +117,8 @@ fn what_decides_nothing_may_change() {
     std::fs::rename(p.path("data"), p.path("moved")).unwrap();
     std::fs::rename(p.path("labeled.txt"), p.path("l.txt")).unwrap();
     p.write("val.txt", &[10, 9, 11].map(line).concat());
-    edit(&p, "o/config.toml", "dir = \"data\"", "dir = \"moved\"");
-    edit(&p, "o/config.toml", "labeled = \"labeled.txt\"", "labeled = \"l.txt\"");
+    edit(&p, "o/config.toml", "/data\"\n", "/moved\"\n");
+    edit(&p, "o/config.toml", "/labeled.txt\"", "/l.txt\"");
     edit(&p, "o/config.toml", "log_every = 1", "log_every = 2");
     let out = p.run(&["train", "--resume", "o"]);
     expect(&out, 0, &["results in o"]);

@@ -35,10 +35,13 @@ fn all_networks_start_from_a_pretrained_backbone() {
         expect(
             &ran,
             0,
-            &["starting with backbone by torchvision's names behind \"module.\" from b.safetensors"],
+            &[
+                "starting with backbone by torchvision's names behind \"module.\" from ",
+                "b.safetensors (safetensors)",
+            ],
         );
         let config = String::from_utf8(read(&p.path(&out).join("config.toml"))).unwrap();
-        assert!(config.contains("pretrained = \"b.safetensors\""), "{config}");
+        assert!(config.contains("/b.safetensors\"\n"), "{config}");
         let file = TensorFile::open(&p.path(&out).join("checkpoints/last.safetensors")).unwrap();
         let head =
             |net: &str| file.require(&format!("{net}.decoder.upsample.classifier.weight")).unwrap().data;
@@ -91,7 +94,7 @@ fn a_run_starts_from_another_runs_networks() {
     let name = "student.decoder.upsample.classifier.weight";
     assert!(of("a").require(name).unwrap() == of("b").require(name).unwrap());
     let config = String::from_utf8(read(&p.path("b/config.toml"))).unwrap();
-    assert!(config.contains("init = \"a/checkpoints/last.safetensors\""), "{config}");
+    assert!(config.contains("/a/checkpoints/last.safetensors\"\n"), "{config}");
 }
 
 #[test]
@@ -152,7 +155,7 @@ fn a_backbone_for_the_student_alone_leaves_the_teachers_as_the_seed_made_them() 
     let backbone = backbone_file(&p, "b.safetensors", Stem::Deep);
     let only = ["--pretrained", "b.safetensors", "--set", "model.pretrained_networks=student"];
     let ran = p.train("o", &[&only[..], &["--epochs", "2"], &STILL].concat());
-    expect(&ran, 0, &["from b.safetensors (safetensors), for the student alone"]);
+    expect(&ran, 0, &["b.safetensors (safetensors), for the student alone"]);
     let config = String::from_utf8(read(&p.path("o/config.toml"))).unwrap();
     assert!(config.contains("pretrained_networks = \"student\""), "{config}");
     expect(&p.train("a", &["--pretrained", "b.safetensors", "--dry-run"]), 0, &["for every network"]);

@@ -77,16 +77,17 @@ fn decoded_bytes(source: &dyn Source) -> Result<u64> {
 ///
 /// # Errors
 /// [`Error::Memory`] with the settings that decide.
-pub fn check_images(config: &RunConfig) -> Result<()> {
+pub fn check_images<B: Backend>(b: &B, config: &RunConfig) -> Result<()> {
     match host::available_memory() {
         Some(available) if config::step_images_bytes(config) > available => Err(Error::Memory {
             what: format!(
                 "the images of a step, {} batches (optim.accumulate) of {} (optim.batch_size) with crops of {} x {} \
-                 (augment.crop),",
+                 (augment.crop), on {},",
                 config.optim.accumulate,
                 config.optim.batch_size,
                 config.augment.crop[0],
-                config.augment.crop[1]
+                config.augment.crop[1],
+                b.name()
             ),
             needed_mib: config::step_images_bytes(config).div_ceil(1 << 20),
             available_mib: available >> 20,
@@ -178,7 +179,7 @@ pub fn largest_batch<B: Backend>(
     let fits = |batch_size: usize| -> Result<bool> {
         let mut sized = config.clone();
         sized.optim.batch_size = batch_size;
-        if check_images(&sized).is_err() {
+        if check_images(b, &sized).is_err() {
             return Ok(false);
         }
         Ok(plan(b, &sized, measured, images)?.1.bytes() <= available)

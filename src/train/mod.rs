@@ -125,7 +125,7 @@ fn prepare<B: Backend>(b: &B, config: &RunConfig, resumed: Option<(&RunDir, Resu
         },
         None => weights,
     };
-    memory::check_images(config)?;
+    memory::check_images(b, config)?;
     let measured = data.measures_pseudo_labels(config);
     let images = data.image_sizes()?;
     let (device, mut memory) = memory::plan(b, config, measured, &images)?;
