@@ -248,6 +248,22 @@ fn steps_become_graphs_whose_numbers_change() {
 }
 
 #[test]
+fn a_refused_change_makes_a_new_graph_once() {
+    let test = "a_refused_change_makes_a_new_graph_once";
+    if std::env::var_os(INSIDE).is_none() {
+        // The third change alone, and every change.
+        for refused in ["3", "-1"] {
+            inside(test, &[("FAKE_CUDA_REFUSED", refused)]);
+        }
+        return;
+    }
+    let gpu = Gpu::open(0).unwrap();
+    let results = branching_steps(&gpu, 1000, 5);
+    assert_eq!(num_graphs(), 2);
+    check_branching_steps(&gpu, 1000, results);
+}
+
+#[test]
 fn a_step_that_is_read_on_the_way_is_no_graph() {
     if !inside("a_step_that_is_read_on_the_way_is_no_graph", &[]) {
         return;

@@ -38,7 +38,7 @@ struct exec { struct graph graph; };
 
 static struct { uintptr_t start; size_t bytes; } blocks[MAX_BLOCKS];
 static size_t in_use;
-static int fault, context, module, function, handles, num_graphs;
+static int fault, context, module, function, handles, num_graphs, num_changes;
 static struct stream streams[2];
 static int open_streams[2];
 static _Thread_local void* current;
@@ -316,7 +316,9 @@ int cuGraphInstantiateWithFlags(void** e, void* g, unsigned long long flags) {
 int cuGraphExecDestroy(void* e) { return free(e), handles--, SUCCESS; }
 static int change(struct exec* e, void* node, int error, struct work w) {
     struct work* old = &e->graph.nodes[(intptr_t)node - 1].work;
-    if (error || old->what != w.what) return INVALID_VALUE;
+    long refused = setting("FAKE_CUDA_REFUSED", 0);
+    num_changes++;
+    if (error || old->what != w.what || refused < 0 || num_changes == refused) return INVALID_VALUE;
     return *old = w, state();
 }
 int cuGraphExecKernelNodeSetParams_v2(void* e, void* node, const struct kernel_params* p) {

@@ -113,12 +113,10 @@ pub fn photometric(d: &Cuda, pixels: Pixels<'_, Cuda>, strong: &[Strong], normal
 
     let parts = (h * w).div_ceil(PART).min(MAX_PARTS);
     let sums = d.buffer(8 * n * parts);
-    if changes.iter().any(|c| c.before_contrast < c.count) {
-        let name =
-            if from.is_empty() { format!("gray_sums_{}", dtype.suffix()) } else { "gray_sums_u8".into() };
-        let args = args![sums, source, buffer, affine, parts as u32, h as u32, w as u32];
-        d.launch(FILE, &name, Launch::new(n * parts, THREADS), args);
-    }
+    // Also where no image's contrast was drawn to change: every step launches the same kernels, which a graph of a step needs.
+    let name = if from.is_empty() { format!("gray_sums_{}", dtype.suffix()) } else { "gray_sums_u8".into() };
+    let args = args![sums, source, buffer, affine, parts as u32, h as u32, w as u32];
+    d.launch(FILE, &name, Launch::new(n * parts, THREADS), args);
     let y = d.tensor_of(dtype, shape);
     let tiles = h.div_ceil(TILE.0) * w.div_ceil(TILE.1);
     let width = TILE.1 + 2 * radius;

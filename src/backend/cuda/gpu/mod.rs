@@ -75,6 +75,8 @@ struct State {
     /// The step at hand, where it becomes a graph.
     recording: Option<(&'static str, Recording)>,
     graphs: HashMap<&'static str, StepGraph>,
+    /// A graph was made anew, as the driver refused to change it.
+    rebuilt: bool,
     /// The driver refused one.
     no_graphs: bool,
     landing: Landing,
@@ -310,6 +312,7 @@ impl Driver for Gpu {
     }
 
     fn tensor_map(&self, spec: &TensorMapSpec) -> Result<TensorMap> {
+        self.make_current()?;
         self.encode(spec)
     }
 

@@ -84,22 +84,24 @@ impl Gpu {
         state: &mut State,
     ) -> std::result::Result<(), DriverError> {
         let loaded = Loaded { functions: &state.functions, context: self.context };
-        // SAFETY: the context is current; each kernel was loaded and checked when it was recorded.
-        unsafe {
-            match state.graphs.get_mut(kind) {
-                Some(graph) if graph.fits(recording) => graph.update(recording, &loaded),
-                _ => {
-                    let graph = StepGraph::build(recording, &loaded)?;
-                    tracing::debug!(
-                        "{}: a graph of {} nodes for the {kind}",
-                        self.name,
-                        recording.nodes().len()
-                    );
-                    state.graphs.insert(kind, graph);
-                    Ok(())
+        // The context is current; each kernel was loaded and checked when it was recorded.
+        if let Some(graph) = state.graphs.get_mut(kind).filter(|graph| graph.fits(recording)) {
+            // SAFETY: as above.
+            match unsafe { graph.update(recording, &loaded) } {
+                Ok(()) => return Ok(()),
+                // A change that this driver does not make in place; one that it never makes would cost a graph a step.
+                Err(e) if state.rebuilt => return Err(e),
+                Err(e) => {
+                    state.rebuilt = true;
+                    tracing::debug!("{}: the {kind} gets a new graph: {}", self.name, probe::describe(e));
                 }
             }
         }
+        // SAFETY: as above.
+        let graph = unsafe { StepGraph::build(recording, &loaded) }?;
+        tracing::debug!("{}: a graph of {} nodes for the {kind}", self.name, recording.nodes().len());
+        state.graphs.insert(kind, graph);
+        Ok(())
     }
 
     /// Submits a step's work between the arrival of its data and the moment at which that may be overwritten.
