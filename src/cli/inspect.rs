@@ -111,7 +111,7 @@ fn sentence(file: &Path, finding: &Finding) -> String {
     if faults.is_empty() {
         let mut flag = if *whole { "--init" } else { "--pretrained" }.to_string();
         if let Some(selector) = selector {
-            flag += &format!(" {}", shell_word(Path::new(&format!("{}#{selector}", file.display()))));
+            flag += &format!(" {}#{}", shell_word(file), shell_word(Path::new(selector)));
         }
         format!("{flag} takes it: {spelling}, {network}{classes}; fills {tensors} tensors a network")
     } else {
