@@ -6,7 +6,7 @@ use crate::export::{Info, Input, Naming, OnnxOptions, Output, Values, write_netw
 use crate::model::DeepLab;
 use crate::model::io::Float;
 use crate::train::Checkpoint;
-use crate::{Error, Result};
+use crate::{Error, Result, host};
 use clap::ValueEnum;
 use std::path::PathBuf;
 
@@ -72,6 +72,7 @@ pub fn run(args: Args) -> Result<()> {
     let meta = &checkpoint.meta;
     let arch = DeepLab::new(meta.model.clone())?;
     let (network, names) = args.networks(meta.algorithm.num_teachers(), meta.decides())?;
+    check_memory(&arch, names.len())?;
     let read = |name: &&str| -> Result<Values> {
         let (params, stats) = checkpoint.values(&arch, name)?;
         Ok(Values { name: name.to_string(), params, stats })
@@ -108,6 +109,22 @@ pub fn run(args: Args) -> Result<()> {
     write_networks(&args.out, &arch, &networks, &info, naming, args.dtype.unwrap_or_default())?;
     println!("{}: {network} as tensors", args.out.display());
     Ok(())
+}
+
+/// Refuses networks that do not fit into memory, before any is read.
+fn check_memory(arch: &DeepLab, networks: usize) -> Result<()> {
+    // As they are read, by their layers, as the file's values, and its bytes.
+    const COPIES: usize = 4;
+    let values = arch.table.num_params.saturating_add(arch.table.num_stats);
+    let bytes = values.saturating_mul(size_of::<f32>() * COPIES).saturating_mul(networks) as u64;
+    match host::available_memory() {
+        Some(available) if bytes > available => Err(Error::Memory {
+            what: format!("exporting {networks} networks of {values} values (--network takes one of them)"),
+            needed_mib: bytes >> 20,
+            available_mib: available >> 20,
+        }),
+        _ => Ok(()),
+    }
 }
 
 impl Args {
