@@ -502,17 +502,19 @@ fn training_that_does_not_fit_a_card_is_refused_with_its_plan() {
         let text = [output.stdout, output.stderr].map(|t| String::from_utf8_lossy(&t).into_owned()).concat();
         Some((output.status.code(), text))
     };
-    // 32 MiB: the demo's own batch fits, one of 64 does not, and the first says where the limit lies.
-    let Some((code, text)) = run("33554432", "4") else { return };
+    // 48 MiB: the demo's own batch fits, one of 64 does not, and the first says where the limit lies.
+    const MEMORY: &str = "50331648";
+    let Some((code, text)) = run(MEMORY, "4") else { return };
     assert_eq!(code, Some(0), "{text}");
-    expect(&text, &["tiny on cuda:0", "16-bit copies", "T-VAT", "available", "32.0"]);
+    expect(&text, &["tiny on cuda:0", "16-bit copies", "T-VAT", "validation", "available", "48.0"]);
     let line = text.lines().find(|l| l.contains("largest batch")).unwrap();
     let largest: usize = line.split_whitespace().last().unwrap().parse().unwrap();
     assert!((4..64).contains(&largest), "{text}");
-    assert_eq!(run("33554432", &largest.to_string()).unwrap().0, Some(0));
-    for batch in [largest + 1, 64] {
-        let (code, text) = run("33554432", &batch.to_string()).unwrap();
+    assert_eq!(run(MEMORY, &largest.to_string()).unwrap().0, Some(0));
+    // Smaller validations would make room for one image more, not for as many as this.
+    for (batch, decides) in [(largest + 1, "eval.batch_size=1"), (64, "optim.batch_size")] {
+        let (code, text) = run(MEMORY, &batch.to_string()).unwrap();
         assert_eq!(code, Some(7), "{text}");
-        expect(&text, &["not enough memory", "optim.batch_size", "cuda:0", "32 MiB are available"]);
+        expect(&text, &["not enough memory", decides, "cuda:0", "48 MiB are available"]);
     }
 }

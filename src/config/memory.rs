@@ -9,6 +9,8 @@ use crate::ops::{MemoryPlan, MemoryUse, Shape, Size, StepMemory};
 
 /// Kind of step of a validation in a plan.
 pub const VALIDATION: &str = "validation";
+/// Rows of pictures of a validation, which are put together on the host, in the words of a plan.
+pub const PICTURES: &str = "pictures";
 /// Decoded images that a run keeps, in the words of a plan.
 pub const KEPT_IMAGES: &str = "decoded images that are kept";
 
@@ -87,7 +89,7 @@ fn validation(config: &RunConfig, arch: &DeepLab, images: &ImageSizes) -> Vec<Me
     let pixels = (asked.size.0 as u64).saturating_mul(asked.size.1 as u64);
     let pictures = config.run.pictures.min(images.val) as u64;
     if pictures > 0 {
-        uses.push(MemoryUse { what: "pictures".into(), bytes: pixels.saturating_mul(24 * pictures) });
+        uses.push(MemoryUse { what: PICTURES.into(), bytes: pixels.saturating_mul(24 * pictures) });
     }
     uses
 }

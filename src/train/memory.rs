@@ -5,7 +5,7 @@ use super::dataset::Datasets;
 use super::state::State;
 use super::step;
 use super::watch::Watch;
-use crate::config::{self, ImageSizes, KEPT_IMAGES, RunConfig, VALIDATION};
+use crate::config::{self, ImageSizes, KEPT_IMAGES, PICTURES, RunConfig, VALIDATION};
 use crate::data::{HostImages, LabeledBatch, Source, UnlabeledBatch};
 use crate::method::Algorithm;
 use crate::model::DeepLab;
@@ -36,7 +36,11 @@ pub fn plan<B: Backend>(
     };
     // What is planned is held between steps too.
     let validation = estimate.steps.iter().filter(|step| step.kind == VALIDATION);
-    plan.held.extend(validation.map(|step| MemoryUse { what: VALIDATION.into(), bytes: step.bytes }));
+    let uses = validation.flat_map(|step| &step.at_peak).filter(|part| part.what != PICTURES);
+    let bytes = uses.fold(0u64, |sum, part| sum.saturating_add(part.bytes));
+    if bytes > 0 {
+        plan.held.push(MemoryUse { what: VALIDATION.into(), bytes });
+    }
     Ok((Some(device), plan))
 }
 
