@@ -72,6 +72,8 @@ pub fn run(args: Args) -> Result<()> {
     let meta = &checkpoint.meta;
     let arch = DeepLab::new(meta.model.clone())?;
     let (network, names) = args.networks(meta.algorithm.num_teachers(), meta.decides())?;
+    // A file that does not hold what it says is a fault of the file, not of the machine.
+    names.iter().try_for_each(|name| checkpoint.check(&arch, name))?;
     check_memory(&arch, names.len())?;
     let read = |name: &&str| -> Result<Values> {
         let (params, stats) = checkpoint.values(&arch, name)?;

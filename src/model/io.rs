@@ -347,12 +347,11 @@ impl TensorFile {
         self.tensor(name)?.ok_or_else(|| Error::checkpoint(&self.path, format!("tensor {name} is missing")))
     }
 
-    /// Flat (parameters, running statistics) of the network whose tensors are `prefix.*`.
+    /// Compares names and shapes of the tensors `prefix.*` with those of `table`, by the header alone: no value is read.
     ///
     /// # Errors
-    /// [`Error::Checkpoint`] that names the first tensor that is missing, of another shape, not of this network, or with values
-    /// that no network can have (see [`fault`]).
-    pub fn network(&self, table: &ParamTable, prefix: &str) -> Result<(Vec<f32>, Vec<f32>)> {
+    /// [`Error::Checkpoint`] that names the first tensor that is missing, of another shape or not of this network.
+    pub fn check_network(&self, table: &ParamTable, prefix: &str) -> Result<()> {
         let known: std::collections::HashSet<&str> =
             table.params.iter().chain(&table.stats).map(|e| e.name.as_str()).collect();
         for name in self.names() {
@@ -364,7 +363,6 @@ impl TensorFile {
                 return Err(Error::checkpoint(&self.path, message));
             }
         }
-        // Before memory is taken for them: sizes may be more than any machine has.
         for e in table.params.iter().chain(&table.stats) {
             let name = format!("{prefix}.{}", e.name);
             let fail =
@@ -377,6 +375,17 @@ impl TensorFile {
                 Some(_) => {}
             }
         }
+        Ok(())
+    }
+
+    /// Flat (parameters, running statistics) of the network whose tensors are `prefix.*`.
+    ///
+    /// # Errors
+    /// Those of [`Self::check_network`], and [`Error::Checkpoint`] that names a tensor with values that no network can have (see
+    /// [`fault`]).
+    pub fn network(&self, table: &ParamTable, prefix: &str) -> Result<(Vec<f32>, Vec<f32>)> {
+        // Before memory is taken for them: sizes may be more than any machine has.
+        self.check_network(table, prefix)?;
         let mut failed = None;
         let values = table.import(|name| match self.sound_tensor(&format!("{prefix}.{name}")) {
             Ok(t) => t.map(|t| (t.shape, t.data)),

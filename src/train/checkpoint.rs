@@ -164,6 +164,14 @@ impl Checkpoint {
         Ok(())
     }
 
+    /// Compares the network `name` with `arch` by the file's header alone.
+    ///
+    /// # Errors
+    /// [`Error::Checkpoint`] naming a tensor that is missing or has another shape.
+    pub fn check(&self, arch: &DeepLab, name: &str) -> Result<()> {
+        self.file.check_network(&arch.table, name)
+    }
+
     /// Flat (parameters, running statistics) of the network `name`: `student`, `teacher1` or `teacher2`.
     ///
     /// # Errors
