@@ -502,11 +502,14 @@ fn training_that_does_not_fit_a_card_is_refused_with_its_plan() {
         let text = [output.stdout, output.stderr].map(|t| String::from_utf8_lossy(&t).into_owned()).concat();
         Some((output.status.code(), text))
     };
-    // 48 MiB: the demo's own batch fits, one of 64 does not, and the first says where the limit lies.
-    const MEMORY: &str = "50331648";
+    // 48 MiB beside the reserve of 256: the demo's own batch fits, one of 64 does not, and the first says where the limit lies.
+    const MEMORY: &str = "318767104";
     let Some((code, text)) = run(MEMORY, "4") else { return };
     assert_eq!(code, Some(0), "{text}");
-    expect(&text, &["tiny on cuda:0", "16-bit copies", "T-VAT", "validation", "available", "48.0"]);
+    expect(
+        &text,
+        &["tiny on cuda:0", "16-bit copies", "T-VAT", "validation", "reserve", "256.0", "available", "304.0"],
+    );
     let line = text.lines().find(|l| l.contains("largest batch")).unwrap();
     let largest: usize = line.split_whitespace().last().unwrap().parse().unwrap();
     assert!((4..64).contains(&largest), "{text}");
@@ -515,6 +518,6 @@ fn training_that_does_not_fit_a_card_is_refused_with_its_plan() {
     for (batch, decides) in [(largest + 1, "eval.batch_size=1"), (64, "optim.batch_size")] {
         let (code, text) = run(MEMORY, &batch.to_string()).unwrap();
         assert_eq!(code, Some(7), "{text}");
-        expect(&text, &["not enough memory", decides, "cuda:0", "48 MiB are available"]);
+        expect(&text, &["not enough memory", decides, "cuda:0", "304 MiB are available"]);
     }
 }

@@ -9,8 +9,6 @@ use crate::ops::{MemoryPlan, MemoryUse, Shape, Size, StepMemory};
 
 /// Kind of step of a validation in a plan.
 pub const VALIDATION: &str = "validation";
-/// Rows of pictures of a validation, which are put together on the host, in the words of a plan.
-pub const PICTURES: &str = "pictures";
 /// Decoded images that a run keeps, in the words of a plan.
 pub const KEPT_IMAGES: &str = "decoded images that are kept";
 
@@ -70,26 +68,30 @@ pub fn estimated_memory(config: &RunConfig, images: &ImageSizes) -> Result<Memor
     Ok(MemoryPlan { held, steps })
 }
 
-/// What a validation takes.
-fn validation(config: &RunConfig, arch: &DeepLab, images: &ImageSizes) -> Vec<MemoryUse> {
-    let (settings, teachers) =
-        (config.eval.settings(config.normalize), config.method.algorithm.num_teachers());
-    let together = settings.batch_size.clamp(1, images.val);
-    let asked = inference::Asked {
+/// What a validation predicts at a time.
+pub fn validation_asked(config: &RunConfig, images: &ImageSizes) -> inference::Asked {
+    let teachers = config.method.algorithm.num_teachers();
+    inference::Asked {
         size: images.largest_val,
-        images: together,
+        images: config.eval.batch_size.clamp(1, images.val.max(1)),
         networks: 1 + teachers,
         predictions: Which::available(teachers).len(),
-    };
+    }
+}
+
+/// What a validation takes.
+fn validation(config: &RunConfig, arch: &DeepLab, images: &ImageSizes) -> Vec<MemoryUse> {
+    let asked = validation_asked(config, images);
+    let (together, (rows, columns)) = (asked.images, asked.size);
     let mut uses = vec![MemoryUse {
-        what: format!("{together} images of {} x {} (rows x columns)", asked.size.0, asked.size.1),
-        bytes: inference::bytes(arch, &settings, &asked),
+        what: format!("{together} images of {rows} x {columns} (rows x columns)"),
+        bytes: inference::bytes(arch, &config.eval.settings(config.normalize), &asked),
     }];
     // A row of a picture: image, truth, prediction and confidence in colour, twice while they are put together.
-    let pixels = (asked.size.0 as u64).saturating_mul(asked.size.1 as u64);
+    let pixels = (rows as u64).saturating_mul(columns as u64);
     let pictures = config.run.pictures.min(images.val) as u64;
     if pictures > 0 {
-        uses.push(MemoryUse { what: PICTURES.into(), bytes: pixels.saturating_mul(24 * pictures) });
+        uses.push(MemoryUse { what: "pictures".into(), bytes: pixels.saturating_mul(24 * pictures) });
     }
     uses
 }

@@ -15,7 +15,9 @@ mod validate;
 
 pub use compare::{changed_keys, flatten};
 pub use load::{Overrides, parse};
-pub use memory::{ImageSizes, KEPT_IMAGES, PICTURES, VALIDATION, estimated_memory, step_images_bytes};
+pub use memory::{
+    ImageSizes, KEPT_IMAGES, VALIDATION, estimated_memory, step_images_bytes, validation_asked,
+};
 pub use validate::{LARGEST_SIDE, check_batch, check_sizes, validate};
 
 use crate::data::{Augment, ExifMasks, Preset};

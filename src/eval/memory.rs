@@ -1,9 +1,10 @@
 //! How much memory a prediction takes, from sizes alone: of a whole image, or of a sliding window. Knows the networks' sizes; must
 //! not know files.
 
-use super::{Overlap, Settings, network_size};
+use super::{Nets, Overlap, Prediction, Settings, Which, network_size};
+use crate::data::HostImages;
 use crate::model::DeepLab;
-use crate::ops::{Backend, Shape, Size};
+use crate::ops::{self, Backend, Shape, Size};
 use crate::{Error, Result};
 
 /// What is predicted.
@@ -67,6 +68,51 @@ pub fn bytes(arch: &DeepLab, settings: &Settings, asked: &Asked) -> u64 {
         _ => 0,
     };
     all(&[input, output, pass, sums])
+}
+
+/// Does on `b` what predicting `asked` does there: of several views the largest, of several windows one, of images of zeros. A
+/// device that notes what memory is taken learns from it what a validation takes.
+///
+/// # Errors
+/// Those of [`super::predict`].
+pub fn rehearse<B: Backend>(
+    b: &B,
+    arch: &DeepLab,
+    nets: &Nets<'_, B>,
+    which: &[Which],
+    settings: &Settings,
+    asked: &Asked,
+) -> Result<()> {
+    let views = settings.views.of(network_size(asked.size, settings.long_side));
+    let Some(view) = views.into_iter().max_by_key(|view| view.size.0 * view.size.1) else { return Ok(()) };
+    let whole = settings.is_whole(view.size);
+    let shown = if whole { view.size } else { window(view.size, settings) };
+    let images = HostImages::whole(asked.images, shown, vec![0; asked.images * shown.0 * shown.1 * 3]);
+    let as_whole =
+        Settings { window: 0, multiple: if whole { settings.multiple } else { 1 }, ..settings.clone() };
+    let predictions = if whole && settings.views.is_single() {
+        super::predict(b, arch, nets, which, &images, &as_whole, asked.size)?
+    } else {
+        // The host adds scores up; their labels and confidences go back to the device.
+        super::scores(b, arch, nets, which, &images, &as_whole, if whole { asked.size } else { shown })?;
+        if !whole && view.size != asked.size {
+            let sums = Shape::new(asked.images, view.size.0, view.size.1, arch.config.num_classes);
+            ops::interpolate(b, &b.upload(sums, &vec![0.0; sums.len()]), asked.size)?;
+        }
+        let shape = Shape::new(asked.images, asked.size.0, asked.size.1, 1);
+        which.iter().map(|_| zero_prediction(b, shape)).collect()
+    };
+    let shape = B::labels_shape(&predictions[0].label);
+    let target = b.upload_labels(shape, &vec![0; shape.positions()]);
+    for p in &predictions {
+        ops::confusion_matrix(b, &p.label, &target, arch.config.num_classes, None)?;
+    }
+    b.check()
+}
+
+fn zero_prediction<B: Backend>(b: &B, shape: Shape) -> Prediction<B> {
+    let label = b.upload_labels(shape, &vec![0; shape.positions()]);
+    Prediction { label, confidence: b.upload(shape, &vec![0.0; shape.positions()]) }
 }
 
 /// Refuses predictions that need more memory than there is, before any of it is taken.

@@ -32,6 +32,14 @@ pub struct MemoryPlan {
 }
 
 impl MemoryPlan {
+    /// Adds a use to those held throughout.
+    pub fn hold(&mut self, what: &str, bytes: u64) {
+        if bytes > 0 {
+            self.held.push(MemoryUse { what: what.into(), bytes });
+            self.held.sort_by_key(|u| std::cmp::Reverse(u.bytes));
+        }
+    }
+
     /// Bytes held throughout.
     pub fn held_bytes(&self) -> u64 {
         self.held.iter().map(|u| u.bytes).sum()

@@ -5,11 +5,12 @@ use super::dataset::Datasets;
 use super::state::State;
 use super::step;
 use super::watch::Watch;
-use crate::config::{self, ImageSizes, KEPT_IMAGES, PICTURES, RunConfig, VALIDATION};
+use crate::config::{self, ImageSizes, KEPT_IMAGES, RunConfig, VALIDATION};
 use crate::data::{HostImages, LabeledBatch, Source, UnlabeledBatch};
+use crate::eval::memory as inference;
 use crate::method::Algorithm;
 use crate::model::DeepLab;
-use crate::ops::{Backend, MemoryPlan, MemoryUse, Strong, View};
+use crate::ops::{Backend, MemoryPlan, Strong, View};
 use crate::{Error, Result, host};
 use rayon::prelude::*;
 
@@ -30,18 +31,37 @@ pub fn plan<B: Backend>(
     images: &ImageSizes,
 ) -> Result<(Option<B>, MemoryPlan)> {
     let arch = DeepLab::new(config.model_config()?)?;
-    let estimate = config::estimated_memory(config, images)?;
     let Some((device, mut plan)) = b.planned(|twin| rehearse(twin, &arch, config, measured))? else {
-        return Ok((None, estimate));
+        return Ok((None, config::estimated_memory(config, images)?));
     };
-    // What is planned is held between steps too.
-    let validation = estimate.steps.iter().filter(|step| step.kind == VALIDATION);
-    let uses = validation.flat_map(|step| &step.at_peak).filter(|part| part.what != PICTURES);
-    let bytes = uses.fold(0u64, |sum, part| sum.saturating_add(part.bytes));
-    if bytes > 0 {
-        plan.held.push(MemoryUse { what: VALIDATION.into(), bytes });
-    }
+    // Its buffers lie beside those of the steps, and are kept for the next one.
+    plan.hold(VALIDATION, validation_bytes(b, &arch, config, images)?);
     Ok((Some(device), plan))
+}
+
+/// What a validation takes on a device that plans.
+fn validation_bytes<B: Backend>(
+    b: &B,
+    arch: &DeepLab,
+    config: &RunConfig,
+    images: &ImageSizes,
+) -> Result<u64> {
+    if images.val == 0 {
+        return Ok(0);
+    }
+    let (settings, asked) =
+        (config.eval.settings(config.normalize), config::validation_asked(config, images));
+    // Images that no host holds are not made up to find that out.
+    let estimate = inference::bytes(arch, &settings, &asked);
+    if host::available_memory().is_some_and(|available| estimate > available) {
+        return Ok(estimate);
+    }
+    let planned = b.planned(|twin| {
+        let state = State::zeros(twin, arch, config)?;
+        let nets = state.eval_nets(config.method.algorithm);
+        twin.step(VALIDATION, || inference::rehearse(twin, arch, &nets, &nets.available(), &settings, &asked))
+    })?;
+    Ok(planned.map_or(estimate, |(_, plan)| plan.step_bytes()))
 }
 
 /// Has each source keep decoded images in the memory that `plan` leaves of what the host has; half of it stays free. The rest is
@@ -64,7 +84,7 @@ pub fn keep_images(data: &Datasets, plan: &mut MemoryPlan, on_host: bool) -> Res
         tracing::info!("{} of {} MiB of decoded images are kept in memory", kept >> 20, all >> 20);
     }
     if on_host {
-        plan.held.push(MemoryUse { what: KEPT_IMAGES.into(), bytes: kept });
+        plan.hold(KEPT_IMAGES, kept);
     }
     Ok(())
 }
@@ -273,7 +293,8 @@ mod tests {
     use super::*;
     use crate::backend::cuda::emulator::{self, EmulatorOptions};
     use crate::backend::cuda::{Cuda, Dtype};
-    use crate::data::Preset;
+    use crate::data::{Preset, SceneSource, SceneSpec};
+    use crate::eval::{self, Overlap};
     use crate::ops::StepMemory;
 
     #[test]
@@ -305,5 +326,51 @@ mod tests {
         config.run.pictures = 1;
         config.method.algorithm = Algorithm::MeanTeacher;
         assert!(find(&planned(&config, false), step::PICTURE).is_none());
+    }
+
+    /// Beside what predicting images takes in truth, on a device that notes it.
+    #[test]
+    fn validation_is_planned_as_it_is_done() {
+        let driver = match emulator::open(EmulatorOptions::default()) {
+            Ok(driver) => driver,
+            Err(e) => return eprintln!("skipped: {e}"),
+        };
+        let b = Cuda::new(driver, Dtype::Bf16);
+        let source =
+            SceneSource::new(SceneSpec { seed: 1, first: 0, len: 2, size: (40, 56) }).expect("large enough");
+        let mut config = RunConfig::preset(Some(Preset::Demo));
+        let images = ImageSizes { largest_val: (40, 56), val: 2 };
+        let arch = DeepLab::new(config.model_config().unwrap()).unwrap();
+        let mut seen = Vec::new();
+        for (long_side, window, overlap, batch_size) in [
+            (0, 0, Overlap::Probabilities, 1),
+            (0, 0, Overlap::Probabilities, 2),
+            (112, 0, Overlap::Probabilities, 1),
+            (0, 33, Overlap::Probabilities, 1),
+            (112, 33, Overlap::Logits, 2),
+        ] {
+            (config.eval.long_side, config.eval.window) = (long_side, window);
+            (config.eval.overlap, config.eval.batch_size) = (overlap, batch_size);
+            let (_, plan) = b
+                .planned(|twin| {
+                    let state = State::zeros(twin, &arch, &config)?;
+                    let nets = state.eval_nets(config.method.algorithm);
+                    let settings = config.eval.settings(config.normalize);
+                    twin.step(VALIDATION, || {
+                        eval::evaluate(twin, &arch, &nets, &nets.available(), &source, &settings, |_| true)
+                    })?;
+                    Ok(())
+                })
+                .unwrap()
+                .unwrap();
+            let planned = validation_bytes(&b, &arch, &config, &images).unwrap();
+            let taken = plan.step_bytes();
+            assert!(taken <= planned && planned <= taken + taken / 8, "{planned} planned, {taken} taken");
+            seen.push(planned);
+        }
+        assert!(seen[1] > seen[0] && seen[2] > seen[0] && seen[3] < seen[0], "{seen:?}");
+        let (_, plan) = plan(&b, &config, false, &images).unwrap();
+        assert!(plan.held.iter().any(|u| u.what == VALIDATION && u.bytes == seen[4]), "{plan:?}");
+        assert!(plan.held.iter().any(|u| u.what.starts_with("reserve")), "{plan:?}");
     }
 }

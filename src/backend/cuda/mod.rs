@@ -41,6 +41,9 @@ use memory::args;
 pub use memory::{Buffer, Counts, Dtype, Labels, Moments, Scalar, Sums, Tensor, Vector};
 use std::sync::{Arc, Mutex, PoisonError};
 
+/// What a plan leaves free for what no buffer is: code of kernels, graphs, and gaps between blocks of several sizes.
+const RESERVE: (&str, u64) = ("reserve (code, graphs, gaps)", 256 << 20);
+
 /// A device that runs CUDA kernels.
 #[derive(Clone)]
 pub struct Cuda {
@@ -265,7 +268,8 @@ impl Backend for Cuda {
         let twin = Cuda { tile: self.tile, ..Cuda::new(recorder.clone(), self.dtype) };
         rehearse(&twin)?;
         twin.check()?;
-        let (scripts, plan) = recorder.plan();
+        let (scripts, mut plan) = recorder.plan();
+        plan.hold(RESERVE.0, RESERVE.1);
         let mut device = self.clone();
         if self.driver.allows_arena() {
             device.driver = Arc::new(Arena::new(self.driver.clone(), scripts));

@@ -97,10 +97,7 @@ impl Recorder {
             }
         }
         let sent = state.steps.iter().map(|step| step.sent as u64).max().unwrap_or(0);
-        if sent > 0 {
-            plan.held.push(MemoryUse { what: ARRIVING.into(), bytes: ARRIVING_STEPS * sent });
-            plan.held.sort_by_key(|u| std::cmp::Reverse(u.bytes));
-        }
+        plan.hold(ARRIVING, ARRIVING_STEPS * sent);
         (scripts, plan)
     }
 }

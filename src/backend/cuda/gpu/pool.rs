@@ -3,6 +3,9 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+/// What the driver gives out device memory in.
+const GRANULARITY: usize = 2 << 20;
+
 /// Bytes in blocks given out and in blocks kept.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Usage {
@@ -25,9 +28,11 @@ pub(super) struct Pool {
 
 impl Pool {
     /// Size of a block for `bytes`: a multiple of 256, and of a sixteenth of the power of two below, so that sizes that differ
-    /// a little share blocks.
+    /// a little share blocks; of large ones a multiple of the driver's own granularity, as planned memory may be nearly all
+    /// that there is.
     pub(super) fn block_size(bytes: usize) -> usize {
-        let step = bytes.checked_ilog2().map_or(1, |log| 1usize << log.saturating_sub(4)).max(256);
+        let step = bytes.checked_ilog2().map_or(1, |log| 1usize << log.saturating_sub(4));
+        let step = step.clamp(256, GRANULARITY);
         bytes.div_ceil(step).saturating_mul(step)
     }
 
@@ -92,6 +97,9 @@ mod tests {
                 "{bytes}: {size}"
             );
         }
+        // 72.1 GiB, an arena on a card of 80.
+        let arena = (721 << 30) / 10;
+        assert!(Pool::block_size(arena) - arena < GRANULARITY);
     }
 
     #[test]
