@@ -73,7 +73,7 @@ DEVICE void batch_norm_moments_parts(double* partial, const T* x, float* scratch
 
 /// act of the normalised x.
 template <int width, class T>
-DEVICE void normalise(T* y, const T* x, const T* residual, const Norm& norm, float slope, u32 lanes, u32 positions,
+DEVICE void normalise_all(T* y, const T* x, const T* residual, const Norm& norm, float slope, u32 lanes, u32 positions,
                       u32 c) {
     Share share = thread_share<width>(positions, lanes);
     if (share.channel >= c) return;
@@ -90,11 +90,7 @@ DEVICE void normalise(T* y, const T* x, const T* residual, const Norm& norm, flo
         float v[width], r[width] = {};
         load(v, x + at);
         if (residual) load(r, residual + at);
-#pragma unroll
-        for (int k = 0; k < width; ++k) {
-            float out = scale[k] * (v[k] - mean[k]) + shift[k] + r[k];
-            v[k] = out > 0.0f ? out : slope * out;
-        }
+        normalise(v, r, scale, mean, shift, slope);
         store(y + at, v);
     }
 }
@@ -103,9 +99,9 @@ template <class T>
 DEVICE void batch_norm_fwd(T* y, const T* x, const T* residual, const Norm& norm, float slope, u32 lanes,
                            u32 positions, u32 c) {
     if (c % VECTOR<T> == 0) {
-        normalise<VECTOR<T>>(y, x, residual, norm, slope, lanes, positions, c);
+        normalise_all<VECTOR<T>>(y, x, residual, norm, slope, lanes, positions, c);
     } else {
-        normalise<1>(y, x, residual, norm, slope, lanes, positions, c);
+        normalise_all<1>(y, x, residual, norm, slope, lanes, positions, c);
     }
 }
 
@@ -251,9 +247,7 @@ DEVICE void scaled_mask(T* out, const T* t, const T* y, const Norm& norm, float 
         u64 at = u64(p) * c + share.channel;
         float g[width];
         load(g, t + at);
-        mask(g, y + at, slope);
-#pragma unroll
-        for (int k = 0; k < width; ++k) g[k] *= scale[k];
+        scale_and_mask(g, y + at, scale, slope);
         store(out + at, g);
     }
 }

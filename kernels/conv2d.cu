@@ -7,8 +7,7 @@
 //          over the taps for which the divisions have no remainder; m = positions of x, n = c, k = (r, s, o). Positions of
 //          the same remainders by the stride form a class; a tile holds positions of one class, so no tap is in vain.
 //
-// Beside, fprop leaves the moments of each channel over each tile of positions in `moments` where that is not null, and dgrad does
-// what its `end` says; both want aligned channels.
+// Beside, both do what their `end` says, which wants aligned channels.
 //
 // Blocks are numbered tiles of n first, so that neighbours share the activation's rows, then tiles of m, then classes. Block
 // z is the group: the same over its channels of x and y and its rows of the weight.
@@ -19,7 +18,7 @@
 #include "common/conv2d_tiles.cuh"
 
 template <class T, class Tile, bool any>
-DEVICE void fprop(T* y, const T* x, const T* weight, const float* bias, double* moments, const Conv2dSizes& s) {
+DEVICE void fprop(T* y, const T* x, const T* weight, const float* bias, const OutputEnd& end, const Conv2dSizes& s) {
     DYNAMIC_SHARED(u8, shared);
     const u32 n_begin = blockIdx.x % s.n_tiles * Tile::n, m_begin = blockIdx.x / s.n_tiles * Tile::m;
     const u32 depth = s.kernel * s.kernel * s.in_channels;
@@ -34,13 +33,19 @@ DEVICE void fprop(T* y, const T* x, const T* weight, const float* bias, double* 
     product.template stage<T>(shared, bias ? bias + first_out + n_begin : nullptr, s.out_channels - n_begin);
     block_sync();
     const u32 positions = s.n * s.out_h * s.out_w;
-    write_tile<Tile>(y, shared, n_begin, s.out_channels, [&](u32 row) {
+    auto place = [&](u32 row) {
         u32 m = m_begin + row;
         return m < positions ? i64(m) * s.out_pitch + (first_out + n_begin) : i64(-1);
-    });
-    if (moments) {
+    };
+    // Rows that are no whole chunks are finished in passes of their own.
+    if (!any && end.form) {
+        finish_output<Tile>(y, shared, end, n_begin, first_out + n_begin, s.out_channels, place);
+        return;
+    }
+    write_tile<Tile>(y, shared, n_begin, s.out_channels, place);
+    if (end.moments) {
         u32 rows = positions - m_begin < u32(Tile::m) ? positions - m_begin : Tile::m;
-        tile_moments<Tile, T>(moments, shared, rows, m_begin / Tile::m, first_out + n_begin, s.out_channels - n_begin,
+        tile_moments<Tile, T>(end.moments, shared, rows, m_begin / Tile::m, first_out + n_begin, s.out_channels - n_begin,
                               s.out_pitch, [] { block_sync(); });
     }
 }
@@ -72,7 +77,7 @@ DEVICE void dgrad(T* dx, const T* dy, const T* weight, const GradientEnd& end, c
         return at.high < s.n ? i64((at.high * s.h + i) * s.w + j) * s.in_pitch + (first_in + n_begin) : i64(-1);
     };
     // Rows that are no whole chunks are finished in passes of their own.
-    if (!any && (end.add || end.sums)) {
+    if (!any && (end.add || end.sums || end.tangent)) {
         finish_gradient<Tile, T>(shared, end, tile, n_begin, first_in + n_begin, s.in_channels, s.in_pitch, place,
                                  [] { block_sync(); });
         block_sync();
@@ -81,41 +86,42 @@ DEVICE void dgrad(T* dx, const T* dy, const T* weight, const GradientEnd& end, c
 }
 
 KERNEL(256)
-conv2d_fprop_large_f32(float* y, const float* x, const float* weight, const float* bias, double* moments,
-                       const Conv2dSizes s) {
-    fprop<float, Tiles<float>::Large, false>(y, x, weight, bias, moments, s);
+conv2d_fprop_large_f32(float* y, const float* x, const float* weight, const float* bias,
+                       const GRID_CONSTANT OutputEnd end, const GRID_CONSTANT Conv2dSizes s) {
+    fprop<float, Tiles<float>::Large, false>(y, x, weight, bias, end, s);
 }
 KERNEL(128)
-conv2d_fprop_small_f32(float* y, const float* x, const float* weight, const float* bias, double* moments,
-                       const Conv2dSizes s) {
-    fprop<float, Tiles<float>::Small, false>(y, x, weight, bias, moments, s);
+conv2d_fprop_small_f32(float* y, const float* x, const float* weight, const float* bias,
+                       const GRID_CONSTANT OutputEnd end, const GRID_CONSTANT Conv2dSizes s) {
+    fprop<float, Tiles<float>::Small, false>(y, x, weight, bias, end, s);
 }
 KERNEL(128)
-conv2d_fprop_any_f32(float* y, const float* x, const float* weight, const float* bias, double* moments,
-                     const Conv2dSizes s) {
-    fprop<float, Tiles<float>::Small, true>(y, x, weight, bias, moments, s);
+conv2d_fprop_any_f32(float* y, const float* x, const float* weight, const float* bias,
+                       const GRID_CONSTANT OutputEnd end, const GRID_CONSTANT Conv2dSizes s) {
+    fprop<float, Tiles<float>::Small, true>(y, x, weight, bias, end, s);
 }
-KERNEL(256)
-conv2d_fprop_large_bf16(bf16* y, const bf16* x, const bf16* weight, const float* bias, double* moments,
-                        const Conv2dSizes s) {
-    fprop<bf16, Tiles<bf16>::Large, false>(y, x, weight, bias, moments, s);
-}
-KERNEL(128)
-conv2d_fprop_small_bf16(bf16* y, const bf16* x, const bf16* weight, const float* bias, double* moments,
-                        const Conv2dSizes s) {
-    fprop<bf16, Tiles<bf16>::Small, false>(y, x, weight, bias, moments, s);
+// Two blocks are what fits into the shared memory of a multiprocessor.
+KERNEL_RESIDENT(256, 2)
+conv2d_fprop_large_bf16(bf16* y, const bf16* x, const bf16* weight, const float* bias,
+                       const GRID_CONSTANT OutputEnd end, const GRID_CONSTANT Conv2dSizes s) {
+    fprop<bf16, Tiles<bf16>::Large, false>(y, x, weight, bias, end, s);
 }
 KERNEL(128)
-conv2d_fprop_any_bf16(bf16* y, const bf16* x, const bf16* weight, const float* bias, double* moments,
-                      const Conv2dSizes s) {
-    fprop<bf16, Tiles<bf16>::Small, true>(y, x, weight, bias, moments, s);
+conv2d_fprop_small_bf16(bf16* y, const bf16* x, const bf16* weight, const float* bias,
+                       const GRID_CONSTANT OutputEnd end, const GRID_CONSTANT Conv2dSizes s) {
+    fprop<bf16, Tiles<bf16>::Small, false>(y, x, weight, bias, end, s);
+}
+KERNEL(128)
+conv2d_fprop_any_bf16(bf16* y, const bf16* x, const bf16* weight, const float* bias,
+                       const GRID_CONSTANT OutputEnd end, const GRID_CONSTANT Conv2dSizes s) {
+    fprop<bf16, Tiles<bf16>::Small, true>(y, x, weight, bias, end, s);
 }
 
 KERNEL(256)
 conv2d_dgrad_large_f32(float* dx, const float* dy, const float* weight, const GradientEnd end, const Conv2dSizes s) {
     dgrad<float, Tiles<float>::Large, false>(dx, dy, weight, end, s);
 }
-// Four blocks are what fits into the shared memory of a multiprocessor.
+// Four blocks are what fits there of these.
 KERNEL_RESIDENT(128, 4)
 conv2d_dgrad_small_f32(float* dx, const float* dy, const float* weight, const GradientEnd end, const Conv2dSizes s) {
     dgrad<float, Tiles<float>::Small, false>(dx, dy, weight, end, s);
@@ -124,7 +130,6 @@ KERNEL(128)
 conv2d_dgrad_any_f32(float* dx, const float* dy, const float* weight, const GradientEnd end, const Conv2dSizes s) {
     dgrad<float, Tiles<float>::Small, true>(dx, dy, weight, end, s);
 }
-// Two blocks are what fits into it of these.
 KERNEL_RESIDENT(256, 2)
 conv2d_dgrad_large_bf16(bf16* dx, const bf16* dy, const bf16* weight, const GradientEnd end, const Conv2dSizes s) {
     dgrad<bf16, Tiles<bf16>::Large, false>(dx, dy, weight, end, s);

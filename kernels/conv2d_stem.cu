@@ -101,9 +101,9 @@ DEVICE void fprop(bf16* y, const bf16* x, const bf16* weight, const float* bias,
         float b0 = bias && c < outputs ? bias[first_out + c] : 0.0f;
         float b1 = bias && c + 1 < outputs ? bias[first_out + c + 1] : 0.0f;
         bf16* to = staged + position * STAGED_ROW<StemTile> + c;
-        *reinterpret_cast<Pair<bf16>*>(to) = {from_float<bf16>(sums[j][0] + b0), from_float<bf16>(sums[j][1] + b1)};
+        store_pair(to, sums[j][0] + b0, sums[j][1] + b1);
         to += 8 * STAGED_ROW<StemTile>;
-        *reinterpret_cast<Pair<bf16>*>(to) = {from_float<bf16>(sums[j][2] + b0), from_float<bf16>(sums[j][3] + b1)};
+        store_pair(to, sums[j][2] + b0, sums[j][3] + b1);
     }
     block_sync();
     const u32 count = at.count(s);

@@ -8,9 +8,7 @@ KERNEL(256) round_to_bf16(bf16* out, const float* in, u64 len) {
         f32x4 a = *reinterpret_cast<const f32x4*>(in + i), b = *reinterpret_cast<const f32x4*>(in + i + 4);
         const float v[8] = {a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w};
         u32 words[4];
-        for (int k = 0; k < 4; ++k) {
-            words[k] = u32(from_float<bf16>(v[2 * k]).bits) | u32(from_float<bf16>(v[2 * k + 1]).bits) << 16;
-        }
+        for (int k = 0; k < 4; ++k) words[k] = round_to_bf16x2(v[2 * k], v[2 * k + 1]);
         *reinterpret_cast<u32x4*>(out + i) = u32x4{words[0], words[1], words[2], words[3]};
     }
     const u64 rest = len / 8 * 8 + thread;

@@ -23,7 +23,7 @@ template <class Tile, bool across_a, bool across_b, class A, class B, class Fini
 DEVICE void run(const Stages<Tile>& stages, A& a, B& b, u32 steps, Finish finish) {
     stages.init();
     if (threadIdx.x >= Tile::threads) {
-        if (threadIdx.x == Tile::threads) produce(stages, a, b, steps);
+        if (elect()) produce(stages, a, b, steps);
     } else {
         WarpgroupProduct<Tile, across_a, across_b> product;
         product.consume(stages, steps);
@@ -32,7 +32,7 @@ DEVICE void run(const Stages<Tile>& stages, A& a, B& b, u32 steps, Finish finish
 }
 
 template <class Tile>
-DEVICE void fprop(bf16* y, const TensorMap& a_map, const TensorMap& b_map, const float* bias, double* moments,
+DEVICE void fprop(bf16* y, const TensorMap& a_map, const TensorMap& b_map, const float* bias, const OutputEnd& end,
                   const Conv2dSizes& s) {
     DYNAMIC_SHARED(u8, shared);
     const Stages<Tile> stages(shared);
@@ -44,13 +44,18 @@ DEVICE void fprop(bf16* y, const TensorMap& a_map, const TensorMap& b_map, const
         product.template stage<bf16>(stages.tiles, bias ? bias + first_out + n_begin : nullptr, s.out_channels - n_begin);
         group_sync(CONSUMERS, Tile::threads);
         const u32 positions = s.n * s.out_h * s.out_w;
-        write_tile<Tile>(y, stages.tiles, n_begin, s.out_channels, [&](u32 row) {
+        auto place = [&](u32 row) {
             u32 m = m_begin + row;
             return m < positions ? i64(m) * s.out_pitch + (first_out + n_begin) : i64(-1);
-        });
-        if (moments) {
+        };
+        if (end.form) {
+            finish_output<Tile>(y, stages.tiles, end, n_begin, first_out + n_begin, s.out_channels, place);
+            return;
+        }
+        write_tile<Tile>(y, stages.tiles, n_begin, s.out_channels, place);
+        if (end.moments) {
             u32 rows = positions - m_begin < u32(Tile::m) ? positions - m_begin : Tile::m;
-            tile_moments<Tile, bf16>(moments, stages.tiles, rows, m_begin / Tile::m, first_out + n_begin,
+            tile_moments<Tile, bf16>(end.moments, stages.tiles, rows, m_begin / Tile::m, first_out + n_begin,
                                      s.out_channels - n_begin, s.out_pitch, [] { group_sync(CONSUMERS, Tile::threads); });
         }
     });
@@ -73,7 +78,7 @@ DEVICE void dgrad(bf16* dx, const TensorMap& a_map, const TensorMap& b_map, cons
             u32 m = m_begin + row;
             return m < positions ? i64(m) * s.in_pitch + (first_in + n_begin) : i64(-1);
         };
-        if (end.add || end.sums) {
+        if (end.add || end.sums || end.tangent) {
             finish_gradient<Tile, bf16>(stages.tiles, end, m_begin / Tile::m, n_begin, first_in + n_begin, s.in_channels,
                                         s.in_pitch, place, [] { group_sync(CONSUMERS, Tile::threads); });
             group_sync(CONSUMERS, Tile::threads);
@@ -113,18 +118,18 @@ DEVICE void wgrad(float* partial, const TensorMap& a_map, const TensorMap& b_map
 
 KERNEL_RESIDENT(288, 2)
 conv2d_fprop_wgmma64_bf16(bf16* y, const GRID_CONSTANT TensorMap a, const GRID_CONSTANT TensorMap b, const float* bias,
-                          double* moments, const GRID_CONSTANT Conv2dSizes s) {
-    fprop<Tile64>(y, a, b, bias, moments, s);
+                          const GRID_CONSTANT OutputEnd end, const GRID_CONSTANT Conv2dSizes s) {
+    fprop<Tile64>(y, a, b, bias, end, s);
 }
 KERNEL_RESIDENT(288, 2)
 conv2d_fprop_wgmma128_bf16(bf16* y, const GRID_CONSTANT TensorMap a, const GRID_CONSTANT TensorMap b, const float* bias,
-                           double* moments, const GRID_CONSTANT Conv2dSizes s) {
-    fprop<Tile128>(y, a, b, bias, moments, s);
+                           const GRID_CONSTANT OutputEnd end, const GRID_CONSTANT Conv2dSizes s) {
+    fprop<Tile128>(y, a, b, bias, end, s);
 }
 KERNEL(288)
 conv2d_fprop_wgmma256_bf16(bf16* y, const GRID_CONSTANT TensorMap a, const GRID_CONSTANT TensorMap b, const float* bias,
-                           double* moments, const GRID_CONSTANT Conv2dSizes s) {
-    fprop<Tile256>(y, a, b, bias, moments, s);
+                           const GRID_CONSTANT OutputEnd end, const GRID_CONSTANT Conv2dSizes s) {
+    fprop<Tile256>(y, a, b, bias, end, s);
 }
 KERNEL_RESIDENT(288, 2)
 conv2d_dgrad_wgmma64_bf16(bf16* dx, const GRID_CONSTANT TensorMap a, const GRID_CONSTANT TensorMap b,

@@ -133,8 +133,9 @@ KERNEL(256) exp2_sweep(float* y, const float* x, u32 len) {
     if (i < len) y[i] = exp2_approx(x[i]);
 }
 
-/// The bits of floats: y as they came, half rounded to bf16, back from that half's bits as a float's again.
-KERNEL(256) convert(u32* y, u16* half, u32* back, const u32* x, u32 len) {
+/// The bits of floats: y as they came, half rounded to bf16, back from that half's bits as a float's again, and a pair of its
+/// roundings with that of the value after it (after the last the first).
+KERNEL(256) convert(u32* y, u16* half, u32* back, u32* pairs, const u32* x, u32 len) {
     u32 i = blockIdx.x * blockDim.x + threadIdx.x;
     if (i < len) {
         float v = bits_to_float(x[i]);
@@ -142,6 +143,7 @@ KERNEL(256) convert(u32* y, u16* half, u32* back, const u32* x, u32 len) {
         y[i] = float_to_bits(from_float<float>(to_float(v)));
         half[i] = rounded.bits;
         back[i] = float_to_bits(to_float(rounded));
+        pairs[i] = round_to_bf16x2(v, bits_to_float(x[i + 1 < len ? i + 1 : 0]));
     }
 }
 

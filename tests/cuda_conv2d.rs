@@ -6,7 +6,7 @@
 
 use psmt_fast::backend::cpu::Cpu;
 use psmt_fast::backend::cuda::emulator::{self, CopyTime, EmulatorOptions, Schedule};
-use psmt_fast::backend::cuda::{Cuda, Dtype, Tile};
+use psmt_fast::backend::cuda::{Cuda, Dtype, Tensor, Tile};
 use psmt_fast::ops::*;
 use psmt_fast::rng::{Domain, Key};
 
@@ -309,7 +309,7 @@ fn half_precision_parameters() {
 }
 
 /// What convolutions do in passing, by every kernel: moments for a batch norm and sums for its backward pass beside those of its
-/// own passes, and a data gradient added to another to the same bits as by two ops.
+/// own passes; to the same bits as by two ops a data gradient added to another, and a frozen batch norm or its derivative.
 #[test]
 fn moments_sums_and_added_gradients() {
     let geometries: [(Geometry, usize); 7] = [
@@ -332,6 +332,7 @@ fn moments_sums_and_added_gradients() {
                 let d = tile.into_iter().fold(device(dtype, options), Cuda::with_tile);
                 let what = format!("{dtype:?} {geometry:?}, {groups} groups, {tile:?}");
                 gathers_moments(&d, &conv, shape, &inputs, &what);
+                goes_through_frozen_norms(&d, &conv, shape, &inputs, &what);
                 adds_gradients(&d, &conv, shape, &inputs, &what);
                 for (residual, add) in [(false, false), (true, true)] {
                     let what = format!("{what}, residual {residual}, added {add}");
@@ -378,6 +379,57 @@ fn gathers_moments(d: &Cuda, conv: &Conv2d, shape: Shape, inputs: &Inputs, what:
             let off = (got - want).abs();
             assert!(off <= rounding * want.abs() + 1e-5, "{what}: {name} {i} is {got}, not {want}");
         }
+    }
+}
+
+fn goes_through_frozen_norms(d: &Cuda, conv: &Conv2d, shape: Shape, inputs: &Inputs, what: &str) {
+    let begin = inputs.params.len();
+    let most = conv.in_channels.max(conv.out_channels);
+    let norm = |channels: usize| {
+        let span = |offset: usize| Span { offset, len: channels };
+        BatchNorm {
+            weight: span(begin),
+            bias: span(begin + most),
+            running_mean: span(1),
+            running_var: span(1 + most),
+            channels,
+            momentum: 0.3,
+            eps: 1e-3,
+        }
+    };
+    let params = d.upload_vector(&[&inputs.params[..], &values(2 * most, 5, Dtype::F32)].concat());
+    let variances = values(most, 7, Dtype::F32).into_iter().map(|v| v + 1.5);
+    let stats: Vec<f32> = values(1 + most, 6, Dtype::F32).into_iter().chain(variances).collect();
+    let stats = d.upload_vector(&stats);
+    let out = conv.out_shape(shape);
+    let (x, dy) = (d.upload(shape, &inputs.x), d.upload(out, &inputs.dy));
+    let (other, clean) = (
+        d.upload(out, &values(out.len(), 13, Dtype::F32)),
+        d.upload(shape, &values(shape.len(), 14, Dtype::F32)),
+    );
+    let same = |got: &Tensor, want: &Tensor, part: &str| {
+        let (got, want) = (d.download(got), d.download(want));
+        let differs = got.iter().zip(&want).position(|(a, b)| a.to_bits() != b.to_bits());
+        assert!(differs.is_none() && got.len() == want.len(), "{what}: {part} differs at {differs:?}");
+        assert!(got.iter().any(|v| *v != 0.0), "{what}: {part} is zero");
+    };
+    for act in [RELU, Activation::LeakyRelu(0.1), Activation::Identity] {
+        let (bn, before) = (norm(out.c), norm(shape.c));
+        let behind = FrozenNorm { stats: &stats, bn: &bn, act };
+        let z = conv2d_fprop(d, &x, &params, conv).unwrap();
+        for residual in [None, Some(&other)] {
+            let got = conv2d_fprop_norm(d, &x, &params, conv, &behind, residual).unwrap();
+            let want = batch_norm_eval(d, &z, &params, &stats, &bn, act, residual).unwrap();
+            same(&got, &want, "y behind a frozen batch norm");
+        }
+        let got = conv2d_fprop_tangent(d, &x, &other, &params, conv, &behind).unwrap();
+        let want = batch_norm_tangent(d, &z, &other, &params, &stats, &bn, act).unwrap();
+        same(&got, &want, "tangent");
+        let onto = FrozenNorm { stats: &stats, bn: &before, act };
+        let got = conv2d_dgrad_tangent(d, &dy, &clean, &params, conv, &onto).unwrap();
+        let dx = conv2d_dgrad(d, &dy, &params, conv, shape).unwrap();
+        let want = batch_norm_tangent(d, &dx, &clean, &params, &stats, &before, act).unwrap();
+        same(&got, &want, "data gradient through a frozen batch norm");
     }
 }
 

@@ -26,7 +26,26 @@ template <int width, class T> DEVICE void mask(float (&g)[width], const T* y, fl
     for (int k = 0; k < width; ++k) g[k] = v[k] > 0.0f ? g[k] : slope * g[k];
 }
 
-/// The same where there is no y to read: the sign of what the forward pass made of x, by the same arithmetic.
+/// act of the normalised v, plus r before the activation.
+template <int width>
+DEVICE void normalise(float (&v)[width], const float (&r)[width], const float (&scale)[width], const float (&mean)[width],
+                      const float (&shift)[width], float slope) {
+#pragma unroll
+    for (int k = 0; k < width; ++k) {
+        float out = scale[k] * (v[k] - mean[k]) + shift[k] + r[k];
+        v[k] = out > 0.0f ? out : slope * out;
+    }
+}
+
+/// g times the derivative of a frozen batch norm and its activation, whose output is y.
+template <int width, class T>
+DEVICE void scale_and_mask(float (&g)[width], const T* y, const float (&scale)[width], float slope) {
+    mask(g, y, slope);
+#pragma unroll
+    for (int k = 0; k < width; ++k) g[k] *= scale[k];
+}
+
+/// `mask` where there is no y to read: the sign of what the forward pass made of x, by the same arithmetic.
 template <int width>
 DEVICE void mask_again(float (&g)[width], const float (&x)[width], const float (&scale)[width], const float (&mean)[width],
                        const float (&shift)[width], float slope) {

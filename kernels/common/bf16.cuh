@@ -1,6 +1,11 @@
 // Activations are float or bf16 in memory and float in registers.
 #pragma once
 
+/// Two values that are loaded and stored as one.
+template <class T> struct alignas(2 * sizeof(T)) Pair {
+    T x, y;
+};
+
 /// The upper half of a float: 8 bits of exponent, 7 of mantissa.
 struct bf16 {
     u16 bits;
@@ -14,16 +19,17 @@ template <class T> struct Convert;
 
 template <> struct Convert<float> {
     DEVICE static float from(float v) { return v; }
+    DEVICE static void store(float* to, float x, float y) { *reinterpret_cast<Pair<float>*>(to) = {x, y}; }
 };
 
 template <> struct Convert<bf16> {
-    /// Rounds to nearest even; NaN stays NaN.
-    DEVICE static bf16 from(float v) {
-        u32 b = float_to_bits(v);
-        if ((b & 0x7fffffffu) > 0x7f800000u) return bf16{u16((b >> 16) | 0x40u)};
-        return bf16{u16((b + 0x7fffu + ((b >> 16) & 1u)) >> 16)};
-    }
+    DEVICE static bf16 from(float v) { return {u16(round_to_bf16x2(v, 0.0f))}; }
+    /// As one word: halves that are named would be taken apart and put together again.
+    DEVICE static void store(bf16* to, float x, float y) { *reinterpret_cast<u32*>(to) = round_to_bf16x2(x, y); }
 };
 
 /// `v` as it is stored in an activation of type T.
 template <class T> DEVICE T from_float(float v) { return Convert<T>::from(v); }
+
+/// Writes x and y at `to` and behind it; `to` is a multiple of their size.
+template <class T> DEVICE void store_pair(T* to, float x, float y) { Convert<T>::store(to, x, y); }

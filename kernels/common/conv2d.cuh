@@ -70,7 +70,7 @@ template <class T> DEVICE void fetch_chunk(u8* slot, const T* p, const T* somewh
 
 /// Value `e` of the chunk at `slot`, without the asynchronous copy.
 template <class T> DEVICE void put(u8* slot, int e, const T* p, bool ok) {
-    reinterpret_cast<T*>(slot)[e] = ok ? *p : from_float<T>(0.0f);
+    reinterpret_cast<T*>(slot)[e] = ok ? *p : T{};
 }
 
 /// product += the sum over `steps` steps of the tiles that `a` and `b` load one after another.

@@ -1,5 +1,6 @@
 // What convolutions do with a finished tile beside writing it: adding what lies in another tensor, the moments of each channel
-// for the batch norm that follows, and the sums with which the backward pass of the batch norm before begins.
+// for the batch norm that follows, that batch norm itself where its statistics are frozen, or its derivative, and the sums with
+// which the backward pass of the batch norm before begins.
 #pragma once
 
 #include "batch_norm.cuh"
@@ -12,11 +13,28 @@ template <class T> DEVICE u32x4 add_chunks(u32x4 x, u32x4 y) {
     const T *a = reinterpret_cast<const T*>(&x), *b = reinterpret_cast<const T*>(&y);
     T* out = reinterpret_cast<T*>(&sum);
 #pragma unroll
-    for (int e = 0; e < CHUNK<T>; ++e) out[e] = from_float<T>(to_float(a[e]) + to_float(b[e]));
+    for (int e = 0; e < CHUNK<T>; e += 2) {
+        store_pair(out + e, to_float(a[e]) + to_float(b[e]), to_float(a[e + 1]) + to_float(b[e + 1]));
+    }
     return sum;
 }
 
-/// What a data gradient does beside itself; `End` in src/backend/cuda/conv2d/mod.rs is the same. Null where it does not.
+/// What a forward convolution does beside itself; `OutputEnd` in src/backend/cuda/conv2d/end.rs is the same.
+struct OutputEnd {
+    /// Moments of each channel over each tile; null where nobody asks for them.
+    double* moments;
+    /// Added before the activation; may be null.
+    const void* residual;
+    /// The batch norm's output at the clean pass, for its derivative.
+    const void* y;
+    Norm norm;
+    float slope;
+    u32 form;
+};
+/// Forms of an output: as it is, behind a batch norm and its activation, or times the derivative of both.
+constexpr u32 NORMALISED = 1, TANGENT = 2;
+
+/// What a data gradient does beside itself; `GradientEnd` in src/backend/cuda/conv2d/end.rs is the same. Null where it does not.
 struct GradientEnd {
     /// Added to it, of its shape and type.
     const void* add;
@@ -27,7 +45,8 @@ struct GradientEnd {
     const void *x, *y;
     Norm norm;
     float slope;
-    u32 unused;
+    /// Whether it is multiplied by the derivative of that batch norm, which is frozen, and its activation, whose output is y.
+    u32 tangent;
 };
 
 /// `V` is what a chunk holds.
@@ -35,6 +54,57 @@ template <class V> DEVICE void unpack(float (&values)[CHUNK<V>], u32x4 chunk) {
     const V* v = reinterpret_cast<const V*>(&chunk);
 #pragma unroll
     for (int e = 0; e < CHUNK<V>; ++e) values[e] = to_float(v[e]);
+}
+
+/// A chunk of `values`.
+template <class V> DEVICE u32x4 pack(const float (&values)[CHUNK<V>]) {
+    u32x4 chunk;
+#pragma unroll
+    for (int e = 0; e < CHUNK<V>; e += 2) store_pair(reinterpret_cast<V*>(&chunk) + e, values[e], values[e + 1]);
+    return chunk;
+}
+
+/// The batch norm's numbers for the channels of a chunk.
+template <int width> struct Affine {
+    float scale[width] = {}, mean[width] = {}, shift[width] = {};
+
+    DEVICE void load(const Norm& norm, u32 channel) {
+#pragma unroll
+        for (u32 k = 0; k < u32(width); ++k) {
+            scale[k] = norm.weight[channel + k] * inverse(norm, channel + k);
+            mean[k] = norm.mean[channel + k];
+            shift[k] = norm.bias[channel + k];
+        }
+    }
+};
+
+/// Writes a staged output in the form that `end` says, as `write_tile` does one as it is. Its columns from `n_begin` to `num_n` are
+/// channels from `channel` on; rows are whole chunks.
+template <class Tile, class O, class Place>
+DEVICE void finish_output(O* out, const u8* shared, const OutputEnd& end, u32 n_begin, u32 channel, u32 num_n, Place place) {
+    // A thread keeps to the columns of a chunk, and takes every LANES-th row.
+    constexpr u32 WIDTH = CHUNK<O>, CHUNKS = Tile::n / WIDTH, LANES = Tile::threads / CHUNKS;
+    static_assert(Tile::threads % CHUNKS == 0, "a thread has one chunk of columns");
+    const O* staged = reinterpret_cast<const O*>(shared);
+    const O *residual = static_cast<const O*>(end.residual), *y = static_cast<const O*>(end.y);
+    const u32 col = threadIdx.x % CHUNKS * WIDTH;
+    if (n_begin + col >= num_n) return;
+    Affine<WIDTH> affine;
+    affine.load(end.norm, channel + col);
+#pragma unroll 1
+    for (u32 row = threadIdx.x / CHUNKS; row < u32(Tile::m); row += LANES) {
+        i64 begin = place(row);
+        if (begin < 0) continue;
+        float v[WIDTH], r[WIDTH] = {};
+        unpack<O>(v, *reinterpret_cast<const u32x4*>(staged + row * STAGED_ROW<Tile> + col));
+        if (end.form == TANGENT) {
+            scale_and_mask(v, y + begin + col, affine.scale, end.slope);
+        } else {
+            if (residual) load(r, residual + begin + col);
+            normalise(v, r, affine.scale, affine.mean, affine.shift, end.slope);
+        }
+        *reinterpret_cast<u32x4*>(out + begin + col) = pack<O>(v);
+    }
 }
 
 /// Does to a staged data gradient what `end` says; `place` as for `write_tile`, which follows after a barrier. The tile is part
@@ -52,16 +122,9 @@ DEVICE void finish_gradient(u8* shared, const GradientEnd& end, u32 part, u32 n_
     const O *add = static_cast<const O*>(end.add), *x = static_cast<const O*>(end.x), *y = static_cast<const O*>(end.y);
     const u32 col = threadIdx.x % CHUNKS * WIDTH, lane = threadIdx.x / CHUNKS;
     const bool inside = n_begin + col < num_n, sums = end.sums != nullptr;
-    float sum[WIDTH] = {}, dot[WIDTH] = {}, scale[WIDTH] = {}, mean[WIDTH] = {}, shift[WIDTH] = {};
-    if (sums && inside) {
-#pragma unroll
-        for (u32 k = 0; k < WIDTH; ++k) {
-            u32 c = channel + col + k;
-            scale[k] = end.norm.weight[c] * inverse(end.norm, c);
-            mean[k] = end.norm.mean[c];
-            shift[k] = end.norm.bias[c];
-        }
-    }
+    float sum[WIDTH] = {}, dot[WIDTH] = {};
+    Affine<WIDTH> affine;
+    if ((sums || end.tangent) && inside) affine.load(end.norm, channel + col);
 #pragma unroll 2
     for (u32 row = lane; row < u32(Tile::m); row += LANES) {
         i64 begin = place(row);
@@ -72,19 +135,24 @@ DEVICE void finish_gradient(u8* shared, const GradientEnd& end, u32 part, u32 n_
             gradient = add_chunks<O>(gradient, *reinterpret_cast<const u32x4*>(add + begin + col));
             *at = gradient;
         }
-        if (!sums) continue;
         float g[WIDTH], v[WIDTH];
+        if (end.tangent) {
+            unpack<O>(g, gradient);
+            scale_and_mask(g, y + begin + col, affine.scale, end.slope);
+            *at = pack<O>(g);
+        }
+        if (!sums) continue;
         unpack<O>(g, gradient);
         unpack<O>(v, *reinterpret_cast<const u32x4*>(x + begin + col));
         if (y) {
             mask(g, y + begin + col, end.slope);
         } else {
-            mask_again(g, v, scale, mean, shift, end.slope);
+            mask_again(g, v, affine.scale, affine.mean, affine.shift, end.slope);
         }
 #pragma unroll
         for (u32 k = 0; k < WIDTH; ++k) {
             sum[k] += g[k];
-            dot[k] += g[k] * (v[k] - mean[k]);
+            dot[k] += g[k] * (v[k] - affine.mean[k]);
         }
     }
     if (!sums) return;

@@ -6,11 +6,6 @@
 
 template <class T, class Tile, bool a_rows_k, bool b_rows_k> struct Product;
 
-/// Two values that are written as one.
-template <class O> struct alignas(2 * sizeof(O)) Pair {
-    O x, y;
-};
-
 /// Tensor cores: a warp makes a part of (16 m_parts) x 32 of the tile from fragments of 16 x 16 and 16 x 8.
 template <class Tile, bool a_rows_k, bool b_rows_k> struct Product<bf16, Tile, a_rows_k, b_rows_k> {
     static constexpr int WARPS_N = Tile::n / 32, WARPS_M = Tile::threads / 32 / WARPS_N;
@@ -76,9 +71,9 @@ template <class Tile, bool a_rows_k, bool b_rows_k> struct Product<bf16, Tile, a
             for (int i = 0; i < M_PARTS; ++i) {
                 O* to = staged + (row + 16 * i) * STAGED_ROW<Tile> + c;
                 const float(&s)[4] = sums[i][j];
-                *reinterpret_cast<Pair<O>*>(to) = Pair<O>{from_float<O>(s[0] + b0), from_float<O>(s[1] + b1)};
+                store_pair(to, s[0] + b0, s[1] + b1);
                 to += 8 * STAGED_ROW<Tile>;
-                *reinterpret_cast<Pair<O>*>(to) = Pair<O>{from_float<O>(s[2] + b0), from_float<O>(s[3] + b1)};
+                store_pair(to, s[2] + b0, s[3] + b1);
             }
         }
     }

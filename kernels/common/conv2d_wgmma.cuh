@@ -72,6 +72,7 @@ template <class Tile, bool across_a, bool across_b> struct WarpgroupProduct {
         // Rows 64 apart are 64 rows of 128 bytes apart, or the next box.
         u64 a = factor(tile + threadIdx.x / 128 * BOX_BYTES, BOX_BYTES, BOX_ALIGN);
         u64 b = factor(tile + Tile::A_BYTES, BOX_BYTES, BOX_ALIGN);
+        hold();
         product_fence();
 #pragma unroll
         for (int k = 0; k < 4; ++k) {
@@ -82,6 +83,12 @@ template <class Tile, bool across_a, bool across_b> struct WarpgroupProduct {
             }
         }
         product_commit();
+    }
+
+    /// Sums are not there, or not yet added to, before this; the wait that makes them so does not name them.
+    DEVICE void hold() {
+#pragma unroll
+        for (int part = 0; part < PARTS; ++part) product_hold(sums[part]);
     }
 
     /// The sum of `steps` steps, one or more; each place is given back once the products that read it are over.
@@ -97,6 +104,7 @@ template <class Tile, bool across_a, bool across_b> struct WarpgroupProduct {
             if (threadIdx.x % 32 == 0) mbarrier_arrive(&stages.empty[before]);
         }
         product_wait<0>();
+        hold();
         // Every warp is done with the tiles, whose place the results take.
         group_sync(CONSUMERS, Tile::threads);
     }
@@ -112,9 +120,9 @@ template <class Tile, bool across_a, bool across_b> struct WarpgroupProduct {
                 float b0 = bias && c < num_n ? bias[c] : 0.0f, b1 = bias && c + 1 < num_n ? bias[c + 1] : 0.0f;
                 const float* s = &sums[part][4 * j];
                 O* to = reinterpret_cast<O*>(shared) + row * STAGED_ROW<Tile> + c;
-                *reinterpret_cast<Pair<O>*>(to) = Pair<O>{from_float<O>(s[0] + b0), from_float<O>(s[1] + b1)};
+                store_pair(to, s[0] + b0, s[1] + b1);
                 to += 8 * STAGED_ROW<Tile>;
-                *reinterpret_cast<Pair<O>*>(to) = Pair<O>{from_float<O>(s[2] + b0), from_float<O>(s[3] + b1)};
+                store_pair(to, s[2] + b0, s[3] + b1);
             }
         }
     }

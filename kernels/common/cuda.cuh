@@ -3,6 +3,7 @@
 
 #define KERNEL(threads) extern "C" __global__ void __launch_bounds__(threads)
 #define KERNEL_RESIDENT(threads, blocks) extern "C" __global__ void __launch_bounds__(threads, blocks)
+#define GRID_CONSTANT __grid_constant__
 #define REGISTER_KERNEL(name)
 #define DEVICE __device__ __forceinline__
 
@@ -33,6 +34,12 @@ DEVICE float exp2_approx(float v) {
     float y;
     asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(v));
     return y;
+}
+
+DEVICE u32 round_to_bf16x2(float low, float high) {
+    u32 pair;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+    return pair;
 }
 
 /// The 32-bit address that shared-memory instructions take.

@@ -1,8 +1,6 @@
 // What device_sm90.cuh promises, for nvcc: PTX of sm_90a.
 #pragma once
 
-#define GRID_CONSTANT __grid_constant__
-
 DEVICE void mbarrier_init(u64* barrier, u32 count) {
     asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(barrier)), "r"(count) : "memory");
 }
@@ -49,6 +47,16 @@ DEVICE void bulk_load_im2col(void* to, const TensorMap& map, i32 c, i32 w, i32 h
                  : "memory");
 }
 
+DEVICE bool elect() {
+    u32 elected;
+    asm volatile("{\n.reg .pred p;\nelect.sync _|p, 0xffffffff;\nselp.u32 %0, 1, 0, p;\n}" : "=r"(elected));
+    return elected != 0;
+}
+
+template <int count> DEVICE void product_hold(float (&d)[count]) {
+#pragma unroll
+    for (int i = 0; i < count; ++i) asm volatile("" : "+f"(d[i])::"memory");
+}
 DEVICE void product_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 DEVICE void product_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
 template <int groups> DEVICE void product_wait() {

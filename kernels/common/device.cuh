@@ -3,6 +3,7 @@
 //
 //   KERNEL(threads) name(args)     a kernel that is launched with at most `threads` threads a block
 //   KERNEL_RESIDENT(threads, blocks) name(args)   the same with registers for that many blocks a multiprocessor
+//   const GRID_CONSTANT Struct name   an argument that functions take by reference: it is read where it lies, not copied
 //   REGISTER_KERNEL(name)          makes it known to the emulator; once a kernel, at the end of the file
 //   DEVICE                         a function that kernels call
 //   SHARED(T, name, count)         an array in shared memory; DYNAMIC_SHARED(T, name) the part sized at launch
@@ -11,6 +12,7 @@
 //   shfl(v, lane) shfl_xor(v, m) shfl_down(v, d) warp_ballot(p)   within a full warp; v is a 32-bit or a 64-bit value
 //   atomic_add(p, v) atomic_max(p, v)   on u32 and u64 only: sums of floats must not depend on order
 //   exp2_approx(v)                 2^v within 2 ulp, 0 where that is below 2^-126
+//   round_to_bf16x2(low, high)     both rounded to nearest even, side by side; NaN becomes 0x7fff
 //   copy_async16(shared, global, bytes)   16 bytes to shared memory, the last 16 - bytes of them zero; 0 reads nothing
 //   copy_async_commit() copy_async_wait<n>()   closes a group; waits until at most n groups are under way
 //   ldmatrix_x4(r, shared) ldmatrix_x4_trans(r, shared)   four 8x8 matrices of 16-bit values, a row address a lane

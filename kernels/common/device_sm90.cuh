@@ -11,6 +11,8 @@
 //   factor(shared, leading, stride)   descriptor of a factor in shared memory with the exchange of chunks of 128-byte rows:
 //                           rows along k: eight rows to the next eight are `stride` bytes; rows along m or n ("across"):
 //                           64 values to the next 64 are `leading` bytes, eight k to the next eight `stride`
+//   elect()                 whether this lane is the one of its warp, all of whose lanes come here, that acts for all
+//   product_hold(d)         the compiler moves no access to the sums past this: before the first product, and after the last wait
 //   product_fence()         before the first product, and after sums were touched by other instructions
 //   product<n, across_a, across_b>(d, a, b, accumulate)   d (+)= a b: 64 x n by a warpgroup, depth 16, not there before the wait
 //   product_commit() product_wait<groups>()   closes a group; waits until at most that many are under way

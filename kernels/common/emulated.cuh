@@ -8,6 +8,7 @@
 
 #define KERNEL(threads) static void
 #define KERNEL_RESIDENT(threads, blocks) static void
+#define GRID_CONSTANT
 #define DEVICE [[maybe_unused, gnu::always_inline]] inline
 
 #define EMU_PLACE const char *file = __builtin_FILE(), u32 line = __builtin_LINE()
@@ -198,6 +199,13 @@ DEVICE float exp2_approx(float v) {
     float y = exp2f(v);
     return y < 0x1p-126f ? 0.0f : y;
 }
+
+DEVICE u32 emu_round_to_bf16(float v) {
+    u32 bits = float_to_bits(v);
+    if ((bits & 0x7fffffffu) > 0x7f800000u) return 0x7fffu;
+    return (bits + 0x7fffu + (bits >> 16 & 1u)) >> 16;
+}
+DEVICE u32 round_to_bf16x2(float low, float high) { return emu_round_to_bf16(low) | emu_round_to_bf16(high) << 16; }
 
 /// Shared memory begins at 0.
 DEVICE u32 shared_address(const void* p) {

@@ -1,8 +1,6 @@
 // What device_sm90.cuh promises, for the emulator, whose warpgroup.rs, bulk.rs and barriers.rs say what it means.
 #pragma once
 
-#define GRID_CONSTANT
-
 /// What a lane brings to a product.
 struct EmuProduct {
     EmuThread* thread;
@@ -54,6 +52,12 @@ DEVICE void bulk_load_im2col(void* to, const TensorMap& map, i32 c, i32 w, i32 h
     emu_bulk_load(emu_current, to, &map, &at, &offsets, barrier, file, line);
 }
 
+DEVICE bool elect(EMU_PLACE) {
+    emu_warp(emu_current, emu_op_sync, nullptr, false, file, line);
+    return emu_lane() == 0;
+}
+
+template <int count> DEVICE void product_hold(float (&)[count]) {}
 DEVICE void product_fence() {}
 template <int n, bool across_a, bool across_b>
 DEVICE void product(float (&d)[n / 2], u64 a, u64 b, bool accumulate, EMU_PLACE) {

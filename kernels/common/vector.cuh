@@ -32,7 +32,8 @@ template <int width, class T> DEVICE void load(float (&v)[width], const T* p) {
 template <int width, class T> DEVICE void store(T* p, const float (&v)[width]) {
     Pack<T, width> pack;
 #pragma unroll
-    for (int i = 0; i < width; ++i) pack.v[i] = from_float<T>(v[i]);
+    for (int i = 0; i + 1 < width; i += 2) store_pair(pack.v + i, v[i], v[i + 1]);
+    if (width % 2 == 1) pack.v[width - 1] = from_float<T>(v[width - 1]);
     store_pack<width>(p, pack);
 }
 

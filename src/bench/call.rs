@@ -12,6 +12,9 @@ pub enum Call {
     Dgrad { conv: Conv2d, x: Shape },
     DgradAdd { conv: Conv2d, x: Shape },
     DgradSums { conv: Conv2d, bn: BatchNorm, x: Shape, act: Activation, residual: bool, add: bool },
+    FpropNorm { conv: Conv2d, bn: BatchNorm, x: Shape, act: Activation, residual: bool },
+    FpropTangent { conv: Conv2d, bn: BatchNorm, x: Shape, act: Activation },
+    DgradTangent { conv: Conv2d, bn: BatchNorm, x: Shape, act: Activation },
     Wgrad { conv: Conv2d, x: Shape },
     BatchNormTrain { bn: BatchNorm, x: Shape, act: Activation, residual: bool },
     BatchNormTrainMoments { bn: BatchNorm, x: Shape, act: Activation, residual: bool },
@@ -65,6 +68,9 @@ impl Call {
             Call::Dgrad { .. } => "conv2d_dgrad",
             Call::DgradAdd { .. } => "conv2d_dgrad_add",
             Call::DgradSums { .. } => "conv2d_dgrad_sums",
+            Call::FpropNorm { .. } => "conv2d_fprop_norm",
+            Call::FpropTangent { .. } => "conv2d_fprop_tangent",
+            Call::DgradTangent { .. } => "conv2d_dgrad_tangent",
             Call::Wgrad { .. } => "conv2d_wgrad",
             Call::BatchNormTrain { .. } => "batch_norm_train",
             Call::BatchNormTrainMoments { .. } => "batch_norm_train_moments",
@@ -123,7 +129,12 @@ impl Call {
             Call::Fprop { conv, x }
             | Call::Dgrad { conv, x }
             | Call::DgradAdd { conv, x }
+            | Call::FpropTangent { conv, x, .. }
+            | Call::DgradTangent { conv, x, .. }
             | Call::Wgrad { conv, x } => conv_text(conv, *x),
+            Call::FpropNorm { conv, x, residual, .. } => {
+                format!("{}{}", conv_text(conv, *x), if *residual { " residual" } else { "" })
+            }
             Call::DgradSums { conv, x, residual, add, .. } => {
                 let (add, residual) =
                     (if *add { " add" } else { "" }, if *residual { " residual" } else { "" });
@@ -191,6 +202,9 @@ impl Call {
             | Call::Dgrad { conv, x }
             | Call::DgradAdd { conv, x }
             | Call::DgradSums { conv, x, .. }
+            | Call::FpropNorm { conv, x, .. }
+            | Call::FpropTangent { conv, x, .. }
+            | Call::DgradTangent { conv, x, .. }
             | Call::Wgrad { conv, x } => Some(conv.flops(*x)),
             _ => None,
         }
@@ -223,6 +237,17 @@ impl Call {
                 let mask = if *residual { mask(act) } else { 0 };
                 let copies = 2 + mask + u64::from(*add);
                 many(x, copies) + many(&conv.out_shape(*x), 1) + conv.weight_len() as u64 * v
+            }
+            // The residual; or the batch norm's output, which says where the activation bent.
+            Call::FpropNorm { conv, x, residual, .. } => {
+                let y = conv.out_shape(*x);
+                many(x, 1) + many(&y, 1 + u64::from(*residual)) + conv.weight_len() as u64 * v
+            }
+            Call::FpropTangent { conv, x, act, .. } => {
+                many(x, 1) + many(&conv.out_shape(*x), 1 + mask(act)) + conv.weight_len() as u64 * v
+            }
+            Call::DgradTangent { conv, x, act, .. } => {
+                many(x, 1 + mask(act)) + many(&conv.out_shape(*x), 1) + conv.weight_len() as u64 * v
             }
             // x and dy; gradients are read and written.
             Call::Wgrad { conv, x } => many(x, 1) + many(&conv.out_shape(*x), 1) + flat(conv.weight_len(), 2),

@@ -46,9 +46,14 @@ pub fn known_calls(sizes: &Sizes, tvat: Tvat) -> Result<Vec<Counted>> {
         StepArgs { algorithm: Algorithm::Supervised, ..quiet },
     ];
     let mut calls = step_calls(sizes, &stage::step_args(tvat), &others)?;
+    // Frozen batch norms by themselves, as where no kernel puts a convolution's output behind them.
     let evaluated = calls.iter().find_map(|c| match c.call {
-        Call::BatchNormEval { bn, x, act, .. } => Some(Call::BatchNormEvalBwd { bn, x, act }),
+        Call::FpropNorm { conv, bn, x, act, residual } => Some((bn, conv.out_shape(x), act, residual)),
         _ => None,
+    });
+    let evaluated = evaluated.into_iter().flat_map(|(bn, x, act, residual)| {
+        let eval = Call::BatchNormEval { bn, x, act, residual };
+        [eval, Call::BatchNormEvalBwd { bn, x, act }, Call::BatchNormTangent { bn, x, act }]
     });
     let pooled = calls.iter().find_map(|c| match c.call {
         Call::AdaptiveAvgPool2d { x, size } => {
@@ -69,7 +74,7 @@ pub fn known_calls(sizes: &Sizes, tvat: Tvat) -> Result<Vec<Counted>> {
         Call::WatchTensor { x: sizes.logits() },
         Call::WatchVector { len: sizes.arch.table.num_params },
     ];
-    let outside = evaluated.into_iter().chain(pooled).chain(outside);
+    let outside = evaluated.chain(pooled).chain(outside);
     calls.extend(outside.map(|call| Counted { call, count: 0 }));
     Ok(calls)
 }

@@ -114,6 +114,28 @@ impl<B: Backend> Inputs<B> {
                     ops::batch_norm_train(b, &x, &params, &mut moved, &bn, *act, other.as_ref())?;
                 (i.tensors, i.vectors, i.saved) = (vec![dy, to, x, y], vec![params], Some(saved));
             }
+            Call::FpropNorm { conv, bn, x, residual, .. } => {
+                i.tensors = vec![tensor(*x)];
+                if *residual {
+                    i.tensors.push(tensor(conv.out_shape(*x)));
+                }
+                i.vectors = vec![weights_and_affine(conv, &behind(conv, bn)), stats(bn)];
+            }
+            // The batch norm's output of some input is where the activation bends.
+            Call::FpropTangent { conv, bn, x, act } => {
+                let (t, before) = (tensor(*x), tensor(conv.out_shape(*x)));
+                let (bn, stats) = (behind(conv, bn), stats(bn));
+                let params = weights_and_affine(conv, &bn);
+                let y = ops::batch_norm_eval(b, &before, &params, &stats, &bn, *act, None)?;
+                (i.tensors, i.vectors) = (vec![t, y], vec![params, stats]);
+            }
+            Call::DgradTangent { conv, bn, x, act } => {
+                let (dy, before) = (tensor(conv.out_shape(*x)), tensor(*x));
+                let (bn, stats) = (behind(conv, bn), stats(bn));
+                let params = weights_and_affine(conv, &bn);
+                let y = ops::batch_norm_eval(b, &before, &params, &stats, &bn, *act, None)?;
+                (i.tensors, i.vectors) = (vec![dy, y], vec![params, stats]);
+            }
             Call::Wgrad { conv, x } => {
                 let len = conv.bias.unwrap_or(conv.weight).range().end;
                 i.tensors = vec![tensor(*x), tensor(conv.out_shape(*x))];
@@ -298,6 +320,18 @@ impl<B: Backend> Inputs<B> {
                 let norm = NormPass { x: &t[2], y: &t[3], saved, bn, act: *act, residual: *residual };
                 let add = add.then_some(&t[1]);
                 o.tensors.push(ops::conv2d_dgrad_sums(b, &t[0], &v[0], conv, add, &norm)?.0);
+            }
+            Call::FpropNorm { conv, bn, act, .. } => {
+                let norm = FrozenNorm { stats: &v[1], bn: &behind(conv, bn), act: *act };
+                o.tensors.push(ops::conv2d_fprop_norm(b, &t[0], &v[0], conv, &norm, t.get(1))?);
+            }
+            Call::FpropTangent { conv, bn, act, .. } => {
+                let norm = FrozenNorm { stats: &v[1], bn: &behind(conv, bn), act: *act };
+                o.tensors.push(ops::conv2d_fprop_tangent(b, &t[0], &t[1], &v[0], conv, &norm)?);
+            }
+            Call::DgradTangent { conv, bn, act, .. } => {
+                let norm = FrozenNorm { stats: &v[1], bn: &behind(conv, bn), act: *act };
+                o.tensors.push(ops::conv2d_dgrad_tangent(b, &t[0], &t[1], &v[0], conv, &norm)?);
             }
             Call::Wgrad { conv, .. } => ops::conv2d_wgrad(b, &t[0], &t[1], &mut v[0], conv)?,
             Call::BatchNormTrain { bn, act, .. } => {

@@ -24,10 +24,13 @@ pub fn layers(calls: &[Counted]) -> Vec<Layer> {
     let mut layers: Vec<Layer> = Vec::new();
     for Counted { call, count } in calls {
         let (direction, conv, x) = match call {
-            Call::Fprop { conv, x } => (0, conv, x),
-            Call::Dgrad { conv, x } | Call::DgradAdd { conv, x } | Call::DgradSums { conv, x, .. } => {
-                (1, conv, x)
-            }
+            Call::Fprop { conv, x }
+            | Call::FpropNorm { conv, x, .. }
+            | Call::FpropTangent { conv, x, .. } => (0, conv, x),
+            Call::Dgrad { conv, x }
+            | Call::DgradAdd { conv, x }
+            | Call::DgradSums { conv, x, .. }
+            | Call::DgradTangent { conv, x, .. } => (1, conv, x),
             Call::Wgrad { conv, x } => (2, conv, x),
             _ => continue,
         };

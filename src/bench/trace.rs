@@ -151,6 +151,40 @@ impl Backend for Trace {
         self.note(Call::DgradSums { conv, bn, x: *x, act, residual, add });
         (*x, Some(()))
     }
+    fn conv2d_fprop_norm(
+        &self,
+        x: &Shape,
+        _: &usize,
+        conv: &Conv2d,
+        norm: &FrozenNorm<'_, Trace>,
+        residual: Option<&Shape>,
+    ) -> Shape {
+        let (bn, act, residual) = (norm_alone(norm.bn), norm.act, residual.is_some());
+        self.note(Call::FpropNorm { conv: alone(conv), bn, x: *x, act, residual });
+        conv.out_shape(*x)
+    }
+    fn conv2d_fprop_tangent(
+        &self,
+        t: &Shape,
+        _: &Shape,
+        _: &usize,
+        conv: &Conv2d,
+        norm: &FrozenNorm<'_, Trace>,
+    ) -> Shape {
+        self.note(Call::FpropTangent { conv: alone(conv), bn: norm_alone(norm.bn), x: *t, act: norm.act });
+        conv.out_shape(*t)
+    }
+    fn conv2d_dgrad_tangent(
+        &self,
+        _: &Shape,
+        y: &Shape,
+        _: &usize,
+        conv: &Conv2d,
+        norm: &FrozenNorm<'_, Trace>,
+    ) -> Shape {
+        self.note(Call::DgradTangent { conv: alone(conv), bn: norm_alone(norm.bn), x: *y, act: norm.act });
+        *y
+    }
     fn conv2d_wgrad(&self, x: &Shape, _: &Shape, _: &mut usize, conv: &Conv2d) {
         self.note(Call::Wgrad { conv: alone(conv), x: *x });
     }

@@ -133,9 +133,13 @@ impl Decoder {
         dlogits: &B::Tensor,
     ) -> Result<B::Tensor> {
         let (y1, y2) = saved.frozen("decoder_pullback")?;
-        let d = ops::conv2d_dgrad(b, dlogits, &net.params, &self.classifier, B::shape(y2))?;
-        let d = self.conv2.pullback(b, net, y2, &d, B::shape(y1))?;
+        let params = &net.params;
+        // Each data gradient goes through the batch norm that it arrives at, at once.
+        let norm = self.conv2.frozen(net);
+        let d = ops::conv2d_dgrad_tangent(b, dlogits, y2, params, &self.classifier, &norm)?;
+        let norm = self.conv1.frozen(net);
+        let d = ops::conv2d_dgrad_tangent(b, &d, y1, params, &self.conv2.conv, &norm)?;
         let x_shape = B::shape(y1).with_channels(self.conv1.conv.in_channels);
-        self.conv1.pullback(b, net, y1, &d, x_shape)
+        ops::conv2d_dgrad(b, &d, params, &self.conv1.conv, x_shape)
     }
 }

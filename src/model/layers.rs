@@ -5,7 +5,7 @@ use super::deeplab::Network;
 use super::graph::Graph;
 use super::table::{Builder, NormArgs};
 use crate::Result;
-use crate::ops::{self, Activation, Backend, BatchNorm, BatchNormSaved, Conv2d, NormPass, Shape};
+use crate::ops::{self, Activation, Backend, BatchNorm, BatchNormSaved, Conv2d, FrozenNorm, NormPass, Shape};
 
 /// Which statistics the batch norms of a pass use.
 pub enum Norm<'a, B: Backend> {
@@ -38,7 +38,10 @@ impl<B: Backend> Forward<'_, B> {
     ) -> Result<(B::Tensor, Option<ConvBnSaved<B>>)> {
         let (z, moments) = match self.norm {
             Norm::Train(_) => ops::conv2d_fprop_moments(self.b, &x, self.params, conv)?,
-            Norm::Frozen(_) => (self.conv(conv, &x)?, None),
+            Norm::Frozen(stats) => {
+                let norm = FrozenNorm { stats, bn, act };
+                return Ok((ops::conv2d_fprop_norm(self.b, &x, self.params, conv, &norm, residual)?, None));
+            }
         };
         // What nothing keeps is given back before more is taken.
         let x = self.save.then_some(x);
@@ -301,20 +304,11 @@ impl ConvBn {
         y: &B::Tensor,
         t: &B::Tensor,
     ) -> Result<B::Tensor> {
-        let t = ops::conv2d_fprop(b, t, &net.params, &self.conv)?;
-        ops::batch_norm_tangent(b, &t, y, &net.params, &net.stats, &self.bn, self.act)
+        ops::conv2d_fprop_tangent(b, t, y, &net.params, &self.conv, &self.frozen(net))
     }
 
-    /// Transposed Jacobian times `dy` with frozen batch norm, without residual; `y` is the clean pass's output.
-    pub fn pullback<B: Backend>(
-        &self,
-        b: &B,
-        net: &Network<B>,
-        y: &B::Tensor,
-        dy: &B::Tensor,
-        x_shape: Shape,
-    ) -> Result<B::Tensor> {
-        let dz = ops::batch_norm_tangent(b, dy, y, &net.params, &net.stats, &self.bn, self.act)?;
-        ops::conv2d_dgrad(b, &dz, &net.params, &self.conv, x_shape)
+    /// The batch norm with the running statistics of `net`.
+    pub fn frozen<'a, B: Backend>(&'a self, net: &'a Network<B>) -> FrozenNorm<'a, B> {
+        FrozenNorm { stats: &net.stats, bn: &self.bn, act: self.act }
     }
 }

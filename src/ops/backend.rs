@@ -85,6 +85,16 @@ pub struct NormPass<'a, B: Backend> {
     pub residual: bool,
 }
 
+/// A batch norm with running statistics, which stay as they are, behind a convolution.
+pub struct FrozenNorm<'a, B: Backend> {
+    /// The running statistics.
+    pub stats: &'a B::Vector,
+    /// The layer.
+    pub bn: &'a BatchNorm,
+    /// Its activation.
+    pub act: Activation,
+}
+
 impl<B: Backend> Clone for NormPass<'_, B> {
     fn clone(&self) -> Self {
         *self
@@ -238,6 +248,43 @@ pub trait Backend: Send + Sync + Sized + 'static {
             None => self.conv2d_dgrad(dy, params, conv, Self::shape(norm.x)),
         };
         (dx, None)
+    }
+    /// [`Backend::batch_norm_eval`] of [`Backend::conv2d_fprop`].
+    fn conv2d_fprop_norm(
+        &self,
+        x: &Self::Tensor,
+        params: &Self::Vector,
+        conv: &Conv2d,
+        norm: &FrozenNorm<'_, Self>,
+        residual: Option<&Self::Tensor>,
+    ) -> Self::Tensor {
+        let z = self.conv2d_fprop(x, params, conv);
+        self.batch_norm_eval(&z, params, norm.stats, norm.bn, norm.act, residual)
+    }
+    /// [`Backend::batch_norm_tangent`] of [`Backend::conv2d_fprop`]: `t` is the tangent of the convolution's input, `y` the output of
+    /// `norm` behind it at the clean pass.
+    fn conv2d_fprop_tangent(
+        &self,
+        t: &Self::Tensor,
+        y: &Self::Tensor,
+        params: &Self::Vector,
+        conv: &Conv2d,
+        norm: &FrozenNorm<'_, Self>,
+    ) -> Self::Tensor {
+        let t = self.conv2d_fprop(t, params, conv);
+        self.batch_norm_tangent(&t, y, params, norm.stats, norm.bn, norm.act)
+    }
+    /// [`Backend::batch_norm_tangent`] of [`Backend::conv2d_dgrad`]: the convolution's input is `y`, the output of `norm`.
+    fn conv2d_dgrad_tangent(
+        &self,
+        dy: &Self::Tensor,
+        y: &Self::Tensor,
+        params: &Self::Vector,
+        conv: &Conv2d,
+        norm: &FrozenNorm<'_, Self>,
+    ) -> Self::Tensor {
+        let d = self.conv2d_dgrad(dy, params, conv, Self::shape(y));
+        self.batch_norm_tangent(&d, y, params, norm.stats, norm.bn, norm.act)
     }
     /// Adds the gradients of weight and bias to `grads`.
     fn conv2d_wgrad(&self, x: &Self::Tensor, dy: &Self::Tensor, grads: &mut Self::Vector, conv: &Conv2d);

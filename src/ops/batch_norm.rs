@@ -3,7 +3,7 @@
 //! y = act(weight (x - mean) / sqrt(var + eps) + bias + residual) a channel, moments over n, h, w. The running variance
 //! takes the unbiased variance, so training needs more than one value a channel.
 
-use super::{Activation, Backend, BatchNorm, BatchNormSaved, NormPass, Shape, check};
+use super::{Activation, Backend, BatchNorm, BatchNormSaved, FrozenNorm, NormPass, Shape, check};
 use crate::{Error, Result};
 
 fn valid(op: &'static str, bn: &BatchNorm, act: Activation, x: Shape) -> Result<()> {
@@ -33,6 +33,18 @@ pub(super) fn affine<B: Backend>(op: &'static str, bn: &BatchNorm, vector: &B::V
 fn running<B: Backend>(op: &'static str, bn: &BatchNorm, stats: &B::Vector) -> Result<()> {
     check::span::<B>(op, "running_mean", bn.running_mean, bn.channels, stats)?;
     check::span::<B>(op, "running_var", bn.running_var, bn.channels, stats)
+}
+
+/// A batch norm with running statistics over an activation of shape `x`.
+pub(super) fn frozen<B: Backend>(
+    op: &'static str,
+    norm: &FrozenNorm<'_, B>,
+    params: &B::Vector,
+    x: Shape,
+) -> Result<()> {
+    valid(op, norm.bn, norm.act, x)?;
+    affine::<B>(op, norm.bn, params)?;
+    running::<B>(op, norm.bn, norm.stats)
 }
 
 /// y with the batch's moments, `residual` of x's shape; running = (1 - momentum) running + momentum batch.

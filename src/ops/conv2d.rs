@@ -4,7 +4,7 @@
 //! outside the image; x `[n, h, w, in]`, weight `[out, kernel, kernel, in / groups]`, y as [`Conv2d::out_shape`]. In one
 //! group c runs over all input channels, in several over those of output o's group.
 
-use super::{Backend, Conv2d, NormPass, Shape, batch_norm, check};
+use super::{Backend, Conv2d, FrozenNorm, NormPass, Shape, batch_norm, check};
 use crate::{Error, Result};
 
 fn valid(op: &'static str, conv: &Conv2d, x: Shape) -> Result<()> {
@@ -131,6 +131,69 @@ pub fn conv2d_dgrad_sums<B: Backend>(
     batch_norm::pass::<B>(OP, norm)?;
     batch_norm::affine::<B>(OP, norm.bn, params)?;
     Ok(b.conv2d_dgrad_sums(dy, params, conv, add, norm))
+}
+
+/// act(norm(x * weight + bias) + residual) with the running statistics, each rounded as in two ops.
+///
+/// # Errors
+/// As [`conv2d_fprop`], and where `norm` or the residual do not fit.
+pub fn conv2d_fprop_norm<B: Backend>(
+    b: &B,
+    x: &B::Tensor,
+    params: &B::Vector,
+    conv: &Conv2d,
+    norm: &FrozenNorm<'_, B>,
+    residual: Option<&B::Tensor>,
+) -> Result<B::Tensor> {
+    const OP: &str = "conv2d_fprop_norm";
+    valid(OP, conv, B::shape(x))?;
+    spans::<B>(OP, conv, params)?;
+    let y = conv.out_shape(B::shape(x));
+    batch_norm::frozen::<B>(OP, norm, params, y)?;
+    residual.map_or(Ok(()), |r| check::shape(OP, "residual", y, B::shape(r)))?;
+    Ok(b.conv2d_fprop_norm(x, params, conv, norm, residual))
+}
+
+/// The tangent of [`conv2d_fprop_norm`] without residual for the tangent `t` of its input; `y` is its output at the clean pass. A
+/// bias, which does not move, is left out of `conv`.
+///
+/// # Errors
+/// As [`conv2d_fprop_norm`].
+pub fn conv2d_fprop_tangent<B: Backend>(
+    b: &B,
+    t: &B::Tensor,
+    y: &B::Tensor,
+    params: &B::Vector,
+    conv: &Conv2d,
+    norm: &FrozenNorm<'_, B>,
+) -> Result<B::Tensor> {
+    const OP: &str = "conv2d_fprop_tangent";
+    valid(OP, conv, B::shape(t))?;
+    spans::<B>(OP, conv, params)?;
+    check::shape(OP, "y", conv.out_shape(B::shape(t)), B::shape(y))?;
+    batch_norm::frozen::<B>(OP, norm, params, B::shape(y))?;
+    Ok(b.conv2d_fprop_tangent(t, y, params, conv, norm))
+}
+
+/// dx from dy as [`conv2d_dgrad`], brought through `norm` with running statistics, whose output `y` is the convolution's input:
+/// the gradient of that batch norm's input.
+///
+/// # Errors
+/// As [`conv2d_dgrad`], and where `norm` does not fit.
+pub fn conv2d_dgrad_tangent<B: Backend>(
+    b: &B,
+    dy: &B::Tensor,
+    y: &B::Tensor,
+    params: &B::Vector,
+    conv: &Conv2d,
+    norm: &FrozenNorm<'_, B>,
+) -> Result<B::Tensor> {
+    const OP: &str = "conv2d_dgrad_tangent";
+    valid(OP, conv, B::shape(y))?;
+    check::shape(OP, "dy", conv.out_shape(B::shape(y)), B::shape(dy))?;
+    spans::<B>(OP, conv, params)?;
+    batch_norm::frozen::<B>(OP, norm, params, B::shape(y))?;
+    Ok(b.conv2d_dgrad_tangent(dy, y, params, conv, norm))
 }
 
 /// Adds dweight and, where there is a bias, dbias = Σ dy to `grads` (accumulates).

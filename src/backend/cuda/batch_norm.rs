@@ -40,7 +40,7 @@ impl Norm {
     }
 
     /// With the running statistics.
-    fn frozen(stats: &Vector, params: &Vector, bn: &BatchNorm) -> Norm {
+    pub fn frozen(stats: &Vector, params: &Vector, bn: &BatchNorm) -> Norm {
         Norm {
             weight: params.at(bn.weight.offset),
             bias: params.at(bn.bias.offset),

@@ -35,6 +35,7 @@ use crate::rng::Key;
 use crate::{Error, Result};
 use arena::{Arena, Recorder};
 use branches::Branch;
+use conv2d::Behind;
 pub use conv2d::{Direction, Tile, modelled_tiles};
 use driver::{Args, DevicePtr, Driver, Kernel, Launch};
 use memory::args;
@@ -284,10 +285,30 @@ impl Backend for Cuda {
         photometric::photometric(self, pixels, strong, normalize)
     }
     fn conv2d_fprop(&self, x: &Tensor, params: &Vector, conv: &Conv2d) -> Tensor {
-        conv2d::fprop(self, x, params, conv, false).0
+        conv2d::fprop(self, x, params, conv, &Behind::Nothing).0
     }
     fn conv2d_fprop_moments(&self, x: &Tensor, params: &Vector, conv: &Conv2d) -> (Tensor, Option<Moments>) {
-        conv2d::fprop(self, x, params, conv, true)
+        conv2d::fprop(self, x, params, conv, &Behind::Moments)
+    }
+    fn conv2d_fprop_norm(
+        &self,
+        x: &Tensor,
+        params: &Vector,
+        conv: &Conv2d,
+        norm: &FrozenNorm<'_, Cuda>,
+        residual: Option<&Tensor>,
+    ) -> Tensor {
+        conv2d::fprop(self, x, params, conv, &Behind::Norm(norm, residual)).0
+    }
+    fn conv2d_fprop_tangent(
+        &self,
+        t: &Tensor,
+        y: &Tensor,
+        params: &Vector,
+        conv: &Conv2d,
+        norm: &FrozenNorm<'_, Cuda>,
+    ) -> Tensor {
+        conv2d::fprop(self, t, params, conv, &Behind::Tangent(norm, y)).0
     }
     fn conv2d_dgrad(&self, dy: &Tensor, params: &Vector, conv: &Conv2d, x_shape: Shape) -> Tensor {
         conv2d::dgrad(self, dy, params, conv, x_shape, None, None).0
@@ -304,6 +325,16 @@ impl Backend for Cuda {
         norm: &NormPass<'_, Cuda>,
     ) -> (Tensor, Option<Sums>) {
         conv2d::dgrad(self, dy, params, conv, norm.x.shape, add, Some(norm))
+    }
+    fn conv2d_dgrad_tangent(
+        &self,
+        dy: &Tensor,
+        y: &Tensor,
+        params: &Vector,
+        conv: &Conv2d,
+        norm: &FrozenNorm<'_, Cuda>,
+    ) -> Tensor {
+        conv2d::dgrad_tangent(self, dy, y, params, conv, norm)
     }
     fn conv2d_wgrad(&self, x: &Tensor, dy: &Tensor, grads: &mut Vector, conv: &Conv2d) {
         conv2d::wgrad(self, x, dy, grads, conv)

@@ -1,8 +1,10 @@
 //! 2-D convolution: launches of kernels/conv2d.cu (forward and data gradient) and kernels/conv2d_wgrad.cu (gradients of
 //! weight and bias), of kernels/conv2d_wgmma.cu, which has all three by products of warpgroups, and of conv2d_stem.cu for three
-//! channels. Geometry is in `plan` and `stem`, what is multiplied and the choice of the tile in `product`, tiles in `tile`, tensor maps in `bulk`, the 16-bit weights in `weight`. Knows no networks.
+//! channels. Geometry is in `plan` and `stem`, what is multiplied and the choice of the tile in `product`, tiles in `tile`, tensor maps in `bulk`, what
+//! is done to finished tiles in `end`, the 16-bit weights in `weight`. Knows no networks.
 
 mod bulk;
+mod end;
 mod plan;
 mod product;
 mod stem;
@@ -11,6 +13,8 @@ mod weight;
 
 use super::tensor_map::{TensorMap, TensorMapSpec};
 use super::*;
+pub use end::Behind;
+use end::{GradientEnd, OutputEnd};
 use plan::Plan;
 pub use product::Direction;
 use tile::Kernels;
@@ -65,30 +69,47 @@ pub fn modelled_tiles(
     Ok(product::Product::new(direction, conv, x, dtype)?.times(warpgroups))
 }
 
-/// y = x * weight + bias, of shape [`Conv2d::out_shape`]; where `moments` are asked for and the kernel can gather them, the
-/// moments of y.
+/// y = x * weight + bias, of shape [`Conv2d::out_shape`], and what is asked for `behind` it; moments where the kernel can gather
+/// them.
 pub fn fprop(
     d: &Cuda,
     x: &Tensor,
     params: &Vector,
     conv: &Conv2d,
-    moments: bool,
+    behind: &Behind<'_>,
 ) -> (Tensor, Option<Moments>) {
     let y = d.tensor_of(x.dtype, conv.out_shape(x.shape));
     let Some(plan) = d.plan(plan::fprop(conv, x.shape, d.kernels(x.dtype))) else { return (y, None) };
     let weight = weight::Weight::new(d, params, conv, x.dtype);
     let bias = conv.bias.map(|bias| offset(params.buffer.ptr(), 4 * bias.offset));
-    let part = plan.moments_part(y.shape).filter(|_| moments);
+    let part = plan.moments_part(y.shape).filter(|_| matches!(behind, Behind::Moments));
     let moments = part.map(|len| {
         let parts = y.shape.positions().div_ceil(len);
         Moments { buffer: Arc::new(d.buffer(8 * parts * 2 * y.shape.c)), len, parts }
     });
-    let to = moments.as_ref().map(|m| m.buffer.ptr());
-    if !plan.tile.is_wgmma() {
+    let within = plan.finishes_output(conv, x.dtype);
+    let end = match &moments {
+        Some(moments) => OutputEnd::moments(moments),
+        None if within => OutputEnd::new(behind, params),
+        None => OutputEnd::default(),
+    };
+    if plan.tile == Tile::Stem {
+        let to = moments.as_ref().map(|m| m.buffer.ptr());
         launch(d, "fprop", conv, x.dtype, &plan, args![y, x, weight.ptr, bias, to, plan.sizes]);
+    } else if !plan.tile.is_wgmma() {
+        launch(d, "fprop", conv, x.dtype, &plan, args![y, x, weight.ptr, bias, end, plan.sizes]);
     } else if let Some([a, b]) = d.tensor_maps(bulk::fprop(place(x), weight.ptr, conv, plan.tile)) {
-        launch(d, "fprop", conv, x.dtype, &plan, args![y, a, b, bias, to, plan.sizes]);
+        launch(d, "fprop", conv, x.dtype, &plan, args![y, a, b, bias, end, plan.sizes]);
     }
+    let y = match *behind {
+        Behind::Norm(FrozenNorm { stats, bn, act }, residual) if !within => {
+            batch_norm::eval(d, &y, params, stats, bn, *act, residual)
+        }
+        Behind::Tangent(FrozenNorm { stats, bn, act }, clean) if !within => {
+            batch_norm::tangent(d, &y, clean, params, stats, bn, *act)
+        }
+        _ => y,
+    };
     (y, moments)
 }
 
@@ -113,46 +134,48 @@ pub fn dgrad(
         let parts = plan.dgrad_parts();
         Sums { buffer: Arc::new(d.buffer(4 * parts * 2 * x_shape.c)), parts }
     });
-    let end = End::new(within, sums.as_ref().zip(norm), params);
-    if !plan.tile.is_wgmma() {
-        launch(d, "dgrad", conv, dy.dtype, &plan, args![dx, dy, weight.ptr, end, plan.sizes]);
-    } else if let Some([a, b]) = d.tensor_maps(bulk::dgrad(place(dy), weight.ptr, conv, plan.tile)) {
-        launch(d, "dgrad", conv, dy.dtype, &plan, args![dx, a, b, end, plan.sizes]);
-    }
+    let end = GradientEnd::new(within, sums.as_ref().zip(norm), params);
+    launch_dgrad(d, &dx, dy, weight.ptr, conv, &plan, end);
     match add {
         Some(to) if within.is_none() => (elementwise::add(d, &dx, to, 1.0), None),
         _ => (dx, sums),
     }
 }
 
-/// What a data gradient does beside itself, `GradientEnd` of kernels/common/conv2d_epilogue.cuh.
-#[repr(C)]
-#[derive(Clone, Copy, Default, bytemuck::Pod, bytemuck::Zeroable)]
-struct End {
-    add: DevicePtr,
-    sums: DevicePtr,
-    x: DevicePtr,
-    y: DevicePtr,
-    norm: batch_norm::Norm,
-    slope: f32,
-    unused: u32,
+/// dx as [`dgrad`], times the derivative of the batch norm `norm` with running statistics whose output `y` is the convolution's
+/// input.
+pub fn dgrad_tangent(
+    d: &Cuda,
+    dy: &Tensor,
+    y: &Tensor,
+    params: &Vector,
+    conv: &Conv2d,
+    norm: &FrozenNorm<'_, Cuda>,
+) -> Tensor {
+    let dx = d.tensor_of(dy.dtype, y.shape);
+    let Some(plan) = d.plan(plan::dgrad(conv, y.shape, d.kernels(dy.dtype))) else { return dx };
+    let weight = weight::Weight::new(d, params, conv, dy.dtype);
+    if plan.finishes() {
+        launch_dgrad(d, &dx, dy, weight.ptr, conv, &plan, GradientEnd::tangent(norm, y, params));
+        return dx;
+    }
+    launch_dgrad(d, &dx, dy, weight.ptr, conv, &plan, GradientEnd::default());
+    batch_norm::tangent(d, &dx, y, params, norm.stats, norm.bn, norm.act)
 }
 
-memory::plain_arg!(End);
-
-impl End {
-    fn new(add: Option<&Tensor>, sums: Option<(&Sums, &NormPass<'_, Cuda>)>, params: &Vector) -> End {
-        let end = End { add: add.map_or(DevicePtr(0), |t| t.buffer.ptr()), ..End::default() };
-        let Some((sums, norm)) = sums else { return end };
-        End {
-            sums: sums.buffer.ptr(),
-            x: norm.x.buffer.ptr(),
-            // Without a residual the input says where the activation bent.
-            y: if norm.residual { norm.y.buffer.ptr() } else { DevicePtr(0) },
-            norm: batch_norm::Norm::batch(&norm.saved.moments, params, norm.bn),
-            slope: batch_norm::slope(norm.act),
-            ..end
-        }
+fn launch_dgrad(
+    d: &Cuda,
+    dx: &Tensor,
+    dy: &Tensor,
+    weight: DevicePtr,
+    conv: &Conv2d,
+    plan: &Plan,
+    end: GradientEnd,
+) {
+    if !plan.tile.is_wgmma() {
+        launch(d, "dgrad", conv, dy.dtype, plan, args![dx, dy, weight, end, plan.sizes]);
+    } else if let Some([a, b]) = d.tensor_maps(bulk::dgrad(place(dy), weight, conv, plan.tile)) {
+        launch(d, "dgrad", conv, dy.dtype, plan, args![dx, a, b, end, plan.sizes]);
     }
 }
 

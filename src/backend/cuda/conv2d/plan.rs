@@ -87,6 +87,12 @@ impl Plan {
         }
     }
 
+    /// Whether the forward kernel can put its output behind a batch norm: rows of a group are whole chunks.
+    pub fn finishes_output(&self, conv: &Conv2d, dtype: Dtype) -> bool {
+        let chunk = 16 / dtype.size();
+        !matches!(self.tile, Tile::Any | Tile::Stem) && conv.group(0).out_channels.is_multiple_of(chunk)
+    }
+
     /// Whether the data gradient's kernel can add to it and sum it up: rows are whole chunks.
     pub fn finishes(&self) -> bool {
         self.tile != Tile::Any
