@@ -110,6 +110,10 @@ KERNEL(128) products_64(float* d, const GRID_CONSTANT TensorMap a, const GRID_CO
     DYNAMIC_SHARED(u8, shared);
     products<64, false, false>(d, a, b, shared);
 }
+KERNEL(128) products_64_across_b(float* d, const GRID_CONSTANT TensorMap a, const GRID_CONSTANT TensorMap b) {
+    DYNAMIC_SHARED(u8, shared);
+    products<64, false, true>(d, a, b, shared);
+}
 KERNEL(128) products_64_across(float* d, const GRID_CONSTANT TensorMap a, const GRID_CONSTANT TensorMap b) {
     DYNAMIC_SHARED(u8, shared);
     products<64, true, true>(d, a, b, shared);
@@ -130,6 +134,7 @@ KERNEL(128) products_128_across(float* d, const GRID_CONSTANT TensorMap a, const
 REGISTER_KERNEL(bulk)
 REGISTER_KERNEL(bulk_ring)
 REGISTER_KERNEL(products_64)
+REGISTER_KERNEL(products_64_across_b)
 REGISTER_KERNEL(products_64_across)
 REGISTER_KERNEL(products_128)
 REGISTER_KERNEL(products_128_across_b)

@@ -228,6 +228,15 @@ fn kernels_and_stages_run_on_the_emulator() {
     assert!(
         rows(&v).iter().all(|row| row["plan"].as_str().unwrap().contains("blocks") && row["groups"] == 2)
     );
+    for tile in ["large", "wgmma256"] {
+        let v =
+            figures(&p, "layers", &[&on[..], &["--filter", "2x5x5x32 to 16 1x1", "--tile", tile]].concat())
+                .unwrap();
+        let taken = rows(&v).iter().filter(|row| row["plan"].as_str().unwrap().starts_with(tile)).count();
+        assert!(taken > 0, "{tile}: {v}");
+    }
+    let stem = p.run(&["bench", "layers", "--device", "emulated", "--filter", "x3 to ", "--tile", "large"]);
+    expect(&stem, 1, &["--tile large", "none of these layers"]);
 }
 
 #[test]
@@ -262,6 +271,8 @@ fn flags_that_make_no_sense_are_refused() {
     refused(&["kernels", "--cache", "hot"], 2, &["hot", "cold"]);
     refused(&["kernels", "--filter", "nothing"], 2, &["nothing"]);
     refused(&["layers", "--filter", "nothing"], 2, &["nothing"]);
+    refused(&["layers", "--tile", "large"], 2, &["--tile large", "processor"]);
+    refused(&["layers", "--tile", "any"], 2, &["any", "small, large"]);
     refused(&["forward", "--precision", "bf16"], 10, &["bf16"]);
     refused(&["forward", "--json", "no/folder/b.json", "--crop", "33", "--steps", "1"], 9, &["no/folder"]);
     assert!(!p.path("b.json").exists());

@@ -327,6 +327,63 @@ fn the_command_checks_and_says_so_with_its_exit_code() {
     assert_eq!(psmt_fast(&[&one]).status.code(), Some(2));
 }
 
+#[test]
+fn a_tile_that_is_asked_for_is_taken_and_counted() {
+    if let Err(e) = emulator::open(EmulatorOptions::default()) {
+        eprintln!("skipped: {e}");
+        return;
+    }
+    let check = |args: &str, names: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_psmt-fast"));
+        command.args(["op", "--check"]).args(args.split(' '));
+        command.args(names.iter().map(|name| folder().join(format!("{name}.safetensors"))));
+        let output = command.output().unwrap();
+        let [table, said] = [&output.stdout, &output.stderr].map(|t| String::from_utf8_lossy(t).into_owned());
+        (output.status.code().unwrap_or(-1), table, said)
+    };
+    let on = |tile: &str, precision: &str| format!("--device emulated --precision {precision} --tile {tile}");
+    for (tile, precision, counts) in [
+        // Strided data gradients and unaligned channels are not for bulk copies.
+        ("wgmma64", "bf16", [(3, 3), (2, 3), (0, 3)]),
+        ("wgmma128", "bf16", [(3, 3), (2, 3), (0, 3)]),
+        ("wgmma256", "bf16", [(3, 3), (2, 3), (0, 3)]),
+        ("large", "bf16", [(3, 3), (3, 3), (0, 3)]),
+        ("small", "bf16", [(3, 3), (3, 3), (0, 3)]),
+        ("large", "f32", [(3, 3), (3, 3), (0, 3)]),
+        ("small", "f32", [(3, 3), (3, 3), (0, 3)]),
+    ] {
+        let names = ["conv2d_1", "conv2d_5", "conv2d_7"];
+        let (code, table, said) = check(&on(tile, precision), &[&names[..], &["leaky_relu_0"]].concat());
+        assert_eq!(code, 0, "{table}{said}");
+        for (name, (asked, all)) in names.into_iter().zip(counts) {
+            let line = format!("{asked} of {all} convolutions ran in {tile}");
+            let found = table.lines().find(|l| l.starts_with(name) && l.contains(&line));
+            let forced = found.map(|l| !l.contains("not forced"));
+            assert_eq!(forced, Some(asked == all), "{name} {tile} {precision}: {table}");
+        }
+        let (asked, all) = counts.iter().fold((0, 0), |sum, count| (sum.0 + count.0, sum.1 + count.1));
+        let last = format!(", {asked} of {all} convolutions in {tile}");
+        assert!(table.lines().last().unwrap().ends_with(&last), "{table}");
+        assert!(
+            !table.lines().any(|l| l.starts_with("leaky_relu_0") && l.contains("convolutions")),
+            "{table}"
+        );
+    }
+    // What has no convolution passes as it would without the flag; convolutions of which none fits do not.
+    assert_eq!(check(&on("wgmma64", "bf16"), &["leaky_relu_0"]).0, 0);
+    let (code, _, said) = check(&on("wgmma64", "bf16"), &["conv2d_7"]);
+    assert!(code == 1 && said.contains("--tile wgmma64: it fits none of the 3"), "{code}: {said}");
+    for (args, words) in [
+        (on("wgmma64", "f32"), ["bf16", "small or large"]),
+        ("--tile large".to_string(), ["processor", "--device"]),
+        ("--precision f32 --tile large".to_string(), ["processor", "--device"]),
+        (on("huge", "bf16"), ["huge", "small, large, wgmma64, wgmma128, wgmma256"]),
+    ] {
+        let (code, _, said) = check(&args, &["conv2d_1"]);
+        assert!(code == 2 && words.iter().all(|word| said.contains(word)), "{args}: {code}: {said}");
+    }
+}
+
 /// Writes a fixture with its inputs, which the library itself never does.
 fn write(path: &Path, fixture: &Fixture) {
     let inputs = fixture.inputs.iter().map(|(name, array)| (format!("in.{name}"), array));

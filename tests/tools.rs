@@ -53,3 +53,64 @@ fn losses_compare_as_numbers() {
         assert_eq!(same, expected, "{first} {second} {tolerance}: {said}");
     }
 }
+
+/// An executable script of this text.
+fn script(path: &Path, text: &str) {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::write(path, text).unwrap();
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+/// What the GPU suite asks of the program on a card of this compute capability, command by command.
+fn commands_of_the_suite(capability: &str) -> Vec<String> {
+    let dir = tempfile::tempdir().unwrap();
+    let [program, log, home] = ["program", "log", "cuda"].map(|name| dir.path().join(name));
+    std::fs::create_dir_all(home.join("bin")).unwrap();
+    let card = format!(r#"{{"auto": "cuda:0", "compute_capability": "{capability}"}}"#);
+    script(&program, &format!("#!/bin/sh\necho \"$*\" >>'{}'\necho '{card}'\n", log.display()));
+    script(
+        &home.join("bin/compute-sanitizer"),
+        &format!("#!/bin/sh\necho \"sanitizer $*\" >>'{}'\n", log.display()),
+    );
+    let suite = Path::new(env!("CARGO_MANIFEST_DIR")).join("tools/gpu_suite.sh");
+    let mut bash = Command::new("bash");
+    bash.arg(suite).arg(&program).arg(dir.path().join("out")).env("CUDA_HOME", &home);
+    let out = bash.output().unwrap();
+    let said = String::from_utf8_lossy(&out.stdout).into_owned();
+    let commands = std::fs::read_to_string(&log).unwrap_or_else(|e| panic!("{e}: {said}"));
+    commands.lines().map(str::to_string).collect()
+}
+
+#[test]
+fn the_suite_asks_for_each_tile_before_large_layers_and_under_memcheck() {
+    let all = [
+        "f32 large",
+        "f32 small",
+        "bf16 large",
+        "bf16 small",
+        "bf16 wgmma64",
+        "bf16 wgmma128",
+        "bf16 wgmma256",
+    ];
+    for (capability, tiles) in [("9.0", &all[..]), ("8.0", &all[..4])] {
+        let commands = commands_of_the_suite(capability);
+        let place = |what: &dyn Fn(&str) -> bool| commands.iter().position(|command| what(command));
+        let all_bf16 =
+            place(&|c| c.starts_with("op ") && c.contains(" bf16 ") && c.contains("leaky_relu_0")).unwrap();
+        let layers = place(&|c| c.starts_with("bench layers")).unwrap();
+        for tile in tiles {
+            let (precision, tile) = tile.split_once(' ').unwrap();
+            let asked = format!("--precision {precision} --tile {tile} ");
+            let files = ["conv2d_0", "conv2d_7", "network_0", "tvat_0", "train_step_0"];
+            let plain =
+                place(&|c| c.starts_with("op ") && c.contains(&asked) && files.iter().all(|f| c.contains(f)));
+            assert!(plain.is_some_and(|at| all_bf16 < at && at < layers), "{asked}: {commands:#?}");
+            let checked = place(&|c| {
+                c.starts_with("sanitizer --tool memcheck") && c.contains(&asked) && c.contains(files[1])
+            });
+            assert!(checked.is_some_and(|at| at > layers), "{asked}: {commands:#?}");
+        }
+        let forced = commands.iter().filter(|c| c.contains("--tile")).count();
+        assert_eq!(forced, 2 * tiles.len(), "{commands:#?}");
+    }
+}

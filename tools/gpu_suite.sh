@@ -107,6 +107,24 @@ else
     item op-bf16 100 "${check[@]}" bf16 "$fixtures"/*.safetensors
 fi
 
+# The fixtures' convolutions are small and would take the smallest tile: each tile is asked for.
+tiles=(f32:large f32:small bf16:large bf16:small)
+convolutions=("$fixtures"/conv2d_*.safetensors)
+# The emulator needs minutes for whole networks in one tile.
+[[ $device != cuda* ]] || convolutions+=("$fixtures"/{network,train_step,tvat}_*.safetensors)
+if [[ $device == cpu ]]; then
+    tiles=()
+    skip tiles "the processor has no tiles"
+elif [[ $device == emulated* ]] || grep -q '"compute_capability": "9.0"' "$out/doctor.json"; then
+    tiles+=(bf16:wgmma64 bf16:wgmma128 bf16:wgmma256)
+else
+    skip wgmma "needs compute capability 9.0"
+fi
+for tile in "${tiles[@]}"; do
+    item "op-${tile/:/-}" 60 "${check[@]}" "${tile%:*}" --tile "${tile#*:}" \
+        "${convolutions[@]}"
+done
+
 # Values of large convolutions with the tiles that a card takes for them, compared before they are timed.
 if [[ $device == cuda* ]]; then
     item bench-layers 240 "$bin" bench layers --device "$device" --model r50 --crop 512 --batch 8 --steps 5 \
@@ -170,6 +188,12 @@ else
                 "${check[@]}" "$type" "${selection[@]}"
         done
     done
+    # Of each tile those accesses that its convolutions make.
+    for tile in "${tiles[@]}"; do
+        item "memcheck-${tile/:/-}" 45 env PSMT_CUDA_CACHE=0 PSMT_CUDA_BLOCKING=1 \
+            "$sanitizer" --tool memcheck --error-exitcode 99 --print-limit 20 \
+            "${check[@]}" "${tile%:*}" --tile "${tile#*:}" "$fixtures"/conv2d_*.safetensors
+    done
     item memcheck-step 60 env PSMT_CUDA_CACHE=0 "$sanitizer" --tool memcheck --error-exitcode 99 --print-limit 20 \
         "$bin" bench step --device "$device" --model tiny --crop 33 --batch 2 --steps 1 --warmup 0
 fi
@@ -204,10 +228,10 @@ fi
     printf '\n]}\n'
 } >"$out/suite.json"
 
-printf '\n%-16s %-8s %5s  %s\n' item result "s" note
+printf '\n%-22s %-8s %5s  %s\n' item result "s" note
 for line in "${rows[@]}"; do
     IFS=$'\t' read -r name result seconds note <<<"$line"
-    printf '%-16s %-8s %5d  %s\n' "$name" "$result" "$seconds" "$note"
+    printf '%-22s %-8s %5d  %s\n' "$name" "$result" "$seconds" "$note"
 done
 echo "$failed of ${#rows[@]} items failed; logs and suite.json are in $out"
 ((failed == 0))

@@ -56,11 +56,15 @@ impl Layer {
     }
 
     /// Compares all directions with the definition at a few elements: off by at most `sums` of the sum of the terms' sizes
-    /// and `rounding` of the value.
+    /// and `rounding` of the value. Returns how many of each.
     ///
     /// # Errors
     /// [`crate::Error::CheckFailed`] with the element and both values, and faults of the device.
-    pub fn check<B: Backend>(&self, b: &B, tolerance: (f64, f64)) -> Result<()> {
-        (0..DIRECTIONS.len()).try_for_each(|d| super::spot::spot(b, &self.call(d), tolerance))
+    pub fn check<B: Backend>(&self, b: &B, tolerance: (f64, f64)) -> Result<[usize; 3]> {
+        let mut compared = [0; 3];
+        for (direction, compared) in compared.iter_mut().enumerate() {
+            *compared = super::spot::spot(b, &self.call(direction), tolerance)?;
+        }
+        Ok(compared)
     }
 }

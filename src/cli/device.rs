@@ -4,9 +4,11 @@ use crate::backend::cpu::Cpu;
 use crate::backend::cuda::driver::Driver;
 use crate::backend::cuda::emulator::{self, EmulatorOptions};
 use crate::backend::cuda::gpu::{self, Gpu};
-use crate::backend::cuda::{Cuda, Dtype};
+use crate::backend::cuda::{Cuda, Dtype, Tile};
+use crate::ops::Backend;
 use crate::{Error, Result};
 use clap::ValueEnum;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -90,6 +92,47 @@ impl DeviceArgs {
     }
 }
 
+/// Reads the name of a tile of the convolution kernels.
+pub(super) fn tile_parser() -> impl TypedValueParser<Value = Tile> {
+    let mut tiles = Tile::CHOICES;
+    tiles.reverse();
+    let tile = move |name: String| tiles.into_iter().find(|tile| tile.name() == name);
+    PossibleValuesParser::new(tiles.map(Tile::name)).map(move |name| tile(name).expect("a possible value"))
+}
+
+/// The processor, which `--tile` is no use to.
+///
+/// # Errors
+/// [`Error::Usage`] where a tile is asked for.
+pub(super) fn refuse_tile(tile: Option<Tile>) -> Result<()> {
+    match tile {
+        None => Ok(()),
+        Some(tile) => Err(Error::Usage(format!(
+            "--tile {}: the processor has no tiles; expected --device cuda or --device emulated",
+            tile.name()
+        ))),
+    }
+}
+
+/// The device with a tile for all convolutions that it fits, where one is asked for.
+///
+/// # Errors
+/// [`Error::Usage`] where the device has no kernel of this tile in its precision.
+pub(super) fn with_tile(b: Cuda, tile: Option<Tile>) -> Result<Cuda> {
+    let Some(tile) = tile else { return Ok(b) };
+    if b.has_tile(tile) {
+        return Ok(b.with_tile(tile));
+    }
+    let mut has: Vec<&str> = Tile::CHOICES.into_iter().filter(|&t| b.has_tile(t)).map(Tile::name).collect();
+    has.reverse();
+    Err(Error::Usage(format!(
+        "--tile {}: {} has no kernels with it in this precision (wgmma needs bf16 and compute capability 9.0); expected {}",
+        tile.name(),
+        b.name(),
+        has.join(" or ")
+    )))
+}
+
 /// A device that is ready.
 pub(super) enum Opened {
     Cpu(Cpu<f32>),
@@ -163,6 +206,6 @@ macro_rules! on_device {
 pub(super) use on_device;
 
 /// The fault of the device, if there is one, else `result`.
-pub(super) fn finish<B: crate::ops::Backend, T>(b: &B, result: Result<T>) -> Result<T> {
+pub(super) fn finish<B: Backend, T>(b: &B, result: Result<T>) -> Result<T> {
     b.check().and(result)
 }

@@ -1,7 +1,9 @@
 //! `psmt-fast op`: runs the op of a fixture file, or checks files against the results they hold.
 
-use super::{Device, Precision, on_device};
+use super::device::{Opened, finish, refuse_tile, tile_parser, with_tile};
+use super::{Device, Precision};
 use crate::backend::cpu::Cpu;
+use crate::backend::cuda::{Tile, TileUses};
 use crate::check::{Bars, Fixture, Row, UNJUDGED, compare, run_op, with_bf16_inputs};
 use crate::ops::Backend;
 use crate::{Error, Result};
@@ -32,7 +34,14 @@ pub struct Args {
     /// In bf16 the files' inputs are rounded to it, and compared with is what the CPU makes of them in f64
     #[arg(long, value_enum)]
     precision: Option<Precision>,
+    /// Tile of the convolution kernels, in place of the one that is expected to be fastest. Convolutions that it does not fit
+    /// run in another and are counted; without one that ran in it the check fails
+    #[arg(long, requires = "check", value_parser = tile_parser())]
+    tile: Option<Tile>,
 }
+
+/// How many convolutions ran in the tile that was asked for.
+type Uses<'a> = &'a dyn Fn() -> TileUses;
 
 fn tolerance(text: &str) -> std::result::Result<f64, String> {
     let value: f64 = text.parse().map_err(|_| "expected a number".to_string())?;
@@ -42,22 +51,30 @@ fn tolerance(text: &str) -> std::result::Result<f64, String> {
 /// Runs the subcommand.
 ///
 /// # Errors
-/// [`Error::CheckFailed`] where results differ, [`Error::Device`] for a device or precision that this build lacks, and those
+/// [`Error::CheckFailed`] where results differ, [`Error::Usage`] for a tile that the device lacks, [`Error::Device`] for a device or precision that this build lacks, and those
 /// of reading, running and writing.
 pub fn run(args: Args) -> Result<()> {
     let device = args.device.resolve();
     let default = if device == Device::Cpu { Precision::F64 } else { Precision::F32 };
     let precision = args.precision.unwrap_or(default);
-    if device == Device::Cpu && precision == Precision::F64 {
-        return run_on(&Cpu::<f64>::new(), args, precision);
+    if device == Device::Cpu {
+        refuse_tile(args.tile)?;
     }
-    on_device!(device.open(precision)?, b => run_on(b, args, precision))
+    if device == Device::Cpu && precision == Precision::F64 {
+        return run_on(&Cpu::<f64>::new(), &args, precision, &TileUses::default);
+    }
+    match device.open(precision)? {
+        Opened::Cpu(b) => finish(&b, run_on(&b, &args, precision, &TileUses::default)),
+        Opened::Cuda(b) => {
+            let b = with_tile(b, args.tile)?;
+            finish(&b, run_on(&b, &args, precision, &|| b.tile_uses()))
+        }
+    }
 }
 
-fn run_on<B: Backend>(b: &B, args: Args, precision: Precision) -> Result<()> {
+fn run_on<B: Backend>(b: &B, args: &Args, precision: Precision, uses: Uses) -> Result<()> {
     if args.check {
-        let table = if precision == Precision::Bf16 { Bars::Bf16 } else { Bars::F32 };
-        return check(b, &args.files, args.tolerance.map_or(table, Bars::Flat), precision == Precision::Bf16);
+        return check(b, args, precision == Precision::Bf16, uses);
     }
     let [input, output] = args.files.as_slice() else {
         let found = args.files.len();
@@ -69,10 +86,13 @@ fn run_on<B: Backend>(b: &B, args: Args, precision: Precision) -> Result<()> {
 
 /// Prints a row a tensor. A file that cannot be run does not keep the others from being checked; its error is printed in
 /// its place and returned in the end.
-fn check<B: Backend>(b: &B, files: &[PathBuf], bars: Bars, bf16: bool) -> Result<()> {
+fn check<B: Backend>(b: &B, args: &Args, bf16: bool, uses: Uses) -> Result<()> {
+    let table = if bf16 { Bars::Bf16 } else { Bars::F32 };
+    let bars = args.tolerance.map_or(table, Bars::Flat);
     println!("{:<28} {:<58} {:>10} {:>8}  result", "file", "tensor", "error", "bar");
     let (mut rows, mut failed, mut unjudged, mut error) = (0, 0, 0, None);
-    for path in files {
+    for path in &args.files {
+        let before = uses();
         match check_file(b, path, bars, bf16) {
             Ok(found) => {
                 rows += found.len();
@@ -84,14 +104,40 @@ fn check<B: Backend>(b: &B, files: &[PathBuf], bars: Bars, bf16: bool) -> Result
                 error.get_or_insert(e);
             }
         }
+        if let Some(tile) = args.tile {
+            print_uses(path, tile, before, uses());
+        }
     }
     let but = if unjudged > 0 { format!(", {unjudged} not judged in this precision") } else { String::new() };
-    println!("{} files, {rows} rows, {failed} over their bar{but}", files.len());
-    match error {
-        Some(error) => Err(error),
-        None if failed > 0 => Err(Error::CheckFailed(format!("{failed} of {rows} rows differ"))),
-        None => Ok(()),
+    let TileUses { asked, others } = uses();
+    let forced =
+        args.tile.map(|tile| format!(", {asked} of {} convolutions in {}", asked + others, tile.name()));
+    println!(
+        "{} files, {rows} rows, {failed} over their bar{but}{}",
+        args.files.len(),
+        forced.unwrap_or_default()
+    );
+    match (error, args.tile) {
+        (Some(error), _) => Err(error),
+        _ if failed > 0 => Err(Error::CheckFailed(format!("{failed} of {rows} rows differ"))),
+        (None, Some(tile)) if asked == 0 && others > 0 => Err(Error::CheckFailed(format!(
+            "--tile {}: it fits none of the {others} convolutions that ran",
+            tile.name()
+        ))),
+        _ => Ok(()),
     }
+}
+
+/// Prints how many of a file's convolutions ran in the tile that was asked for, where there are any.
+fn print_uses(path: &Path, tile: Tile, before: TileUses, after: TileUses) {
+    let (asked, others) = (after.asked - before.asked, after.others - before.others);
+    let rest = match (asked, others) {
+        (0, 0) => return,
+        (_, 0) => "",
+        (0, _) => "; it does not fit them and was not forced",
+        _ => "; it does not fit the others and was not forced on them",
+    };
+    println!("{:<28} {asked} of {} convolutions ran in {}{rest}", stem(path), asked + others, tile.name());
 }
 
 /// Prints and returns a file's rows.

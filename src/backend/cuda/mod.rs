@@ -35,8 +35,8 @@ use crate::rng::Key;
 use crate::{Error, Result};
 use arena::{Arena, Recorder};
 use branches::Branch;
-use conv2d::Behind;
-pub use conv2d::{Direction, Tile, modelled_tiles};
+use conv2d::{Behind, ForcedTile};
+pub use conv2d::{Direction, Tile, TileUses, modelled_tiles};
 use driver::{Args, DevicePtr, Driver, Kernel, Launch};
 use memory::args;
 pub use memory::{Buffer, Counts, Dtype, Labels, Moments, Scalar, Sums, Tensor, Vector};
@@ -53,7 +53,7 @@ pub struct Cuda {
     /// The first fault. Ops return no errors, as a GPU reports them late; after a fault nothing is launched any more.
     fault: Arc<Mutex<Option<Error>>>,
     /// The tile of convolutions, where it fits, instead of the one that the model finds fastest.
-    tile: Option<Tile>,
+    tile: Option<ForcedTile>,
 }
 
 impl Cuda {
@@ -64,7 +64,12 @@ impl Cuda {
 
     /// The same with one tile for all convolutions that it fits.
     pub fn with_tile(self, tile: Tile) -> Cuda {
-        Cuda { tile: Some(tile), ..self }
+        Cuda { tile: Some(ForcedTile::new(tile)), ..self }
+    }
+
+    /// Launches of convolutions since [`Cuda::with_tile`], on this device and its clones; none without it.
+    pub fn tile_uses(&self) -> TileUses {
+        self.tile.as_ref().map_or_else(TileUses::default, ForcedTile::uses)
     }
 
     /// Keeps the first error.
@@ -266,7 +271,9 @@ impl Backend for Cuda {
     }
     fn planned(&self, rehearse: impl FnOnce(&Cuda) -> Result<()>) -> Result<Option<(Cuda, MemoryPlan)>> {
         let recorder = Arc::new(Recorder::new(self.driver.name(), self.driver.has_warpgroup_products()));
-        let twin = Cuda { tile: self.tile, ..Cuda::new(recorder.clone(), self.dtype) };
+        let twin = Cuda::new(recorder.clone(), self.dtype);
+        // With counts of its own: what is rehearsed does not run.
+        let twin = self.tile.iter().fold(twin, |twin, forced| twin.with_tile(forced.tile));
         rehearse(&twin)?;
         twin.check()?;
         let (scripts, mut plan) = recorder.plan();

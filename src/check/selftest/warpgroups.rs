@@ -54,51 +54,61 @@ fn copy(
     Ok(())
 }
 
-/// Boxes inside the tensor, over its edges, and beyond.
+/// Sizes of a tensor and of a box, innermost first, and where boxes begin.
+type Boxes<'a> = (&'a [usize], &'a [usize], &'a [[i64; 3]]);
+
+/// Boxes inside the tensor, over its edges, and beyond; and boxes that no tensor fills, as of convolutions with few channels,
+/// outputs or positions: what is missing is zero, and counts at the mbarrier as what is there does.
 pub(super) fn tiled(d: &Device<'_>) -> Result<Outcome> {
     let mut outcome = Outcome::new();
-    let (width, height, depth) = (72, 21, 5);
-    let data: Vec<u16> = (0..width * height * depth).map(|i| i as u16 + 1).collect();
+    let data: Vec<u16> = (0..72 * 21 * 5).map(|i| i as u16 + 1).collect();
     let base = d.upload(&data)?;
-    let value = |x: i64, y: i64, z: i64| {
-        let inside = (0..72).contains(&x) && (0..21).contains(&y) && (0..5).contains(&z);
-        if inside { data[((z * 21 + y) * 72 + x) as usize] } else { 0 }
-    };
-    let flat = TensorMapSpec::tiled(base, &[width, height * depth], &[width], &[BOX, 16]);
-    for (x, y) in [(0, 0), (8, 3), (-3, 101), (64, -9), (40, 105)] {
-        let rows = |row: usize, col: usize| {
-            let y = y + row as i64;
-            if (0..105).contains(&y) { value(x + col as i64, y % 21, y / 21) } else { 0 }
-        };
-        copy(d, &mut outcome, &flat, 0, [x as i32, y as i32, 0, 0], [0; 2], &boxed(16, rows))?;
-    }
-    let deep = TensorMapSpec::tiled(base, &[width, height, depth], &[width, width * height], &[BOX, 3, 4]);
-    for (x, y, z) in [(0, 0, 0), (16, 19, 3), (-8, -2, -1)] {
-        let rows = |row: usize, col: usize| {
-            let (row, col) = (row as i64, col as i64);
-            value(x + col, y + row % 3, z + row / 3)
-        };
-        copy(d, &mut outcome, &deep, 1, [x as i32, y as i32, z as i32, 0], [0; 2], &boxed(12, rows))?;
+    let cases: [Boxes<'_>; 6] = [
+        (&[72, 105], &[BOX, 16], &[[0, 0, 0], [8, 3, 0], [-3, 101, 0], [64, -9, 0], [40, 105, 0]]),
+        (&[72, 21, 5], &[BOX, 3, 4], &[[0, 0, 0], [16, 19, 3], [-8, -2, -1]]),
+        // Wider than the tensor, higher, and as high as those of the largest tiles.
+        (&[48, 20], &[BOX, 16], &[[0, 0, 0], [0, 9, 0], [-8, 2, 0], [40, -1, 0]]),
+        (&[48, 5], &[BOX, 16], &[[0, 0, 0], [0, -2, 0]]),
+        (&[48, 100], &[BOX, 128], &[[0, 0, 0], [0, 60, 0]]),
+        (&[48, 9, 17], &[BOX, 1, 256], &[[0, 0, 0], [0, 4, 0], [0, 8, 3]]),
+    ];
+    for (dims, extent, places) in cases {
+        let len = |axis: usize| dims.get(axis).map_or(1, |&len| len as i64);
+        let strides = [dims[0], dims[0] * dims[1]];
+        let spec = TensorMapSpec::tiled(base, dims, &strides[..dims.len() - 1], extent);
+        for &at in places {
+            let value = |row: usize, col: usize| {
+                let (y, z) = (row % extent[1], row / extent[1]);
+                let [x, y, z] = [at[0] + col as i64, at[1] + y as i64, at[2] + z as i64];
+                let inside = (0..len(0)).contains(&x) && (0..len(1)).contains(&y) && (0..len(2)).contains(&z);
+                if inside { data[((z * len(1) + y) * len(0) + x) as usize] } else { 0 }
+            };
+            let start = [at[0] as i32, at[1] as i32, at[2] as i32, 0];
+            let form = dims.len() as u32 - 2;
+            copy(d, &mut outcome, &spec, form, start, [0; 2], &boxed(spec.rows(), value))?;
+        }
     }
     Ok(outcome)
 }
 
 /// Columns of pixels as convolutions read them: padded, with steps, taps apart, from one image into the next and beyond the
-/// last.
+/// last; also of fewer channels than a copy brings, and as long as those of convolutions' tiles.
 pub(super) fn im2col(d: &Device<'_>) -> Result<Outcome> {
     let mut outcome = Outcome::new();
-    let (n, h, w, c) = (3usize, 6usize, 7usize, 80usize);
-    let data: Vec<u16> = (0..n * h * w * c).map(|i| i as u16 + 1).collect();
+    let (n, h, w) = (3usize, 6usize, 7usize);
+    let data: Vec<u16> = (0..n * h * w * 80).map(|i| i as u16 + 1).collect();
     let base = d.upload(&data)?;
     // Kernel, padding, dilation, step.
-    for (kernel, padding, dilation, step) in
-        [(3, 1, 1, 1), (3, 2, 2, 1), (3, 1, 1, 2), (1, 0, 1, 2), (3, 0, 1, 1)]
-    {
+    let windows = [(3, 1, 1, 1), (3, 2, 2, 1), (3, 1, 1, 2), (1, 0, 1, 2), (3, 0, 1, 1)];
+    // Channels and pixels a column.
+    let sizes = [(80, 32), (80, 128), (48, 64), (48, 128)];
+    for ((c, pixels), window) in sizes.into_iter().flat_map(|size| windows.map(|window| (size, window))) {
+        let (kernel, padding, dilation, step) = window;
         let reach = (kernel - 1) * dilation;
         let out = |len: usize| (len + 2 * padding - reach - 1) / step + 1;
         let (out_h, out_w) = (out(h), out(w));
         let bounds = (-(padding as i32), [padding as i32 - reach as i32; 2], step);
-        let spec = TensorMapSpec::im2col(base, [n, h, w, c], bounds, 32);
+        let spec = TensorMapSpec::im2col(base, [n, h, w, c], bounds, pixels);
         for (first, channel, tap) in
             [(0, 0, 0), (5, 16, 1), (out_h * out_w - 3, 32, 2), (n * out_h * out_w - 4, 0, 4)]
         {
@@ -113,7 +123,7 @@ pub(super) fn im2col(d: &Device<'_>) -> Result<Outcome> {
             let start = |i: usize| (i * step) as i32 - padding as i32;
             let (image, y, x) = (first / (out_h * out_w), first / out_w % out_h, first % out_w);
             let at = [channel as i32, start(x), start(y), image as i32];
-            copy(d, &mut outcome, &spec, 2, at, [col as u32, row as u32], &boxed(32, rows))?;
+            copy(d, &mut outcome, &spec, 2, at, [col as u32, row as u32], &boxed(pixels, rows))?;
         }
     }
     Ok(outcome)
@@ -169,6 +179,7 @@ pub(super) fn products(d: &Device<'_>) -> Result<Outcome> {
     let mut outcome = Outcome::new();
     let kinds = [
         ("products_64", 64, [false, false]),
+        ("products_64_across_b", 64, [false, true]),
         ("products_64_across", 64, [true, true]),
         ("products_128", 128, [false, false]),
         ("products_128_across_b", 128, [false, true]),

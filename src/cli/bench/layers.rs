@@ -2,23 +2,45 @@
 
 use super::kernels::Ceilings;
 use super::report::{self, record};
-use super::{CallFlags, Run};
-use crate::Result;
+use super::{CallFlags, LayersFlags, Run};
 use crate::bench::{DIRECTIONS, Layer, Timing, conv_text, known_calls, layers, time_call, working_sets};
 use crate::cli::Precision;
-use crate::cli::device::{Opened, finish};
+use crate::cli::device::{Opened, finish, refuse_tile, with_tile};
 use crate::method::Tvat;
 use crate::ops::{Backend, Conv2d, Shape};
+use crate::{Error, Result};
 use serde_json::{Value, json};
 
 /// How the device runs the three directions of a convolution, where it says so.
 type Plans<'a> = &'a dyn Fn(&Conv2d, Shape) -> Result<Option<[String; 3]>>;
 
-pub(super) fn run(flags: &CallFlags) -> Result<()> {
-    let run = flags.shared.resolve()?;
+pub(super) fn run(flags: &LayersFlags) -> Result<()> {
+    let LayersFlags { calls, tile } = flags;
+    let run = calls.shared.resolve()?;
+    let mut layers = layers(&known_calls(&run.sizes, Tvat::Exact)?);
+    layers.retain(|l| conv_text(&l.conv, l.x).contains(&calls.filter));
+    if layers.is_empty() {
+        return Err(report::nothing(&calls.filter));
+    }
     match run.open()? {
-        Opened::Cpu(b) => finish(&b, time(&b, &run, flags, &|_, _| Ok(None))),
-        Opened::Cuda(b) => finish(&b, time(&b, &run, flags, &|conv, x| b.conv2d_plans(conv, x).map(Some))),
+        Opened::Cpu(b) => {
+            refuse_tile(*tile)?;
+            let ceilings = Ceilings::measure(&b, &run)?;
+            finish(&b, time(&b, &run, calls, layers, &ceilings, &|_, _| Ok(None)))
+        }
+        Opened::Cuda(b) => {
+            let forced = with_tile(b.clone(), *tile)?;
+            // The ceiling is that of the best tile, whichever is asked for.
+            let ceilings = finish(&b, Ceilings::measure(&b, &run))?;
+            let plans = |conv: &Conv2d, x| forced.conv2d_plans(conv, x).map(Some);
+            finish(&forced, time(&forced, &run, calls, layers, &ceilings, &plans))?;
+            match (tile, forced.tile_uses().asked) {
+                (Some(tile), 0) => {
+                    Err(Error::CheckFailed(format!("--tile {}: it fits none of these layers", tile.name())))
+                }
+                _ => Ok(()),
+            }
+        }
     }
 }
 
@@ -26,6 +48,8 @@ pub(super) fn run(flags: &CallFlags) -> Result<()> {
 struct Row {
     layer: Layer,
     timings: Vec<Timing>,
+    /// Elements of each direction that were compared.
+    checked: [usize; 3],
     cold: bool,
     plans: Option<[String; 3]>,
 }
@@ -38,16 +62,17 @@ impl Row {
     }
 }
 
-fn time<B: Backend>(b: &B, run: &Run, flags: &CallFlags, plans: Plans) -> Result<()> {
-    let mut layers = layers(&known_calls(&run.sizes, Tvat::Exact)?);
-    layers.retain(|l| conv_text(&l.conv, l.x).contains(&flags.filter));
-    if layers.is_empty() {
-        return Err(report::nothing(&flags.filter));
-    }
-    let ceilings = Ceilings::measure(b, run)?;
+fn time<B: Backend>(
+    b: &B,
+    run: &Run,
+    flags: &CallFlags,
+    layers: Vec<Layer>,
+    ceilings: &Ceilings,
+    plans: Plans,
+) -> Result<()> {
     let mut rows = Vec::new();
     for layer in layers {
-        layer.check(b, tolerance(run))?;
+        let checked = layer.check(b, tolerance(run))?;
         let (mut timings, mut all_cold) = (Vec::new(), true);
         for direction in 0..DIRECTIONS.len() {
             let call = layer.call(direction);
@@ -56,11 +81,11 @@ fn time<B: Backend>(b: &B, run: &Run, flags: &CallFlags, plans: Plans) -> Result
             timings.push(time_call(b, &call, run.sampling(), sets)?);
         }
         let plans = plans(&layer.conv, layer.x)?;
-        rows.push(Row { layer, timings, cold: all_cold, plans });
+        rows.push(Row { layer, timings, checked, cold: all_cold, plans });
     }
     let step_ms: f64 = rows.iter().map(Row::step_ms).sum();
-    print(run, &rows, &ceilings, step_ms);
-    let figures: Vec<Value> = rows.iter().flat_map(|row| figures(row, &ceilings, step_ms)).collect();
+    print(run, &rows, ceilings, step_ms);
+    let figures: Vec<Value> = rows.iter().flat_map(|row| figures(row, ceilings, step_ms)).collect();
     let mut out = report::header(run, "layers");
     out.extend(record(json!({
         "product_gflop_s": 1e-9 * ceilings.product,
@@ -87,7 +112,8 @@ fn print(run: &Run, rows: &[Row], ceilings: &Ceilings, step_ms: f64) {
         1e-9 * ceilings.product,
         report::ms(step_ms)
     );
-    println!("all three directions agree with the definition at 37 elements each");
+    let least = rows.iter().flat_map(|row| row.checked).min().unwrap_or(0);
+    println!("all three directions agree with the definition at {least} or more elements each");
     let heads = ["forward", "data gradient", "weight gradient"].map(|head| format!("{head:>27}")).join("");
     println!("{:<48} {:>9}{heads} {:>6}  cache", "layer", "calls", "share");
     for row in rows {
@@ -140,7 +166,7 @@ fn figures(row: &Row, ceilings: &Ceilings, step_ms: f64) -> Vec<Value> {
             "share_of_step": timing.median() * counts[d] as f64 / step_ms,
             "cache": if row.cold { "cold" } else { "warm" },
             "plan": row.plans.as_ref().map(|plans| &plans[d]),
-            "check": "the definition at 37 elements",
+            "check": format!("the definition at {} elements", row.checked[d]),
         }));
         out.extend(report::times(timing));
         Value::from(out)

@@ -12,9 +12,9 @@ mod step;
 mod tiles;
 mod tvat;
 
-use super::device::Opened;
+use super::device::{Opened, tile_parser};
 use super::{Device, DeviceArgs, Precision, examples};
-use crate::backend::cuda::Dtype;
+use crate::backend::cuda::{Dtype, Tile};
 use crate::bench::{Oracle, Sampling, Sizes, known_calls};
 use crate::method::Tvat;
 use crate::model::ModelConfig;
@@ -45,7 +45,7 @@ enum What {
     Loss(Flags),
     /// Every distinct convolution of a step: forward, data gradient, weight gradient.
     #[command(after_help = examples::BENCH_LAYERS)]
-    Layers(CallFlags),
+    Layers(LayersFlags),
     /// Every op of a step at its sizes.
     #[command(after_help = examples::BENCH_KERNELS)]
     Kernels(CallFlags),
@@ -147,6 +147,16 @@ struct CallFlags {
     /// [default: cold on a GPU, else warm]
     #[arg(long, value_enum)]
     cache: Option<Cache>,
+}
+
+#[derive(clap::Args)]
+struct LayersFlags {
+    #[command(flatten)]
+    calls: CallFlags,
+    /// Tile of the convolution kernels, in place of the one that is expected to be fastest. Convolutions that it does not fit
+    /// run in another, which is printed
+    #[arg(long, value_parser = tile_parser())]
+    tile: Option<Tile>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]

@@ -18,7 +18,7 @@ use end::{GradientEnd, OutputEnd};
 use plan::Plan;
 pub use product::Direction;
 use tile::Kernels;
-pub use tile::Tile;
+pub use tile::{ForcedTile, Tile, TileUses};
 
 const FILE: &str = "conv2d";
 const WGRAD_FILE: &str = "conv2d_wgrad";
@@ -29,6 +29,11 @@ impl Cuda {
     /// The launch, or none after noting what it exceeds.
     fn plan<P>(&self, plan: Result<P>) -> Option<P> {
         self.note(plan.map(Some))
+    }
+
+    /// Whether the device has kernels of this tile for its type of activations.
+    pub fn has_tile(&self, tile: Tile) -> bool {
+        self.kernels(self.dtype).has(tile)
     }
 
     /// How `conv` over inputs of shape `x` is launched, in words: forward, data gradient, weight gradient.
@@ -44,7 +49,8 @@ impl Cuda {
 
     /// The convolution kernels for activations of `dtype` that run here.
     fn kernels(&self, dtype: Dtype) -> Kernels {
-        Kernels { dtype, warpgroups: self.driver.has_warpgroup_products(), only: self.tile }
+        let only = self.tile.as_ref().map(|forced| forced.tile);
+        Kernels { dtype, warpgroups: self.driver.has_warpgroup_products(), only }
     }
 
     /// The tensor maps, or none after noting why not.
@@ -210,6 +216,9 @@ fn add_splits(d: &Cuda, grads: &mut Vector, span: Span, partial: &Buffer, splits
 
 /// Runs the kernel of a direction that has the plan's tile.
 fn launch(d: &Cuda, direction: &str, conv: &Conv2d, dtype: Dtype, plan: &Plan, args: Args) {
+    if let Some(forced) = &d.tile {
+        forced.count(plan.tile);
+    }
     let (file, name) = match plan.tile {
         Tile::Stem => (STEM_FILE, format!("conv2d_stem_{direction}{}", conv.kernel)),
         tile => {

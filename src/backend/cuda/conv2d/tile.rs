@@ -2,6 +2,8 @@
 //! it. Sizes are those of kernels/common/conv2d_tiles.cuh and kernels/conv2d_wgmma.cu.
 
 use super::super::memory::Dtype;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Multiprocessors of the device that the plans have in mind (H100, H200).
 pub const MULTIPROCESSORS: usize = 132;
@@ -29,6 +31,45 @@ pub struct Kernels {
     pub warpgroups: bool,
     /// The tile that is taken wherever it fits, whatever the model says.
     pub only: Option<Tile>,
+}
+
+impl Kernels {
+    /// Whether there are kernels with this tile at all, whatever convolutions they take.
+    pub fn has(self, tile: Tile) -> bool {
+        !tile.is_wgmma() || (self.warpgroups && self.dtype == Dtype::Bf16)
+    }
+}
+
+/// Launches of convolutions where one tile is asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TileUses {
+    /// Those that ran in that tile.
+    pub asked: usize,
+    /// Those that it does not fit, which ran in another.
+    pub others: usize,
+}
+
+/// The tile that convolutions run in wherever it fits them, and how many did; clones count together.
+#[derive(Clone)]
+pub struct ForcedTile {
+    pub tile: Tile,
+    uses: Arc<[AtomicUsize; 2]>,
+}
+
+impl ForcedTile {
+    pub fn new(tile: Tile) -> ForcedTile {
+        ForcedTile { tile, uses: Arc::default() }
+    }
+
+    /// Counts a launch in `tile`.
+    pub fn count(&self, tile: Tile) {
+        self.uses[usize::from(tile != self.tile)].fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub fn uses(&self) -> TileUses {
+        let [asked, others] = [0, 1].map(|i| self.uses[i].load(Ordering::Relaxed));
+        TileUses { asked, others }
+    }
 }
 
 /// Which kernel: its tile, and how it reads operands.
