@@ -160,7 +160,8 @@ fn a_run_is_resumed_from_any_folder() {
         .into_iter()
         .find_map(|epochs| {
             let mut child = p.start_and_wait_for_checkpoint("my run", &["--epochs", epochs]);
-            signal("-INT", child.id());
+            // Not Ctrl-C's, which is ignored by what a shell starts in the background.
+            signal("-TERM", child.id());
             if child.wait().unwrap().code() == Some(130) {
                 return Some((child, epochs));
             }
