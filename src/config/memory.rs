@@ -19,6 +19,8 @@ pub struct ImageSizes {
     pub largest_val: Size,
     /// Number of validation images.
     pub val: usize,
+    /// Bytes of the decoded images and masks of each list: labelled, unlabelled where there is one, validation.
+    pub decoded: [u64; 3],
 }
 
 /// Bytes of all images and labels of one step, which are brought together before it: those of `optim.accumulate` batches.
@@ -113,7 +115,7 @@ mod tests {
     fn validation_is_in_the_plan() {
         let mut c = RunConfig::preset(Some(crate::data::Preset::Demo));
         let step = estimated_memory(&c, &ImageSizes::default()).unwrap();
-        let images = ImageSizes { largest_val: (2000, 3000), val: 2 };
+        let images = ImageSizes { largest_val: (2000, 3000), val: 2, ..ImageSizes::default() };
         let plan = estimated_memory(&c, &images).unwrap();
         assert_eq!(plan.held_bytes(), step.held_bytes());
         assert!(plan.step_bytes() > 10 * step.step_bytes(), "{plan:?}");

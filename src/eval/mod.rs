@@ -138,23 +138,6 @@ pub fn predict_group<B: Backend>(
     group: &[Arc<Sample>],
     settings: &Settings,
 ) -> Result<Vec<Prediction<B>>> {
-    predict_views(b, arch, nets, which, group, settings).map_err(|error| match error {
-        Error::NonFiniteLogits { network, image, index } => {
-            let image = group.get(index).map_or(image, |sample| sample.name.clone());
-            Error::NonFiniteLogits { network, image, index }
-        }
-        other => other,
-    })
-}
-
-fn predict_views<B: Backend>(
-    b: &B,
-    arch: &DeepLab,
-    nets: &Nets<'_, B>,
-    which: &[Which],
-    group: &[Arc<Sample>],
-    settings: &Settings,
-) -> Result<Vec<Prediction<B>>> {
     let out = group[0].image.size;
     let views = settings.views.of(network_size(out, settings.long_side));
     memory::check(
@@ -169,12 +152,14 @@ fn predict_views<B: Backend>(
         },
     )?;
     if let ([view], true) = (&views[..], settings.views.is_single()) {
-        return predict(b, arch, nets, which, &prepare(group, *view)?, settings, out);
+        let images = prepare(group, *view)?;
+        return predict(b, arch, nets, which, &images, settings, out).map_err(|e| with_name(e, group));
     }
     let mut sums: Vec<Vec<f32>> = Vec::new();
     for &view in &views {
         let images = prepare(group, view)?;
-        let mut all = probabilities(b, arch, nets, which, &images, settings, out)?;
+        let mut all = probabilities(b, arch, nets, which, &images, settings, out)
+            .map_err(|error| with_name(error, group))?;
         if view.mirrored {
             all.iter_mut().for_each(|p| views::mirror(p, out.1, arch.config.num_classes));
         }
@@ -194,6 +179,17 @@ fn predict_views<B: Backend>(
             Prediction::of(b, shape, &p, false)
         })
         .collect())
+}
+
+/// Logits that are not finite with the name of the image that they are of.
+fn with_name(error: Error, group: &[Arc<Sample>]) -> Error {
+    match error {
+        Error::NonFiniteLogits { network, image, index } => {
+            let image = group.get(index).map_or(image, |sample| sample.name.clone());
+            Error::NonFiniteLogits { network, image, index }
+        }
+        other => other,
+    }
 }
 
 /// Images of one size as a view shows them.

@@ -96,10 +96,16 @@ impl Datasets {
     /// # Errors
     /// Those of reading the headers of image files.
     pub fn image_sizes(&self) -> Result<ImageSizes> {
-        let sizes = (0..self.val.len()).into_par_iter().map(|i| self.val.size(i));
-        let sizes: Vec<Size> = sizes.collect::<Result<_>>()?;
-        let largest_val = sizes.into_iter().max_by_key(|&(h, w)| h * w).unwrap_or_default();
-        Ok(ImageSizes { largest_val, val: self.val.len() })
+        let mut images = ImageSizes { val: self.val.len(), ..ImageSizes::default() };
+        for (source, decoded) in self.sources().zip(&mut images.decoded) {
+            let sizes: Vec<Size> =
+                (0..source.len()).into_par_iter().map(|i| source.size(i)).collect::<Result<_>>()?;
+            let channels = if source.num_masks() > 0 { 4 } else { 3 };
+            *decoded = sizes.iter().map(|&(h, w)| h as u64 * w as u64 * channels).sum();
+            // The last list is the validation's.
+            images.largest_val = sizes.into_iter().max_by_key(|&(h, w)| h * w).unwrap_or_default();
+        }
+        Ok(images)
     }
 
     /// Whether a run on these images measures its pseudo labels: it has some, and an unlabelled image has a mask.

@@ -6,13 +6,12 @@ use super::state::State;
 use super::step;
 use super::watch::Watch;
 use crate::config::{self, ImageSizes, KEPT_IMAGES, RunConfig, VALIDATION};
-use crate::data::{HostImages, LabeledBatch, Source, UnlabeledBatch};
+use crate::data::{HostImages, LabeledBatch, UnlabeledBatch};
 use crate::eval::memory as inference;
 use crate::method::Algorithm;
 use crate::model::DeepLab;
 use crate::ops::{Backend, MemoryPlan, Strong, View};
 use crate::{Error, Result, host};
-use rayon::prelude::*;
 
 /// Bytes of decoded images that a source keeps at most.
 const LARGEST_CACHE: u64 = 1 << 30;
@@ -66,15 +65,11 @@ fn validation_bytes<B: Backend>(
 
 /// Has each source keep decoded images in the memory that `plan` leaves of what the host has; half of it stays free. The rest is
 /// decoded again each time.
-///
-/// # Errors
-/// Those of reading the headers of image files.
-pub fn keep_images(data: &Datasets, plan: &mut MemoryPlan, on_host: bool) -> Result<()> {
-    let Some(available) = host::available_memory() else { return Ok(()) };
+pub fn keep_images(data: &Datasets, images: &ImageSizes, plan: &mut MemoryPlan, on_host: bool) {
+    let Some(available) = host::available_memory() else { return };
     let mut left = available.saturating_sub(if on_host { plan.bytes() } else { 0 }) / 2;
     let (mut kept, mut all) = (0, 0);
-    for source in data.sources() {
-        let decoded = decoded_bytes(source)?;
+    for (source, decoded) in data.sources().zip(images.decoded) {
         let bytes = decoded.min(LARGEST_CACHE).min(left);
         source.keep(usize::try_from(bytes).unwrap_or(usize::MAX));
         left -= bytes;
@@ -86,14 +81,6 @@ pub fn keep_images(data: &Datasets, plan: &mut MemoryPlan, on_host: bool) -> Res
     if on_host {
         plan.hold(KEPT_IMAGES, kept);
     }
-    Ok(())
-}
-
-fn decoded_bytes(source: &dyn Source) -> Result<u64> {
-    let channels = if source.num_masks() > 0 { 4 } else { 3 };
-    let bytes = |i: usize| source.size(i).map(|(h, w)| (h as u64 * w as u64) * channels);
-    let all: Vec<u64> = (0..source.len()).into_par_iter().map(bytes).collect::<Result<_>>()?;
-    Ok(all.iter().sum())
 }
 
 /// Refuses steps whose images alone are more than this machine's memory: they are brought together before each step, and
@@ -339,7 +326,7 @@ mod tests {
         let source =
             SceneSource::new(SceneSpec { seed: 1, first: 0, len: 2, size: (40, 56) }).expect("large enough");
         let mut config = RunConfig::preset(Some(Preset::Demo));
-        let images = ImageSizes { largest_val: (40, 56), val: 2 };
+        let images = ImageSizes { largest_val: (40, 56), val: 2, ..ImageSizes::default() };
         let arch = DeepLab::new(config.model_config().unwrap()).unwrap();
         let mut seen = Vec::new();
         for (long_side, window, overlap, batch_size) in [

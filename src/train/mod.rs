@@ -129,7 +129,7 @@ fn prepare<B: Backend>(b: &B, config: &RunConfig, resumed: Option<(&RunDir, Resu
     let measured = data.measures_pseudo_labels(config);
     let images = data.image_sizes()?;
     let (device, mut memory) = memory::plan(b, config, measured, &images)?;
-    memory::keep_images(&data, &mut memory, device.is_none())?;
+    memory::keep_images(&data, &images, &mut memory, device.is_none());
     Ok(Prepared { data, images, memory, device, weights, fingerprint })
 }
 
