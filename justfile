@@ -43,6 +43,10 @@ verify:
 nvcc:
     tools/install_nvcc.sh
 
+# Install nvcc of CUDA 12 into .nvcc12, for a program that runs on older drivers (docs/gpu.md).
+nvcc12:
+    tools/install_nvcc.sh --cuda12
+
 # Registers, shared memory and spills of every kernel; rewrites kernels/RESOURCES.tsv.
 resources:
     cargo build --release --locked

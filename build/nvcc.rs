@@ -134,7 +134,8 @@ fn choose_targets(nvcc: &Nvcc, wanted: &str) -> Result<Vec<String>, String> {
 }
 
 fn compile(nvcc: &Nvcc, kernels: &Path, out: &Path, targets: &[String]) -> Result<(), String> {
-    let objects = out.join("kernels");
+    // A folder for each toolkit, so that builds with one and then the other compile nothing twice.
+    let objects = out.join(format!("kernels-{}.{}", nvcc.version.0, nvcc.version.1));
     std::fs::create_dir_all(&objects).map_err(|e| format!("{}: {e}", objects.display()))?;
     let mut files: Vec<PathBuf> = std::fs::read_dir(kernels)
         .map_err(|e| format!("{}: {e}", kernels.display()))?

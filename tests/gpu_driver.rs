@@ -415,7 +415,7 @@ fn memory_goes_back_at_once_without_the_cache() {
 #[test]
 fn unusable_cards_are_refused() {
     let cases: [(&str, &str, usize, &[&str]); 5] = [
-        ("FAKE_CUDA_VERSION", "11040", 0, &["driver supports CUDA 11.4", "update the driver"]),
+        ("FAKE_CUDA_VERSION", "11040", 0, &["driver supports CUDA 11.4", "update the driver", "docs/gpu.md"]),
         ("FAKE_CUDA_CAPABILITY", "75", 0, &["compute capability 7.5", "8.0"]),
         ("FAKE_CUDA_DEVICES", "0", 0, &["finds no GPU", "CUDA_VISIBLE_DEVICES"]),
         ("FAKE_CUDA_DEVICES", "1", 1, &["cuda:1", "there is one"]),
@@ -445,6 +445,31 @@ fn unusable_cards_are_refused() {
 }
 
 #[test]
+fn drivers_of_the_toolkits_major_version_run_its_machine_code() {
+    let test = "drivers_of_the_toolkits_major_version_run_its_machine_code";
+    let Some((major, minor)) = gpu::toolkit() else {
+        eprintln!("skipped: {}", gpu::missing().unwrap());
+        return;
+    };
+    let [first, same] = [0, minor].map(|minor| (1000 * major + 10 * minor).to_string());
+    if std::env::var_os(INSIDE).is_none() {
+        // The first driver of the major version, and cards of compute capability 9.0 or later than any machine code.
+        for (version, capability) in [(&first, "90"), (&first, "990"), (&same, "990")] {
+            inside(test, &[("FAKE_CUDA_VERSION", version), ("FAKE_CUDA_CAPABILITY", capability)]);
+        }
+        return;
+    }
+    let setting = |name: &str| std::env::var(name).unwrap();
+    let ptx = setting("FAKE_CUDA_CAPABILITY") == "990";
+    if ptx && minor > 0 && setting("FAKE_CUDA_VERSION") == first {
+        let text = message(Gpu::open(0));
+        expect(&text, &["compute capability 99.0", &format!("PTX of CUDA {major}.{minor}"), "docs/gpu.md"]);
+    } else {
+        Gpu::open(0).unwrap();
+    }
+}
+
+#[test]
 fn the_command_line_takes_devices_by_name() {
     let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/confusion_matrix_0.safetensors");
     let run = |device: &str, settings: &[(&str, &str)]| {
@@ -466,7 +491,9 @@ fn the_command_line_takes_devices_by_name() {
     };
     refused("cuda", &none, 10, &["device cuda:0", "finds no GPU"]);
     refused("cuda:2", &[], 10, &["device cuda:2", "there is one"]);
-    refused("cuda", &[("FAKE_CUDA_VERSION", "12090")], 10, &["driver supports CUDA 12.9", "update"]);
+    let (major, minor) = gpu::toolkit().unwrap();
+    let compiled = format!("CUDA {major}.{minor} compiled the kernels");
+    refused("cuda", &[("FAKE_CUDA_VERSION", "11080")], 10, &["driver supports CUDA 11.8", &compiled]);
     refused("cuda:first", &[], 2, &["cuda:first", "expected cpu, cuda, cuda:INDEX"]);
     // The stand-in does not know this kernel, so only the choice counts.
     expect(&run("auto", &[("FAKE_CUDA_DEVICES", "2")]).unwrap().1, &["device cuda:0"]);

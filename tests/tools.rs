@@ -114,3 +114,24 @@ fn the_suite_asks_for_each_tile_before_large_layers_and_under_memcheck() {
         assert_eq!(forced, 2 * tiles.len(), "{commands:#?}");
     }
 }
+
+#[test]
+fn cuda_12_is_refused_without_leavings_where_there_is_no_apt() {
+    let dir = tempfile::tempdir().unwrap();
+    let (bin, home) = (dir.path().join("bin"), dir.path().join("home"));
+    std::fs::create_dir_all(&bin).unwrap();
+    std::fs::create_dir_all(&home).unwrap();
+    let paths = std::env::var_os("PATH").unwrap();
+    for tool in ["bash", "cat", "dirname", "mktemp", "mkdir", "rm", "sed"] {
+        let found = std::env::split_paths(&paths).map(|folder| folder.join(tool)).find(|path| path.is_file());
+        std::os::unix::fs::symlink(found.unwrap_or_else(|| panic!("no {tool}")), bin.join(tool)).unwrap();
+    }
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tools/install_nvcc.sh");
+    let mut install = Command::new(bin.join("bash"));
+    install.arg(script).arg("--cuda12").arg(home.join("cuda")).env("PATH", &bin);
+    let output = install.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(3), "{said}");
+    assert!(said.contains("no apt-get") && said.contains("CUDA_HOME"), "{said}");
+    assert_eq!(std::fs::read_dir(&home).unwrap().count(), 0, "something was left");
+}

@@ -45,18 +45,33 @@ pub fn missing() -> Option<String> {
     })
 }
 
-/// Whether the program has code that runs on a card of this compute capability.
-pub(super) fn covers(capability: (u32, u32)) -> bool {
-    TARGETS.iter().any(|target| target_covers(target, capability))
+/// What a program has for a card.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Code {
+    /// Machine code.
+    Binary,
+    /// PTX alone, which the driver translates.
+    Ptx,
+}
+
+/// The program's code for a card of this compute capability; `None` where it has none.
+pub(super) fn code_for(capability: (u32, u32)) -> Option<Code> {
+    code_among(TARGETS, capability)
+}
+
+fn code_among(targets: &[&str], capability: (u32, u32)) -> Option<Code> {
+    let covers = |ptx| targets.iter().any(|t| is_ptx(t) == ptx && target_covers(t, capability));
+    if covers(false) { Some(Code::Binary) } else { covers(true).then_some(Code::Ptx) }
+}
+
+fn is_ptx(target: &str) -> bool {
+    target.starts_with("compute_")
 }
 
 /// Code for a real architecture runs on cards of the same generation that are at least as new, that of a target with `a` on
 /// its own architecture only, PTX on every later card.
 fn target_covers(target: &str, (major, minor): (u32, u32)) -> bool {
-    let (ptx, digits) = match target.strip_prefix("compute_") {
-        Some(digits) => (true, digits),
-        None => (false, target),
-    };
+    let (ptx, digits) = (is_ptx(target), target.trim_start_matches("compute_"));
     let Ok(number) = digits.trim_end_matches('a').parse::<u32>() else { return false };
     let (of_major, of_minor) = (number / 10, number % 10);
     match (ptx, digits.ends_with('a')) {
@@ -77,5 +92,13 @@ mod tests {
         assert!(target_covers("90a", (9, 0)) && !target_covers("90a", (10, 0)));
         assert!(target_covers("100", (10, 3)) && target_covers("120", (12, 1)));
         assert!(target_covers("compute_90", (12, 0)) && !target_covers("compute_90", (8, 9)));
+    }
+
+    #[test]
+    fn machine_code_comes_before_ptx() {
+        let code = |capability| code_among(&["80", "90a", "compute_90"], capability);
+        assert_eq!((code((8, 6)), code((9, 0))), (Some(Code::Binary), Some(Code::Binary)));
+        assert_eq!((code((10, 0)), code((12, 0)), code((7, 5))), (Some(Code::Ptx), Some(Code::Ptx), None));
+        assert_eq!(code_among(&["compute_90"], (9, 0)), Some(Code::Ptx));
     }
 }

@@ -1,13 +1,17 @@
 //! What there is to run kernels on: the driver, its version, its cards, and whether this program can use them. Creates no
 //! lasting state on a card.
 
-use super::modules;
+use super::modules::{self, Code};
 use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys::{self, CUdevice_attribute_enum as Attribute, CUresult};
 use std::ffi::c_int;
 
 /// The oldest compute capability with asynchronous copies and bf16 on tensor cores.
 const OLDEST_CAPABILITY: (u32, u32) = (8, 0);
+
+/// Major versions of CUDA that can have compiled the kernels, and the oldest driver for each: it runs machine code of every
+/// toolkit of that major version (NVIDIA's "CUDA Compatibility", minor version compatibility).
+const OLDEST_DRIVERS: [(u32, u32); 2] = [(12, 525), (13, 580)];
 
 /// The driver and its cards.
 #[derive(Debug)]
@@ -101,19 +105,12 @@ fn device(ordinal: c_int) -> Result<Device, DriverError> {
 }
 
 impl Platform {
-    /// Whether the driver can load this program's kernels. Code runs on drivers of the toolkit's major version and later.
+    /// Whether the driver can load this program's machine code.
     ///
     /// # Errors
-    /// A sentence that says which driver is needed.
+    /// A sentence that says which driver is needed, and how to do without.
     pub fn check_driver(&self) -> Result<(), String> {
-        match modules::toolkit() {
-            Some((major, _)) if self.version.0 < major => Err(format!(
-                "the driver supports CUDA {}.{}, the kernels in this program were compiled by CUDA {major} and need a \
-                 driver for CUDA {major}.0 or newer: update the driver, or build with an older toolkit",
-                self.version.0, self.version.1
-            )),
-            _ => Ok(()),
-        }
+        modules::toolkit().map_or(Ok(()), |toolkit| runs(self.version, toolkit))
     }
 
     /// The card with this index, if this program can run on it.
@@ -138,16 +135,52 @@ impl Platform {
                 device.name, OLDEST_CAPABILITY.0, OLDEST_CAPABILITY.1
             ));
         }
-        if !modules::covers(device.capability) {
-            return Err(format!(
-                "{} has compute capability {major}.{minor}; this program has code for {} only: build it again without \
-                 PSMT_CUDA_TARGETS",
-                device.name,
+        let what = format!("{} has compute capability {major}.{minor}", device.name);
+        match (modules::code_for(device.capability), modules::toolkit()) {
+            (None, _) => Err(format!(
+                "{what}; this program has code for {} only: build it again without PSMT_CUDA_TARGETS",
                 modules::targets().join(", ")
-            ));
+            )),
+            (Some(Code::Ptx), Some(toolkit)) => {
+                translates(self.version, toolkit).map_err(|e| format!("{what}; {e}"))?;
+                Ok(device)
+            }
+            _ => Ok(device),
         }
-        Ok(device)
     }
+}
+
+/// Whether a driver for CUDA `driver` runs machine code that `toolkit` compiled: it does where its major version is the same or
+/// newer, whatever the minor version.
+fn runs(driver: (u32, u32), toolkit: (u32, u32)) -> Result<(), String> {
+    let (major, minor) = toolkit;
+    if driver.0 >= major {
+        return Ok(());
+    }
+    let oldest = |major: u32| OLDEST_DRIVERS.iter().find(|d| d.0 == major);
+    let needed = oldest(major).map_or(format!("one for CUDA {major}.0"), |d| format!("driver {}", d.1));
+    let (first, for_first) = OLDEST_DRIVERS[0];
+    let instead = match major > first {
+        true => format!(", or build the program with CUDA {first} for driver {for_first} or newer"),
+        false => String::new(),
+    };
+    Err(format!(
+        "the driver supports CUDA {}.{}, and CUDA {major}.{minor} compiled the kernels in this program: update the driver to \
+         {needed} or newer{instead} (docs/gpu.md)",
+        driver.0, driver.1
+    ))
+}
+
+/// Whether a driver for CUDA `driver` translates PTX of `toolkit`, which no older driver does: minor versions count.
+fn translates(driver: (u32, u32), toolkit: (u32, u32)) -> Result<(), String> {
+    if driver >= toolkit {
+        return Ok(());
+    }
+    let ((a, b), (c, d)) = (driver, toolkit);
+    Err(format!(
+        "for it the program has PTX of CUDA {c}.{d} alone, and the driver supports CUDA {a}.{b}: update the driver to one for \
+         CUDA {c}.{d} or newer, or build the program with a toolkit that is no newer than the driver (docs/gpu.md)"
+    ))
 }
 
 /// Index of the card that `--device auto` takes: the first that this program can run on; otherwise why there is none.
@@ -161,4 +194,43 @@ pub fn first_usable() -> Result<usize, String> {
     let platform = probe()?;
     let found = (0..platform.devices.len()).find(|&i| platform.usable(i).is_ok());
     found.map_or_else(|| platform.usable(0).map(|_| 0), Ok)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn machine_code_needs_the_major_version_and_ptx_the_minor_version_too() {
+        for (driver, toolkit, machine_code, ptx) in [
+            ((13, 0), (13, 0), true, true),
+            ((13, 0), (13, 2), true, false),
+            ((12, 2), (12, 4), true, false),
+            ((12, 9), (13, 0), false, false),
+            ((13, 0), (12, 9), true, true),
+            ((14, 0), (13, 3), true, true),
+        ] {
+            assert_eq!(runs(driver, toolkit).is_ok(), machine_code, "{driver:?} {toolkit:?}");
+            assert_eq!(translates(driver, toolkit).is_ok(), ptx, "{driver:?} {toolkit:?}");
+        }
+    }
+
+    #[test]
+    fn drivers_that_are_too_old_are_told_both_ways_out() {
+        let says = |driver, toolkit, parts: &[&str]| {
+            let text = runs(driver, toolkit).unwrap_err();
+            parts.iter().for_each(|part| assert!(text.contains(part), "no {part:?} in: {text}"));
+            text
+        };
+        says(
+            (12, 2),
+            (13, 0),
+            &["CUDA 12.2", "CUDA 13.0", "driver 580", "CUDA 12 for driver 525", "docs/gpu.md"],
+        );
+        let text = says((11, 8), (12, 4), &["CUDA 11.8", "CUDA 12.4", "driver 525", "docs/gpu.md"]);
+        assert!(!text.contains("build"), "{text}");
+        says((13, 0), (14, 1), &["one for CUDA 14.0 or newer", "CUDA 12 for driver 525"]);
+        let text = translates((12, 2), (12, 4)).unwrap_err();
+        assert!(text.contains("PTX of CUDA 12.4") && text.contains("CUDA 12.2"), "{text}");
+    }
 }
