@@ -51,8 +51,8 @@ fn tolerance(text: &str) -> std::result::Result<f64, String> {
 /// Runs the subcommand.
 ///
 /// # Errors
-/// [`Error::CheckFailed`] where results differ, [`Error::Usage`] for a tile that the device lacks, [`Error::Device`] for a device or precision that this build lacks, and those
-/// of reading, running and writing.
+/// [`Error::CheckFailed`] where results differ, [`Error::Usage`] for a tile that the device lacks, [`Error::Device`] for a device or
+/// precision that this build lacks, and those of reading, running and writing.
 pub fn run(args: Args) -> Result<()> {
     let device = args.device.resolve();
     let default = if device == Device::Cpu { Precision::F64 } else { Precision::F32 };

@@ -261,8 +261,8 @@ pub trait Backend: Send + Sync + Sized + 'static {
         let z = self.conv2d_fprop(x, params, conv);
         self.batch_norm_eval(&z, params, norm.stats, norm.bn, norm.act, residual)
     }
-    /// [`Backend::batch_norm_tangent`] of [`Backend::conv2d_fprop`]: `t` is the tangent of the convolution's input, `y` the output of
-    /// `norm` behind it at the clean pass.
+    /// [`Backend::batch_norm_tangent`] of [`Backend::conv2d_fprop`]: `t` is the tangent of the convolution's input, `y` the
+    /// output of `norm` behind it at the clean pass.
     fn conv2d_fprop_tangent(
         &self,
         t: &Self::Tensor,

@@ -1,7 +1,7 @@
 //! 2-D convolution: launches of kernels/conv2d.cu (forward and data gradient) and kernels/conv2d_wgrad.cu (gradients of
 //! weight and bias), of kernels/conv2d_wgmma.cu, which has all three by products of warpgroups, and of conv2d_stem.cu for three
-//! channels. Geometry is in `plan` and `stem`, what is multiplied and the choice of the tile in `product`, tiles in `tile`, tensor maps in `bulk`, what
-//! is done to finished tiles in `end`, the 16-bit weights in `weight`. Knows no networks.
+//! channels. Geometry is in `plan` and `stem`, what is multiplied and the choice of the tile in `product`, tiles in `tile`, tensor
+//! maps in `bulk`, what is done to finished tiles in `end`, the 16-bit weights in `weight`. Knows no networks.
 
 mod bulk;
 mod end;
