@@ -108,6 +108,51 @@ fn batch_norm_of_one_value_and_wrong_residuals() {
 }
 
 #[test]
+fn frozen_norms_that_do_not_fit_their_convolution() {
+    let b = cpu();
+    let span = |offset, len| Span { offset, len };
+    let norm = |channels: usize| BatchNorm {
+        weight: span(8, channels),
+        bias: span(8 + channels, channels),
+        running_mean: span(0, channels),
+        running_var: span(channels, channels),
+        channels,
+        momentum: 0.1,
+        eps: 1e-5,
+    };
+    // 2 channels to 4.
+    let (conv, params, stats) = (conv(1, 1), vec![1.0; 16], vec![1.0; 8]);
+    let (before, behind) = (norm(2), norm(4));
+    let frozen = |bn| FrozenNorm { stats: &stats, bn, act: RELU };
+    let (x, y, other) = (zeros(1, 3, 3, 2), zeros(1, 3, 3, 4), zeros(1, 3, 2, 4));
+    assert!(ops::conv2d_fprop_norm(&b, &x, &params, &conv, &frozen(&behind), Some(&y)).is_ok());
+    assert!(ops::conv2d_fprop_tangent(&b, &x, &y, &params, &conv, &frozen(&behind)).is_ok());
+    assert!(ops::conv2d_dgrad_tangent(&b, &y, &x, &params, &conv, &frozen(&before)).is_ok());
+    let fprop = "conv2d_fprop_norm";
+    refused(ops::conv2d_fprop_norm(&b, &x, &params, &conv, &frozen(&before), None), fprop, &["2 channels"]);
+    refused(
+        ops::conv2d_fprop_norm(&b, &x, &params, &conv, &frozen(&behind), Some(&other)),
+        fprop,
+        &["residual", "w 3", "w 2"],
+    );
+    let short = vec![1.0; 7];
+    let norm = FrozenNorm { stats: &short, bn: &behind, act: RELU };
+    refused(ops::conv2d_fprop_norm(&b, &x, &params, &conv, &norm, None), fprop, &["running_var"]);
+    refused(
+        ops::conv2d_fprop_tangent(&b, &x, &other, &params, &conv, &frozen(&behind)),
+        "conv2d_fprop_tangent",
+        &["y", "w 3", "w 2"],
+    );
+    let dgrad = "conv2d_dgrad_tangent";
+    refused(ops::conv2d_dgrad_tangent(&b, &other, &x, &params, &conv, &frozen(&before)), dgrad, &["dy"]);
+    refused(
+        ops::conv2d_dgrad_tangent(&b, &y, &x, &params, &conv, &frozen(&behind)),
+        dgrad,
+        &["4 channels", "c 2"],
+    );
+}
+
+#[test]
 fn sizes_channels_and_parts() {
     let b = cpu();
     let x = zeros(2, 4, 5, 3);
