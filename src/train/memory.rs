@@ -29,25 +29,33 @@ pub fn plan<B: Backend>(
     measured: bool,
     images: &ImageSizes,
 ) -> Result<(Option<B>, MemoryPlan)> {
+    plan_beside(b, config, measured, images, validation_bytes(b, config, images)?)
+}
+
+/// The same where it is known what a validation takes on a device that plans.
+fn plan_beside<B: Backend>(
+    b: &B,
+    config: &RunConfig,
+    measured: bool,
+    images: &ImageSizes,
+    validation: u64,
+) -> Result<(Option<B>, MemoryPlan)> {
     let arch = DeepLab::new(config.model_config()?)?;
     let Some((device, mut plan)) = b.planned(|twin| rehearse(twin, &arch, config, measured))? else {
         return Ok((None, config::estimated_memory(config, images)?));
     };
     // Its buffers lie beside those of the steps, and are kept for the next one.
-    plan.hold(VALIDATION, validation_bytes(b, &arch, config, images)?);
+    plan.hold(VALIDATION, validation);
     Ok((Some(device), plan))
 }
 
-/// What a validation takes on a device that plans.
-fn validation_bytes<B: Backend>(
-    b: &B,
-    arch: &DeepLab,
-    config: &RunConfig,
-    images: &ImageSizes,
-) -> Result<u64> {
+/// What a validation takes on a device that plans; nothing on others, whose steps and validations follow one another in the same
+/// memory.
+fn validation_bytes<B: Backend>(b: &B, config: &RunConfig, images: &ImageSizes) -> Result<u64> {
     if images.val == 0 {
         return Ok(0);
     }
+    let arch = &DeepLab::new(config.model_config()?)?;
     let (settings, asked) =
         (config.eval.settings(config.normalize), config::validation_asked(config, images));
     // Images that no host holds are not made up to find that out.
@@ -60,7 +68,7 @@ fn validation_bytes<B: Backend>(
         let nets = state.eval_nets(config.method.algorithm);
         twin.step(VALIDATION, || inference::rehearse(twin, arch, &nets, &nets.available(), &settings, &asked))
     })?;
-    Ok(planned.map_or(estimate, |(_, plan)| plan.step_bytes()))
+    Ok(planned.map_or(0, |(_, plan)| plan.step_bytes()))
 }
 
 /// Has each source keep decoded images in the memory that `plan` leaves of what the host has; half of it stays free. The rest is
@@ -187,13 +195,15 @@ pub fn largest_batch<B: Backend>(
     images: &ImageSizes,
 ) -> Result<Option<usize>> {
     let Some(available) = b.available_memory() else { return Ok(None) };
+    // The same for every batch.
+    let validation = validation_bytes(b, config, images)?;
     let fits = |batch_size: usize| -> Result<bool> {
         let mut sized = config.clone();
         sized.optim.batch_size = batch_size;
         if check_images(b, &sized).is_err() {
             return Ok(false);
         }
-        Ok(plan(b, &sized, measured, images)?.1.bytes() <= available)
+        Ok(plan_beside(b, &sized, measured, images, validation)?.1.bytes() <= available)
     };
     if !fits(2)? {
         return Ok(None);
@@ -350,7 +360,7 @@ mod tests {
                 })
                 .unwrap()
                 .unwrap();
-            let planned = validation_bytes(&b, &arch, &config, &images).unwrap();
+            let planned = validation_bytes(&b, &config, &images).unwrap();
             let taken = plan.step_bytes();
             assert!(taken <= planned && planned <= taken + taken / 8, "{planned} planned, {taken} taken");
             seen.push(planned);
