@@ -139,7 +139,7 @@ fn layers_are_those_of_the_network() {
 }
 
 /// Ops that `bench kernels` knows.
-const KERNELS: [&str; 44] = [
+const KERNELS: [&str; 47] = [
     "adaptive_avg_pool2d",
     "adaptive_avg_pool2d_bwd",
     "add",
