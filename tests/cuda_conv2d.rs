@@ -323,16 +323,17 @@ fn moments_sums_and_added_gradients() {
         ((1, 4, 200, 3, 72, 3, 2, 1, 1, false), 1),
     ];
     let checked = EmulatorOptions { check: true, ..EmulatorOptions::default() };
+    let acts = [RELU, Activation::LeakyRelu(0.1), Activation::Identity];
     for dtype in [Dtype::F32, Dtype::Bf16] {
         for (i, (geometry, groups)) in geometries.into_iter().enumerate() {
             let (conv, shape) = layer(geometry, groups, 8);
             let inputs = Inputs::new(&conv, shape, dtype);
-            for &tile in tiles(dtype) {
+            for (j, &tile) in tiles(dtype).iter().enumerate() {
                 let options = if i == 0 { checked } else { EmulatorOptions::default() };
                 let d = tile.into_iter().fold(device(dtype, options), Cuda::with_tile);
                 let what = format!("{dtype:?} {geometry:?}, {groups} groups, {tile:?}");
                 gathers_moments(&d, &conv, shape, &inputs, &what);
-                goes_through_frozen_norms(&d, &conv, shape, &inputs, &what);
+                goes_through_frozen_norms(&d, &conv, shape, &inputs, acts[(i + j) % 3], &what);
                 adds_gradients(&d, &conv, shape, &inputs, &what);
                 for (residual, add) in [(false, false), (true, true)] {
                     let what = format!("{what}, residual {residual}, added {add}");
@@ -382,7 +383,14 @@ fn gathers_moments(d: &Cuda, conv: &Conv2d, shape: Shape, inputs: &Inputs, what:
     }
 }
 
-fn goes_through_frozen_norms(d: &Cuda, conv: &Conv2d, shape: Shape, inputs: &Inputs, what: &str) {
+fn goes_through_frozen_norms(
+    d: &Cuda,
+    conv: &Conv2d,
+    shape: Shape,
+    inputs: &Inputs,
+    act: Activation,
+    what: &str,
+) {
     let begin = inputs.params.len();
     let most = conv.in_channels.max(conv.out_channels);
     let norm = |channels: usize| {
@@ -413,24 +421,22 @@ fn goes_through_frozen_norms(d: &Cuda, conv: &Conv2d, shape: Shape, inputs: &Inp
         assert!(differs.is_none() && got.len() == want.len(), "{what}: {part} differs at {differs:?}");
         assert!(got.iter().any(|v| *v != 0.0), "{what}: {part} is zero");
     };
-    for act in [RELU, Activation::LeakyRelu(0.1), Activation::Identity] {
-        let (bn, before) = (norm(out.c), norm(shape.c));
-        let behind = FrozenNorm { stats: &stats, bn: &bn, act };
-        let z = conv2d_fprop(d, &x, &params, conv).unwrap();
-        for residual in [None, Some(&other)] {
-            let got = conv2d_fprop_norm(d, &x, &params, conv, &behind, residual).unwrap();
-            let want = batch_norm_eval(d, &z, &params, &stats, &bn, act, residual).unwrap();
-            same(&got, &want, "y behind a frozen batch norm");
-        }
-        let got = conv2d_fprop_tangent(d, &x, &other, &params, conv, &behind).unwrap();
-        let want = batch_norm_tangent(d, &z, &other, &params, &stats, &bn, act).unwrap();
-        same(&got, &want, "tangent");
-        let onto = FrozenNorm { stats: &stats, bn: &before, act };
-        let got = conv2d_dgrad_tangent(d, &dy, &clean, &params, conv, &onto).unwrap();
-        let dx = conv2d_dgrad(d, &dy, &params, conv, shape).unwrap();
-        let want = batch_norm_tangent(d, &dx, &clean, &params, &stats, &before, act).unwrap();
-        same(&got, &want, "data gradient through a frozen batch norm");
+    let (bn, before) = (norm(out.c), norm(shape.c));
+    let behind = FrozenNorm { stats: &stats, bn: &bn, act };
+    let z = conv2d_fprop(d, &x, &params, conv).unwrap();
+    for residual in [None, Some(&other)] {
+        let got = conv2d_fprop_norm(d, &x, &params, conv, &behind, residual).unwrap();
+        let want = batch_norm_eval(d, &z, &params, &stats, &bn, act, residual).unwrap();
+        same(&got, &want, "y behind a frozen batch norm");
     }
+    let got = conv2d_fprop_tangent(d, &x, &other, &params, conv, &behind).unwrap();
+    let want = batch_norm_tangent(d, &z, &other, &params, &stats, &bn, act).unwrap();
+    same(&got, &want, "tangent");
+    let onto = FrozenNorm { stats: &stats, bn: &before, act };
+    let got = conv2d_dgrad_tangent(d, &dy, &clean, &params, conv, &onto).unwrap();
+    let dx = conv2d_dgrad(d, &dy, &params, conv, shape).unwrap();
+    let want = batch_norm_tangent(d, &dx, &clean, &params, &stats, &before, act).unwrap();
+    same(&got, &want, "data gradient through a frozen batch norm");
 }
 
 fn adds_gradients(d: &Cuda, conv: &Conv2d, shape: Shape, inputs: &Inputs, what: &str) {
