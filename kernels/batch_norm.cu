@@ -77,20 +77,14 @@ DEVICE void normalise_all(T* y, const T* x, const T* residual, const Norm& norm,
                       u32 c) {
     Share share = thread_share<width>(positions, lanes);
     if (share.channel >= c) return;
-    float scale[width], mean[width], shift[width];
-#pragma unroll
-    for (int k = 0; k < width; ++k) {
-        u32 channel = share.channel + k;
-        scale[k] = norm.weight[channel] * inverse(norm, channel);
-        mean[k] = norm.mean[channel];
-        shift[k] = norm.bias[channel];
-    }
+    Affine<width> affine;
+    affine.load(norm, share.channel);
     for (u32 p = share.from; p < share.to; p += share.step) {
         u64 at = u64(p) * c + share.channel;
         float v[width], r[width] = {};
         load(v, x + at);
         if (residual) load(r, residual + at);
-        normalise(v, r, scale, mean, shift, slope);
+        normalise(v, r, affine, slope);
         store(y + at, v);
     }
 }
@@ -113,14 +107,8 @@ DEVICE void partial_sums(float* partial, T* dx, const T* dy, const T* x, const T
     Share share = thread_share<width>(positions, lanes);
     float sum[width] = {}, dot[width] = {};
     if (share.channel < c) {
-        float mean[width], scale[width], shift[width];
-#pragma unroll
-        for (int k = 0; k < width; ++k) {
-            u32 channel = share.channel + k;
-            mean[k] = norm.mean[channel];
-            scale[k] = norm.weight[channel] * inverse(norm, channel);
-            shift[k] = norm.bias[channel];
-        }
+        Affine<width> affine;
+        affine.load(norm, share.channel);
         for (u32 p = share.from; p < share.to; p += share.step) {
             u64 at = u64(p) * c + share.channel;
             float g[width], v[width];
@@ -129,13 +117,13 @@ DEVICE void partial_sums(float* partial, T* dx, const T* dy, const T* x, const T
             if (y) {
                 mask(g, y + at, slope);
             } else {
-                mask_again(g, v, scale, mean, shift, slope);
+                mask_again(g, v, affine, slope);
             }
 #pragma unroll
             for (int k = 0; k < width; ++k) {
                 sum[k] += g[k];
-                dot[k] += g[k] * (v[k] - mean[k]);
-                g[k] *= scale[k];
+                dot[k] += g[k] * (v[k] - affine.mean[k]);
+                g[k] *= affine.scale[k];
             }
             if (dx) store(dx + at, g);
         }
@@ -165,16 +153,11 @@ DEVICE void input_gradient(T* dx, T* dresidual, const T* dy, const T* x, const T
                            const Norm& norm, float slope, u32 lanes, u32 positions, u32 c) {
     Share share = thread_share<width>(positions, lanes);
     if (share.channel >= c) return;
-    float scale[width], mean[width], shift[width], a[width], b[width];
+    float a[width], b[width];
     load(a, lines + share.channel);
     load(b, lines + c + share.channel);
-#pragma unroll
-    for (int k = 0; k < width; ++k) {
-        u32 channel = share.channel + k;
-        scale[k] = norm.weight[channel] * inverse(norm, channel);
-        mean[k] = norm.mean[channel];
-        shift[k] = norm.bias[channel];
-    }
+    Affine<width> affine;
+    affine.load(norm, share.channel);
     for (u32 p = share.from; p < share.to; p += share.step) {
         u64 at = u64(p) * c + share.channel;
         float g[width], v[width];
@@ -183,11 +166,11 @@ DEVICE void input_gradient(T* dx, T* dresidual, const T* dy, const T* x, const T
         if (y) {
             mask(g, y + at, slope);
         } else {
-            mask_again(g, v, scale, mean, shift, slope);
+            mask_again(g, v, affine, slope);
         }
         if (dresidual) store(dresidual + at, g);
 #pragma unroll
-        for (int k = 0; k < width; ++k) v[k] = scale[k] * g[k] + (a[k] * (v[k] - mean[k]) + b[k]);
+        for (int k = 0; k < width; ++k) v[k] = affine.scale[k] * g[k] + (a[k] * (v[k] - affine.mean[k]) + b[k]);
         store(dx + at, v);
     }
 }
@@ -240,14 +223,13 @@ DEVICE void scaled_mask(T* out, const T* t, const T* y, const Norm& norm, float 
                         u32 c) {
     Share share = thread_share<width>(positions, lanes);
     if (share.channel >= c) return;
-    float scale[width];
-#pragma unroll
-    for (int k = 0; k < width; ++k) scale[k] = norm.weight[share.channel + k] * inverse(norm, share.channel + k);
+    Affine<width> affine;
+    affine.load(norm, share.channel);
     for (u32 p = share.from; p < share.to; p += share.step) {
         u64 at = u64(p) * c + share.channel;
         float g[width];
         load(g, t + at);
-        scale_and_mask(g, y + at, scale, slope);
+        scale_and_mask(g, y + at, affine, slope);
         store(out + at, g);
     }
 }

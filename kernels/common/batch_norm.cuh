@@ -26,29 +26,44 @@ template <int width, class T> DEVICE void mask(float (&g)[width], const T* y, fl
     for (int k = 0; k < width; ++k) g[k] = v[k] > 0.0f ? g[k] : slope * g[k];
 }
 
+/// What a batch norm does to `width` channels, in registers: scale (x - mean) + shift.
+template <int width> struct Affine {
+    float scale[width] = {}, mean[width] = {}, shift[width] = {};
+
+    /// Of the channels from `channel` on.
+    DEVICE void load(const Norm& norm, u32 channel) {
+#pragma unroll
+        for (u32 k = 0; k < u32(width); ++k) {
+            scale[k] = norm.weight[channel + k] * inverse(norm, channel + k);
+            mean[k] = norm.mean[channel + k];
+            shift[k] = norm.bias[channel + k];
+        }
+    }
+};
+
 /// act of the normalised v, plus r before the activation.
 template <int width>
-DEVICE void normalise(float (&v)[width], const float (&r)[width], const float (&scale)[width], const float (&mean)[width],
-                      const float (&shift)[width], float slope) {
+DEVICE void normalise(float (&v)[width], const float (&r)[width], const Affine<width>& affine, float slope) {
 #pragma unroll
     for (int k = 0; k < width; ++k) {
-        float out = scale[k] * (v[k] - mean[k]) + shift[k] + r[k];
+        float out = affine.scale[k] * (v[k] - affine.mean[k]) + affine.shift[k] + r[k];
         v[k] = out > 0.0f ? out : slope * out;
     }
 }
 
 /// g times the derivative of a frozen batch norm and its activation, whose output is y.
 template <int width, class T>
-DEVICE void scale_and_mask(float (&g)[width], const T* y, const float (&scale)[width], float slope) {
+DEVICE void scale_and_mask(float (&g)[width], const T* y, const Affine<width>& affine, float slope) {
     mask(g, y, slope);
 #pragma unroll
-    for (int k = 0; k < width; ++k) g[k] *= scale[k];
+    for (int k = 0; k < width; ++k) g[k] *= affine.scale[k];
 }
 
 /// `mask` where there is no y to read: the sign of what the forward pass made of x, by the same arithmetic.
 template <int width>
-DEVICE void mask_again(float (&g)[width], const float (&x)[width], const float (&scale)[width], const float (&mean)[width],
-                       const float (&shift)[width], float slope) {
+DEVICE void mask_again(float (&g)[width], const float (&x)[width], const Affine<width>& affine, float slope) {
 #pragma unroll
-    for (int k = 0; k < width; ++k) g[k] = scale[k] * (x[k] - mean[k]) + shift[k] > 0.0f ? g[k] : slope * g[k];
+    for (int k = 0; k < width; ++k) {
+        g[k] = affine.scale[k] * (x[k] - affine.mean[k]) + affine.shift[k] > 0.0f ? g[k] : slope * g[k];
+    }
 }

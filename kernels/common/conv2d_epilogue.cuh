@@ -56,28 +56,6 @@ template <class V> DEVICE void unpack(float (&values)[CHUNK<V>], u32x4 chunk) {
     for (int e = 0; e < CHUNK<V>; ++e) values[e] = to_float(v[e]);
 }
 
-/// A chunk of `values`.
-template <class V> DEVICE u32x4 pack(const float (&values)[CHUNK<V>]) {
-    u32x4 chunk;
-#pragma unroll
-    for (int e = 0; e < CHUNK<V>; e += 2) store_pair(reinterpret_cast<V*>(&chunk) + e, values[e], values[e + 1]);
-    return chunk;
-}
-
-/// The batch norm's numbers for the channels of a chunk.
-template <int width> struct Affine {
-    float scale[width] = {}, mean[width] = {}, shift[width] = {};
-
-    DEVICE void load(const Norm& norm, u32 channel) {
-#pragma unroll
-        for (u32 k = 0; k < u32(width); ++k) {
-            scale[k] = norm.weight[channel + k] * inverse(norm, channel + k);
-            mean[k] = norm.mean[channel + k];
-            shift[k] = norm.bias[channel + k];
-        }
-    }
-};
-
 /// Writes a staged output in the form that `end` says, as `write_tile` does one as it is. Its columns from `n_begin` to `num_n` are
 /// channels from `channel` on; rows are whole chunks.
 template <class Tile, class O, class Place>
@@ -96,14 +74,14 @@ DEVICE void finish_output(O* out, const u8* shared, const OutputEnd& end, u32 n_
         i64 begin = place(row);
         if (begin < 0) continue;
         float v[WIDTH], r[WIDTH] = {};
-        unpack<O>(v, *reinterpret_cast<const u32x4*>(staged + row * STAGED_ROW<Tile> + col));
+        load(v, staged + row * STAGED_ROW<Tile> + col);
         if (end.form == TANGENT) {
-            scale_and_mask(v, y + begin + col, affine.scale, end.slope);
+            scale_and_mask(v, y + begin + col, affine, end.slope);
         } else {
             if (residual) load(r, residual + begin + col);
-            normalise(v, r, affine.scale, affine.mean, affine.shift, end.slope);
+            normalise(v, r, affine, end.slope);
         }
-        *reinterpret_cast<u32x4*>(out + begin + col) = pack<O>(v);
+        store(out + begin + col, v);
     }
 }
 
@@ -138,8 +116,8 @@ DEVICE void finish_gradient(u8* shared, const GradientEnd& end, u32 part, u32 n_
         float g[WIDTH], v[WIDTH];
         if (end.tangent) {
             unpack<O>(g, gradient);
-            scale_and_mask(g, y + begin + col, affine.scale, end.slope);
-            *at = pack<O>(g);
+            scale_and_mask(g, y + begin + col, affine, end.slope);
+            store(reinterpret_cast<O*>(at), g);
         }
         if (!sums) continue;
         unpack<O>(g, gradient);
@@ -147,7 +125,7 @@ DEVICE void finish_gradient(u8* shared, const GradientEnd& end, u32 part, u32 n_
         if (y) {
             mask(g, y + begin + col, end.slope);
         } else {
-            mask_again(g, v, affine.scale, affine.mean, affine.shift, end.slope);
+            mask_again(g, v, affine, end.slope);
         }
 #pragma unroll
         for (u32 k = 0; k < WIDTH; ++k) {

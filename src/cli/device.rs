@@ -92,10 +92,16 @@ impl DeviceArgs {
     }
 }
 
-/// Reads the name of a tile of the convolution kernels.
-pub(super) fn tile_parser() -> impl TypedValueParser<Value = Tile> {
+/// The tiles that can be asked for, smallest first.
+fn tiles() -> [Tile; Tile::CHOICES.len()] {
     let mut tiles = Tile::CHOICES;
     tiles.reverse();
+    tiles
+}
+
+/// Reads the name of a tile of the convolution kernels.
+pub(super) fn tile_parser() -> impl TypedValueParser<Value = Tile> {
+    let tiles = tiles();
     let tile = move |name: String| tiles.into_iter().find(|tile| tile.name() == name);
     PossibleValuesParser::new(tiles.map(Tile::name)).map(move |name| tile(name).expect("a possible value"))
 }
@@ -123,8 +129,7 @@ pub(super) fn with_tile(b: Cuda, tile: Option<Tile>) -> Result<Cuda> {
     if b.has_tile(tile) {
         return Ok(b.with_tile(tile));
     }
-    let mut has: Vec<&str> = Tile::CHOICES.into_iter().filter(|&t| b.has_tile(t)).map(Tile::name).collect();
-    has.reverse();
+    let has: Vec<&str> = tiles().into_iter().filter(|&t| b.has_tile(t)).map(Tile::name).collect();
     Err(Error::Usage(format!(
         "--tile {}: {} has no kernels with it in this precision (wgmma needs bf16 and compute capability 9.0); expected {}",
         tile.name(),

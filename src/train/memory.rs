@@ -49,8 +49,7 @@ fn plan_beside<B: Backend>(
     Ok((Some(device), plan))
 }
 
-/// What a validation takes on a device that plans; nothing on others, whose steps and validations follow one another in the same
-/// memory.
+/// What a validation takes on a device that plans. Others have it in their estimate, as a step of its own.
 fn validation_bytes<B: Backend>(b: &B, config: &RunConfig, images: &ImageSizes) -> Result<u64> {
     if images.val == 0 {
         return Ok(0);
