@@ -133,6 +133,7 @@ fn every_key_is_documented_with_its_default() {
             dilations: Some([1; 3]),
             bn_momentum: Some(0.5),
             bn_eps: Some(0.5),
+            initialization: ModelSettings::default().initialization,
             pretrained: path(),
             pretrained_networks: ModelSettings::default().pretrained_networks,
             init: path(),

@@ -2,7 +2,7 @@
 
 use psmt_fast::Error;
 use psmt_fast::backend::cpu::{Cpu, Real, Tensor};
-use psmt_fast::model::{DeepLab, ModelConfig, NamedTensor, Network, Norm, io};
+use psmt_fast::model::{DeepLab, Initialization, ModelConfig, NamedTensor, Network, Norm, io};
 use psmt_fast::ops::{self, Backend, Shape};
 use psmt_fast::rng::{Domain, Key};
 use std::collections::BTreeMap;
@@ -115,7 +115,7 @@ fn along(x: &Tensor<f64>, t: &Tensor<f64>, step: f64) -> Tensor<f64> {
 fn decoder_tangent_and_pullback_are_its_jacobian() {
     let arch = DeepLab::new(ModelConfig::tiny(7)).unwrap();
     let b = Cpu::<f64>::new();
-    let (mut params, mut stats) = arch.init(3, 1);
+    let (mut params, mut stats) = arch.init(Initialization::default(), 3, 1);
     let mut stream = Key::new(6, Domain::Bench, 0).stream();
     params[arch.table.num_decayed..].iter_mut().for_each(|v| *v += 0.2 * stream.normal());
     stats.iter_mut().for_each(|v| *v += 0.3 * stream.uniform());
@@ -149,7 +149,7 @@ fn decoders_side_by_side_are_those_of_each_network() {
     let mut stream = Key::new(7, Domain::Bench, 0).stream();
     let nets: Vec<Network<Cpu<f64>>> = (0..3)
         .map(|i| {
-            let (mut params, mut stats) = arch.init(4, i);
+            let (mut params, mut stats) = arch.init(Initialization::default(), 4, i);
             params[arch.table.num_decayed..].iter_mut().for_each(|v| *v += 0.2 * stream.normal());
             stats.iter_mut().for_each(|v| *v += 0.3 * stream.uniform());
             Network::upload(&b, &params, &stats)
@@ -188,7 +188,7 @@ fn decoders_side_by_side_are_those_of_each_network() {
 fn saved_passes_of_the_wrong_mode_are_errors() {
     let arch = DeepLab::new(ModelConfig::tiny(3)).unwrap();
     let b = Cpu::<f32>::new();
-    let (params, stats) = arch.init(0, 0);
+    let (params, stats) = arch.init(Initialization::default(), 0, 0);
     let mut net = Network::upload(&b, &params, &stats);
     let shape = arch.feature_shape(Shape::new(2, 16, 16, 3));
     let x = b.upload(shape, &vec![0.5; shape.len()]);
@@ -208,7 +208,7 @@ fn saved_passes_of_the_wrong_mode_are_errors() {
 fn one_image_cannot_be_trained_on_but_evaluated() {
     let arch = DeepLab::new(ModelConfig::tiny(3)).unwrap();
     let b = Cpu::<f32>::new();
-    let (params, stats) = arch.init(0, 0);
+    let (params, stats) = arch.init(Initialization::default(), 0, 0);
     let mut net = Network::upload(&b, &params, &stats);
     let shape = Shape::new(1, 17, 23, 3);
     let x = b.upload(shape, &vec![0.5; shape.len()]);
@@ -224,10 +224,10 @@ fn one_image_cannot_be_trained_on_but_evaluated() {
 #[test]
 fn initial_values_depend_on_seed_and_network_only() {
     let arch = DeepLab::new(ModelConfig::tiny(3)).unwrap();
-    let (params, stats) = arch.init(1, 2);
-    assert_eq!(arch.init(1, 2), (params.clone(), stats));
-    assert_ne!(arch.init(1, 1).0, params);
-    assert_ne!(arch.init(2, 2).0, params);
+    let (params, stats) = arch.init(Initialization::default(), 1, 2);
+    assert_eq!(arch.init(Initialization::default(), 1, 2), (params.clone(), stats));
+    assert_ne!(arch.init(Initialization::default(), 1, 1).0, params);
+    assert_ne!(arch.init(Initialization::default(), 2, 2).0, params);
     let entry = arch.table.params.iter().find(|e| e.name == "decoder.upsample.last_conv.0.weight").unwrap();
     let values = &params[entry.span.range()];
     let variance = values.iter().map(|v| f64::from(v * v)).sum::<f64>() / values.len() as f64;
@@ -275,7 +275,10 @@ fn files_hold_several_networks_and_bad_ones_say_why() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("networks.safetensors");
     let arch = DeepLab::new(ModelConfig::tiny(3)).unwrap();
-    let networks = [("student", arch.init(1, 0)), ("teacher1", arch.init(1, 1))];
+    let networks = [
+        ("student", arch.init(Initialization::default(), 1, 0)),
+        ("teacher1", arch.init(Initialization::default(), 1, 1)),
+    ];
     let tensors: Vec<_> =
         networks.iter().flat_map(|(k, (p, s))| io::prefixed(k, arch.table.export(p, s))).collect();
     let metadata = BTreeMap::from([("b".to_string(), "2".to_string()), ("a".into(), "1".into())]);

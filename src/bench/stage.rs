@@ -2,7 +2,7 @@
 
 use crate::config::{self, MethodConfig, RunConfig};
 use crate::method::{Batch, Networks, StepArgs, Tvat};
-use crate::model::{DeepLab, ModelConfig, Network};
+use crate::model::{DeepLab, Initialization, ModelConfig, Network};
 use crate::ops::{Adjust, Backend, Blur, Mix, Shape, Strong};
 use crate::rng::{Domain, Key};
 use crate::{Error, Result};
@@ -54,7 +54,7 @@ impl Sizes {
 pub fn networks<B: Backend>(b: &B, sizes: &Sizes) -> Networks<B> {
     let arch = &sizes.arch;
     let net = |number| {
-        let (params, stats) = arch.init(0, number);
+        let (params, stats) = arch.init(Initialization::default(), 0, number);
         Network::upload(b, &params, &stats)
     };
     let zeros = || b.zeros(arch.table.num_params);

@@ -7,12 +7,13 @@ use toml::{Table, Value};
 
 /// Keys that decide neither what a run computes nor what its validations score: where images lie (what they are is compared
 /// apart), what networks started from, and what is written when.
-const UNDECIDING: [&str; 15] = [
+const UNDECIDING: [&str; 16] = [
     "data.dir",
     "data.labeled",
     "data.unlabeled",
     "data.val",
     "model.name",
+    "model.initialization",
     "model.pretrained",
     "model.pretrained_networks",
     "model.init",

@@ -25,7 +25,7 @@ use crate::eval::{Overlap, Settings, Views, Which};
 use crate::method::cut_mix::CutMixForm;
 use crate::method::schedule::RampUp;
 use crate::method::{Algorithm, SupervisedLoss, Tvat, TvatArgs};
-use crate::model::{ModelConfig, Stem};
+use crate::model::{Initialization, ModelConfig, Stem};
 use crate::ops::{ConfCe, Ensemble, Normalize, Ohem, View};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -142,6 +142,8 @@ pub struct ModelSettings {
     /// Added to batch norm's variance.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bn_eps: Option<f64>,
+    /// Law of the convolutions' initial weights.
+    pub initialization: Initialization,
     /// File with a backbone's weights to start from. Not read again by a resumed run.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pretrained: Option<PathBuf>,
@@ -177,6 +179,7 @@ impl Default for ModelSettings {
             dilations: None,
             bn_momentum: None,
             bn_eps: None,
+            initialization: Initialization::KaimingNormal,
             pretrained: None,
             pretrained_networks: PretrainedNetworks::All,
             init: None,

@@ -3,6 +3,7 @@
 use super::{ModelSettings, RunConfig, SupervisedLossName, TeacherStart};
 use crate::data::Preset;
 use crate::method::cut_mix::CutMixForm;
+use crate::model::Initialization;
 use crate::ops::View;
 
 impl RunConfig {
@@ -27,6 +28,7 @@ impl RunConfig {
                 c.augment.base_size = Some(240);
                 c.augment.crop = [128, 128];
                 c.model = small_model(16, 64);
+                c.model.initialization = Initialization::Pytorch;
                 c.optim.lr = 0.1;
                 c.eval.long_side = 240;
                 c.eval.batch_size = 8;

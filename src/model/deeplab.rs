@@ -7,7 +7,7 @@ use super::graph::Graph;
 use super::layers::{Backward, ConvBn, ConvBnSaved, Cost, Forward, Gradient, Norm, Onto};
 use super::resnet::{Backbone, BackboneOut, BackboneSaved};
 use super::table::{Builder, NormArgs, ParamTable};
-use super::{ModelConfig, init};
+use super::{Initialization, ModelConfig, init};
 use crate::ops::{self, Backend, RELU, Shape};
 use crate::{Error, Result};
 
@@ -128,10 +128,10 @@ impl DeepLab {
         self.decoder.graph(g, &features)
     }
 
-    /// Initial (parameters, running statistics) of network number `network`, a pure function of both numbers: Kaiming
-    /// normal (fan-in; He et al., 2015) for convolutions, zero bias, batch norm 1 and 0, running mean 0 and variance 1.
-    pub fn init(&self, seed: u64, network: u64) -> (Vec<f32>, Vec<f32>) {
-        init::init(&self.table, seed, network)
+    /// Initial (parameters, running statistics) of network number `network`, a pure function of all three arguments: convolutions by
+    /// `law`, batch norm 1 and 0, running mean 0 and variance 1.
+    pub fn init(&self, law: Initialization, seed: u64, network: u64) -> (Vec<f32>, Vec<f32>) {
+        init::init(&self.table, law, seed, network)
     }
 
     /// Features of images `x` `[n, h, w, 3]`. In training mode with `save`, also what the backward pass needs; with

@@ -24,6 +24,7 @@ pub use decoder::DecoderSaved;
 pub use decoders::Decoders;
 pub use deeplab::{DeepLab, EncoderSaved, Network};
 pub use graph::Graph;
+pub use init::Initialization;
 pub use layers::{ConvBnSaved, Norm};
 pub use resnet::{BackboneSaved, BottleneckSaved};
 pub use table::{Entry, NamedTensor, ParamTable};

@@ -129,7 +129,8 @@ impl<B: Backend> State<B> {
     pub fn new(b: &B, arch: &DeepLab, config: &RunConfig, weights: Option<&Weights>) -> Result<State<B>> {
         State::with(b, arch, config, |number| {
             let seeded = if config.method.shared_init { 0 } else { number };
-            let (mut params, mut stats) = arch.init(config.schedule.seed, seeded);
+            let (mut params, mut stats) =
+                arch.init(config.model.initialization, config.schedule.seed, seeded);
             if let Some(weights) = weights {
                 weights.put(arch, number, &mut params, &mut stats)?;
             }

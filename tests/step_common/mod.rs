@@ -3,7 +3,7 @@
 use psmt_fast::Result;
 use psmt_fast::backend::cuda::Cuda;
 use psmt_fast::method::{self, Batch, Networks, StepArgs, SupervisedLoss, Tvat, TvatArgs, cut_mix};
-use psmt_fast::model::{DeepLab, ModelConfig, Network};
+use psmt_fast::model::{DeepLab, Initialization, ModelConfig, Network};
 use psmt_fast::ops::*;
 use psmt_fast::rng::{Domain, Key};
 
@@ -20,7 +20,7 @@ pub fn arch() -> DeepLab {
 pub fn networks<B: Backend>(b: &B, arch: &DeepLab) -> Networks<B> {
     b.phase("networks");
     let net = |number| {
-        let (params, stats) = arch.init(5, number);
+        let (params, stats) = arch.init(Initialization::default(), 5, number);
         Network::upload(b, &params, &stats)
     };
     let zeros = || b.zeros(arch.table.num_params);

@@ -6,7 +6,7 @@ use crate::backend::cpu::Tensor;
 use crate::method::{
     Algorithm, Batch, Networks, StepArgs, SupervisedLoss, Tvat, TvatArgs, cut_mix, train_step as method_step,
 };
-use crate::model::{DecoderSaved, DeepLab, ModelConfig, Network, Norm, Stem};
+use crate::model::{DecoderSaved, DeepLab, Initialization, ModelConfig, Network, Norm, Stem};
 use crate::ops::{self, Backend, ConfCe, Ensemble, IGNORE, Ohem, Shape};
 use crate::rng::{Domain, Key, Stream};
 use crate::{Error, Result};
@@ -39,7 +39,7 @@ struct Values {
 
 impl Values {
     fn draw(arch: &DeepLab, rng: &mut Stream) -> Values {
-        let (mut params, mut stats) = arch.init(u64::from(rng.next_u32()), 0);
+        let (mut params, mut stats) = arch.init(Initialization::default(), u64::from(rng.next_u32()), 0);
         params.iter_mut().for_each(|v| *v += 0.1 * rng.normal());
         // Variances stay positive: they start at 1 and move by less than a half.
         stats.iter_mut().for_each(|v| *v += rng.range(-0.4, 0.4));

@@ -7,7 +7,7 @@ use crate::Result;
 use crate::backend::cpu::Cpu;
 use crate::bench::{Sizes, close, images};
 use crate::cli::{Precision, on_device};
-use crate::model::Network;
+use crate::model::{Initialization, Network};
 use crate::ops::{self, Backend};
 
 pub(super) fn run(flags: &Flags) -> Result<()> {
@@ -22,7 +22,7 @@ struct State<B: Backend> {
 }
 
 fn make<B: Backend>(b: &B, sizes: &Sizes) -> State<B> {
-    let (params, stats) = sizes.arch.init(0, 0);
+    let (params, stats) = sizes.arch.init(Initialization::default(), 0, 0);
     State { net: Network::upload(b, &params, &stats), x: images(b, sizes.images(), 0) }
 }
 

@@ -5,7 +5,7 @@ use super::{Run, StageFlags, stage};
 use crate::bench::{images, step_args};
 use crate::cli::on_device;
 use crate::method::{Tvat, TvatArgs, tvat};
-use crate::model::Network;
+use crate::model::{Initialization, Network};
 use crate::ops::{Backend, Shape};
 use crate::rng::{Domain, Key};
 use crate::{Error, Result};
@@ -37,7 +37,7 @@ fn time<B: Backend>(b: &B, run: &Run, kind: Tvat) -> Result<()> {
     let shape = arch.feature_shape(run.sizes.images());
     let make = |b: &B| -> Result<State<B>> {
         let teachers = [1, 2].map(|number| {
-            let (params, stats) = arch.init(0, number);
+            let (params, stats) = arch.init(Initialization::default(), 0, number);
             Network::upload(b, &params, &stats)
         });
         let d = b.uniform_noise(shape, Key::new(0, Domain::Bench, 4));
