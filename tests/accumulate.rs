@@ -5,7 +5,7 @@ mod cli_common;
 use cli_common::{Project, expect, read};
 use psmt_fast::backend::cpu::Cpu;
 use psmt_fast::method::{self, Algorithm, Batch, Networks, StepArgs, Tvat, TvatArgs, cut_mix};
-use psmt_fast::model::{DeepLab, ModelConfig, Network};
+use psmt_fast::model::{DeepLab, Initialization, ModelConfig, Network};
 use psmt_fast::ops::{Backend, IGNORE, Shape};
 use psmt_fast::rng::{Domain, Key};
 
@@ -26,7 +26,7 @@ fn step_args(algorithm: Algorithm) -> StepArgs {
 
 fn networks(b: &Device, arch: &DeepLab) -> Networks<Device> {
     let net = |number| {
-        let (params, stats) = arch.init(5, number);
+        let (params, stats) = arch.init(Initialization::default(), 5, number);
         Network::upload(b, &params, &stats)
     };
     let zeros = || b.zeros(arch.table.num_params);

@@ -6,7 +6,7 @@ mod weight_files;
 use cli_common::{Project, expect, read, text};
 use psmt_fast::backend::cpu::{Cpu, Tensor};
 use psmt_fast::model::io::{TensorFile, write_tensors};
-use psmt_fast::model::{NamedTensor, Network, Stem};
+use psmt_fast::model::{Initialization, NamedTensor, Network, Stem};
 use psmt_fast::ops::{Backend, Shape};
 use psmt_fast::train::Checkpoint;
 use psmt_fast::weights::Weights;
@@ -77,7 +77,7 @@ fn a_run_starts_from_another_runs_networks() {
     let (checkpoint, weights) = (Checkpoint::open(&file).unwrap(), Weights::networks(&file, &arch).unwrap());
     let x = Tensor::from_fn(Shape::new(2, 24, 24, 3), |i| (i % 97) as f32 / 48.0 - 1.0);
     for (number, name) in ["student", "teacher1", "teacher2"].into_iter().enumerate() {
-        let (mut params, mut stats) = arch.init(9, number as u64);
+        let (mut params, mut stats) = arch.init(Initialization::default(), 9, number as u64);
         weights.put(&arch, number as u64, &mut params, &mut stats).unwrap();
         let (trained, trained_stats) = checkpoint.values(&arch, name).unwrap();
         let predict = |params: &[f32], stats: &[f32]| {

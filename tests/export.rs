@@ -12,7 +12,7 @@ use psmt_fast::export::{
     Info, Input, Naming, OnnxOptions, Output, Values, proto, write_networks, write_onnx,
 };
 use psmt_fast::model::io::{Float, TensorFile, write_tensors};
-use psmt_fast::model::{DeepLab, ModelConfig, NamedTensor, Network};
+use psmt_fast::model::{DeepLab, Initialization, ModelConfig, NamedTensor, Network};
 use psmt_fast::ops::{self, Backend, Normalize, Shape};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -40,7 +40,7 @@ impl Trained {
         let config = ModelConfig { blocks: [2, 1, 1, 2], ..ModelConfig::tiny(CLASSES) };
         let arch = DeepLab::new(config).unwrap();
         let network = |i: usize, name: &str| {
-            let (mut params, mut stats) = arch.init(3, i as u64);
+            let (mut params, mut stats) = arch.init(Initialization::default(), 3, i as u64);
             let mut noise = noise(i);
             params[arch.table.num_decayed..].iter_mut().for_each(|v| *v += 1.2 * (noise() - 0.7));
             stats.iter_mut().for_each(|v| *v = 0.3 * *v + 0.5 * noise() + 0.1);
