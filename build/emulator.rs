@@ -126,27 +126,29 @@ fn compiler() -> Option<cc::Tool> {
 /// A translation unit that has the kernel file in a namespace and gives its list of kernels and their bounds away.
 fn wrapper(name: &str, file: &Path, text: &str) -> String {
     let mut bounds = String::new();
-    for (kernel, threads) in launch_bounds(text) {
-        let _ = writeln!(bounds, "    {{\"{kernel}\", {threads}}},");
+    for (kernel, threads, cluster) in launch_bounds(text) {
+        let _ = writeln!(bounds, "    {{\"{kernel}\", {threads}, {cluster}}},");
     }
     format!(
         "#include <math.h>\n#include <string.h>\nnamespace emu_{name} {{\n#include \"{}\"\n\
-         struct EmuBound {{ const char* name; u32 threads; }};\n\
-         static const EmuBound emu_bounds[] = {{\n{bounds}    {{nullptr, 0}},\n}};\n}}\n\
+         struct EmuBound {{ const char* name; u32 threads, cluster; }};\n\
+         static const EmuBound emu_bounds[] = {{\n{bounds}    {{nullptr, 0, 0}},\n}};\n}}\n\
          extern \"C\" const void* emu_list_{name}() {{ return emu_{name}::emu_kernels; }}\n\
          extern \"C\" const void* emu_bounds_{name}() {{ return emu_{name}::emu_bounds; }}\n",
         file.display()
     )
 }
 
-/// Kernels with the bound in `KERNEL(threads) name(` or `KERNEL_RESIDENT(threads, blocks) name(`. Those that a macro makes
-/// are not seen and have no bound.
-fn launch_bounds(text: &str) -> Vec<(&str, &str)> {
-    let lines = text.lines().filter(|l| !l.ends_with('\\'));
-    let heads = lines.filter_map(|line| line.trim_start().strip_prefix("KERNEL")?.split_once('('));
+/// Kernels with the threads of a block and the blocks of a cluster in `KERNEL(threads) name(`, `KERNEL_RESIDENT(threads, blocks)
+/// name(` or `KERNEL_CLUSTER(threads, blocks) name(`. Those that a macro makes are not seen and have no bounds.
+fn launch_bounds(text: &str) -> Vec<(&str, &str, &str)> {
+    // The name may stand on the next line.
+    let lines = text.match_indices("\nKERNEL").map(|(at, head)| &text[at + head.len()..]);
+    let heads = lines.filter(|l| !l.lines().next().is_some_and(|l| l.ends_with('\\')));
     heads
-        .filter_map(|(kind, head)| {
-            if !["", "_RESIDENT"].contains(&kind) {
+        .filter_map(|line| {
+            let (kind, head) = line.split_once('(')?;
+            if !["", "_RESIDENT", "_CLUSTER"].contains(&kind) {
                 return None;
             }
             // The bound may have parentheses of its own.
@@ -156,10 +158,11 @@ fn launch_bounds(text: &str) -> Vec<(&str, &str)> {
                 depth == 0
             })?;
             let bound = &head[..end];
-            let threads = if kind.is_empty() { bound } else { bound.rsplit_once(',')?.0 };
+            let (threads, blocks) = if kind.is_empty() { (bound, "1") } else { bound.rsplit_once(',')? };
+            let cluster = if kind == "_CLUSTER" { blocks.trim() } else { "1" };
             let rest = head[end + 1..].trim_start();
             let name = &rest[..rest.find('(')?];
-            name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_').then_some((name, threads))
+            name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_').then_some((name, threads, cluster))
         })
         .collect()
 }

@@ -14,6 +14,8 @@
 using Tile64 = WarpgroupTile<64, 4>;
 using Tile128 = WarpgroupTile<128, 3>;
 using Tile256 = WarpgroupTile<256, 4>;
+/// In pairs, which read a third less.
+using Tile256Pair = WarpgroupTile<256, 4, 2>;
 
 /// Steps of 64 channels of all taps.
 DEVICE u32 tap_steps(const Conv2dSizes& s, u32 channels) { return s.kernel * s.kernel * num_steps(channels, BOX_ROW); }
@@ -24,11 +26,15 @@ DEVICE void run(const Stages<Tile>& stages, A& a, B& b, u32 steps, Finish finish
     stages.init();
     if (threadIdx.x >= Tile::threads) {
         if (elect()) produce(stages, a, b, steps);
+        if constexpr (Tile::cluster > 1) cluster_arrive();
     } else {
         WarpgroupProduct<Tile, across_a, across_b> product;
         product.consume(stages, steps);
+        if constexpr (Tile::cluster > 1) cluster_arrive();
         finish(product);
     }
+    // No block is gone while another one copies to it, or arrives at its barriers.
+    if constexpr (Tile::cluster > 1) cluster_wait();
 }
 
 template <class Tile>
@@ -36,14 +42,15 @@ DEVICE void fprop(bf16* y, const TensorMap& a_map, const TensorMap& b_map, const
                   const Conv2dSizes& s) {
     DYNAMIC_SHARED(u8, shared);
     const Stages<Tile> stages(shared);
-    const u32 n_begin = blockIdx.x % s.n_tiles * Tile::n, m_begin = blockIdx.x / s.n_tiles * Tile::m;
+    const TilePlace<Tile> tile(s.n_tiles);
+    const u32 n_begin = tile.n, m_begin = tile.m, positions = s.n * s.out_h * s.out_w;
     const u32 first_in = blockIdx.z * s.in_channels, first_out = blockIdx.z * s.out_channels;
     PositionColumns a(a_map, s, m_begin, s.out_h, s.out_w, s.stride, -i32(s.padding), first_in, s.in_channels);
-    WeightRows b(b_map, first_out + n_begin, s.in_channels);
+    WeightRows<Tile> b(b_map, first_out + n_begin, s.in_channels);
     run<Tile, false, false>(stages, a, b, tap_steps(s, s.in_channels), [&](const auto& product) {
+        if (Tile::cluster > 1 && m_begin >= positions) return;
         product.template stage<bf16>(stages.tiles, bias ? bias + first_out + n_begin : nullptr, s.out_channels - n_begin);
         group_sync(CONSUMERS, Tile::threads);
-        const u32 positions = s.n * s.out_h * s.out_w;
         auto place = [&](u32 row) {
             u32 m = m_begin + row;
             return m < positions ? i64(m) * s.out_pitch + (first_out + n_begin) : i64(-1);
@@ -65,15 +72,16 @@ template <class Tile>
 DEVICE void dgrad(bf16* dx, const TensorMap& a_map, const TensorMap& b_map, const GradientEnd& end, const Conv2dSizes& s) {
     DYNAMIC_SHARED(u8, shared);
     const Stages<Tile> stages(shared);
-    const u32 n_begin = blockIdx.x % s.n_tiles * Tile::n, m_begin = blockIdx.x / s.n_tiles * Tile::m;
+    const TilePlace<Tile> tile(s.n_tiles);
+    const u32 n_begin = tile.n, m_begin = tile.m, positions = s.n * s.h * s.w;
     const u32 first_in = blockIdx.z * s.in_channels, first_out = blockIdx.z * s.out_channels;
     const i32 base = i32(s.padding) - i32((s.kernel - 1) * s.dilation);
     PositionColumns a(a_map, s, m_begin, s.h, s.w, 1, base, first_out, s.out_channels);
     WeightColumns<Tile> b(b_map, s, n_begin, first_out);
     run<Tile, false, true>(stages, a, b, tap_steps(s, s.out_channels), [&](const auto& product) {
+        if (Tile::cluster > 1 && m_begin >= positions) return;
         product.template stage<bf16>(stages.tiles, nullptr, 0);
         group_sync(CONSUMERS, Tile::threads);
-        const u32 positions = s.n * s.h * s.w;
         auto place = [&](u32 row) {
             u32 m = m_begin + row;
             return m < positions ? i64(m) * s.in_pitch + (first_in + n_begin) : i64(-1);
@@ -92,8 +100,8 @@ template <class Tile>
 DEVICE void wgrad(float* partial, const TensorMap& a_map, const TensorMap& b_map, const Conv2dSizes& s) {
     DYNAMIC_SHARED(u8, shared);
     const Stages<Tile> stages(shared);
-    constexpr u32 BLOCKS = Tile::n / BOX_ROW;
-    const u32 first_block = blockIdx.x % s.n_tiles * BLOCKS, m_begin = blockIdx.x / s.n_tiles * Tile::m;
+    const TilePlace<Tile> tile(s.n_tiles);
+    const u32 first_block = tile.n / BOX_ROW, m_begin = tile.m;
     const u32 positions = s.n * s.out_h * s.out_w, begin = blockIdx.y * s.split_len;
     const u32 end = begin + s.split_len < positions ? begin + s.split_len : positions;
     const u32 first_in = blockIdx.z * s.in_channels, first_out = blockIdx.z * s.out_channels;
@@ -131,6 +139,11 @@ conv2d_fprop_wgmma256_bf16(bf16* y, const GRID_CONSTANT TensorMap a, const GRID_
                            const GRID_CONSTANT OutputEnd end, const GRID_CONSTANT Conv2dSizes s) {
     fprop<Tile256>(y, a, b, bias, end, s);
 }
+KERNEL_CLUSTER(288, 2)
+conv2d_fprop_wgmma256x2_bf16(bf16* y, const GRID_CONSTANT TensorMap a, const GRID_CONSTANT TensorMap b, const float* bias,
+                             const GRID_CONSTANT OutputEnd end, const GRID_CONSTANT Conv2dSizes s) {
+    fprop<Tile256Pair>(y, a, b, bias, end, s);
+}
 KERNEL_RESIDENT(288, 2)
 conv2d_dgrad_wgmma64_bf16(bf16* dx, const GRID_CONSTANT TensorMap a, const GRID_CONSTANT TensorMap b,
                           const GRID_CONSTANT GradientEnd end, const GRID_CONSTANT Conv2dSizes s) {
@@ -145,6 +158,11 @@ KERNEL(288)
 conv2d_dgrad_wgmma256_bf16(bf16* dx, const GRID_CONSTANT TensorMap a, const GRID_CONSTANT TensorMap b,
                            const GRID_CONSTANT GradientEnd end, const GRID_CONSTANT Conv2dSizes s) {
     dgrad<Tile256>(dx, a, b, end, s);
+}
+KERNEL_CLUSTER(288, 2)
+conv2d_dgrad_wgmma256x2_bf16(bf16* dx, const GRID_CONSTANT TensorMap a, const GRID_CONSTANT TensorMap b,
+                             const GRID_CONSTANT GradientEnd end, const GRID_CONSTANT Conv2dSizes s) {
+    dgrad<Tile256Pair>(dx, a, b, end, s);
 }
 KERNEL_RESIDENT(288, 2)
 conv2d_wgrad_wgmma64_bf16(float* partial, const GRID_CONSTANT TensorMap a, const GRID_CONSTANT TensorMap b,
@@ -161,13 +179,21 @@ conv2d_wgrad_wgmma256_bf16(float* partial, const GRID_CONSTANT TensorMap a, cons
                            const GRID_CONSTANT Conv2dSizes s) {
     wgrad<Tile256>(partial, a, b, s);
 }
+KERNEL_CLUSTER(288, 2)
+conv2d_wgrad_wgmma256x2_bf16(float* partial, const GRID_CONSTANT TensorMap a, const GRID_CONSTANT TensorMap b,
+                             const GRID_CONSTANT Conv2dSizes s) {
+    wgrad<Tile256Pair>(partial, a, b, s);
+}
 
 REGISTER_KERNEL(conv2d_fprop_wgmma64_bf16)
 REGISTER_KERNEL(conv2d_fprop_wgmma128_bf16)
 REGISTER_KERNEL(conv2d_fprop_wgmma256_bf16)
+REGISTER_KERNEL(conv2d_fprop_wgmma256x2_bf16)
 REGISTER_KERNEL(conv2d_dgrad_wgmma64_bf16)
 REGISTER_KERNEL(conv2d_dgrad_wgmma128_bf16)
 REGISTER_KERNEL(conv2d_dgrad_wgmma256_bf16)
+REGISTER_KERNEL(conv2d_dgrad_wgmma256x2_bf16)
 REGISTER_KERNEL(conv2d_wgrad_wgmma64_bf16)
 REGISTER_KERNEL(conv2d_wgrad_wgmma128_bf16)
 REGISTER_KERNEL(conv2d_wgrad_wgmma256_bf16)
+REGISTER_KERNEL(conv2d_wgrad_wgmma256x2_bf16)

@@ -72,6 +72,46 @@ KERNEL(96) bulk_ring(float* out, const GRID_CONSTANT TensorMap map, u32 boxes) {
     }
 }
 
+/// out[block, column] = the sum over rows r of a matrix of 64 columns, each r / 8 % 2 + 1 times, for both blocks of each cluster: rows
+/// come sixteen at a time, eight by the copies of each block to both.
+KERNEL_CLUSTER(64, 2) cluster_ring(float* out, const GRID_CONSTANT TensorMap map, u32 boxes) {
+    DYNAMIC_SHARED(u8, shared);
+    SHARED(u64, barriers, 2);
+    u64 *full = barriers, *empty = barriers + 1;
+    u8* place = aligned(shared);
+    if (threadIdx.x == 0) {
+        mbarrier_init(full, 1);
+        mbarrier_init(empty, 2);
+        mbarriers_ready();
+    }
+    cluster_arrive();
+    cluster_wait();
+    if (threadIdx.x >= 32) {
+        for (u32 i = 0; threadIdx.x == 32 && i < boxes; ++i) {
+            mbarrier_wait(empty, i % 2 ^ 1);
+            mbarrier_arrive_expect(full, 16 * ROW_BYTES);
+            bulk_load<2>(place + cluster_rank() * BOX_ALIGN, map, 0, i32(16 * i + 8 * cluster_rank()), full);
+        }
+    } else {
+        float sums[2] = {};
+        for (u32 i = 0; i < boxes; ++i) {
+            mbarrier_wait(full, i % 2);
+            for (u32 row = 0; row < 16; ++row) {
+                for (u32 j = 0; j < 2; ++j) {
+                    u32 column = threadIdx.x + 32 * j, chunk = column / 8 ^ row % 8;
+                    const bf16* values = reinterpret_cast<const bf16*>(place + row * ROW_BYTES + chunk * 16);
+                    sums[j] += float(row / 8 + 1) * to_float(values[column % 8]);
+                }
+            }
+            warp_sync();
+            if (threadIdx.x < 2) mbarrier_arrive_at(empty, threadIdx.x);
+        }
+        for (u32 j = 0; j < 2; ++j) out[blockIdx.x * BOX_ROW + threadIdx.x + 32 * j] = sums[j];
+    }
+    cluster_arrive();
+    cluster_wait();
+}
+
 /// d[64, n] = 2 a b over a depth of 64, a and b as they come by bulk copies of boxes of 64 rows: rows along k, or across.
 template <int n, bool across_a, bool across_b>
 DEVICE void products(float* d, const TensorMap& a_map, const TensorMap& b_map, u8* shared) {
@@ -133,6 +173,7 @@ KERNEL(128) products_128_across(float* d, const GRID_CONSTANT TensorMap a, const
 
 REGISTER_KERNEL(bulk)
 REGISTER_KERNEL(bulk_ring)
+REGISTER_KERNEL(cluster_ring)
 REGISTER_KERNEL(products_64)
 REGISTER_KERNEL(products_64_across_b)
 REGISTER_KERNEL(products_64_across)

@@ -17,8 +17,15 @@ type Geometry = (usize, usize, usize, usize, usize, usize, usize, usize, usize, 
 fn tiles(dtype: Dtype) -> &'static [Option<Tile>] {
     use Tile::*;
     const FLOATS: [Option<Tile>; 2] = [None, Some(Large)];
-    const HALVES: [Option<Tile>; 6] =
-        [Some(Small), Some(Large), Some(Any), Some(Wgmma64), Some(Wgmma128), Some(Wgmma256)];
+    const HALVES: [Option<Tile>; 7] = [
+        Some(Small),
+        Some(Large),
+        Some(Any),
+        Some(Wgmma64),
+        Some(Wgmma128),
+        Some(Wgmma256),
+        Some(Wgmma256x2),
+    ];
     if dtype == Dtype::Bf16 { &HALVES } else { &FLOATS }
 }
 

@@ -347,6 +347,7 @@ fn a_tile_that_is_asked_for_is_taken_and_counted() {
         ("wgmma64", "bf16", [(3, 3), (2, 3), (0, 3)]),
         ("wgmma128", "bf16", [(3, 3), (2, 3), (0, 3)]),
         ("wgmma256", "bf16", [(3, 3), (2, 3), (0, 3)]),
+        ("wgmma256x2", "bf16", [(3, 3), (2, 3), (0, 3)]),
         ("large", "bf16", [(3, 3), (3, 3), (0, 3)]),
         ("small", "bf16", [(3, 3), (3, 3), (0, 3)]),
         ("large", "f32", [(3, 3), (3, 3), (0, 3)]),
@@ -377,7 +378,7 @@ fn a_tile_that_is_asked_for_is_taken_and_counted() {
         (on("wgmma64", "f32"), ["bf16", "small or large"]),
         ("--tile large".to_string(), ["processor", "--device"]),
         ("--precision f32 --tile large".to_string(), ["processor", "--device"]),
-        (on("huge", "bf16"), ["huge", "small, large, wgmma64, wgmma128, wgmma256"]),
+        (on("huge", "bf16"), ["huge", "small, large, wgmma64, wgmma128, wgmma256, wgmma256x2"]),
     ] {
         let (code, _, said) = check(&args, &["conv2d_1"]);
         assert!(code == 2 && words.iter().all(|word| said.contains(word)), "{args}: {code}: {said}");

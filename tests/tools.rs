@@ -91,6 +91,7 @@ fn the_suite_asks_for_each_tile_before_large_layers_and_under_memcheck() {
         "bf16 wgmma64",
         "bf16 wgmma128",
         "bf16 wgmma256",
+        "bf16 wgmma256x2",
     ];
     for (capability, tiles) in [("9.0", &all[..]), ("8.0", &all[..4])] {
         let commands = commands_of_the_suite(capability);

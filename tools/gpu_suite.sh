@@ -116,7 +116,7 @@ if [[ $device == cpu ]]; then
     tiles=()
     skip tiles "the processor has no tiles"
 elif [[ $device == emulated* ]] || grep -q '"compute_capability": "9.0"' "$out/doctor.json"; then
-    tiles+=(bf16:wgmma64 bf16:wgmma128 bf16:wgmma256)
+    tiles+=(bf16:wgmma64 bf16:wgmma128 bf16:wgmma256 bf16:wgmma256x2)
 else
     skip wgmma "needs compute capability 9.0"
 fi

@@ -6,10 +6,11 @@
 #include "conv2d.cuh"
 #include "device_sm90.cuh"
 
-/// Block tile of 128 x n results; `threads` multiply, one warp more sees to the copies. As `Tile` in
-/// src/backend/cuda/conv2d/wgmma.rs.
-template <int n_, int stages_> struct WarpgroupTile {
-    static constexpr int m = 128, n = n_, threads = 256, stages = stages_;
+/// Block tile of 128 x n results; `threads` multiply, one warp more sees to the copies. The blocks of a cluster make tiles that follow
+/// one another along m, so that they read the same B: each has its share of that copied to all. As `Tile` in
+/// src/backend/cuda/conv2d/tile.rs.
+template <int n_, int stages_, int cluster_ = 1> struct WarpgroupTile {
+    static constexpr int m = 128, n = n_, threads = 256, stages = stages_, cluster = cluster_;
     static constexpr u32 A_BYTES = m * STEP_BYTES, STAGE_BYTES = (m + n) * STEP_BYTES;
 };
 
@@ -19,6 +20,20 @@ constexpr u32 BOX_BYTES = BOX_ROW * STEP_BYTES;
 constexpr u32 CONSUMER_WARPS = 8;
 /// The barrier of the threads that multiply.
 constexpr u32 CONSUMERS = 1;
+
+/// Where a block's tile begins, of tiles that are numbered along n first. The last cluster may have tiles beyond the last one.
+template <class Tile> struct TilePlace {
+    u32 m, n;
+    DEVICE explicit TilePlace(u32 n_tiles)
+        : m((blockIdx.x / Tile::cluster / n_tiles * Tile::cluster + blockIdx.x % Tile::cluster) * Tile::m),
+          n(blockIdx.x / Tile::cluster % n_tiles * Tile::n) {}
+};
+
+/// Where the block's share begins of `whole` rows or boxes that all blocks of the cluster read.
+template <class Tile> DEVICE u32 share_of(u32 whole) {
+    if constexpr (Tile::cluster == 1) return 0;
+    return cluster_rank() * (whole / Tile::cluster);
+}
 
 /// Shared memory of a block: stages of tiles, then two mbarriers a stage. The finished tile takes the stages' place.
 template <class Tile> struct Stages {
@@ -36,11 +51,17 @@ template <class Tile> struct Stages {
         if (threadIdx.x == 0) {
             for (int i = 0; i < Tile::stages; ++i) {
                 mbarrier_init(&full[i], 1);
-                mbarrier_init(&empty[i], CONSUMER_WARPS);
+                // Others' consumers too read what the own producer copies.
+                mbarrier_init(&empty[i], CONSUMER_WARPS * Tile::cluster);
             }
             mbarriers_ready();
         }
-        block_sync();
+        if constexpr (Tile::cluster == 1) {
+            block_sync();
+        } else {
+            cluster_arrive();
+            cluster_wait();
+        }
     }
 };
 
@@ -101,7 +122,11 @@ template <class Tile, bool across_a, bool across_b> struct WarpgroupProduct {
             multiply(stages, slot, round & 1, true);
             // The products of the step before are over.
             product_wait<1>();
-            if (threadIdx.x % 32 == 0) mbarrier_arrive(&stages.empty[before]);
+            if constexpr (Tile::cluster == 1) {
+                if (threadIdx.x % 32 == 0) mbarrier_arrive(&stages.empty[before]);
+            } else {
+                if (threadIdx.x % 32 < Tile::cluster) mbarrier_arrive_at(&stages.empty[before], threadIdx.x % 32);
+            }
         }
         product_wait<0>();
         hold();
@@ -164,15 +189,16 @@ struct PositionColumns {
 };
 
 /// B of fprop: rows of the weight [out, taps, in] from `first` on, in the order of `PositionColumns`.
-struct WeightRows {
+template <class Tile> struct WeightRows {
     const TensorMap& map;
-    const u32 first, channels;
+    const u32 share, first, channels;
     u32 tap = 0, channel = 0;
 
-    DEVICE WeightRows(const TensorMap& map, u32 first, u32 channels) : map(map), first(first), channels(channels) {}
+    DEVICE WeightRows(const TensorMap& map, u32 first, u32 channels)
+        : map(map), share(share_of<Tile>(Tile::n)), first(first + share), channels(channels) {}
 
     DEVICE void load(u8* to, u64* barrier) {
-        bulk_load(to, map, i32(channel), i32(tap), i32(first), barrier);
+        bulk_load<Tile::cluster>(to + share * STEP_BYTES, map, i32(channel), i32(tap), i32(first), barrier);
         channel += BOX_ROW;
         if (channel >= channels) channel = 0, ++tap;
     }
@@ -180,19 +206,20 @@ struct WeightRows {
 
 /// B of dgrad: the weight across, input channels from `n_begin` on; taps come in reverse, as seen from the input.
 template <class Tile> struct WeightColumns {
+    static constexpr u32 BOXES = Tile::n / BOX_ROW / Tile::cluster;
     const TensorMap& map;
-    const u32 n_begin, first_channel, channels;
+    const u32 box, n_begin, first_channel, channels;
     u32 tap, channel = 0;
 
     DEVICE WeightColumns(const TensorMap& map, const Conv2dSizes& s, u32 n_begin, u32 first_channel)
-        : map(map), n_begin(n_begin), first_channel(first_channel), channels(s.out_channels),
+        : map(map), box(share_of<Tile>(Tile::n / BOX_ROW)), n_begin(n_begin), first_channel(first_channel), channels(s.out_channels),
           tap(s.kernel * s.kernel - 1) {}
 
     DEVICE void load(u8* to, u64* barrier) {
 #pragma unroll
-        for (u32 j = 0; j < u32(Tile::n) / BOX_ROW; ++j) {
-            i32 n = i32(n_begin + j * BOX_ROW), k = i32(first_channel + channel);
-            bulk_load(to + j * BOX_BYTES, map, n, i32(tap), k, barrier);
+        for (u32 j = 0; j < BOXES; ++j) {
+            i32 n = i32(n_begin + (box + j) * BOX_ROW), k = i32(first_channel + channel);
+            bulk_load<Tile::cluster>(to + (box + j) * BOX_BYTES, map, n, i32(tap), k, barrier);
         }
         channel += BOX_ROW;
         if (channel >= channels) channel = 0, --tap;
@@ -226,24 +253,24 @@ struct TapBlocks {
 
 /// B of wgrad: what 64 positions a step read of x, for the tile's blocks of channels.
 template <class Tile> struct PatchColumns {
-    static constexpr u32 BLOCKS = Tile::n / BOX_ROW;
+    static constexpr u32 BLOCKS = Tile::n / BOX_ROW / Tile::cluster;
     const TensorMap& map;
     const bool matrix;
-    const u32 out_h, out_w, stride;
+    const u32 box, out_h, out_w, stride;
     const i32 padding;
     u32 position, row[BLOCKS], col[BLOCKS], channel[BLOCKS];
 
     DEVICE PatchColumns(const TensorMap& map, const Conv2dSizes& s, u32 first_block, u32 first_channel, u32 begin)
-        : map(map), matrix(pointwise(s)), out_h(s.out_h), out_w(s.out_w), stride(s.stride), padding(i32(s.padding)),
+        : map(map), matrix(pointwise(s)), box(share_of<Tile>(Tile::n / BOX_ROW)), out_h(s.out_h), out_w(s.out_w), stride(s.stride), padding(i32(s.padding)),
           position(begin) {
         TapBlocks blocks(s);
 #pragma unroll
         for (u32 j = 0; j < BLOCKS; ++j) {
             // A block too many is loaded as the first tap and written nowhere.
-            u32 tap = blocks.tap(first_block + j);
+            u32 tap = blocks.tap(first_block + box + j);
             tap = tap < blocks.taps ? tap : 0;
             row[j] = tap / s.kernel * s.dilation, col[j] = tap % s.kernel * s.dilation;
-            channel[j] = first_channel + blocks.channel(first_block + j);
+            channel[j] = first_channel + blocks.channel(first_block + box + j);
         }
     }
 
@@ -252,11 +279,11 @@ template <class Tile> struct PatchColumns {
         i32 w = i32(at.low * stride) - padding, h = i32(at.mid * stride) - padding;
 #pragma unroll
         for (u32 j = 0; j < BLOCKS; ++j) {
-            u8* box = to + j * BOX_BYTES;
+            u8* there = to + (box + j) * BOX_BYTES;
             if (matrix) {
-                bulk_load(box, map, i32(channel[j]), i32(position), barrier);
+                bulk_load<Tile::cluster>(there, map, i32(channel[j]), i32(position), barrier);
             } else {
-                bulk_load_im2col(box, map, i32(channel[j]), w, h, i32(at.high), col[j], row[j], barrier);
+                bulk_load_im2col<Tile::cluster>(there, map, i32(channel[j]), w, h, i32(at.high), col[j], row[j], barrier);
             }
         }
         position += BOX_ROW;

@@ -3,6 +3,7 @@
 
 #define KERNEL(threads) extern "C" __global__ void __launch_bounds__(threads)
 #define KERNEL_RESIDENT(threads, blocks) extern "C" __global__ void __launch_bounds__(threads, blocks)
+#define KERNEL_CLUSTER(threads, blocks) extern "C" __global__ void __cluster_dims__(blocks, 1, 1) __launch_bounds__(threads)
 #define GRID_CONSTANT __grid_constant__
 #define REGISTER_KERNEL(name)
 #define DEVICE __device__ __forceinline__

@@ -15,6 +15,20 @@ DEVICE void mbarrier_arrive_expect(u64* barrier, u32 bytes) {
     asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(barrier)), "r"(bytes)
                  : "memory");
 }
+DEVICE u32 cluster_rank() {
+    u32 rank;
+    asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+    return rank;
+}
+DEVICE void cluster_arrive() { asm volatile("barrier.cluster.arrive.relaxed;" ::: "memory"); }
+DEVICE void cluster_wait() { asm volatile("barrier.cluster.wait.acquire;" ::: "memory"); }
+/// A wider scope of its release would be a fence of the whole device; products that were waited for have read what they read.
+DEVICE void mbarrier_arrive_at(u64* barrier, u32 rank) {
+    asm volatile("{\n.reg .b32 there;\nmapa.shared::cluster.u32 there, %0, %1;\n"
+                 "mbarrier.arrive.shared::cluster.b64 _, [there];\n}" ::"r"(shared_address(barrier)),
+                 "r"(rank)
+                 : "memory");
+}
 /// One try waits a while in the hardware; most waits are one try.
 DEVICE void mbarrier_wait(u64* barrier, u32 parity) {
     u32 over;
@@ -26,25 +40,47 @@ DEVICE void mbarrier_wait(u64* barrier, u32 parity) {
     } while (!over);
 }
 
-DEVICE void bulk_load(void* to, const TensorMap& map, i32 x, i32 y, u64* barrier) {
-    asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], "
-                 "[%4];" ::"r"(shared_address(to)),
-                 "l"(&map), "r"(x), "r"(y), "r"(shared_address(barrier))
-                 : "memory");
+/// How a copy to several blocks of a cluster says so: a suffix, and the mask of their ranks as the last operand.
+#define MULTICAST ".multicast::cluster"
+template <int blocks> constexpr u16 RANKS = u16((1u << blocks) - 1);
+
+template <int blocks = 1> DEVICE void bulk_load(void* to, const TensorMap& map, i32 x, i32 y, u64* barrier) {
+#define LOAD(suffix, mask)                                                                                            \
+    "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes" suffix                         \
+    " [%0], [%1, {%2, %3}], [%4]" mask ";" ::"r"(shared_address(to)),                                                 \
+        "l"(&map), "r"(x), "r"(y), "r"(shared_address(barrier))
+    if constexpr (blocks == 1) {
+        asm volatile(LOAD("", "") : "memory");
+    } else {
+        asm volatile(LOAD(MULTICAST, ", %5"), "h"(RANKS<blocks>) : "memory");
+    }
+#undef LOAD
 }
-DEVICE void bulk_load(void* to, const TensorMap& map, i32 x, i32 y, i32 z, u64* barrier) {
-    asm volatile("cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], "
-                 "[%1, {%2, %3, %4}], [%5];" ::"r"(shared_address(to)),
-                 "l"(&map), "r"(x), "r"(y), "r"(z), "r"(shared_address(barrier))
-                 : "memory");
+template <int blocks = 1> DEVICE void bulk_load(void* to, const TensorMap& map, i32 x, i32 y, i32 z, u64* barrier) {
+#define LOAD(suffix, mask)                                                                                            \
+    "cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes" suffix                         \
+    " [%0], [%1, {%2, %3, %4}], [%5]" mask ";" ::"r"(shared_address(to)),                                             \
+        "l"(&map), "r"(x), "r"(y), "r"(z), "r"(shared_address(barrier))
+    if constexpr (blocks == 1) {
+        asm volatile(LOAD("", "") : "memory");
+    } else {
+        asm volatile(LOAD(MULTICAST, ", %6"), "h"(RANKS<blocks>) : "memory");
+    }
+#undef LOAD
 }
+template <int blocks = 1>
 DEVICE void bulk_load_im2col(void* to, const TensorMap& map, i32 c, i32 w, i32 h, i32 n, u32 off_w, u32 off_h,
                              u64* barrier) {
-    asm volatile("cp.async.bulk.tensor.4d.shared::cluster.global.im2col.mbarrier::complete_tx::bytes [%0], "
-                 "[%1, {%2, %3, %4, %5}], [%6], {%7, %8};" ::"r"(shared_address(to)),
-                 "l"(&map), "r"(c), "r"(w), "r"(h), "r"(n), "r"(shared_address(barrier)), "h"(u16(off_w)),
-                 "h"(u16(off_h))
-                 : "memory");
+#define LOAD(suffix, mask)                                                                                            \
+    "cp.async.bulk.tensor.4d.shared::cluster.global.im2col.mbarrier::complete_tx::bytes" suffix                       \
+    " [%0], [%1, {%2, %3, %4, %5}], [%6], {%7, %8}" mask ";" ::"r"(shared_address(to)),                               \
+        "l"(&map), "r"(c), "r"(w), "r"(h), "r"(n), "r"(shared_address(barrier)), "h"(u16(off_w)), "h"(u16(off_h))
+    if constexpr (blocks == 1) {
+        asm volatile(LOAD("", "") : "memory");
+    } else {
+        asm volatile(LOAD(MULTICAST, ", %9"), "h"(RANKS<blocks>) : "memory");
+    }
+#undef LOAD
 }
 
 DEVICE bool elect() {

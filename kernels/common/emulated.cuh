@@ -8,6 +8,7 @@
 
 #define KERNEL(threads) static void
 #define KERNEL_RESIDENT(threads, blocks) static void
+#define KERNEL_CLUSTER(threads, blocks) static void
 #define GRID_CONSTANT
 #define DEVICE [[maybe_unused, gnu::always_inline]] inline
 
@@ -22,6 +23,8 @@ struct EmuBlock {
     EmuDim index, dim, grid;
     /// Shared memory: first the dynamic part, then the static arrays.
     unsigned char* shared;
+    /// Number in the cluster.
+    u32 rank;
 };
 
 /// What a thread knows of itself.

@@ -16,8 +16,11 @@ void emu_group_sync(EmuThread*, u32 id, u32 threads, const char* file, u32 line)
 void emu_mbarrier_init(EmuThread*, u64* barrier, u32 count, const char* file, u32 line);
 void emu_mbarrier_arrive(EmuThread*, u64* barrier, u32 bytes, const char* file, u32 line);
 void emu_mbarrier_wait(EmuThread*, u64* barrier, u32 parity, const char* file, u32 line);
+void emu_mbarrier_arrive_at(EmuThread*, u64* barrier, u32 rank, const char* file, u32 line);
+void emu_cluster_arrive(EmuThread*, const char* file, u32 line);
+void emu_cluster_wait(EmuThread*, const char* file, u32 line);
 void emu_bulk_load(EmuThread*, void* to, const TensorMap* map, const i32 (*at)[4], const u32 (*offsets)[2], u64* barrier,
-                   const char* file, u32 line);
+                   u32 ranks, const char* file, u32 line);
 void emu_product(EmuProduct*, const char* file, u32 line);
 void emu_product_commit(EmuThread*, const char* file, u32 line);
 void emu_product_wait(EmuThread*, u32 groups, const char* file, u32 line);
@@ -35,21 +38,33 @@ DEVICE void mbarrier_wait(u64* barrier, u32 parity, EMU_PLACE) {
     emu_mbarrier_wait(emu_current, barrier, parity, file, line);
 }
 
-DEVICE void bulk_load(void* to, const TensorMap& map, i32 x, i32 y, u64* barrier, EMU_PLACE) {
+DEVICE u32 cluster_rank() { return emu_current->block->rank; }
+DEVICE void cluster_arrive(EMU_PLACE) { emu_cluster_arrive(emu_current, file, line); }
+DEVICE void cluster_wait(EMU_PLACE) { emu_cluster_wait(emu_current, file, line); }
+DEVICE void mbarrier_arrive_at(u64* barrier, u32 rank, EMU_PLACE) {
+    emu_mbarrier_arrive_at(emu_current, barrier, rank, file, line);
+}
+
+/// The ranks of so many blocks as bits; none for a copy to the own block.
+template <int blocks> constexpr u32 RANKS = blocks == 1 ? 0 : (1u << blocks) - 1;
+
+template <int blocks = 1> DEVICE void bulk_load(void* to, const TensorMap& map, i32 x, i32 y, u64* barrier, EMU_PLACE) {
     const i32 at[4] = {x, y, 0, 0};
     const u32 offsets[2] = {};
-    emu_bulk_load(emu_current, to, &map, &at, &offsets, barrier, file, line);
+    emu_bulk_load(emu_current, to, &map, &at, &offsets, barrier, RANKS<blocks>, file, line);
 }
+template <int blocks = 1>
 DEVICE void bulk_load(void* to, const TensorMap& map, i32 x, i32 y, i32 z, u64* barrier, EMU_PLACE) {
     const i32 at[4] = {x, y, z, 0};
     const u32 offsets[2] = {};
-    emu_bulk_load(emu_current, to, &map, &at, &offsets, barrier, file, line);
+    emu_bulk_load(emu_current, to, &map, &at, &offsets, barrier, RANKS<blocks>, file, line);
 }
+template <int blocks = 1>
 DEVICE void bulk_load_im2col(void* to, const TensorMap& map, i32 c, i32 w, i32 h, i32 n, u32 off_w, u32 off_h,
                              u64* barrier, EMU_PLACE) {
     const i32 at[4] = {c, w, h, n};
     const u32 offsets[2] = {off_w, off_h};
-    emu_bulk_load(emu_current, to, &map, &at, &offsets, barrier, file, line);
+    emu_bulk_load(emu_current, to, &map, &at, &offsets, barrier, RANKS<blocks>, file, line);
 }
 
 DEVICE bool elect(EMU_PLACE) {

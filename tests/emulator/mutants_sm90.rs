@@ -86,6 +86,67 @@ fn products_that_are_not_waited_for_or_differ() {
     }
 }
 
+/// What a kernel in clusters gives: the sums of columns, once for each of four blocks.
+fn run_clusters(options: EmulatorOptions, kernel: &str, blocks: usize) -> Option<Result<Vec<f32>>> {
+    let d = open(options)?;
+    let bits = |i: usize| half::bf16::from_f32(a(i / SIDE, i % SIDE)).to_bits();
+    let data: Vec<u16> = (0..8 * STEPS * SIDE).map(bits).collect();
+    let spec = TensorMapSpec::tiled(upload(&*d, &data), &[SIDE, 8 * STEPS], &[SIDE], &[SIDE, 8]);
+    let out = alloc::<f32>(&*d, blocks * SIDE);
+    let plan = Launch::new(blocks, 64).with_shared(1024);
+    let map = d.tensor_map(&spec).expect("a tensor map");
+    let done = launch(&*d, "mutants_sm90", kernel, plan, args![out, map, STEPS as u32]);
+    Some(done.map(|()| download(&*d, out, blocks * SIDE)))
+}
+
+#[test]
+fn sound_clusters_raise_no_alarm_in_any_order() {
+    let sum = |i: usize| (0..8 * STEPS).map(|row| a(row, i % SIDE)).sum();
+    let want: Vec<f32> = (0..4 * SIDE).map(sum).collect();
+    for options in all_options() {
+        let Some(result) = run_clusters(options, "cluster_sound", 4) else { return };
+        assert_eq!(result.expect("no alarm"), want, "{options:?}");
+    }
+}
+
+#[test]
+fn wrong_clusters_say_what_is_wrong() {
+    let said = |options, kernel, blocks| {
+        let result = run_clusters(options, kernel, blocks)?;
+        let text = result.map(|_| ()).map_err(|e: Error| e.to_string()).expect_err("a fault");
+        println!("{kernel}: {text}");
+        Some(text)
+    };
+    let expect = |options, kernel, words: &[&str]| {
+        let Some(text) = said(options, kernel, 2) else { return };
+        words.iter().for_each(|w| assert!(text.contains(w), "{kernel}: {w:?} is not in: {text}"));
+    };
+    for options in [PLAIN, CHECK] {
+        let early = EmulatorOptions { copies: CopyTime::Early, ..options };
+        expect(
+            early,
+            "cluster_no_sync",
+            &["a bulk copy that began at", "an mbarrier that nothing has initialised"],
+        );
+        expect(options, "cluster_no_arrive", &["cluster's barrier", "has not arrived"]);
+        expect(
+            options,
+            "cluster_no_block",
+            &["arrives at an mbarrier", "block 2 of the cluster", "none or has returned"],
+        );
+        expect(options, "cluster_leaves", &["arrives at an mbarrier", "none or has returned"]);
+        if let Some(text) = said(options, "cluster_sound", 3) {
+            assert!(text.contains("a multiple of 2 blocks along x"), "{text}");
+        }
+    }
+    // The other block's consumers may still read what is copied to both.
+    expect(
+        CHECK,
+        "cluster_own_empty",
+        &["begins a copy to byte 0 of shared memory of block", "with no barrier in between"],
+    );
+}
+
 #[test]
 fn tensor_maps_that_hardware_has_not_are_refused() {
     let Some(d) = open(PLAIN) else { return };

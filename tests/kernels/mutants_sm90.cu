@@ -56,6 +56,55 @@ template <Fault fault> DEVICE void multiply(float* d, const TensorMap& a_map, co
     for (u32 i = 0; i < 32; ++i) d[(row + i / 2 % 2 * 8) * 64 + col + i / 4 * 8 + i % 2] = sums[i];
 }
 
+/// What a kernel in clusters does wrong.
+enum ClusterFault { SOUND, NO_CLUSTER_SYNC, OWN_EMPTY, LEAVES, NO_ARRIVE, NO_BLOCK };
+
+/// out[block][64] = the sum of columns of all rows of a [64, 8 steps], of which each block of a pair copies eight at a time to both, in
+/// turn.
+template <ClusterFault fault> DEVICE void add(float* out, const TensorMap& map, u32 steps) {
+    DYNAMIC_SHARED(u8, place);
+    SHARED(u64, barriers, 2);
+    u64 *full = barriers, *empty = barriers + 1;
+    if (threadIdx.x == 0) {
+        mbarrier_init(full, 1);
+        mbarrier_init(empty, fault == OWN_EMPTY ? 1 : 2);
+        mbarriers_ready();
+    }
+    if (fault == NO_CLUSTER_SYNC) {
+        block_sync();
+    } else {
+        if (fault != NO_ARRIVE) cluster_arrive();
+        cluster_wait();
+    }
+    if (threadIdx.x >= 32) {
+        for (u32 i = 0; threadIdx.x == 32 && i < steps; ++i) {
+            mbarrier_wait(empty, i % 2 ^ 1);
+            mbarrier_arrive_expect(full, BOX_ALIGN);
+            if (i % 2 == cluster_rank()) bulk_load<2>(place, map, 0, i32(8 * i), full);
+        }
+    } else {
+        float sums[2] = {};
+        for (u32 i = 0; i < steps; ++i) {
+            mbarrier_wait(full, i % 2);
+            for (u32 j = 0; j < 16; ++j) {
+                u32 row = j / 2, column = threadIdx.x + j % 2 * 32, at = row * 128 + (column / 8 ^ row) * 16 + column % 8 * 2;
+                sums[j % 2] += to_float(*reinterpret_cast<const bf16*>(place + at));
+            }
+            warp_sync();
+            if (fault == OWN_EMPTY) {
+                if (threadIdx.x == 0) mbarrier_arrive(empty);
+            } else if (threadIdx.x < 2) {
+                mbarrier_arrive_at(empty, threadIdx.x + (fault == NO_BLOCK));
+            }
+        }
+        out[blockIdx.x * 64 + threadIdx.x] = sums[0];
+        out[blockIdx.x * 64 + threadIdx.x + 32] = sums[1];
+    }
+    if (fault == LEAVES) return;
+    cluster_arrive();
+    cluster_wait();
+}
+
 #define MUTANT(name, fault)                                                                                           \
     KERNEL(160)                                                                                                       \
     name(float* d, const GRID_CONSTANT TensorMap a, const GRID_CONSTANT TensorMap b, u32 steps) {                     \
@@ -72,3 +121,16 @@ MUTANT(wrong_bytes, WRONG_BYTES)
 MUTANT(other_product, OTHER_PRODUCT)
 MUTANT(unaligned, UNALIGNED)
 MUTANT(no_init, NO_INIT)
+
+KERNEL_CLUSTER(64, 2) cluster_sound(float* out, const GRID_CONSTANT TensorMap map, u32 steps) { add<SOUND>(out, map, steps); }
+KERNEL_CLUSTER(64, 2) cluster_no_sync(float* out, const GRID_CONSTANT TensorMap map, u32 steps) { add<NO_CLUSTER_SYNC>(out, map, steps); }
+KERNEL_CLUSTER(64, 2) cluster_own_empty(float* out, const GRID_CONSTANT TensorMap map, u32 steps) { add<OWN_EMPTY>(out, map, steps); }
+KERNEL_CLUSTER(64, 2) cluster_leaves(float* out, const GRID_CONSTANT TensorMap map, u32 steps) { add<LEAVES>(out, map, steps); }
+KERNEL_CLUSTER(64, 2) cluster_no_arrive(float* out, const GRID_CONSTANT TensorMap map, u32 steps) { add<NO_ARRIVE>(out, map, steps); }
+KERNEL_CLUSTER(64, 2) cluster_no_block(float* out, const GRID_CONSTANT TensorMap map, u32 steps) { add<NO_BLOCK>(out, map, steps); }
+REGISTER_KERNEL(cluster_sound)
+REGISTER_KERNEL(cluster_no_sync)
+REGISTER_KERNEL(cluster_own_empty)
+REGISTER_KERNEL(cluster_leaves)
+REGISTER_KERNEL(cluster_no_arrive)
+REGISTER_KERNEL(cluster_no_block)

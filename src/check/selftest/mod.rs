@@ -36,10 +36,11 @@ const CHECKS: [(&str, Check); 17] = [
 ];
 
 /// Those of devices that have products of warpgroups.
-const WARPGROUP_CHECKS: [(&str, Check); 4] = [
+const WARPGROUP_CHECKS: [(&str, Check); 5] = [
     ("bulk copies of boxes", warpgroups::tiled),
     ("bulk copies of pixels", warpgroups::im2col),
     ("mbarriers, barriers of warps", warpgroups::ring),
+    ("clusters, copies to several blocks", warpgroups::cluster),
     ("products of warpgroups", warpgroups::products),
 ];
 

@@ -146,6 +146,27 @@ pub(super) fn ring(d: &Device<'_>) -> Result<Outcome> {
     Ok(outcome)
 }
 
+/// Copies to both blocks of a cluster, and arrivals from either.
+pub(super) fn cluster(d: &Device<'_>) -> Result<Outcome> {
+    let mut outcome = Outcome::new();
+    for (boxes, blocks) in [(1, 2), (2, 2), (3, 4), (9, 264)] {
+        let value = |i: usize| (i * 7 % 23) as f32 - 11.0;
+        let data: Vec<u16> =
+            (0..boxes * 16 * BOX).map(|i| half::bf16::from_f32(value(i)).to_bits()).collect();
+        let spec = TensorMapSpec::tiled(d.upload(&data)?, &[BOX, boxes * 16], &[BOX], &[BOX, 8]);
+        let out = d.alloc::<f32>(blocks * BOX)?;
+        let args = args![out, d.driver.tensor_map(&spec)?, boxes as u32];
+        d.launch_sm90("cluster_ring", Launch::new(blocks, 64).with_shared(3 * SLACK), args)?;
+        let times = |row: usize| (row / 8 % 2 + 1) as f32;
+        let sum = |col: usize| (0..boxes * 16).map(|row| times(row) * value(row * BOX + col)).sum();
+        let want: Vec<f32> = (0..blocks * BOX).map(|i| sum(i % BOX)).collect();
+        outcome.equal(&d.download::<f32>(out, blocks * BOX)?, &want, |i| {
+            format!("{boxes} boxes, block {}, column {}", i / BOX, i % BOX)
+        });
+    }
+    Ok(outcome)
+}
+
 /// Judges d = 2 a b of a [64, 64] and b [64, n].
 fn product(
     d: &Device<'_>,

@@ -87,7 +87,7 @@ fn weight(at: DevicePtr, conv: &Conv2d, rows: usize) -> TensorMapSpec {
 /// Tensor maps of x and the weight.
 pub fn fprop(x: (DevicePtr, Shape), weight_at: DevicePtr, conv: &Conv2d, tile: Tile) -> [TensorMapSpec; 2] {
     let (m, n) = tile.size(Dtype::Bf16);
-    [patches(x.0, conv, x.1, m), weight(weight_at, conv, n)]
+    [patches(x.0, conv, x.1, m), weight(weight_at, conv, n / tile.cluster())]
 }
 
 /// Tensor maps of dy and the weight. Seen from the input, the first tap is the last.

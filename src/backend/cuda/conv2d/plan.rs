@@ -100,7 +100,9 @@ impl Plan {
 
     /// Tiles of positions that the data gradient's kernel sums up, each by itself.
     pub fn dgrad_parts(&self) -> usize {
-        (self.launch.grid[0] / self.sizes.n_tiles) as usize
+        let (m_tiles, n_tiles) = (self.sizes.m_tiles as usize, self.sizes.n_tiles as usize);
+        let classes = self.launch.grid[0] as usize / n_tiles / m_tiles.next_multiple_of(self.tile.cluster());
+        classes * m_tiles
     }
 
     /// Tile, blocks and splits in words.

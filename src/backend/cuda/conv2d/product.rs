@@ -108,10 +108,15 @@ impl Product {
         (self.m.div_ceil(tile_m), (self.taps * columns).div_ceil(tile_n))
     }
 
+    /// Blocks along x: a tile each, those along m in whole clusters.
+    fn tile_blocks(&self, tile: Tile) -> usize {
+        let (m_tiles, n_tiles) = self.tiles(tile);
+        self.classes * m_tiles.next_multiple_of(tile.cluster()) * n_tiles
+    }
+
     /// Blocks of one split.
     fn blocks(&self, tile: Tile) -> usize {
-        let (m_tiles, n_tiles) = self.tiles(tile);
-        self.classes * self.groups * m_tiles * n_tiles
+        self.groups * self.tile_blocks(tile)
     }
 
     /// Splits and values along k of each: of the weight's gradient as many as there is room for at a time.
@@ -163,7 +168,7 @@ impl Product {
         let mut sizes = self.sizes;
         (sizes.m_tiles, sizes.n_tiles) = (m_tiles as u32, n_tiles as u32);
         sizes.split_len = if wgrad { split_len as u32 } else { 0 };
-        let launch = Launch::grid3([self.classes * m_tiles * n_tiles, splits, self.groups], tile.threads());
+        let launch = Launch::grid3([self.tile_blocks(tile), splits, self.groups], tile.threads());
         Plan {
             tile,
             sizes,

@@ -18,6 +18,9 @@ const BOX_ALIGN: usize = 1024;
 /// and 128 lanes of f32 at 1.7 GHz.
 const BF16_RATE: f64 = 2990.0;
 const F32_RATE: f64 = 218.0;
+/// Bytes a nanosecond that a multiprocessor gets of the second-level cache while all of them read: an equal part of 6 TB/s, of the 5 to 7
+/// that an H100's cache gives (docs/performance.md).
+const CACHE_RATE: f64 = 6000.0 / MULTIPROCESSORS as f64;
 /// Nanoseconds until a block's first product runs, and bytes a nanosecond in which a multiprocessor writes its tile.
 const START: f64 = 1500.0;
 const WRITE_RATE: f64 = 32.0;
@@ -87,13 +90,16 @@ pub enum Tile {
     Wgmma128,
     /// 128 x 256.
     Wgmma256,
+    /// The same in clusters of two blocks that share their copies of B.
+    Wgmma256x2,
     /// Three input channels: 128 positions of a row, 64 outputs.
     Stem,
 }
 
 impl Tile {
     /// Those that the model chooses from.
-    pub const CHOICES: [Tile; 5] = [Tile::Wgmma256, Tile::Wgmma128, Tile::Wgmma64, Tile::Large, Tile::Small];
+    pub const CHOICES: [Tile; 6] =
+        [Tile::Wgmma256x2, Tile::Wgmma256, Tile::Wgmma128, Tile::Wgmma64, Tile::Large, Tile::Small];
 
     /// Part of the kernel's name.
     pub fn name(self) -> &'static str {
@@ -104,13 +110,19 @@ impl Tile {
             Tile::Wgmma64 => "wgmma64",
             Tile::Wgmma128 => "wgmma128",
             Tile::Wgmma256 => "wgmma256",
+            Tile::Wgmma256x2 => "wgmma256x2",
             Tile::Stem => "stem",
         }
     }
 
     /// Whether warpgroups multiply what bulk copies bring.
     pub fn is_wgmma(self) -> bool {
-        matches!(self, Tile::Wgmma64 | Tile::Wgmma128 | Tile::Wgmma256)
+        matches!(self, Tile::Wgmma64 | Tile::Wgmma128 | Tile::Wgmma256 | Tile::Wgmma256x2)
+    }
+
+    /// Blocks of a cluster, whose tiles follow one another along m.
+    pub fn cluster(self) -> usize {
+        if self == Tile::Wgmma256x2 { 2 } else { 1 }
     }
 
     /// Results along m and n.
@@ -121,7 +133,7 @@ impl Tile {
             (Tile::Small | Tile::Any, _) => (64, 64),
             (Tile::Wgmma64 | Tile::Stem, _) => (128, 64),
             (Tile::Wgmma128, _) => (128, 128),
-            (Tile::Wgmma256, _) => (128, 256),
+            (Tile::Wgmma256 | Tile::Wgmma256x2, _) => (128, 256),
         }
     }
 
@@ -141,7 +153,7 @@ impl Tile {
     }
 
     fn stages(self) -> usize {
-        if matches!(self, Tile::Wgmma64 | Tile::Wgmma256) { 4 } else { STAGES }
+        if matches!(self, Tile::Wgmma64 | Tile::Wgmma256 | Tile::Wgmma256x2) { 4 } else { STAGES }
     }
 
     /// Bytes of shared memory: the steps under way, whose place the finished tile takes in the end (its rows are eight values
@@ -155,14 +167,14 @@ impl Tile {
     /// Blocks that a multiprocessor holds at a time.
     pub fn resident(self) -> usize {
         match self {
-            Tile::Wgmma256 => 1,
+            Tile::Wgmma256 | Tile::Wgmma256x2 => 1,
             Tile::Small | Tile::Any => 4,
             _ => 2,
         }
     }
 
-    /// Share of the multiprocessor's rate that its inner loop is expected to reach: products of warpgroups read shared memory
-    /// once, those of warps go through registers, and narrow tiles fetch more for each product.
+    /// Share of the multiprocessor's rate that its inner loop is expected to reach where operands come in time: products of
+    /// warpgroups read shared memory once, those of warps go through registers, and narrow tiles fetch more for each product.
     fn share(self, dtype: Dtype) -> f64 {
         match (self, dtype) {
             (Tile::Large, Dtype::Bf16) => 0.6,
@@ -173,16 +185,18 @@ impl Tile {
             (Tile::Stem, _) => 0.25,
             (Tile::Wgmma64, _) => 0.55,
             (Tile::Wgmma128, _) => 0.75,
-            (Tile::Wgmma256, _) => 0.85,
+            (Tile::Wgmma256 | Tile::Wgmma256x2, _) => 0.85,
         }
     }
 
     /// Nanoseconds that `blocks` blocks with `depth` values along k are expected to take: blocks that follow one another on a
-    /// multiprocessor, and for each round of resident ones the time until its first product and that to write its tile.
+    /// multiprocessor, each for as long as its products or its copies of operands take, and for each round of resident ones the time
+    /// until its first product and that to write its tile.
     pub fn nanoseconds(self, dtype: Dtype, blocks: usize, depth: usize) -> f64 {
         let (m, n) = self.size(dtype);
         let rate = if dtype == Dtype::Bf16 { BF16_RATE } else { F32_RATE } * self.share(dtype);
-        let product = (m * n * depth) as f64 / rate;
+        let copied = (m + n / self.cluster()) * depth * dtype.size();
+        let product = ((m * n * depth) as f64 / rate).max(copied as f64 / CACHE_RATE);
         let ends = START + (m * n * dtype.size()) as f64 / WRITE_RATE;
         let rounds = blocks.div_ceil(MULTIPROCESSORS * self.resident());
         blocks.div_ceil(MULTIPROCESSORS) as f64 * product + rounds as f64 * ends

@@ -119,6 +119,18 @@ unsafe extern "C" fn emu_mbarrier_init(
 }
 
 #[unsafe(no_mangle)]
+unsafe extern "C" fn emu_cluster_arrive(thread: *mut Thread, file: *const c_char, line: u32) {
+    // SAFETY: kernels pass the running thread.
+    unsafe { Thread::cluster_arrive(thread, Place { file, line }) }
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn emu_cluster_wait(thread: *mut Thread, file: *const c_char, line: u32) {
+    // SAFETY: kernels pass the running thread.
+    unsafe { Thread::cluster_wait(thread, Place { file, line }) }
+}
+
+#[unsafe(no_mangle)]
 unsafe extern "C" fn emu_mbarrier_arrive(
     thread: *mut Thread,
     at: usize,
@@ -127,7 +139,19 @@ unsafe extern "C" fn emu_mbarrier_arrive(
     line: u32,
 ) {
     // SAFETY: kernels pass the running thread.
-    unsafe { Thread::mbarrier_arrive(thread, at, bytes, Place { file, line }) }
+    unsafe { Thread::mbarrier_arrive(thread, at, None, bytes, Place { file, line }) }
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn emu_mbarrier_arrive_at(
+    thread: *mut Thread,
+    at: usize,
+    rank: u32,
+    file: *const c_char,
+    line: u32,
+) {
+    // SAFETY: kernels pass the running thread.
+    unsafe { Thread::mbarrier_arrive(thread, at, Some(rank), 0, Place { file, line }) }
 }
 
 #[unsafe(no_mangle)]
@@ -150,11 +174,12 @@ unsafe extern "C" fn emu_bulk_load(
     at: *const [i32; 4],
     offsets: *const [u32; 2],
     barrier: usize,
+    mask: u32,
     file: *const c_char,
     line: u32,
 ) {
     // SAFETY: kernels pass the running thread, one of their tensor maps, and arrays of these sizes.
-    unsafe { Thread::bulk_load(thread, to, map, *at, *offsets, barrier, Place { file, line }) }
+    unsafe { Thread::bulk_load(thread, to, map, *at, *offsets, barrier, mask, Place { file, line }) }
 }
 
 #[unsafe(no_mangle)]

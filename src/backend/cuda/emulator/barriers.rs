@@ -1,9 +1,11 @@
-//! Barriers beside the block's own: mbarriers, which lie in shared memory and count arrivals and bytes on their way, and
-//! barriers of some of a block's warps.
+//! Barriers beside a block's own: mbarriers, which lie in shared memory and count arrivals and bytes on their way, barriers of
+//! some of a block's warps, and that of a cluster.
 
-use super::block::{Block, WARP};
+use super::block::ARENA_STRIDE;
+use super::cluster::{Cluster, WARP};
 use super::shadow::Clock;
 use super::thread::{Place, Thread, Wait};
+use std::ops::Range;
 
 /// Barriers of groups of warps that a block can have beside its own.
 const GROUP_BARRIERS: u32 = 16;
@@ -30,10 +32,19 @@ impl std::fmt::Display for Mbarrier {
     }
 }
 
-/// A barrier of some warps.
+/// The barrier of all threads of a cluster, at which they arrive before they wait. It orders no accesses to memory.
+#[derive(Default)]
+pub struct ClusterBarrier {
+    /// Number of the running phase, and threads that have arrived.
+    phase: u64,
+    arrived: usize,
+}
+
+/// A barrier of some warps of the block of this rank.
 #[derive(Clone, Copy)]
 pub struct GroupBarrier {
-    pub id: u32,
+    rank: usize,
+    id: u32,
     threads: u32,
     arrived: u32,
     place: Place,
@@ -46,17 +57,17 @@ pub fn join(known: &mut Clock, more: &Clock) {
     }
 }
 
-impl Block {
-    /// Bytes of a bulk copy have come, which thread `issuer` began.
-    pub fn bulk_came(&mut self, address: usize, bytes: usize, issuer: usize) {
+impl Cluster {
+    /// Bytes of a bulk copy have come, which thread `issuer` began; whether there is such a barrier.
+    pub fn bulk_came(&mut self, address: usize, bytes: usize, issuer: usize) -> bool {
         self.actor.events += 1;
         let events = self.actor.events;
-        if let Some(at) = self.mbarriers.iter().position(|b| b.address == address) {
-            let barrier = &mut self.mbarriers[at];
-            barrier.clock[issuer / WARP] = events;
-            barrier.bytes -= bytes as i64;
-            self.end_phase(at);
-        }
+        let Some(at) = self.mbarriers.iter().position(|b| b.address == address) else { return false };
+        let barrier = &mut self.mbarriers[at];
+        barrier.clock[issuer / WARP] = events;
+        barrier.bytes -= bytes as i64;
+        self.end_phase(at);
+        true
     }
 
     /// Ends a phase that lacks nothing and lets those go on who waited for it.
@@ -72,6 +83,22 @@ impl Block {
         self.wake(|wait| matches!(wait, Wait::Mbarrier(a, p, _) if a == address && p == over));
     }
 
+    /// The warps of the block of this rank.
+    pub fn warps_of(&self, rank: usize) -> Range<usize> {
+        let each = self.block_threads.div_ceil(WARP);
+        rank * each..(rank + 1) * each
+    }
+
+    /// Orders all that these warps did before what they do next: what each knows now.
+    pub fn meet(&mut self, warps: impl Iterator<Item = usize> + Clone) -> Clock {
+        self.actor.events += 1;
+        let mut clock = Clock::default();
+        warps.clone().for_each(|w| join(&mut clock, &self.warps[w].clock));
+        warps.clone().for_each(|w| clock[w] = self.actor.events);
+        warps.for_each(|w| self.warps[w].clock = clock);
+        clock
+    }
+
     /// Makes the threads ready that wait for this.
     fn wake(&mut self, waits: impl Fn(Wait) -> bool) {
         for thread in self.threads.iter().filter(|t| waits(t.wait)) {
@@ -81,11 +108,11 @@ impl Block {
 }
 
 impl Thread {
-    /// The number of the block's barrier there.
+    /// The number of the cluster's mbarrier there.
     unsafe fn mbarrier(this: *mut Thread, address: usize, verb: &str, place: Place) -> usize {
-        // SAFETY: called on this thread's coroutine; the reference to the block ends here.
+        // SAFETY: called on this thread's coroutine; the reference to the cluster ends here.
         unsafe {
-            let barriers = &(*(*this).block).mbarriers;
+            let barriers = &(*(*this).cluster).mbarriers;
             let Some(at) = barriers.iter().position(|b| b.address == address) else {
                 let text = format!("{verb} an mbarrier at {place} that nothing has initialised");
                 Thread::fail(this, text);
@@ -99,14 +126,14 @@ impl Thread {
     /// # Safety
     /// Called on this thread's coroutine.
     pub unsafe fn mbarrier_init(this: *mut Thread, address: usize, count: u32, place: Place) {
-        // SAFETY: no other reference to the block is alive.
+        // SAFETY: no other reference to the cluster is alive.
         unsafe {
-            let block = &mut *(*this).block;
+            let cluster = &mut *(*this).cluster;
             if !address.is_multiple_of(8) || count == 0 {
                 Thread::fail(this, format!("makes an mbarrier of {count} arrivals at {address:#x}, {place}"));
             }
-            block.mbarriers.retain(|b| b.address != address);
-            block.mbarriers.push(Mbarrier {
+            cluster.mbarriers.retain(|b| b.address != address);
+            cluster.mbarriers.push(Mbarrier {
                 address,
                 expected: count,
                 missing: count,
@@ -118,18 +145,33 @@ impl Thread {
         }
     }
 
-    /// `mbarrier_arrive` and `mbarrier_arrive_expect`: one arrival, and bytes that the phase waits for beside. It orders what
-    /// the thread's warp had done when it last synchronised.
+    /// `mbarrier_arrive` in the thread's own block or, with a `rank`, at the same place of another, and `mbarrier_arrive_expect`: one
+    /// arrival, and bytes that the phase waits for beside. It orders what the thread's warp had done when it last synchronised.
     ///
     /// # Safety
     /// Called on this thread's coroutine.
-    pub unsafe fn mbarrier_arrive(this: *mut Thread, address: usize, bytes: u32, place: Place) {
-        // SAFETY: the references to the block end before the thread fails.
+    pub unsafe fn mbarrier_arrive(
+        this: *mut Thread,
+        address: usize,
+        rank: Option<u32>,
+        bytes: u32,
+        place: Place,
+    ) {
+        // SAFETY: the references to the cluster end before the thread fails.
         unsafe {
+            let own = (*this).rank;
+            let rank = rank.map_or(own, |rank| rank as usize);
+            if !(*(*this).cluster).runs(rank) {
+                let text = format!(
+                    "arrives at an mbarrier at {place} in block {rank} of the cluster, which is none or has returned"
+                );
+                Thread::fail(this, text);
+            }
+            let address = address - own * ARENA_STRIDE + rank * ARENA_STRIDE;
             let at = Thread::mbarrier(this, address, "arrives at", place);
-            let block = &mut *(*this).block;
-            let clock = block.actor.clock;
-            let barrier = &mut block.mbarriers[at];
+            let cluster = &mut *(*this).cluster;
+            let clock = cluster.actor.clock;
+            let barrier = &mut cluster.mbarriers[at];
             if barrier.missing == 0 {
                 let text =
                     format!("arrives at an mbarrier at {place} whose phase waits for bytes only: {barrier}");
@@ -138,8 +180,8 @@ impl Thread {
             barrier.bytes += i64::from(bytes);
             barrier.missing -= 1;
             join(&mut barrier.clock, &clock);
-            block.actor.events += 1;
-            block.end_phase(at);
+            cluster.actor.events += 1;
+            cluster.end_phase(at);
         }
     }
 
@@ -148,16 +190,16 @@ impl Thread {
     /// # Safety
     /// Called on this thread's coroutine.
     pub unsafe fn mbarrier_wait(this: *mut Thread, address: usize, parity: u32, place: Place) {
-        // SAFETY: the references to the block end before the thread is suspended.
+        // SAFETY: the references to the cluster end before the thread is suspended.
         unsafe {
             let at = Thread::mbarrier(this, address, "waits at", place);
-            if (&(*(*this).block).mbarriers)[at].phase % 2 == parity {
+            if (&(*(*this).cluster).mbarriers)[at].phase % 2 == parity {
                 Thread::suspend(this, Wait::Mbarrier(address, parity, place));
             }
-            let block = &mut *(*this).block;
+            let cluster = &mut *(*this).cluster;
             let warp = (*this).number / WARP;
-            join(&mut block.warps[warp].clock, &block.mbarriers[at].released);
-            block.actor.clock = block.warps[warp].clock;
+            join(&mut cluster.warps[warp].clock, &cluster.mbarriers[at].released);
+            cluster.actor.clock = cluster.warps[warp].clock;
         }
     }
 
@@ -166,21 +208,22 @@ impl Thread {
     /// # Safety
     /// Called on this thread's coroutine.
     pub unsafe fn group_sync(this: *mut Thread, id: u32, threads: u32, place: Place) {
-        // SAFETY: the references to the block end before the thread is suspended.
+        // SAFETY: the references to the cluster end before the thread is suspended.
         unsafe {
-            let block = &mut *(*this).block;
+            let cluster = &mut *(*this).cluster;
             if !(1..GROUP_BARRIERS).contains(&id) || !threads.is_multiple_of(WARP as u32) {
                 Thread::fail(this, format!("comes to barrier {id} of {threads} threads at {place}"));
             }
-            let new = GroupBarrier { id, threads, arrived: 0, place };
-            let at = match block.groups.iter().position(|g| g.id == id) {
+            let rank = (*this).rank;
+            let new = GroupBarrier { rank, id, threads, arrived: 0, place };
+            let at = match cluster.groups.iter().position(|g| (g.rank, g.id) == (rank, id)) {
                 Some(at) => at,
                 None => {
-                    block.groups.push(new);
-                    block.groups.len() - 1
+                    cluster.groups.push(new);
+                    cluster.groups.len() - 1
                 }
             };
-            let group = &mut block.groups[at];
+            let group = &mut cluster.groups[at];
             if group.threads != threads || group.place != place {
                 let first = *group;
                 Thread::fail(
@@ -193,21 +236,55 @@ impl Thread {
             }
             group.arrived += 1;
             if group.arrived < threads {
-                return Thread::suspend(this, Wait::Group(id, place));
+                return Thread::suspend(this, Wait::Group(rank, id, place));
             }
-            block.groups.remove(at);
-            block.actor.events += 1;
-            let (events, own) = (block.actor.events, (*this).number / WARP);
-            let waiting = block.threads.iter().filter(|t| matches!(t.wait, Wait::Group(i, _) if i == id));
-            let mut warps: Vec<usize> = waiting.map(|t| t.number / WARP).chain([own]).collect();
+            cluster.groups.remove(at);
+            let here = |wait| matches!(wait, Wait::Group(r, i, _) if (r, i) == (rank, id));
+            let waiting = cluster.threads.iter().filter(|t| here(t.wait));
+            let mut warps: Vec<usize> =
+                waiting.map(|t| t.number / WARP).chain([(*this).number / WARP]).collect();
             warps.sort_unstable();
             warps.dedup();
-            let mut clock = Clock::default();
-            warps.iter().for_each(|&w| join(&mut clock, &block.warps[w].clock));
-            warps.iter().for_each(|&w| clock[w] = events);
-            warps.iter().for_each(|&w| block.warps[w].clock = clock);
-            block.actor.clock = clock;
-            block.wake(|wait| matches!(wait, Wait::Group(i, _) if i == id));
+            cluster.actor.clock = cluster.meet(warps.into_iter());
+            cluster.wake(here);
+        }
+    }
+
+    /// `cluster_arrive`: the thread has come to the barrier of the cluster.
+    ///
+    /// # Safety
+    /// Called on this thread's coroutine.
+    pub unsafe fn cluster_arrive(this: *mut Thread, place: Place) {
+        // SAFETY: no other reference to the cluster is alive.
+        unsafe {
+            let cluster = &mut *(*this).cluster;
+            if (*this).arrived.is_some() {
+                let text = format!("arrives at the cluster's barrier again at {place}, and has not waited");
+                Thread::fail(this, text);
+            }
+            let barrier = &mut cluster.barrier;
+            (*this).arrived = Some(barrier.phase);
+            barrier.arrived += 1;
+            if barrier.arrived == cluster.threads.len() {
+                (barrier.phase, barrier.arrived) = (barrier.phase + 1, 0);
+                cluster.wake(|wait| matches!(wait, Wait::Cluster(_)));
+            }
+        }
+    }
+
+    /// `cluster_wait`: returns once all threads have arrived.
+    ///
+    /// # Safety
+    /// Called on this thread's coroutine.
+    pub unsafe fn cluster_wait(this: *mut Thread, place: Place) {
+        // SAFETY: no reference to the cluster is alive where the thread fails or is suspended.
+        unsafe {
+            let Some(phase) = (*this).arrived.take() else {
+                Thread::fail(this, format!("waits at the cluster's barrier at {place}, and has not arrived"));
+            };
+            if (*(*this).cluster).barrier.phase == phase {
+                Thread::suspend(this, Wait::Cluster(place));
+            }
         }
     }
 }

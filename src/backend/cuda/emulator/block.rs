@@ -1,35 +1,20 @@
-//! The scheduler of one block: every CUDA thread is ready, waits at the block's barrier or in an operation of its warp, or
-//! is done. The last to arrive lets the others go on; where nothing is ready, the report says who waits where.
+//! What a block of a cluster has for itself: its place in the grid, its shared memory, its barrier.
 
-use super::barriers::{GroupBarrier, Mbarrier};
-use super::bulk::BulkCopy;
-use super::check;
-use super::copies::{Copies, Groups};
-use super::fault;
-use super::heap::{self, Heap, POISON};
-use super::registry::Invoke;
-use super::report::{Failure, triple};
-use super::shadow::{Access, Actor, Clock, Shadow};
-use super::stack::Slot;
-use super::thread::{Place, Thread, Wait, WarpOp};
-use super::warpgroup::Product;
-use super::{EmulatorOptions, Schedule};
-use crate::backend::cuda::driver::Launch;
-use corosensei::CoroutineResult;
-use std::cell::Cell;
-use std::collections::VecDeque;
+use super::heap;
+use super::thread::Place;
 use std::ffi::c_void;
-use std::ptr;
 
-/// Threads of a warp.
-pub const WARP: usize = 32;
 /// Shared memory that a block of compute capability 8.0 to 9.0 can have in the largest case, and the static part of it.
 pub const SHARED_BYTES: usize = 227 << 10;
 pub const STATIC_BYTES: usize = 48 << 10;
 /// Bytes of the arena, a multiple of pages.
-pub const ARENA_BYTES: usize = SHARED_BYTES.next_multiple_of(4096);
+pub const ARENA_BYTES: usize = SHARED_BYTES.next_multiple_of(heap::PAGE);
+/// From one block's arena to the next one's: nothing may touch the page between them.
+pub const ARENA_STRIDE: usize = ARENA_BYTES + heap::PAGE;
 /// What lies between two static arrays in the check build.
 pub const RED_ZONE: usize = 16;
+/// Most blocks of a cluster that every device can run.
+pub const MAX_BLOCKS: usize = 8;
 
 /// `EmuBlock` of kernels/common/emulated.cuh.
 #[repr(C)]
@@ -38,22 +23,8 @@ pub struct BlockView {
     pub dim: [u32; 3],
     pub grid: [u32; 3],
     pub shared: *mut u8,
-}
-
-/// A warp.
-pub struct Warp {
-    /// A bit for each lane that exists, that is ready, that has arrived at the operation.
-    pub members: u32,
-    pub ready: u32,
-    pub arrived: u32,
-    /// The operation that the first lane came with.
-    pub op: Option<WarpOp>,
-    pub place: Place,
-    /// What its lanes know of each warp; of their own what was before they last synchronised.
-    pub clock: Clock,
-    /// Products under way, and a number that stands for all that it asked for.
-    pub products: Groups<Product>,
-    pub asked: u64,
+    /// Number in the cluster.
+    pub rank: u32,
 }
 
 /// A static shared array.
@@ -62,337 +33,35 @@ pub struct Static {
     pub offset: usize,
 }
 
-/// What all blocks of a launch have in common.
-pub struct Plan<'a> {
-    pub invoke: Invoke,
-    pub args: &'a [*mut c_void],
-    pub launch: Launch,
-    pub options: EmulatorOptions,
-    pub heap: &'a Heap,
-    /// The heap's shadow, in the check build.
-    pub shadow: Option<&'a Shadow>,
-    /// Number of the launch.
-    pub launch_number: u64,
-}
-
-// SAFETY: kernels read their arguments through the pointers, and nothing writes them during the launch.
-unsafe impl Sync for Plan<'_> {}
-
-/// A block, and what it takes to run it; used for one block after another.
+/// A block.
 pub struct Block {
     pub view: BlockView,
-    pub plan: *const Plan<'static>,
-    pub threads: Vec<Thread>,
-    pub warps: Vec<Warp>,
-    pub copies: Vec<Copies>,
-    /// Whether any thread began a copy.
-    pub copied: bool,
-    pub mbarriers: Vec<Mbarrier>,
-    pub groups: Vec<GroupBarrier>,
-    /// Bulk copies under way.
-    pub bulk: VecDeque<BulkCopy>,
+    /// Threads in `block_sync`, and where; threads that have returned.
     pub at_barrier: usize,
     pub barrier: Place,
     pub done: usize,
     pub statics: Vec<Static>,
     pub shared_used: usize,
     pub static_bytes: usize,
-    pub random: u64,
-    pub failure: Option<Failure>,
-    /// Barriers so far, who runs and what it knows.
-    pub actor: Actor,
-    pub arena_shadow: Option<Shadow>,
-    /// In boxes, as a coroutine stays where it is while it runs.
-    #[expect(clippy::vec_box)]
-    pub pool: Vec<Box<Slot>>,
-    pub num_slots: usize,
-    pub shared: usize,
-    /// Where the kernels look for the running thread.
-    pub current: *mut *mut c_void,
-}
-
-unsafe extern "C" {
-    fn emu_current_slot() -> *mut *mut c_void;
-}
-
-thread_local! {
-    static BLOCK: Cell<Option<Box<Block>>> = const { Cell::new(None) };
-}
-
-/// Runs the block `index` of a launch to its end on this OS thread.
-pub fn run(plan: &Plan<'_>, index: [u32; 3]) -> Result<(), String> {
-    let mut block = match BLOCK.take() {
-        Some(block) => block,
-        None => Box::new(Block::new()?),
-    };
-    // SAFETY: the block is not used between here and the end of the run but through this pointer, and `plan` outlives it.
-    let result = unsafe {
-        let this: *mut Block = &mut *block;
-        let result = Block::begin(this, ptr::from_ref(plan).cast(), index).and_then(|()| Block::run(this));
-        Block::end(this);
-        result
-    };
-    BLOCK.set(Some(block));
-    result.map_err(|message| format!("block {}: {message}", triple(index)))
 }
 
 impl Block {
-    fn new() -> Result<Block, String> {
-        let shared = heap::reserve(ARENA_BYTES + 4096)?;
-        heap::protect(shared, ARENA_BYTES, libc::PROT_READ | libc::PROT_WRITE)?;
-        fault::install();
-        Ok(Block {
-            view: BlockView { index: [0; 3], dim: [0; 3], grid: [0; 3], shared: shared as *mut u8 },
-            plan: ptr::null(),
-            threads: Vec::new(),
-            warps: Vec::new(),
-            copies: Vec::new(),
-            copied: false,
-            mbarriers: Vec::new(),
-            groups: Vec::new(),
-            bulk: VecDeque::new(),
+    /// Block number `rank` of a cluster, whose arenas begin at `arenas`.
+    pub fn new(rank: usize, arenas: usize) -> Block {
+        let shared = (arenas + rank * ARENA_STRIDE) as *mut u8;
+        Block {
+            view: BlockView { index: [0; 3], dim: [0; 3], grid: [0; 3], shared, rank: rank as u32 },
             at_barrier: 0,
             barrier: Place::NONE,
             done: 0,
             statics: Vec::new(),
             shared_used: 0,
             static_bytes: 0,
-            random: 0,
-            failure: None,
-            actor: Actor::default(),
-            arena_shadow: None,
-            pool: Vec::new(),
-            num_slots: 0,
-            shared,
-            // SAFETY: returns the address of a thread-local variable of this OS thread, on which the block stays.
-            current: unsafe { emu_current_slot() },
-        })
-    }
-
-    /// Sets everything up for a block of `plan`.
-    unsafe fn begin(this: *mut Block, plan: *const Plan<'static>, index: [u32; 3]) -> Result<(), String> {
-        // SAFETY: called between blocks; `plan` outlives the run.
-        let (block, plan_ref) = unsafe { (&mut *this, &*plan) };
-        let Launch { grid, block: dim, shared } = plan_ref.launch;
-        block.plan = plan;
-        (block.view.index, block.view.dim, block.view.grid) = (index, dim, grid);
-        let num = dim.iter().product::<u32>() as usize;
-        let view: *const BlockView = &block.view;
-        block.threads.clear();
-        block.threads.extend((0..num).map(|number| {
-            let i = number as u32;
-            Thread {
-                index: [i % dim[0], i / dim[0] % dim[1], i / (dim[0] * dim[1])],
-                view,
-                block: this,
-                number,
-                yielder: ptr::null(),
-                slot: None,
-                deposit: ptr::null_mut(),
-                wait: Wait::Ready,
-            }
-        }));
-        block.warps.clear();
-        block.warps.extend((0..num.div_ceil(WARP)).map(|w| {
-            let members = u32::MAX >> (WARP - WARP.min(num - w * WARP));
-            Warp {
-                members,
-                ready: members,
-                arrived: 0,
-                op: None,
-                place: Place::NONE,
-                clock: Clock::default(),
-                products: Groups::default(),
-                asked: 0,
-            }
-        }));
-        if std::mem::take(&mut block.copied) {
-            block.copies.iter_mut().for_each(Copies::clear);
-        }
-        if block.copies.len() < num {
-            block.copies.resize_with(num, Copies::default);
-        }
-        block.mbarriers.clear();
-        block.groups.clear();
-        block.bulk.clear();
-        (block.at_barrier, block.done, block.static_bytes) = (0, 0, 0);
-        block.statics.clear();
-        block.shared_used = shared as usize;
-        // SAFETY: launches with more than the arena are refused.
-        unsafe { block.view.shared.write_bytes(POISON, shared as usize) };
-        let number = index.iter().rev().fold(0u64, |n, &v| n << 21 | u64::from(v));
-        block.random = match plan_ref.options.schedule {
-            Schedule::Seeded(seed) => seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ number,
-            _ => number,
-        };
-        block.failure = None;
-        let flat = u64::from(index[0])
-            + u64::from(grid[0]) * (u64::from(index[1]) + u64::from(grid[1]) * u64::from(index[2]));
-        block.actor = Actor {
-            launch: plan_ref.launch_number,
-            block: flat,
-            warps: block.warps.len(),
-            ..Actor::default()
-        };
-        if plan_ref.shadow.is_some() {
-            if block.arena_shadow.is_none() {
-                block.arena_shadow = Some(Shadow::new(block.shared, ARENA_BYTES)?);
-            }
-            if let Some(shadow) = &block.arena_shadow {
-                shadow.create(block.shared, shared as usize);
-            }
-            check::follow(this);
-        }
-        Ok(())
-    }
-
-    /// The shadow of shared memory, in the check build.
-    pub fn shadow(&self) -> Option<&Shadow> {
-        // SAFETY: the plan outlives the run.
-        unsafe { (*self.plan).shadow.and(self.arena_shadow.as_ref()) }
-    }
-
-    /// Follows an access of the running thread, which ends here where it is forbidden.
-    ///
-    /// # Safety
-    /// Called on the running thread's coroutine, by a function that owns nothing else, while the block is followed.
-    pub unsafe fn touch(this: *mut Block, address: usize, bytes: usize, access: Access) {
-        // SAFETY: as promised by the caller; the references end before the thread is suspended.
-        unsafe {
-            let block = &*this;
-            let shadows = [(*block.plan).shadow, block.arena_shadow.as_ref()];
-            let Some(shadow) = shadows.into_iter().flatten().find(|s| s.covers(address)) else { return };
-            if let Err((at, wrong)) = shadow.touch(&block.actor, address, bytes, access) {
-                let (text, number) = (block.forbidden(at, bytes, access, wrong), block.actor.thread as usize);
-                let threads = &mut (*this).threads;
-                let thread = threads.as_mut_ptr().add(number);
-                Thread::fail(thread, text);
-            }
         }
     }
 
-    /// Runs all threads until they are done or one fails.
-    unsafe fn run(this: *mut Block) -> Result<(), String> {
-        // SAFETY: no reference to the block is held while a thread runs.
-        unsafe {
-            loop {
-                let Some(number) = (*this).next() else {
-                    let block = &mut *this;
-                    if block.done == block.threads.len() {
-                        return block.loose_ends().map_or(Ok(()), Err);
-                    }
-                    // As late as it can be: nothing else is left to do.
-                    match block.bulk.pop_front() {
-                        Some(copy) => block.land(copy),
-                        None => return Err(block.who_waits()),
-                    }
-                    continue;
-                };
-                Block::resume(this, number)?;
-                if let Some(failure) = (*this).failure.take() {
-                    return Err(failure.text());
-                }
-            }
-        }
-    }
-
-    /// The thread that runs next. In order of threads, a warp goes on until none of its lanes is ready.
-    fn next(&mut self) -> Option<usize> {
-        // SAFETY: the plan outlives the run.
-        match unsafe { (*self.plan).options.schedule } {
-            Schedule::Ascending => {
-                let w = self.warps.iter().position(|w| w.ready != 0)?;
-                Some(w * WARP + self.warps[w].ready.trailing_zeros() as usize)
-            }
-            Schedule::Descending => {
-                let w = self.warps.iter().rposition(|w| w.ready != 0)?;
-                Some(w * WARP + WARP - 1 - self.warps[w].ready.leading_zeros() as usize)
-            }
-            Schedule::Seeded(_) => {
-                let draw = self.draw();
-                let num = self.warps.len();
-                let from = draw as usize % num;
-                let w = (0..num).map(|i| (from + i) % num).find(|&w| self.warps[w].ready != 0)?;
-                let turn = (draw >> 32) as u32 % WARP as u32;
-                let lane = (self.warps[w].ready.rotate_right(turn).trailing_zeros() + turn) as usize % WARP;
-                Some(w * WARP + lane)
-            }
-        }
-    }
-
-    /// A random number (SplitMix64).
-    pub fn draw(&mut self) -> u64 {
-        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (self.random ^ (self.random >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// Lets a thread run until it waits or is done.
-    unsafe fn resume(this: *mut Block, number: usize) -> Result<(), String> {
-        // SAFETY: no reference to the block is held while the thread runs; its coroutine lies in a box that stays.
-        unsafe {
-            let threads = &mut (*this).threads;
-            let thread: *mut Thread = threads.as_mut_ptr().add(number);
-            if (*thread).slot.is_none() {
-                (*thread).slot = Some((*this).take_slot()?);
-            }
-            let slot: *mut Slot = match &mut (*thread).slot {
-                Some(slot) => &mut **slot,
-                None => return Ok(()),
-            };
-            (*this).actor.thread = number as u64;
-            (*this).actor.clock = (&(*this).warps)[number / WARP].clock;
-            *(*this).current = thread.cast();
-            fault::set_running(&(*slot).routine);
-            let result = (*slot).routine.resume(thread);
-            fault::set_running(ptr::null());
-            *(*this).current = ptr::null_mut();
-            match result {
-                CoroutineResult::Yield(()) => {
-                    if (*thread).wait == Wait::Done {
-                        let pool = &mut (*this).pool;
-                        pool.extend((*thread).slot.take());
-                    }
-                    Ok(())
-                }
-                CoroutineResult::Return(fault) => {
-                    Err(format!("thread {}: {}", triple((*thread).index), (*this).describe(fault)))
-                }
-            }
-        }
-    }
-
-    fn take_slot(&mut self) -> Result<Box<Slot>, String> {
-        if let Some(slot) = self.pool.pop() {
-            return Ok(slot);
-        }
-        self.num_slots += 1;
-        Slot::new(self.num_slots).map(Box::new)
-    }
-
-    /// Takes the coroutines of threads that did not finish back.
-    unsafe fn end(this: *mut Block) {
-        check::follow(ptr::null_mut());
-        // SAFETY: nothing of the block runs any more.
-        let block = unsafe { &mut *this };
-        if let Some(shadow) = block.shadow() {
-            shadow.destroy(block.shared, block.shared_used.min(ARENA_BYTES));
-        }
-        for thread in &mut block.threads {
-            if let Some(slot) = thread.slot.take() {
-                block.pool.push(Box::new(slot.renew()));
-            }
-        }
-    }
-}
-
-impl Drop for Block {
-    fn drop(&mut self) {
-        // A coroutine that waits for its next thread would be unwound; a renewed one has nothing to unwind.
-        for slot in self.pool.drain(..) {
-            slot.renew();
-        }
-        heap::release(self.shared, ARENA_BYTES + 4096);
+    /// The address of its shared memory.
+    pub fn shared(&self) -> usize {
+        self.view.shared as usize
     }
 }

@@ -2,10 +2,12 @@
 //! at an mbarrier. A tensor map holds its own description here.
 
 use super::CopyTime;
-use super::block::Block;
+use super::block::ARENA_STRIDE;
+use super::cluster::Cluster;
 use super::shadow::Access;
 use super::thread::{Place, Thread};
 use crate::backend::cuda::tensor_map::{ROW, TensorMap, TensorMapSpec};
+use std::rc::Rc;
 
 /// Bytes of a row, of a chunk, and of what the exchange of chunks repeats after.
 const ROW_BYTES: usize = 2 * ROW as usize;
@@ -21,11 +23,12 @@ pub fn swizzled(address: usize) -> usize {
 
 /// A copy that is under way.
 pub struct BulkCopy {
-    /// Where in shared memory, as an offset, and the mbarrier's address.
+    /// Where in shared memory of the block of this rank, as an offset, and the mbarrier's address.
+    rank: usize,
     to: usize,
     barrier: usize,
     /// For each chunk of the box in order the addresses of its values; 0 for a zero.
-    values: Vec<[usize; CHUNK / 2]>,
+    values: Rc<[[usize; CHUNK / 2]]>,
     issuer: usize,
     pub place: Place,
 }
@@ -80,9 +83,19 @@ fn values(spec: &TensorMapSpec, at: [i32; 4], offsets: [u32; 2]) -> Vec<[usize; 
     values
 }
 
-impl Block {
+impl Cluster {
     /// Moves a copy's values, whatever thread runs.
-    pub fn land(&mut self, copy: BulkCopy) {
+    ///
+    /// # Errors
+    /// The block whose memory they should come to has returned, or has no such mbarrier.
+    pub fn land(&mut self, copy: BulkCopy) -> Result<(), String> {
+        if !self.runs(copy.rank) {
+            return Err(format!(
+                "a bulk copy that began at {} comes to a block that has returned",
+                copy.place
+            ));
+        }
+        let shared = self.blocks[copy.rank].shared();
         // In the name of the thread that began it.
         let runs = std::mem::replace(&mut self.actor.thread, copy.issuer as u64);
         for (chunk, values) in copy.values.iter().enumerate() {
@@ -95,19 +108,26 @@ impl Block {
                 }
             }
             // SAFETY: the range was checked to be shared memory when the copy began.
-            unsafe { data.as_ptr().copy_to_nonoverlapping(self.view.shared.add(offset), CHUNK) };
+            unsafe { data.as_ptr().copy_to_nonoverlapping((shared + offset) as *mut u8, CHUNK) };
             if let Some(shadow) = self.shadow() {
                 // The copy's beginning was checked; nothing can forbid its end.
-                let _ = shadow.touch(&self.actor, self.shared + offset, CHUNK, Access::LandCopy);
+                let _ = shadow.touch(&self.actor, shared + offset, CHUNK, Access::LandCopy);
             }
         }
         self.actor.thread = runs;
-        self.bulk_came(copy.barrier, copy.values.len() * CHUNK, copy.issuer);
+        match self.bulk_came(copy.barrier, copy.values.len() * CHUNK, copy.issuer) {
+            true => Ok(()),
+            false => Err(format!(
+                "a bulk copy that began at {} counts at an mbarrier that nothing has initialised",
+                copy.place
+            )),
+        }
     }
 }
 
 impl Thread {
-    /// `bulk_load` in any of its forms.
+    /// `bulk_load` in any of its forms: to the same place of the blocks that `mask` has a bit for, and counted there; to the
+    /// thread's own where it is 0.
     ///
     /// # Safety
     /// Called on this thread's coroutine; `map` is a tensor map.
@@ -118,18 +138,20 @@ impl Thread {
         at: [i32; 4],
         offsets: [u32; 2],
         barrier: usize,
+        mask: u32,
         place: Place,
     ) {
-        // SAFETY: as promised by the caller; no reference to the block is alive where the thread fails.
+        // SAFETY: as promised by the caller; no reference to the cluster is alive where the thread fails.
         unsafe {
             let spec: TensorMapSpec = bytemuck::cast((*map).0);
             if let Some(fault) = spec.fault() {
                 Thread::fail(this, format!("{fault}, at {place}"));
             }
             let bytes = spec.rows() * ROW_BYTES;
-            let shared = (*(*this).block).shared;
+            let own = (*this).rank;
+            let shared = (&(*(*this).cluster).blocks)[own].shared();
             let offset = to.wrapping_sub(shared);
-            let room = (*(*(*this).block).plan).launch.shared as usize;
+            let room = (*(*(*this).cluster).plan).launch.shared as usize;
             if !offset.is_multiple_of(PATTERN) || offset.saturating_add(bytes) > room {
                 Thread::fail(
                     this,
@@ -145,21 +167,39 @@ impl Thread {
                     format!("copies with offsets {offsets:?} at {place}, expected at most 255"),
                 );
             }
-            let values = values(&spec, at, offsets);
-            if (*(*this).block).shadow().is_some() {
+            let values: Rc<[_]> = values(&spec, at, offsets).into();
+            let mask = if mask == 0 { 1 << own } else { mask };
+            let ranks: Vec<usize> = (0..u32::BITS as usize).filter(|rank| mask >> rank & 1 == 1).collect();
+            if let Some(rank) = ranks.iter().find(|&&rank| !(*(*this).cluster).runs(rank)) {
+                let text = format!(
+                    "copies to block {rank} of the cluster at {place}, which is none or has returned"
+                );
+                Thread::fail(this, text);
+            }
+            let there = |at: usize, rank: usize| at - own * ARENA_STRIDE + rank * ARENA_STRIDE;
+            if (*(*this).cluster).shadow().is_some() {
                 values.iter().flatten().filter(|&&v| v != 0).for_each(|&v| {
                     Thread::touch(v as *const u8, 2, Access::Read);
                 });
-                Thread::touch(to as *const u8, bytes, Access::BeginCopy);
+                ranks.iter().for_each(|&rank| {
+                    Thread::touch(there(to, rank) as *const u8, bytes, Access::BeginCopy);
+                });
             }
-            let copy = BulkCopy { to: offset, barrier, values, issuer: (*this).number, place };
-            let block = &mut *(*this).block;
-            let now = match (*block.plan).options.copies {
-                CopyTime::Late => false,
-                CopyTime::Early => true,
-                CopyTime::Seeded(seed) => (block.draw() ^ seed) & 1 == 0,
-            };
-            if now { block.land(copy) } else { block.bulk.push_back(copy) }
+            for rank in ranks {
+                let (values, barrier) = (values.clone(), there(barrier, rank));
+                let copy = BulkCopy { rank, to: offset, barrier, values, issuer: (*this).number, place };
+                let cluster = &mut *(*this).cluster;
+                let now = match (*cluster.plan).options.copies {
+                    CopyTime::Late => false,
+                    CopyTime::Early => true,
+                    CopyTime::Seeded(seed) => (cluster.draw() ^ seed) & 1 == 0,
+                };
+                if !now {
+                    cluster.bulk.push_back(copy);
+                } else if let Err(text) = cluster.land(copy) {
+                    Thread::fail(this, text);
+                }
+            }
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The check build's accesses to memory: the functions that `-fsanitize=thread` makes the compiler call before each, over
 //! the [`shadow`](super::shadow) memory. No sanitizer's runtime is linked.
 
-use super::block::Block;
+use super::cluster::Cluster;
 use super::shadow::Access;
 use super::thread::Thread;
 use std::cell::Cell;
@@ -9,21 +9,21 @@ use std::ffi::c_void;
 use std::ptr;
 
 thread_local! {
-    /// The block whose accesses are followed on this OS thread.
-    static CHECKED: Cell<*mut Block> = const { Cell::new(ptr::null_mut()) };
+    /// The cluster whose accesses are followed on this OS thread.
+    static CHECKED: Cell<*mut Cluster> = const { Cell::new(ptr::null_mut()) };
 }
 
-/// From now on accesses on this OS thread are those of `block`; null ends that.
-pub fn follow(block: *mut Block) {
-    CHECKED.set(block);
+/// From now on accesses on this OS thread are those of `cluster`; null ends that.
+pub fn follow(cluster: *mut Cluster) {
+    CHECKED.set(cluster);
 }
 
 #[inline]
 fn access(address: *const c_void, bytes: usize, kind: Access) {
-    let block = CHECKED.get();
-    if !block.is_null() {
-        // SAFETY: set only while the block runs, and instrumented code runs on the coroutine of its current thread.
-        unsafe { Block::touch(block, address as usize, bytes, kind) }
+    let cluster = CHECKED.get();
+    if !cluster.is_null() {
+        // SAFETY: set only while the cluster runs, and instrumented code runs on the coroutine of its current thread.
+        unsafe { Cluster::touch(cluster, address as usize, bytes, kind) }
     }
 }
 

@@ -1,9 +1,11 @@
 //! The emulator as a [`Driver`]: memory, and launches that are done when the call returns.
 
-use super::block::{self, Plan};
+use super::block::MAX_BLOCKS;
+use super::cluster::{self, Plan, WARP};
 use super::heap::{HEAP_BYTES, Heap};
-use super::shadow::Shadow;
-use super::{EmulatorOptions, Schedule, registry};
+use super::registry::{self, Entry};
+use super::shadow::{MAX_WARPS, Shadow};
+use super::{EmulatorOptions, Schedule};
 use crate::backend::cuda::driver::{Args, DevicePtr, Driver, Kernel, Launch};
 use crate::backend::cuda::tensor_map::{TensorMap, TensorMapSpec};
 use crate::{Error, Result};
@@ -124,7 +126,7 @@ impl Driver for Emulator {
     fn launch(&self, kernel: &Kernel, launch: Launch, args: &Args) -> Result<()> {
         let entry = registry::find(kernel, self.options.check).map_err(|e| self.error(e))?;
         let fault = |message: String| self.error(format!("kernel {kernel}, {launch:?}: {message}"));
-        check_launch(launch, entry.max_threads).map_err(fault)?;
+        check_launch(launch, entry).map_err(fault)?;
         let sizes: Vec<u32> = args.iter().map(|a| a.len() as u32).collect();
         if sizes != entry.sizes {
             let expected = &entry.sizes;
@@ -145,16 +147,19 @@ impl Driver for Emulator {
             invoke: entry.invoke,
             args: &pointers,
             launch,
+            cluster: entry.cluster,
             options: self.options,
             heap: &self.heap,
             shadow: self.shadow.as_ref(),
             launch_number: self.launches.fetch_add(1, Ordering::Relaxed) + 1,
         };
-        let [x, y, z] = launch.grid.map(u64::from);
+        let [blocks, y, z] = launch.grid.map(u64::from);
+        let cluster = u64::from(entry.cluster);
+        let x = blocks / cluster;
         let num = x * y * z;
         let failed = (0..num).into_par_iter().find_map_first(|i| {
             let i = if self.options.schedule == Schedule::Descending { num - 1 - i } else { i };
-            block::run(&plan, [i % x, i / x % y, i / (x * y)].map(|v| v as u32)).err()
+            cluster::run(&plan, [i % x * cluster, i / x % y, i / (x * y)].map(|v| v as u32)).err()
         });
         failed.map_or(Ok(()), |message| Err(fault(message)))
     }
@@ -185,8 +190,9 @@ impl Driver for Emulator {
     }
 }
 
-/// Whether a GPU could do this launch of a kernel for blocks of at most `max_threads`.
-fn check_launch(launch: Launch, max_threads: u32) -> std::result::Result<(), String> {
+/// Whether a GPU could do this launch of a kernel, and the emulator: it follows so many warps together.
+fn check_launch(launch: Launch, entry: &Entry) -> std::result::Result<(), String> {
+    let &Entry { max_threads, cluster, .. } = entry;
     let Launch { grid, block, shared } = launch;
     let inside = |v: [u32; 3], max: [u32; 3]| v.iter().zip(max).all(|(&v, max)| (1..=max).contains(&v));
     if !inside(grid, MAX_GRID) {
@@ -195,6 +201,17 @@ fn check_launch(launch: Launch, max_threads: u32) -> std::result::Result<(), Str
     let threads = block.iter().map(|&v| u64::from(v)).product::<u64>();
     if !inside(block, MAX_BLOCK) || threads > u64::from(max_threads) {
         return Err(format!("expected blocks of 1 to {MAX_BLOCK:?} threads, {max_threads} in all"));
+    }
+    let warps = threads as usize / WARP * cluster as usize;
+    if cluster > 1
+        && (cluster as usize > MAX_BLOCKS || !(threads as usize).is_multiple_of(WARP) || warps > MAX_WARPS)
+    {
+        return Err(format!(
+            "clusters of {cluster} blocks, expected at most {MAX_BLOCKS} of whole warps, {MAX_WARPS} warps in all"
+        ));
+    }
+    if !grid[0].is_multiple_of(cluster) {
+        return Err(format!("expected a multiple of {cluster} blocks along x, as many as a cluster has"));
     }
     if shared > MAX_SHARED {
         return Err(format!("expected at most {MAX_SHARED} bytes of shared memory"));

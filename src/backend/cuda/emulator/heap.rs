@@ -7,7 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Addresses reserved for one device. Only what is allocated takes memory.
 pub const HEAP_BYTES: usize = 64 << 30;
-const PAGE: usize = 4096;
+pub const PAGE: usize = 4096;
 /// Of every allocation, as on a GPU.
 const ALIGN: usize = 256;
 /// What memory holds before it is written: NaN as a float.

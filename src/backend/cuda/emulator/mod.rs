@@ -16,6 +16,8 @@ mod bulk;
 #[cfg(emulator)]
 mod check;
 #[cfg(emulator)]
+mod cluster;
+#[cfg(emulator)]
 mod copies;
 #[cfg(emulator)]
 mod device;

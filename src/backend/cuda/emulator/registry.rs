@@ -19,11 +19,12 @@ pub struct KernelRecord {
 pub type Invoke = unsafe extern "C" fn(args: *const *mut c_void);
 type ListFn = unsafe extern "C" fn() -> *const KernelRecord;
 
-/// What `KERNEL(threads) name(...)` says; a null name ends the list.
+/// What `KERNEL(threads) name(...)` and its other forms say; a null name ends the list.
 #[repr(C)]
 pub struct Bound {
     name: *const c_char,
     threads: u32,
+    cluster: u32,
 }
 type BoundsFn = unsafe extern "C" fn() -> *const Bound;
 
@@ -37,6 +38,8 @@ pub struct Entry {
     pub sizes: Vec<u32>,
     /// Most threads of a block.
     pub max_threads: u32,
+    /// Blocks of a cluster, which follow one another along x.
+    pub cluster: u32,
 }
 
 /// Of any block.
@@ -52,11 +55,11 @@ fn kernels() -> &'static HashMap<(bool, &'static str), Names> {
     KERNELS.get_or_init(|| {
         let mut all = HashMap::new();
         for &(file, plain, checked, bounds) in FILES {
-            let mut threads: HashMap<&CStr, u32> = HashMap::new();
+            let mut known: HashMap<&CStr, (u32, u32)> = HashMap::new();
             // SAFETY: a constant array that ends with a null name.
             let mut bound = unsafe { bounds() };
             while let Some(b) = unsafe { bound.as_ref() }.filter(|b| !b.name.is_null()) {
-                threads.insert(unsafe { CStr::from_ptr(b.name) }, b.threads);
+                known.insert(unsafe { CStr::from_ptr(b.name) }, (b.threads, b.cluster));
                 bound = unsafe { bound.add(1) };
             }
             for (check, list) in [(false, plain), (true, checked)] {
@@ -67,9 +70,10 @@ fn kernels() -> &'static HashMap<(bool, &'static str), Names> {
                     let (name, sizes) = unsafe {
                         (CStr::from_ptr(r.name), std::slice::from_raw_parts(r.sizes, r.num_args as usize))
                     };
-                    let max_threads = threads.get(name).copied().unwrap_or(MAX_THREADS);
+                    let (max_threads, cluster) = known.get(name).copied().unwrap_or((MAX_THREADS, 1));
                     let name = name.to_str().expect("identifiers are ASCII");
-                    names.insert(name, Entry { invoke: r.invoke, sizes: sizes.to_vec(), max_threads });
+                    let sizes = sizes.to_vec();
+                    names.insert(name, Entry { invoke: r.invoke, sizes, max_threads, cluster });
                     record = r.next;
                 }
             }

@@ -1,12 +1,13 @@
 //! What went wrong, in words.
 
-use super::block::{ARENA_BYTES, Block};
+use super::block::{ARENA_STRIDE, MAX_BLOCKS};
+use super::cluster::Cluster;
 use super::fault::Fault;
 use super::shadow::{Access, Wrong};
 use super::thread::Wait;
 use std::backtrace::Backtrace;
 
-/// Why a block ended early, and in the check build from where that came.
+/// Why a cluster ended early, and in the check build from where that came.
 pub struct Failure {
     pub message: String,
     pub trace: Option<Backtrace>,
@@ -44,21 +45,21 @@ fn describe_wrong(
         Wrong::Outside => format!("{verb} {bytes} bytes, {target} among them"),
         Wrong::Unwritten => format!("{verb} {target}, which nothing has written"),
         Wrong::Pending(thread) => format!(
-            "{verb} {target}, where an asynchronous copy of thread {} has not landed: a wait is missing",
+            "{verb} {target}, where an asynchronous copy of {} has not landed: a wait is missing",
             name(thread)
         ),
         Wrong::Race { other, thread, same_block, several } => {
             let who = match (same_block, several) {
-                (true, false) => format!("thread {}", name(thread)),
-                (true, true) => format!("thread {} among others", name(thread)),
-                (false, _) => format!("thread {} of another block", name(thread)),
+                (true, false) => name(thread),
+                (true, true) => format!("{} among others", name(thread)),
+                (false, _) => format!("{} of another block", name(thread)),
             };
             format!("{verb} {target}, which {who} has {other} with no barrier in between")
         }
     }
 }
 
-impl Block {
+impl Cluster {
     /// A forbidden access in words.
     pub fn forbidden(&self, at: usize, bytes: usize, access: Access, wrong: Wrong) -> String {
         let verb = match access {
@@ -75,17 +76,20 @@ impl Block {
             }
             _ => None,
         };
-        let name = |number: usize| self.threads.get(number).map_or_else(String::new, |t| triple(t.index));
-        describe_wrong(verb, bytes, &target, wrong, name) + &copy.unwrap_or_default()
+        describe_wrong(verb, bytes, &target, wrong, |number| self.name(number)) + &copy.unwrap_or_default()
     }
 
     /// An address in words.
     fn describe_address(&self, address: usize) -> String {
-        if address.wrapping_sub(self.shared) >= ARENA_BYTES + 4096 {
+        let offset = address.wrapping_sub(self.arenas);
+        if offset >= MAX_BLOCKS * ARENA_STRIDE {
             // SAFETY: the plan outlives the run.
             return unsafe { (*self.plan).heap.describe(address) };
         }
-        format!("byte {} of shared memory", address - self.shared)
+        let (rank, byte) = (offset / ARENA_STRIDE, offset % ARENA_STRIDE);
+        let whose =
+            if self.blocks().len() > 1 { format!(" of block {rank} of the cluster") } else { String::new() };
+        format!("byte {byte} of shared memory{whose}")
     }
 
     /// A refused access in words.
@@ -106,25 +110,24 @@ impl Block {
 
     /// Threads by what they wait for.
     pub fn who_waits(&self) -> String {
-        let mut groups: Vec<(Wait, u32, [u32; 3])> = Vec::new();
+        let mut groups: Vec<(Wait, u32, usize)> = Vec::new();
         for thread in &self.threads {
             match groups.iter_mut().find(|g| g.0 == thread.wait) {
                 Some(group) => group.1 += 1,
-                None => groups.push((thread.wait, 1, thread.index)),
+                None => groups.push((thread.wait, 1, thread.number)),
             }
         }
         let words = groups.iter().map(|&(wait, count, first)| {
-            let first = triple(first);
-            let who = if count == 1 {
-                format!("thread {first}")
-            } else {
-                format!("{count} threads from {first} on")
+            let who = match count {
+                1 => self.name(first),
+                _ => format!("{count} threads from {} on", self.name(first).trim_start_matches("thread ")),
             };
             match wait {
                 Wait::Ready => format!("{who} can run"),
                 Wait::Block(place) => format!("{who} wait in block_sync at {place}"),
                 Wait::Warp(place) => format!("{who} wait in a warp operation at {place}"),
-                Wait::Group(id, place) => format!("{who} wait at barrier {id} at {place}"),
+                Wait::Cluster(place) => format!("{who} wait in cluster_wait at {place}"),
+                Wait::Group(_, id, place) => format!("{who} wait at barrier {id} at {place}"),
                 Wait::Mbarrier(address, _, place) => {
                     let barrier = self.mbarriers.iter().find(|b| b.address == address);
                     let lacks = barrier.map(|b| format!(", whose {b}")).unwrap_or_default();

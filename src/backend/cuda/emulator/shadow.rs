@@ -40,13 +40,13 @@ const SEVERAL_WARPS: u64 = 3;
 /// The running thread and what is ordered before it.
 #[derive(Default)]
 pub struct Actor {
-    /// Numbers of launch, block and thread.
+    /// Numbers of launch, first block of the cluster, and thread of the cluster.
     pub launch: u64,
     pub block: u64,
     pub thread: u64,
     /// Barriers so far.
     pub events: u64,
-    /// Warps of the block.
+    /// Warps of the cluster.
     pub warps: usize,
     /// What the running thread's warp knows of each warp.
     pub clock: Clock,
@@ -54,10 +54,10 @@ pub struct Actor {
     pub readers: RefCell<Readers>,
 }
 
-/// For each warp of a block: everything that it did before there had been this many barriers is over (a vector clock).
+/// For each warp of a cluster: everything that it did before there had been this many barriers is over (a vector clock).
 pub type Clock = [u64; MAX_WARPS];
 
-/// Warps that a block has at most.
+/// Warps that a block has at most, and a cluster that is emulated.
 pub const MAX_WARPS: usize = 32;
 
 /// How memory is touched.

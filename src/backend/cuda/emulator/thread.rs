@@ -2,11 +2,11 @@
 //! the thread's own coroutine.
 
 use super::CopyTime;
-use super::block::{Block, BlockView, RED_ZONE, SHARED_BYTES, STATIC_BYTES, Static, WARP};
+use super::block::{Block, BlockView, RED_ZONE, SHARED_BYTES, STATIC_BYTES, Static};
+use super::cluster::{Cluster, WARP};
 use super::copies::Copies;
 use super::heap::POISON;
-use super::report::{Failure, triple};
-use super::shadow::MAX_WARPS;
+use super::report::Failure;
 use super::stack::Slot;
 use corosensei::Yielder;
 use std::backtrace::Backtrace;
@@ -51,8 +51,10 @@ pub enum Wait {
     Block(Place),
     /// In an operation of its warp.
     Warp(Place),
-    /// In `group_sync` of this number.
-    Group(u32, Place),
+    /// In `group_sync` of this block and number.
+    Group(usize, u32, Place),
+    /// In `cluster_wait`.
+    Cluster(Place),
     /// For a phase of the mbarrier at this address, by its parity.
     Mbarrier(usize, u32, Place),
     /// Has returned.
@@ -64,13 +66,16 @@ pub enum Wait {
 pub struct Thread {
     pub index: [u32; 3],
     pub view: *const BlockView,
-    pub block: *mut Block,
-    /// Position in the block.
+    pub cluster: *mut Cluster,
+    /// Position in the cluster, whose blocks have equal shares, and the rank of its block.
     pub number: usize,
+    pub rank: usize,
     pub yielder: *const Yielder<*mut Thread, ()>,
     pub slot: Option<Box<Slot>>,
     pub deposit: *mut c_void,
     pub wait: Wait,
+    /// The phase of the cluster's barrier at which it has arrived and for which it has not waited.
+    pub arrived: Option<u64>,
 }
 
 /// Does a warp operation for all lanes from what each has deposited.
@@ -80,17 +85,17 @@ impl Thread {
     /// Runs the kernel as this thread.
     ///
     /// # Safety
-    /// Called on a coroutine with that coroutine's yielder, for a thread of a block that is being run.
+    /// Called on a coroutine with that coroutine's yielder, for a thread of a cluster that is being run.
     pub unsafe fn main(this: *mut Thread, yielder: *const Yielder<*mut Thread, ()>) {
         // SAFETY: as promised by the caller.
         unsafe {
             (*this).yielder = yielder;
-            let plan = (*(*this).block).plan;
+            let plan = (*(*this).cluster).plan;
             ((*plan).invoke)((*plan).args.as_ptr());
             (*this).wait = Wait::Done;
-            let block = &mut *(*this).block;
-            block.done += 1;
-            block.warps[(*this).number / WARP].ready &= !(*this).lane_bit();
+            let cluster = &mut *(*this).cluster;
+            cluster.blocks[(*this).rank].done += 1;
+            cluster.warps[(*this).number / WARP].ready &= !(*this).lane_bit();
         }
     }
 
@@ -100,28 +105,28 @@ impl Thread {
 
     /// Lets others run until this thread is ready again.
     pub(super) unsafe fn suspend(this: *mut Thread, wait: Wait) {
-        // SAFETY: called on this thread's coroutine; no reference to the block is alive.
+        // SAFETY: called on this thread's coroutine; no reference to the cluster is alive.
         unsafe {
             (*this).wait = wait;
             let bit = (*this).lane_bit();
             let warp = (*this).number / WARP;
-            (&mut (*(*this).block).warps)[warp].ready &= !bit;
+            (&mut (*(*this).cluster).warps)[warp].ready &= !bit;
             (*(*this).yielder).suspend(());
             (*this).wait = Wait::Ready;
         }
     }
 
-    /// Ends the block with a message about this thread; the thread is never resumed.
+    /// Ends the run with a message about this thread; the thread is never resumed.
     ///
     /// # Safety
     /// Called on this thread's coroutine by a function that owns nothing else.
     pub unsafe fn fail(this: *mut Thread, message: String) -> ! {
-        // SAFETY: as promised by the caller; no reference to the block is alive.
+        // SAFETY: as promised by the caller; no reference to the cluster is alive.
         unsafe {
-            let block = &mut *(*this).block;
-            let trace = block.arena_shadow.is_some().then(Backtrace::force_capture);
-            let message = format!("thread {}: {message}", triple((*this).index));
-            block.failure = Some(Failure { message, trace });
+            let cluster = &mut *(*this).cluster;
+            let trace = cluster.arena_shadow.is_some().then(Backtrace::force_capture);
+            let message = format!("{}: {message}", cluster.name((*this).number));
+            cluster.failure = Some(Failure { message, trace });
             loop {
                 (*(*this).yielder).suspend(());
             }
@@ -133,9 +138,11 @@ impl Thread {
     /// # Safety
     /// Called on this thread's coroutine.
     pub unsafe fn block_sync(this: *mut Thread, place: Place) {
-        // SAFETY: the references to the block end before the thread is suspended.
+        // SAFETY: the references to the cluster end before the thread is suspended.
         unsafe {
-            let block = &mut *(*this).block;
+            let cluster = &mut *(*this).cluster;
+            let num = cluster.block_threads;
+            let block = &mut cluster.blocks[(*this).rank];
             if block.at_barrier == 0 {
                 block.barrier = place;
             } else if block.barrier != place {
@@ -146,14 +153,14 @@ impl Thread {
                 );
             }
             block.at_barrier += 1;
-            if block.at_barrier < block.threads.len() {
+            if block.at_barrier < num {
                 return Thread::suspend(this, Wait::Block(place));
             }
             block.at_barrier = 0;
-            block.actor.events += 1;
-            block.actor.clock = [block.actor.events; MAX_WARPS];
-            for warp in &mut block.warps {
-                (warp.ready, warp.clock) = (warp.members, block.actor.clock);
+            let warps = cluster.warps_of((*this).rank);
+            cluster.actor.clock = cluster.meet(warps.clone());
+            for warp in &mut cluster.warps[warps] {
+                warp.ready = warp.members;
             }
         }
     }
@@ -163,12 +170,12 @@ impl Thread {
     /// # Safety
     /// Called on this thread's coroutine; `deposit` is what `op` expects.
     pub unsafe fn warp_op(this: *mut Thread, op: WarpOp, deposit: *mut c_void, orders: bool, place: Place) {
-        // SAFETY: the references to the block end before the thread is suspended; deposits lie on stacks that stay.
+        // SAFETY: the references to the cluster end before the thread is suspended; deposits lie on stacks that stay.
         unsafe {
             (*this).deposit = deposit;
-            let block = &mut *(*this).block;
+            let cluster = &mut *(*this).cluster;
             let number = (*this).number / WARP;
-            let warp = &mut block.warps[number];
+            let warp = &mut cluster.warps[number];
             if warp.members != u32::MAX {
                 let lanes = warp.members.count_ones();
                 Thread::fail(
@@ -190,16 +197,16 @@ impl Thread {
                 return Thread::suspend(this, Wait::Warp(place));
             }
             let first = number * WARP;
-            let lanes: [*mut c_void; WARP] = std::array::from_fn(|i| block.threads[first + i].deposit);
+            let lanes: [*mut c_void; WARP] = std::array::from_fn(|i| cluster.threads[first + i].deposit);
             op(&lanes);
-            let block = &mut *(*this).block;
-            let warp = &mut block.warps[number];
+            let cluster = &mut *(*this).cluster;
+            let warp = &mut cluster.warps[number];
             warp.arrived = 0;
             warp.ready = warp.members;
             if orders {
-                block.actor.events += 1;
-                block.actor.clock[number] = block.actor.events;
-                block.warps[number].clock = block.actor.clock;
+                cluster.actor.events += 1;
+                cluster.actor.clock[number] = cluster.actor.events;
+                cluster.warps[number].clock = cluster.actor.clock;
             }
         }
     }
@@ -215,9 +222,11 @@ impl Thread {
         align: usize,
         place: Place,
     ) -> *mut u8 {
-        // SAFETY: no other reference to the block is alive.
+        // SAFETY: no other reference to the cluster is alive.
         unsafe {
-            let block = &mut *(*this).block;
+            let cluster = &mut *(*this).cluster;
+            let Cluster { blocks, arena_shadow, plan, .. } = cluster;
+            let block: &mut Block = &mut blocks[(*this).rank];
             if let Some(found) = block.statics.iter().find(|s| s.key == key) {
                 return block.view.shared.add(found.offset);
             }
@@ -233,7 +242,7 @@ impl Thread {
             block.shared_used = offset + bytes;
             let at = block.view.shared.add(offset);
             at.write_bytes(POISON, bytes);
-            if let Some(shadow) = block.shadow() {
+            if let Some(shadow) = (**plan).shadow.and(arena_shadow.as_ref()) {
                 shadow.create(at as usize, bytes);
                 if offset + bytes + RED_ZONE <= SHARED_BYTES {
                     block.shared_used += RED_ZONE;
@@ -251,9 +260,9 @@ impl Thread {
         // SAFETY: as promised by the caller.
         unsafe {
             let number = (*this).number;
-            let block = &mut *(*this).block;
-            block.copied = true;
-            &mut block.copies[number]
+            let cluster = &mut *(*this).cluster;
+            cluster.copied = true;
+            &mut cluster.copies[number]
         }
     }
 
@@ -262,13 +271,13 @@ impl Thread {
     /// # Safety
     /// Called on this thread's coroutine.
     pub unsafe fn copy_lands_at_once(this: *mut Thread) -> bool {
-        // SAFETY: no other reference to the block is alive.
+        // SAFETY: no other reference to the cluster is alive.
         unsafe {
-            let block = &mut *(*this).block;
-            match (*block.plan).options.copies {
+            let cluster = &mut *(*this).cluster;
+            match (*cluster.plan).options.copies {
                 CopyTime::Late => false,
                 CopyTime::Early => true,
-                CopyTime::Seeded(seed) => (block.draw() ^ seed) & 1 == 0,
+                CopyTime::Seeded(seed) => (cluster.draw() ^ seed) & 1 == 0,
             }
         }
     }

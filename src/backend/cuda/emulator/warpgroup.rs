@@ -1,8 +1,8 @@
 //! Matrix products of warpgroups: asynchronous, with both factors in shared memory, their places in descriptors. Each warp
 //! makes its sixteen rows; a warpgroup's warps must ask for the same products.
 
-use super::block::{Block, WARP};
 use super::bulk::swizzled;
+use super::cluster::{Cluster, WARP, Warp};
 use super::shadow::Access;
 use super::thread::{Place, Thread};
 use std::ffi::c_void;
@@ -102,9 +102,9 @@ impl Thread {
         values: &mut [f32],
         count: usize,
     ) {
-        // SAFETY: called on this thread's coroutine; no reference to the block is alive where the thread fails.
+        // SAFETY: called on this thread's coroutine; no reference to the cluster is alive where the thread fails.
         unsafe {
-            let room = (*(*(*this).block).plan).launch.shared as usize;
+            let room = (*(*(*this).cluster).plan).launch.shared as usize;
             let shared = (*this).shared_base();
             for k in 0..DEPTH {
                 for i in 0..count {
@@ -200,8 +200,8 @@ impl Thread {
     }
 
     fn shared_base(&self) -> *mut u8 {
-        // SAFETY: the block outlives its threads.
-        unsafe { (*self.block).view.shared }
+        // SAFETY: the cluster outlives its threads.
+        unsafe { (*self.view).shared }
     }
 }
 
@@ -218,7 +218,7 @@ unsafe extern "C" fn begin_product(lanes: *const [*mut c_void; WARP]) {
         if !deposits.iter().all(|&d| same(&*d)) {
             Thread::fail(this, "asks for another product than its warp".into());
         }
-        let block = &mut *(*this).block;
+        let cluster = &mut *(*this).cluster;
         let number = (*this).number / WARP;
         let mut product = Product {
             lanes: deposits.map(|d| (*d).d),
@@ -228,15 +228,15 @@ unsafe extern "C" fn begin_product(lanes: *const [*mut c_void; WARP]) {
             across_a: first.across_a,
             across_b: first.across_b,
             accumulate: first.accumulate,
-            warp: number % WARPS,
+            warp: (number - cluster.warps_of((*this).rank).start) % WARPS,
             factors: None,
         };
         let mut hasher = DefaultHasher::new();
-        (block.warps[number].asked, first.a, first.b, first.columns, first.accumulate, first.line)
+        (cluster.warps[number].asked, first.a, first.b, first.columns, first.accumulate, first.line)
             .hash(&mut hasher);
-        block.warps[number].asked = hasher.finish();
+        cluster.warps[number].asked = hasher.finish();
         // Results may not be there before the wait: they are made as late, or at once.
-        let (idle, followed) = (block.warps[number].products.is_idle(), block.shadow().is_some());
+        let (idle, followed) = (cluster.warps[number].products.is_idle(), cluster.shadow().is_some());
         if Thread::copy_lands_at_once(this) && idle {
             Thread::multiply(this, &product);
             return;
@@ -245,7 +245,7 @@ unsafe extern "C" fn begin_product(lanes: *const [*mut c_void; WARP]) {
             let (a, b) = Thread::factors(this, &product);
             product.factors = Some(number_of(&a, &b));
         }
-        let warps = &mut (*(*this).block).warps;
+        let warps = &mut (*(*this).cluster).warps;
         warps[number].products.push(product);
     }
 }
@@ -254,7 +254,7 @@ unsafe extern "C" fn commit_products(lanes: *const [*mut c_void; WARP]) {
     // SAFETY: the lanes wait, the last of them runs; their deposits are threads.
     unsafe {
         let this = (*lanes)[0].cast::<Thread>();
-        let warps = &mut (*(*this).block).warps;
+        let warps = &mut (*(*this).cluster).warps;
         warps[(*this).number / WARP].products.commit();
     }
 }
@@ -266,33 +266,35 @@ unsafe extern "C" fn end_products(lanes: *const [*mut c_void; WARP]) {
         let this = running(first);
         let number = (*this).number / WARP;
         loop {
-            let warps = &mut (*(*this).block).warps;
+            let warps = &mut (*(*this).cluster).warps;
             let Some(product) = warps[number].products.next_before(groups as usize) else { return };
             Thread::multiply(this, &product);
         }
     }
 }
 
-/// The thread of this one's block that runs.
+/// The thread of this one's cluster that runs.
 unsafe fn running(thread: *mut Thread) -> *mut Thread {
-    // SAFETY: a thread of a block that runs.
+    // SAFETY: a thread of a cluster that runs.
     unsafe {
-        let block = (*thread).block;
-        let number = (*block).actor.thread as usize;
-        let threads = &mut (*block).threads;
+        let cluster = (*thread).cluster;
+        let number = (*cluster).actor.thread as usize;
+        let threads = &mut (*cluster).threads;
         threads.as_mut_ptr().add(number)
     }
 }
 
-impl Block {
-    /// What is wrong with a block whose threads have all returned.
+impl Cluster {
+    /// What is wrong with blocks whose threads have all returned.
     pub fn loose_ends(&self) -> Option<String> {
         if let Some(copy) = self.bulk.front() {
             return Some(format!("returns while a bulk copy that began at {} is under way", copy.place));
         }
-        let differ = |group: &[super::block::Warp]| group.iter().any(|w| w.asked != group[0].asked);
-        if let Some(group) = self.warps.chunks(WARPS).position(differ) {
-            return Some(format!("the warps of warpgroup {group} asked for different products"));
+        let differ = |group: &[Warp]| group.iter().any(|w| w.asked != group[0].asked);
+        for rank in 0..self.blocks().len() {
+            if let Some(group) = self.warps[self.warps_of(rank)].chunks(WARPS).position(differ) {
+                return Some(format!("the warps of warpgroup {group} asked for different products"));
+            }
         }
         let open = self.warps.iter().position(|w| !w.products.is_idle());
         open.map(|warp| format!("warp {warp} returns while products are under way"))

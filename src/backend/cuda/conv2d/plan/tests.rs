@@ -69,7 +69,13 @@ fn covers(plan: &Plan, dtype: Dtype, m: usize, n: usize, classes: usize, groups:
     let (m_tiles, n_tiles) = (plan.sizes.m_tiles as usize, plan.sizes.n_tiles as usize);
     assert!((m_tiles - 1) * tile_m < m && m <= m_tiles * tile_m, "{plan:?}");
     assert!((n_tiles - 1) * tile_n < n && n <= n_tiles * tile_n, "{plan:?}");
-    assert_eq!(plan.launch.grid[0] as usize, classes * m_tiles * n_tiles, "{plan:?}");
+    let cluster = plan.tile.cluster();
+    assert_eq!(
+        plan.launch.grid[0] as usize,
+        classes * m_tiles.next_multiple_of(cluster) * n_tiles,
+        "{plan:?}"
+    );
+    assert!(cluster == 1 || classes == 1, "{plan:?}");
     let [x, y, z] = plan.launch.grid.map(|v| v as usize);
     assert_eq!((y, z), (plan.splits, groups), "{plan:?}");
     assert!(x < 1 << 31 && y < 1 << 16 && z < 1 << 16, "{plan:?}");
@@ -155,7 +161,7 @@ fn large_tiles_are_for_large_products() {
         fprop(&conv, x.with_channels(channels.0), kernels).unwrap().tile
     };
     assert_eq!(tile(PLAIN, (256, 256), large), Tile::Large);
-    assert_eq!(tile(WARPGROUPS, (256, 256), large), Tile::Wgmma256);
+    assert_eq!(tile(WARPGROUPS, (256, 256), large), Tile::Wgmma256x2);
     assert_eq!(tile(WARPGROUPS, (256, 128), large), Tile::Wgmma128);
     assert_eq!(tile(WARPGROUPS, (256, 64), large), Tile::Wgmma64);
     let few = Shape::new(2, 16, 16, 256);
@@ -175,10 +181,10 @@ fn channels_of_a_group_decide_tiles_and_alignment() {
         plan.tile
     };
     assert_eq!(tile(PLAIN, (256, 256), 2), Tile::Large);
-    assert_eq!(tile(WARPGROUPS, (256, 256), 2), Tile::Wgmma256);
+    assert_eq!(tile(WARPGROUPS, (256, 256), 2), Tile::Wgmma256x2);
     // A box of 64 channels would reach into the next group.
     assert_eq!(tile(WARPGROUPS, (96, 256), 2), Tile::Large);
-    assert_eq!(tile(WARPGROUPS, (96, 256), 1), Tile::Wgmma256);
+    assert_eq!(tile(WARPGROUPS, (96, 256), 1), Tile::Wgmma256x2);
     // 24 channels divide by a chunk, 12 of a group do not.
     assert_eq!(tile(PLAIN, (24, 24), 1), Tile::Small);
     assert_eq!(tile(PLAIN, (12, 12), 2), Tile::Any);
