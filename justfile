@@ -6,28 +6,28 @@ default:
 
 # Formatting and lints.
 check:
-    cargo fmt --check
-    cargo clippy --release --all-targets --locked -- -D warnings
+    cargo fmt --all --check
+    cargo clippy --release --workspace --all-targets --locked -- -D warnings
 
 # All tests.
 test:
-    cargo test --release --locked
+    cargo test --release --workspace --locked
 
 # Documentation, warnings are errors.
 doc:
-    RUSTDOCFLAGS=-Dwarnings cargo doc --release --no-deps --locked
+    RUSTDOCFLAGS=-Dwarnings cargo doc --release --workspace --no-deps --locked
 
 # One training iteration on random data, for example `just bench r50 128`, or a part: `just bench tiny 96 2 10 kernels`.
 bench model="tiny" crop="96" batch="2" steps="10" what="step":
-    cargo run --release -- bench {{what}} --device cpu --model {{model}} --crop {{crop}} --batch {{batch}} --steps {{steps}} --json bench.json
+    cargo run --release -p psmt-lab -- bench {{what}} --device cpu --model {{model}} --crop {{crop}} --batch {{batch}} --steps {{steps}} --json bench.json
 
 # The built program beside PyTorch; `torch` is the path of bench_torch.py.
 compare-torch torch out="torch-results" device="cuda":
-    tools/compare_torch.sh {{torch}} target/release/psmt-fast {{out}} {{device}}
+    tools/compare_torch.sh {{torch}} target/release/psmt-lab {{out}} {{device}}
 
 # Files with mutations given to every reader, `mutations` of each seed file.
 fuzz mutations="20000":
-    PSMT_MUTATIONS={{mutations}} cargo test --release --locked --test mutated_inputs
+    PSMT_MUTATIONS={{mutations}} cargo test --release --locked --test files mutated_inputs
 
 # A training killed at random moments and resumed, again and again for some seconds.
 kill-loop seconds="600":
@@ -36,8 +36,8 @@ kill-loop seconds="600":
 
 # Compare every op with the fixtures and every backward with finite differences, as tables.
 verify:
-    cargo run --release -- op --check tests/fixtures/*.safetensors
-    cargo run --release -- gradcheck
+    cargo run --release -p psmt-lab -- op --check tests/fixtures/*.safetensors
+    cargo run --release -p psmt-lab -- gradcheck
 
 # Install nvcc into .nvcc, so that the program gets kernels for GPUs.
 nvcc:
@@ -54,7 +54,7 @@ resources:
 
 # On a machine with a GPU: everything that the built program can prove there.
 gpu-suite out="gpu-results" device="cuda":
-    tools/gpu_suite.sh target/release/psmt-fast {{out}} {{device}}
+    tools/gpu_suite.sh target/release/psmt-lab {{out}} {{device}}
 
 # Everything that must pass before a change is merged.
 ci:

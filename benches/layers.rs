@@ -7,7 +7,7 @@
 //! multiply-adds of the definition, padding included, so maps smaller than a dilation may exceed the ceiling.
 
 use psmt_fast::backend::cpu::Cpu;
-use psmt_fast::bench::{Sampling, Sizes, coarse, conv_text, known_calls, layers, sample, time_call};
+use psmt_lab::bench::{Sampling, Sizes, coarse, conv_text, known_calls, layers, sample, time_call};
 use psmt_fast::method::Tvat;
 use psmt_fast::model::ModelConfig;
 use rayon::prelude::*;

@@ -1,4 +1,4 @@
-// Kernels for each promise of common/device.cuh, to compare with plain loops and golden values (src/check/selftest/): on
+// Kernels for each promise of common/device.cuh, to compare with plain loops and golden values (tools/lab/src/check/selftest/): on
 // the emulator, and on a GPU whose instructions the wrappers stand for.
 #include "common/device.cuh"
 

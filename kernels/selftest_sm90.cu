@@ -1,4 +1,4 @@
-// Kernels that show what device_sm90.cuh promises; src/check/selftest/warpgroups.rs says what each must give.
+// Kernels that show what device_sm90.cuh promises; tools/lab/src/check/selftest/warpgroups.rs says what each must give.
 #include "common/device_sm90.cuh"
 
 constexpr u32 ROW_BYTES = 2 * BOX_ROW, BOX_BYTES = BOX_ROW * ROW_BYTES;

@@ -5,8 +5,6 @@
 //! [`model`] → [`ops`] → [`backend`]; [`data`] stands beside the method and knows nothing above it. `ARCHITECTURE.md` has the map.
 
 pub mod backend;
-pub mod bench;
-pub mod check;
 pub mod cli;
 pub mod config;
 pub mod data;

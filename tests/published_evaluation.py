@@ -1,4 +1,4 @@
-"""Writes what the published evaluation of small images gives, for tests/published_evaluation.rs.
+"""Writes what the published evaluation of small images gives, for tests/cuda/published_evaluation.rs.
 
     published_evaluation.py OUT.safetensors          # needs torch, numpy, safetensors
 

@@ -1,4 +1,4 @@
-"""Writes files by torch.save and what is in them, for tests/torch_weights.rs.
+"""Writes files by torch.save and what is in them, for tests/files/torch_weights.rs.
 
     torch_weights.py DIR
 

@@ -139,7 +139,7 @@ item dry-run 30 "$bin" train --dry-run --device "$device" --model resnet50 --cro
     "${widths[@]}"
 
 # Five steps of warm-up and five of the whole method on drawn scenes follow the processor's losses.
-# The settings of tests/cuda_steps.rs. The rate is low: rounding grows a hundredfold a step where training is as fast as it can be.
+# The settings of tools/lab/tests/lab/steps.rs. The rate is low: rounding grows a hundredfold a step where training is as fast as it can be.
 steps=(train --epochs 1 --warm-up-passes 1 --steps-per-epoch 5 --lr 0.0002 --ramp-up constant --threshold 0.3 --crop 41
     --val-every 2 --set run.log_every=1 --set run.pictures=0 --set data.demo_labeled=20 --set data.demo_unlabeled=8
     --set data.demo_val=4)

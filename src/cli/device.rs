@@ -2,27 +2,43 @@
 
 use crate::backend::cpu::Cpu;
 use crate::backend::cuda::driver::Driver;
-use crate::backend::cuda::emulator::{self, EmulatorOptions};
 use crate::backend::cuda::gpu::{self, Gpu};
-use crate::backend::cuda::{Cuda, Dtype, Tile};
+use crate::backend::cuda::{Cuda, Dtype};
 use crate::ops::Backend;
 use crate::{Error, Result};
 use clap::ValueEnum;
-use clap::builder::{PossibleValuesParser, TypedValueParser};
 use std::str::FromStr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
+
+/// A device that a program adds to those of this one: runs the GPU's kernels by another driver.
+pub struct ExtraDevice {
+    /// As on the command line.
+    pub name: &'static str,
+    /// Makes the driver.
+    pub open: fn() -> Result<Arc<dyn Driver>>,
+}
+
+static EXTRA: OnceLock<&'static [ExtraDevice]> = OnceLock::new();
+
+/// Makes `--device` take these too; only the first call has an effect.
+pub fn add_devices(devices: &'static [ExtraDevice]) {
+    let _ = EXTRA.set(devices);
+}
+
+/// The devices that the program has added.
+pub fn extra_devices() -> &'static [ExtraDevice] {
+    EXTRA.get().copied().unwrap_or_default()
+}
 
 /// Where to compute.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Device {
+pub enum Device {
     /// The processor.
     Cpu,
     /// The NVIDIA GPU with this index.
     Cuda(usize),
-    /// The kernels of the GPU, run on the processor.
-    Emulated,
-    /// The same with every access to memory checked.
-    EmulatedCheck,
+    /// The one with this index of [`extra_devices`].
+    Extra(usize),
     /// The first GPU that this program can use, otherwise the processor.
     Auto,
 }
@@ -31,14 +47,19 @@ impl FromStr for Device {
     type Err = String;
 
     fn from_str(text: &str) -> std::result::Result<Device, String> {
-        let unknown = || "expected cpu, cuda, cuda:INDEX, emulated, emulated-check or auto".to_string();
+        let extra = extra_devices();
+        let unknown = || {
+            let extra: String = extra.iter().map(|device| format!("{}, ", device.name)).collect();
+            format!("expected cpu, cuda, cuda:INDEX, {extra}or auto")
+        };
         match text {
             "cpu" => Ok(Device::Cpu),
             "cuda" => Ok(Device::Cuda(0)),
-            "emulated" => Ok(Device::Emulated),
-            "emulated-check" => Ok(Device::EmulatedCheck),
             "auto" => Ok(Device::Auto),
             _ => {
+                if let Some(index) = extra.iter().position(|device| device.name == text) {
+                    return Ok(Device::Extra(index));
+                }
                 let index = text.strip_prefix("cuda:").and_then(|index| index.parse().ok());
                 index.map(Device::Cuda).ok_or_else(unknown)
             }
@@ -51,8 +72,7 @@ impl std::fmt::Display for Device {
         match self {
             Device::Cpu => write!(f, "cpu"),
             Device::Cuda(index) => write!(f, "cuda:{index}"),
-            Device::Emulated => write!(f, "emulated"),
-            Device::EmulatedCheck => write!(f, "emulated-check"),
+            Device::Extra(index) => write!(f, "{}", extra_devices()[*index].name),
             Device::Auto => write!(f, "auto"),
         }
     }
@@ -60,19 +80,22 @@ impl std::fmt::Display for Device {
 
 /// Type that a device computes in; on a GPU that of activations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(super) enum Precision {
+pub enum Precision {
+    /// 64-bit floats, on the processor.
     F64,
+    /// 32-bit floats.
     F32,
+    /// bf16 with sums in 32 bits, where kernels run.
     Bf16,
 }
 
 /// Flags of commands that run networks.
 #[derive(clap::Args, Clone, Copy, Debug)]
-pub(super) struct DeviceArgs {
-    /// Where to compute: cpu, cuda, cuda:INDEX, emulated, emulated-check, or auto (a GPU where there is one)
+pub struct DeviceArgs {
+    /// Where to compute: cpu, cuda, cuda:INDEX, or auto (a GPU where there is one)
     #[arg(long, default_value = "cpu")]
     device: Device,
-    /// Type of activations: f32, or bf16 on a GPU or the emulator [default: bf16 on a GPU, else f32]
+    /// Type of activations: f32, or bf16 on a GPU [default: bf16 on a GPU, else f32]
     #[arg(long, value_enum)]
     precision: Option<Precision>,
 }
@@ -92,55 +115,11 @@ impl DeviceArgs {
     }
 }
 
-/// The tiles that can be asked for, smallest first.
-fn tiles() -> [Tile; Tile::CHOICES.len()] {
-    let mut tiles = Tile::CHOICES;
-    tiles.reverse();
-    tiles
-}
-
-/// Reads the name of a tile of the convolution kernels.
-pub(super) fn tile_parser() -> impl TypedValueParser<Value = Tile> {
-    let tiles = tiles();
-    let tile = move |name: String| tiles.into_iter().find(|tile| tile.name() == name);
-    PossibleValuesParser::new(tiles.map(Tile::name)).map(move |name| tile(name).expect("a possible value"))
-}
-
-/// The processor, which `--tile` is no use to.
-///
-/// # Errors
-/// [`Error::Usage`] where a tile is asked for.
-pub(super) fn refuse_tile(tile: Option<Tile>) -> Result<()> {
-    match tile {
-        None => Ok(()),
-        Some(tile) => Err(Error::Usage(format!(
-            "--tile {}: the processor has no tiles; expected --device cuda or --device emulated",
-            tile.name()
-        ))),
-    }
-}
-
-/// The device with a tile for all convolutions that it fits, where one is asked for.
-///
-/// # Errors
-/// [`Error::Usage`] where the device has no kernel of this tile in its precision.
-pub(super) fn with_tile(b: Cuda, tile: Option<Tile>) -> Result<Cuda> {
-    let Some(tile) = tile else { return Ok(b) };
-    if b.has_tile(tile) {
-        return Ok(b.with_tile(tile));
-    }
-    let has: Vec<&str> = tiles().into_iter().filter(|&t| b.has_tile(t)).map(Tile::name).collect();
-    Err(Error::Usage(format!(
-        "--tile {}: {} has no kernels with it in this precision (wgmma needs bf16 and compute capability 9.0); expected {}",
-        tile.name(),
-        b.name(),
-        has.join(" or ")
-    )))
-}
-
 /// A device that is ready.
-pub(super) enum Opened {
+pub enum Opened {
+    /// The processor.
     Cpu(Cpu<f32>),
+    /// A GPU, or another driver of its kernels.
     Cuda(Cuda),
 }
 
@@ -188,10 +167,7 @@ impl Device {
     pub fn driver(self) -> Result<Option<Arc<dyn Driver>>> {
         Ok(match self.resolve() {
             Device::Cuda(index) => Some(Arc::new(Gpu::open(index)?)),
-            device @ (Device::Emulated | Device::EmulatedCheck) => {
-                let check = device == Device::EmulatedCheck;
-                Some(emulator::open(EmulatorOptions { check, ..EmulatorOptions::default() })?)
-            }
+            Device::Extra(index) => Some((extra_devices()[index].open)()?),
             Device::Cpu | Device::Auto => None,
         })
     }
@@ -199,6 +175,7 @@ impl Device {
 
 /// `on_device!(opened, b => body)`: evaluates `body`, a `Result`, with `b` a reference to the opened device. A fault of the
 /// device that `body` did not see is the result.
+#[macro_export]
 macro_rules! on_device {
     ($opened:expr, $b:ident => $body:expr) => {{
         use $crate::cli::device::Opened;
@@ -208,9 +185,8 @@ macro_rules! on_device {
         }
     }};
 }
-pub(super) use on_device;
 
 /// The fault of the device, if there is one, else `result`.
-pub(super) fn finish<B: Backend, T>(b: &B, result: Result<T>) -> Result<T> {
+pub fn finish<B: Backend, T>(b: &B, result: Result<T>) -> Result<T> {
     b.check().and(result)
 }

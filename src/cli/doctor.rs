@@ -1,13 +1,13 @@
 //! `psmt-fast doctor`: what this machine and this build offer, and which device `auto` takes.
 
-use crate::backend::cuda::emulator::{self, EmulatorOptions};
+use super::device::extra_devices;
 use crate::backend::cuda::gpu::{self, Gpu, Platform};
 use crate::host::available_memory;
 use crate::{Error, Result};
 use clap::Args as ClapArgs;
 use serde::Serialize;
 
-/// Print what this machine and this build offer: processor, memory, emulator, GPUs.
+/// Print what this machine and this build offer: processor, memory, GPUs.
 #[derive(ClapArgs, Debug)]
 pub struct Args {
     /// Print JSON
@@ -24,8 +24,9 @@ struct Report {
     processor: Processor,
     /// Memory that this process can still get.
     memory_mib: Option<u64>,
-    /// Whether `--device emulated` works.
-    emulator: Emulator,
+    /// Devices that the program adds.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    extra: Vec<Extra>,
     kernels: Kernels,
     cuda: Cuda,
     /// What `--device auto` takes.
@@ -43,9 +44,9 @@ struct Processor {
 }
 
 #[derive(Serialize)]
-struct Emulator {
-    available: bool,
-    /// Why there is none.
+struct Extra {
+    device: &'static str,
+    /// Why it cannot be used.
     missing: Option<String>,
 }
 
@@ -107,7 +108,6 @@ pub fn run(args: Args) -> Result<()> {
 fn report() -> Report {
     let platform = gpu::probe();
     let auto = gpu::first_usable();
-    let emulator = emulator::open(EmulatorOptions::default()).err().map(reason);
     let version = |(major, minor): (u32, u32)| format!("{major}.{minor}");
     Report {
         processor: Processor {
@@ -116,7 +116,10 @@ fn report() -> Report {
             threads: rayon::current_num_threads(),
         },
         memory_mib: available_memory().map(|bytes| bytes >> 20),
-        emulator: Emulator { available: emulator.is_none(), missing: emulator },
+        extra: extra_devices()
+            .iter()
+            .map(|extra| Extra { device: extra.name, missing: (extra.open)().err().map(reason) })
+            .collect(),
         kernels: Kernels {
             toolkit: gpu::toolkit().map(version),
             targets: gpu::targets(),
@@ -169,8 +172,9 @@ fn print(r: &Report) {
     let p = &r.processor;
     row("processor", format!("{}, {} threads; {}", p.name, p.threads, p.features.join(" ")));
     row("memory", r.memory_mib.map_or("unknown".into(), |mib| format!("{mib} MiB available")));
-    let emulator = r.emulator.missing.as_ref().map_or("available".into(), |why| format!("none: {why}"));
-    row("emulator", emulator);
+    for extra in &r.extra {
+        row(extra.device, extra.missing.as_ref().map_or("available".into(), |why| format!("none: {why}")));
+    }
     row(
         "kernels",
         match (&r.kernels.missing, &r.kernels.toolkit) {

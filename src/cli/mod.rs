@@ -1,29 +1,27 @@
 //! The command line: one file a subcommand. Turns flags into library calls and results into tables; must not know how
 //! anything is computed.
 
-mod bench;
 mod check_data;
 mod completions;
-mod device;
+pub mod device;
 mod doctor;
 mod eval;
 mod examples;
 mod export;
-mod gradcheck;
 mod inference;
 mod inspect;
 mod memory;
-mod op;
 mod predict;
 mod presets;
 mod report;
-mod selftest;
 mod split;
 mod train;
 
+use crate::on_device;
 use crate::{Error, Result};
 use clap::{Parser, Subcommand};
-use device::{Device, DeviceArgs, Precision, on_device};
+use device::DeviceArgs;
+pub use device::ExtraDevice;
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
@@ -33,13 +31,21 @@ use std::process::ExitCode;
 struct Cli {
     #[command(subcommand)]
     command: Command,
+    #[command(flatten)]
+    common: Common,
+}
+
+/// Flags of every command.
+#[derive(clap::Args)]
+pub struct Common {
     /// Threads to compute with (default: all cores). Results do not depend on it.
     #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     threads: Option<u16>,
 }
 
+/// The commands of this program.
 #[derive(Subcommand)]
-enum Command {
+pub enum Command {
     /// Train; without arguments on built-in drawn scenes.
     #[command(after_help = examples::TRAIN)]
     Train(Box<train::Args>),
@@ -67,18 +73,6 @@ enum Command {
     /// Choose which images of a labelled set stay labelled.
     #[command(after_help = examples::SPLIT)]
     Split(split::Args),
-    /// Time kernels, layers and stages of a training step on drawn data.
-    #[command(after_help = examples::BENCH)]
-    Bench(bench::Args),
-    /// Run or check single operations on tensor files.
-    #[command(after_help = examples::OP)]
-    Op(op::Args),
-    /// Check every backward pass against finite differences.
-    #[command(after_help = examples::GRADCHECK)]
-    Gradcheck(gradcheck::Args),
-    /// Check what the kernels' instructions do on a device.
-    #[command(after_help = examples::SELFTEST)]
-    Selftest(selftest::Args),
     /// Print what this machine and this build offer.
     #[command(after_help = examples::DOCTOR)]
     Doctor(doctor::Args),
@@ -100,10 +94,43 @@ fn end_with_the_reader() {
     }
 }
 
-/// Runs the program.
+/// A command line that [`start`] runs.
+pub trait Program: Parser {
+    /// Flags of every command.
+    fn common(&self) -> &Common;
+    /// Whether the program goes on where nobody reads its output any more.
+    fn outlives_its_reader(&self) -> bool;
+    /// Does what the command says.
+    ///
+    /// # Errors
+    /// Those of the command.
+    fn run(self) -> Result<()>;
+}
+
+impl Program for Cli {
+    fn common(&self) -> &Common {
+        &self.common
+    }
+
+    fn outlives_its_reader(&self) -> bool {
+        self.command.outlives_its_reader()
+    }
+
+    fn run(self) -> Result<()> {
+        self.command.run::<Cli>()
+    }
+}
+
+/// Runs psmt-fast.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
-    if !matches!(&cli.command, Command::Train(args) if args.trains()) {
+    start::<Cli>(&[])
+}
+
+/// Parses the command line and runs it; `devices` are there besides those of psmt-fast.
+pub fn start<P: Program>(devices: &'static [ExtraDevice]) -> ExitCode {
+    device::add_devices(devices);
+    let program = P::parse();
+    if !program.outlives_its_reader() {
         end_with_the_reader();
     }
     let filter = tracing_subscriber::EnvFilter::try_from_env("PSMT_LOG")
@@ -116,7 +143,7 @@ pub fn main() -> ExitCode {
         .with_writer(std::io::stderr)
         .log_internal_errors(false) // a full or closed standard error is no reason to stop
         .init();
-    match check_processor().and_then(|()| run(cli)) {
+    match check_processor().and_then(|()| run(program)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
             let _ = writeln!(std::io::stderr(), "error: {}", printable(&e.to_string()));
@@ -133,28 +160,42 @@ fn printable(text: &str) -> String {
     spelled.collect()
 }
 
-fn run(cli: Cli) -> Result<()> {
+fn run(program: impl Program) -> Result<()> {
     // Made here, as a pool that is made when it is first needed panics where the system has no threads left.
-    rayon::ThreadPoolBuilder::new().num_threads(cli.threads.unwrap_or(0).into()).build_global().map_err(
-        |e| Error::Usage(format!("cannot make the threads to compute with: {e}; --threads N asks for fewer")),
-    )?;
-    match cli.command {
-        Command::Train(args) => train::run(*args),
-        Command::Report(args) => report::run(args),
-        Command::Eval(args) => eval::run(args),
-        Command::Predict(args) => predict::run(args),
-        Command::Export(args) => export::run(args),
-        Command::Inspect(args) => inspect::run(args),
-        Command::Presets(args) => presets::run(args),
-        Command::CheckData(args) => check_data::run(args),
-        Command::Split(args) => split::run(args),
-        Command::Bench(args) => bench::run(args),
-        Command::Op(args) => op::run(args),
-        Command::Gradcheck(args) => gradcheck::run(args),
-        Command::Selftest(args) => selftest::run(args),
-        Command::Doctor(args) => doctor::run(args),
-        Command::Completions(args) => completions::completions::<Cli>(args),
-        Command::Man(args) => completions::man::<Cli>(args),
+    rayon::ThreadPoolBuilder::new()
+        .num_threads(program.common().threads.unwrap_or(0).into())
+        .build_global()
+        .map_err(|e| {
+            Error::Usage(format!("cannot make the threads to compute with: {e}; --threads N asks for fewer"))
+        })?;
+    program.run()
+}
+
+impl Command {
+    /// Whether the program goes on where nobody reads its output any more.
+    pub fn outlives_its_reader(&self) -> bool {
+        matches!(self, Command::Train(args) if args.trains())
+    }
+
+    /// Runs the command of the program `P`.
+    ///
+    /// # Errors
+    /// Those of the command.
+    pub fn run<P: Program>(self) -> Result<()> {
+        match self {
+            Command::Train(args) => train::run(*args),
+            Command::Report(args) => report::run(args),
+            Command::Eval(args) => eval::run(args),
+            Command::Predict(args) => predict::run(args),
+            Command::Export(args) => export::run(args),
+            Command::Inspect(args) => inspect::run(args),
+            Command::Presets(args) => presets::run(args),
+            Command::CheckData(args) => check_data::run(args),
+            Command::Split(args) => split::run(args),
+            Command::Doctor(args) => doctor::run(args),
+            Command::Completions(args) => completions::completions::<P>(args),
+            Command::Man(args) => completions::man::<P>(args),
+        }
     }
 }
 

@@ -287,19 +287,14 @@ fn rehearse<B: Backend>(b: &B, arch: &DeepLab, config: &RunConfig, measured: boo
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backend::cuda::emulator::{self, EmulatorOptions};
-    use crate::backend::cuda::{Cuda, Dtype};
+    use crate::backend::cuda::{self, Dtype};
     use crate::data::{Preset, SceneSource, SceneSpec};
     use crate::eval::{self, Overlap};
     use crate::ops::StepMemory;
 
     #[test]
     fn true_labels_and_pictures_are_in_the_plan() {
-        let driver = match emulator::open(EmulatorOptions::default()) {
-            Ok(driver) => driver,
-            Err(e) => return eprintln!("skipped: {e}"),
-        };
-        let b = Cuda::new(driver, Dtype::F32);
+        let b = cuda::noting(Dtype::F32);
         let mut config = RunConfig::preset(Some(Preset::Demo));
         config.augment.crop = [49, 49];
         let planned =
@@ -327,11 +322,7 @@ mod tests {
     /// Beside what predicting images takes in truth, on a device that notes it.
     #[test]
     fn validation_is_planned_as_it_is_done() {
-        let driver = match emulator::open(EmulatorOptions::default()) {
-            Ok(driver) => driver,
-            Err(e) => return eprintln!("skipped: {e}"),
-        };
-        let b = Cuda::new(driver, Dtype::Bf16);
+        let b = cuda::noting(Dtype::Bf16);
         let source =
             SceneSource::new(SceneSpec { seed: 1, first: 0, len: 2, size: (40, 56) }).expect("large enough");
         let mut config = RunConfig::preset(Some(Preset::Demo));

@@ -1,4 +1,4 @@
-"""Writes the small PyTorch files beside this script, which tests/weights.rs reads. Needs torch.
+"""Writes the small PyTorch files beside this script, which tests/files/weights.rs reads. Needs torch.
 
     make.py
 

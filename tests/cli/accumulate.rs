@@ -1,0 +1,190 @@
+//! Steps of several batches: the gradient is the mean of the batches', and runs repeat and resume.
+
+use crate::cli_common::{Project, expect, read};
+use psmt_fast::backend::cpu::Cpu;
+use psmt_fast::method::{self, Algorithm, Batch, Networks, StepArgs, Tvat, TvatArgs, cut_mix};
+use psmt_fast::model::{DeepLab, Initialization, ModelConfig, Network};
+use psmt_fast::ops::{Backend, IGNORE, Shape};
+use psmt_fast::rng::{Domain, Key};
+
+type Device = Cpu<f64>;
+
+const CROP: usize = 33;
+
+fn step_args(algorithm: Algorithm) -> StepArgs {
+    let config = psmt_fast::config::RunConfig::preset(Some(psmt_fast::data::Preset::Demo));
+    StepArgs {
+        algorithm,
+        lr: 0.1,
+        unsup_weight: 1.5,
+        tvat: TvatArgs { kind: Tvat::None, ..config.step_args().tvat },
+        ..config.step_args()
+    }
+}
+
+fn networks(b: &Device, arch: &DeepLab) -> Networks<Device> {
+    let net = |number| {
+        let (params, stats) = arch.init(Initialization::default(), 5, number);
+        Network::upload(b, &params, &stats)
+    };
+    let zeros = || b.zeros(arch.table.num_params);
+    Networks { student: net(0), teacher1: net(1), teacher2: net(2), momentum: zeros(), grads: zeros() }
+}
+
+fn batch(b: &Device, arch: &DeepLab, seed: u64) -> Batch<Device> {
+    let shape = Shape::new(2, CROP, CROP, 3);
+    let draw = |n: u64, len: usize| -> Vec<f32> {
+        let key = Key::new(seed, Domain::Bench, n);
+        (0..len).map(|i| 2.0 * key.uniform(i as u64) - 1.0).collect()
+    };
+    let classes = arch.config.num_classes;
+    let label = |v: &f32| {
+        if *v > 0.9 { IGNORE } else { (((v + 1.0) * 0.5 * classes as f32) as usize).min(classes - 1) as u8 }
+    };
+    let labels: Vec<u8> = draw(5, shape.positions()).iter().map(label).collect();
+    let features = arch.feature_shape(shape);
+    let noise = |n| b.upload(features, &draw(n, features.len()));
+    Batch {
+        x_l: b.upload(shape, &draw(1, shape.len())),
+        y_l: b.upload_labels(shape.with_channels(1), &labels),
+        x_u_weak: b.upload(shape, &draw(2, shape.len())),
+        x_u_strong: b.upload(shape, &draw(3, shape.len())),
+        y_u: None,
+        mix: cut_mix::sample(cut_mix::CutMixForm::Voc, 2, (CROP, CROP), Key::new(seed, Domain::CutMix, 0)),
+        d_l: noise(6),
+        d_u: noise(7),
+    }
+}
+
+fn gradient(b: &Device, arch: &DeepLab, args: &StepArgs, batches: &[(&Batch<Device>, f64)]) -> Vec<f32> {
+    let mut nets = networks(b, arch);
+    b.clear(&mut nets.grads);
+    for &(batch, share) in batches {
+        method::accumulate(b, arch, &mut nets, batch, args, share).unwrap();
+    }
+    b.download_vector(&nets.grads)
+}
+
+#[test]
+fn the_gradient_is_the_mean_of_the_batches() {
+    let b = Device::new();
+    let arch = DeepLab::new(ModelConfig::tiny(4)).unwrap();
+    let (one, other) = (batch(&b, &arch, 1), batch(&b, &arch, 2));
+    for algorithm in [Algorithm::Supervised, Algorithm::PsMt, Algorithm::OneTeacher, Algorithm::MeanTeacher] {
+        let args = step_args(algorithm);
+        let of = |batches: &[(&Batch<Device>, f64)]| gradient(&b, &arch, &args, batches);
+        let (first, second) = (of(&[(&one, 1.0)]), of(&[(&other, 1.0)]));
+        let both = of(&[(&one, 0.5), (&other, 0.5)]);
+        assert!(first.iter().any(|v| *v != 0.0) && first != second, "{algorithm:?}");
+        let largest = first.iter().chain(&second).fold(0.0f32, |m, v| m.max(v.abs()));
+        for (i, ((a, b), got)) in first.iter().zip(&second).zip(&both).enumerate() {
+            let want = 0.5 * (f64::from(*a) + f64::from(*b));
+            let off = (f64::from(*got) - want).abs();
+            assert!(off <= 1e-6 * f64::from(largest), "{algorithm:?}: element {i} is {got}, not {want}");
+        }
+    }
+}
+
+#[test]
+fn two_halves_of_the_same_batch_are_one_step() {
+    let b = Device::new();
+    let arch = DeepLab::new(ModelConfig::tiny(4)).unwrap();
+    let batch = batch(&b, &arch, 3);
+    for algorithm in [Algorithm::Supervised, Algorithm::PsMt] {
+        let args = step_args(algorithm);
+        let (mut whole, mut halves) = (networks(&b, &arch), networks(&b, &arch));
+        method::train_step(&b, &arch, &mut whole, &batch, &args).unwrap();
+        b.clear(&mut halves.grads);
+        for _ in 0..2 {
+            method::accumulate(&b, &arch, &mut halves, &batch, &args, 0.5).unwrap();
+        }
+        method::update(&b, &arch, &mut halves, &args).unwrap();
+        // Halves are exact, so parameters have the same bits; running statistics moved twice.
+        let params = |n: &Networks<Device>| {
+            [&n.student, &n.teacher1, &n.teacher2].map(|net| b.download_vector(&net.params))
+        };
+        assert_eq!(params(&whole), params(&halves), "{algorithm:?}");
+        let stats = |n: &Networks<Device>| b.download_vector(&n.student.stats);
+        assert_ne!(stats(&whole), stats(&halves));
+    }
+}
+
+#[test]
+fn runs_of_several_batches_a_step_repeat_and_resume() {
+    let p = Project::new();
+    let flags = ["--batch-size", "2", "--accumulate", "2"];
+    let out = p.train("whole", &flags);
+    expect(&out, 0, &["batch norms see 2 images at a time, not the 4 of a step", "results in whole"]);
+    let mut child = p.start_and_wait_for_checkpoint("killed", &flags);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    expect(&p.run(&["train", "--resume", "killed"]), 0, &["results in killed"]);
+    let bits = |out: &str| read(&p.path(&format!("{out}/checkpoints/last.safetensors")));
+    assert!(bits("whole") == bits("killed"), "the resumed run differs");
+    // As many images a step, other batch norms.
+    expect(&p.train("one", &["--batch-size", "4"]), 0, &[]);
+    let steps = |out: &str| {
+        let text = String::from_utf8(read(&p.path(&format!("{out}/metrics.jsonl")))).unwrap();
+        text.lines()
+            .last()
+            .unwrap()
+            .split("\"step\":")
+            .nth(1)
+            .unwrap()
+            .split([',', '}'])
+            .next()
+            .map(String::from)
+    };
+    assert_eq!(steps("whole"), steps("one"));
+    assert!(bits("whole") != bits("one"));
+    let out = p.train("dry", &[&flags[..], &["--dry-run"]].concat());
+    expect(&out, 0, &["4 labelled and as many unlabelled a step, in 2 batches of 2"]);
+    expect(&p.train("none", &["--accumulate", "0"]), 3, &["optim.accumulate", "at least 1"]);
+}
+
+/// True labels of unlabelled images are counted against the pseudo labels that pass, and change nothing.
+#[test]
+fn pseudo_labels_are_measured_and_true_labels_teach_nothing() {
+    let b = Device::new();
+    let arch = DeepLab::new(ModelConfig::tiny(4)).unwrap();
+    let classes = arch.config.num_classes;
+    for algorithm in [Algorithm::PsMt, Algorithm::OneTeacher, Algorithm::MeanTeacher] {
+        let plain = batch(&b, &arch, 1);
+        let measured = Batch { y_u: Some(plain.y_l.clone()), ..batch(&b, &arch, 1) };
+        let mut args = step_args(algorithm);
+        // In the middle of the confidences, and not at one, which the device holds in double precision.
+        let mut nets = networks(&b, &arch);
+        let (t1, t2) = (&mut nets.teacher1, &mut nets.teacher2);
+        let pseudo = method::pseudo_labels(&b, &arch, (t1, t2), &plain.x_u_weak, &args).unwrap();
+        let mut want = None;
+        if let Some(pseudo) = &pseudo {
+            let confidence = b.download(&pseudo.confidence);
+            let mut sorted = confidence.clone();
+            sorted.sort_by(f32::total_cmp);
+            let middle = sorted.len() / 2;
+            args.conf_ce.threshold = (f64::from(sorted[middle - 1]) + f64::from(sorted[middle])) / 2.0;
+            let (label, truth) = (b.download_labels(&pseudo.label), b.download_labels(&plain.y_l));
+            let mut counts = vec![0u64; classes * classes];
+            for i in 0..truth.len() {
+                if truth[i] != IGNORE && f64::from(confidence[i]) >= args.conf_ce.threshold {
+                    counts[usize::from(truth[i]) * classes + usize::from(label[i])] += 1;
+                }
+            }
+            assert!(counts.iter().sum::<u64>() > 0);
+            want = Some(counts);
+        }
+        assert_eq!(pseudo.is_some(), algorithm.has_pseudo_labels());
+
+        let step = |batch: &Batch<Device>| {
+            let mut nets = networks(&b, &arch);
+            b.clear(&mut nets.grads);
+            let out = method::accumulate(&b, &arch, &mut nets, batch, &args, 1.0).unwrap();
+            let truth = out.unsup.unwrap().pseudo.and_then(|p| p.truth).map(|counts| b.read_counts(&counts));
+            let bits: Vec<u32> = b.download_vector(&nets.grads).iter().map(|v| v.to_bits()).collect();
+            (bits, truth)
+        };
+        let (without, with) = (step(&plain), step(&measured));
+        assert!(without.0 == with.0, "{algorithm:?}");
+        assert_eq!((without.1, with.1), (None, want), "{algorithm:?}");
+    }
+}

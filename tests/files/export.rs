@@ -1,0 +1,463 @@
+//! Exported files: ONNX models through an interpreter and, where Python has it, onnxruntime; tensor files; refusals.
+
+use crate::cli_common::{Project, expect, read};
+use psmt_fast::Error;
+use psmt_fast::backend::cpu::Cpu;
+use psmt_fast::data::HostImages;
+use psmt_fast::eval::{self, Nets, Palette, Which};
+use psmt_fast::export::{
+    Info, Input, Naming, OnnxOptions, Output, Values, proto, write_networks, write_onnx,
+};
+use psmt_fast::model::io::{Float, TensorFile, write_tensors};
+use psmt_fast::model::{DeepLab, Initialization, ModelConfig, NamedTensor, Network};
+use psmt_fast::ops::{self, Backend, Normalize, Shape};
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::Command;
+
+const CLASSES: usize = 5;
+
+/// Numbers in [0, 1) that only look random.
+fn noise(seed: usize) -> impl FnMut() -> f32 {
+    let mut state = seed as u64 + 1;
+    move || {
+        state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (state >> 40) as f32 / (1 << 24) as f32
+    }
+}
+
+/// Networks as training leaves them: no batch norm is the identity, some scales are negative.
+struct Trained {
+    arch: DeepLab,
+    networks: Vec<Values>,
+}
+
+impl Trained {
+    fn new() -> Trained {
+        let config = ModelConfig { blocks: [2, 1, 1, 2], ..ModelConfig::tiny(CLASSES) };
+        let arch = DeepLab::new(config).unwrap();
+        let network = |i: usize, name: &str| {
+            let (mut params, mut stats) = arch.init(Initialization::default(), 3, i as u64);
+            let mut noise = noise(i);
+            params[arch.table.num_decayed..].iter_mut().for_each(|v| *v += 1.2 * (noise() - 0.7));
+            stats.iter_mut().for_each(|v| *v = 0.3 * *v + 0.5 * noise() + 0.1);
+            center(&arch, &mut params, &stats);
+            Values { name: name.into(), params, stats }
+        };
+        let networks = ["student", "teacher1", "teacher2"].iter().enumerate().map(|(i, n)| network(i, n));
+        Trained { networks: networks.collect(), arch }
+    }
+
+    fn of(&self, which: Which) -> &[Values] {
+        match which {
+            Which::Student => &self.networks[..1],
+            Which::Teacher1 => &self.networks[1..2],
+            Which::Teacher2 => &self.networks[2..],
+            Which::Ensemble => &self.networks[1..],
+        }
+    }
+
+    fn export(&self, path: &Path, which: Which, options: OnnxOptions) -> psmt_fast::export::Written {
+        write_onnx(path, &self.arch, self.of(which), &info(which.name()), &options).unwrap()
+    }
+
+    /// Outputs by name as `predict` computes them, NHWC.
+    fn expected(&self, which: Which, images: &HostImages) -> BTreeMap<&'static str, Vec<f32>> {
+        let b = Cpu::<f32>::new();
+        let nets: Vec<Network<Cpu<f32>>> =
+            self.networks.iter().map(|v| Network::upload(&b, &v.params, &v.stats)).collect();
+        let all = Nets { student: &nets[0], teachers: nets[1..].iter().collect() };
+        let size = (images.shape.h, images.shape.w);
+        let settings = eval::Settings { normalize: normalize(), ..Default::default() };
+        let p = eval::predict(&b, &self.arch, &all, &[which], images, &settings, size).unwrap();
+        let mut out = BTreeMap::from([
+            ("labels", b.download_labels(&p[0].label).into_iter().map(f32::from).collect()),
+            ("confidence", b.download(&p[0].confidence)),
+        ]);
+        let shown = images.shown.clone();
+        let bytes = ops::upload_images(&b, images.shape, &images.data, shown).unwrap();
+        let x = ops::normalize_bytes(&b, &bytes, &normalize()).unwrap();
+        let own = self.of(which).iter().map(|v| {
+            let net = Network::upload(&b, &v.params, &v.stats);
+            let logits = self.arch.predict(&b, &net, &x).unwrap();
+            b.download(&ops::interpolate(&b, &logits, size).unwrap())
+        });
+        let own: Vec<Vec<f32>> = own.collect();
+        let count = own.len() as f32;
+        let logits: Vec<f32> =
+            (0..own[0].len()).map(|i| own.iter().map(|z| z[i]).sum::<f32>() / count).collect();
+        let softmax = |z: &[f32]| -> Vec<f32> {
+            let max = z.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            let e: Vec<f32> = z.iter().map(|v| (v - max).exp()).collect();
+            e.iter().map(|v| v / e.iter().sum::<f32>()).collect()
+        };
+        out.insert("probabilities", logits.chunks_exact(CLASSES).flat_map(softmax).collect());
+        out.insert("logits", logits);
+        out
+    }
+}
+
+/// Shifts the classifier so that no class wins everywhere.
+fn center(arch: &DeepLab, params: &mut [f32], stats: &[f32]) {
+    let b = Cpu::<f32>::new();
+    let images = images(1, (64, 64));
+    let x = crate::onnx_run::activation(images.shape, &fed(&images, Input::Normalized));
+    let logits = b.download(&arch.predict(&b, &Network::upload(&b, params, stats), &x).unwrap());
+    let bias = arch.table.params.iter().find(|e| e.name.ends_with("classifier.bias")).unwrap();
+    for (i, v) in logits.iter().enumerate() {
+        params[bias.span.offset + i % CLASSES] -= v / (logits.len() / CLASSES) as f32;
+    }
+}
+
+fn normalize() -> Normalize {
+    Normalize { mean: [0.4, 0.5, 0.3], std: [0.2, 0.3, 0.25] }
+}
+
+fn info(network: &str) -> Info {
+    let palette = Palette::new(None, CLASSES);
+    Info { network: network.into(), palette, normalize: normalize(), long_side: 240, window: 0, multiple: 8 }
+}
+
+fn images(n: usize, (h, w): (usize, usize)) -> HostImages {
+    let mut noise = noise(n * h + w);
+    HostImages::whole(n, (h, w), (0..n * h * w * 3).map(|_| (256.0 * noise()) as u8).collect())
+}
+
+/// What the graph's input holds of these images, NHWC.
+fn fed(images: &HostImages, input: Input) -> Vec<f32> {
+    let n = normalize();
+    let value = |(i, &v): (usize, &u8)| match input {
+        Input::Bytes => f32::from(v),
+        Input::Unit => f32::from(v) / 255.0,
+        Input::Normalized => (f32::from(v) / 255.0 - n.mean[i % 3]) / n.std[i % 3],
+    };
+    images.data.iter().enumerate().map(value).collect()
+}
+
+const WHICH: [Which; 4] = [Which::Student, Which::Teacher1, Which::Teacher2, Which::Ensemble];
+const SIZES: [(usize, (usize, usize)); 5] =
+    [(1, (64, 48)), (3, (33, 47)), (1, (50, 81)), (3, (32, 16)), (1, (5, 2))];
+
+/// Labels: the share that agrees. Others: largest difference beside the largest value.
+fn compare(name: &str, got: &[f32], want: &[f32]) {
+    assert_eq!(got.len(), want.len(), "{name}");
+    if name == "labels" {
+        let equal = got.iter().zip(want).filter(|(g, w)| g == w).count();
+        assert!(equal as f64 >= 0.9999 * got.len() as f64, "{equal} of {} labels", got.len());
+        let show = want.len() < 100 || want.iter().any(|l| *l != want[0]);
+        assert!(show, "labels that are all the same show little");
+        return;
+    }
+    let largest = want.iter().fold(1.0f32, |m, v| m.max(v.abs()));
+    for (i, (g, w)) in got.iter().zip(want).enumerate() {
+        assert!((g - w).abs() <= 2e-5 * largest, "{name} {i}: {g}, expected {w} beside {largest}");
+    }
+}
+
+#[test]
+fn onnx_models_compute_what_predict_does() {
+    let t = Trained::new();
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("m.onnx");
+    let (inputs, outputs) = (
+        [Input::Bytes, Input::Unit, Input::Normalized],
+        [Output::Labels, Output::Logits, Output::Probabilities],
+    );
+    for (i, which) in WHICH.into_iter().enumerate() {
+        for (j, output) in outputs.into_iter().enumerate() {
+            for fold_batch_norm in [false, true] {
+                let input = inputs[(i + j) % 3];
+                let written = t.export(&path, which, OnnxOptions { input, output, fold_batch_norm });
+                let graph = crate::onnx_run::read(&path).graph.unwrap();
+                crate::onnx_run::check(&graph);
+                let norms = graph.node.iter().filter(|n| n.op_type == "BatchNormalization").count();
+                let count = t.arch.table.stats.len() / 2 * t.of(which).len();
+                let expected = if fold_batch_norm { (0, count) } else { (count, 0) };
+                assert_eq!((norms, written.folded), expected);
+                let (n, size) = SIZES[(i + j) % SIZES.len()];
+                let images = images(n, size);
+                let want = t.expected(which, &images);
+                let x = crate::onnx_run::activation(images.shape, &fed(&images, input));
+                let got = crate::onnx_run::run(&graph, &x);
+                assert_eq!(got.len(), if output == Output::Labels { 2 } else { 1 });
+                for (name, got) in &got {
+                    compare(name, &Cpu::<f32>::new().download(got), &want[name.as_str()]);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn onnx_models_take_any_size_and_describe_themselves() {
+    let t = Trained::new();
+    let dir = tempfile::tempdir().unwrap();
+    let [path, again] = ["m.onnx", "again.onnx"].map(|name| dir.path().join(name));
+    let written = t.export(&path, Which::Ensemble, OnnxOptions::default());
+    t.export(&again, Which::Ensemble, OnnxOptions::default());
+    assert!(read(&path) == read(&again) && read(&path).len() == written.bytes);
+    let model = crate::onnx_run::read(&path);
+    assert_eq!((model.ir_version, model.opset_import[0].version), (Some(8), Some(17)));
+    let value = |key: &str| &model.metadata_props.iter().find(|p| p.key == key).unwrap().value;
+    assert_eq!(value("network"), "ensemble");
+    assert_eq!(value("normalize"), r#"{"mean":[0.4, 0.5, 0.3],"std":[0.2, 0.3, 0.25]}"#);
+    assert_eq!(
+        (value("long_side"), value("input"), value("output")),
+        (&"240".into(), &"bytes".into(), &"labels".into())
+    );
+    for key in ["class_names", "class_colors"] {
+        let list: Vec<serde_json::Value> = serde_json::from_str(value(key)).unwrap();
+        assert_eq!(list.len(), CLASSES);
+    }
+    let graph = model.graph.unwrap();
+    let axes = |v: &proto::ValueInfoProto| -> Vec<String> {
+        let tensor = v.r#type.clone().unwrap().tensor_type.unwrap();
+        let name = |d: proto::DimensionProto| d.dim_param.unwrap_or_else(|| d.dim_value.unwrap().to_string());
+        tensor.shape.unwrap().dim.into_iter().map(name).collect()
+    };
+    assert_eq!(axes(&graph.input[0]), ["N", "3", "H", "W"]);
+    assert_eq!(
+        (axes(&graph.output[0]), axes(&graph.output[1])),
+        (axes(&graph.output[1]), vec!["N".into(), "H".into(), "W".into()])
+    );
+    for (n, size) in SIZES {
+        let images = images(n, size);
+        let x = crate::onnx_run::activation(images.shape, &fed(&images, Input::Bytes));
+        let got = crate::onnx_run::run(&graph, &x);
+        for (name, want) in t.expected(Which::Ensemble, &images) {
+            if let Some(got) = got.get(name) {
+                compare(name, &Cpu::<f32>::new().download(got), &want);
+            }
+        }
+    }
+}
+
+/// A Python that can check models; a word and none where there is none.
+fn python() -> Option<String> {
+    let chosen = std::env::var("PSMT_TEST_PYTHON").ok();
+    let program = chosen.clone().unwrap_or_else(|| "python3".into());
+    let imports = Command::new(&program).args(["-c", "import numpy, onnx, onnxruntime, PIL"]).output();
+    let usable = imports.is_ok_and(|o| o.status.success());
+    assert!(
+        usable || chosen.is_none(),
+        "{program} of PSMT_TEST_PYTHON lacks numpy, onnx, onnxruntime or pillow"
+    );
+    if !usable {
+        eprintln!("skipped: no Python with numpy, onnx, onnxruntime and pillow (PSMT_TEST_PYTHON names one)");
+    }
+    usable.then_some(program)
+}
+
+/// Runs `onnx_check.py` and judges what it found.
+fn check_with(python: &str, args: &[&Path], mode: &str) {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/onnx_check.py");
+    let out = Command::new(python).arg(script).arg(mode).args(args).output().unwrap();
+    assert!(out.status.success(), "{args:?}: {}", String::from_utf8_lossy(&out.stderr));
+    let found: serde_json::Value = serde_json::from_slice(&out.stdout).unwrap();
+    assert!(found["labels_equal"].as_f64().unwrap() >= 0.9999, "{args:?}: {found}");
+    assert!(found["max_difference"].as_f64().unwrap() <= 1e-4, "{args:?}: {found}");
+}
+
+/// NHWC to NCHW.
+fn planar(shape: Shape, data: &[f32]) -> Vec<f32> {
+    let (c, plane) = (shape.c, shape.h * shape.w);
+    let at = |i: usize| (i / (c * plane) * plane + i % plane) * c + i / plane % c;
+    (0..data.len()).map(|i| data[at(i)]).collect()
+}
+
+#[test]
+fn onnxruntime_computes_what_predict_does() {
+    let Some(python) = python() else { return };
+    let t = Trained::new();
+    let dir = tempfile::tempdir().unwrap();
+    let (model, file) = (dir.path().join("m.onnx"), dir.path().join("r.safetensors"));
+    let cases = [
+        (Which::Student, Input::Unit, Output::Probabilities, true),
+        (Which::Teacher2, Input::Normalized, Output::Probabilities, false),
+        (Which::Ensemble, Input::Bytes, Output::Labels, false),
+        (Which::Ensemble, Input::Bytes, Output::Probabilities, true),
+        (Which::Teacher1, Input::Bytes, Output::Labels, true),
+    ];
+    for ((which, input, output, fold_batch_norm), (n, size)) in cases.into_iter().zip(SIZES) {
+        t.export(&model, which, OnnxOptions { input, output, fold_batch_norm });
+        let images = images(n, size);
+        let Shape { n, h, w, .. } = images.shape;
+        let mut tensors = vec![NamedTensor {
+            name: "images".into(),
+            shape: vec![n, 3, h, w],
+            data: planar(images.shape, &fed(&images, input)),
+        }];
+        for (name, data) in t.expected(which, &images) {
+            let c = data.len() / (n * h * w);
+            let shape = if c == 1 { vec![n, h, w] } else { vec![n, c, h, w] };
+            let data = planar(Shape::new(n, h, w, c), &data);
+            tensors.push(NamedTensor { name: name.into(), shape, data });
+        }
+        write_tensors(&file, &tensors, &BTreeMap::new()).unwrap();
+        check_with(&python, &[&model, &file], "reference");
+    }
+}
+
+#[test]
+fn the_program_exports_what_it_predicts() {
+    let p = Project::new();
+    expect(&p.train("o", &[]), 0, &[]);
+    let python = python();
+    // Odd sizes beside the project's own.
+    let odd = image::open(p.path("data/images/3.png")).unwrap().crop_imm(1, 2, 29, 23);
+    odd.save(p.path("data/images/odd.png")).unwrap();
+    for network in ["ensemble", "student", "teacher1"] {
+        let predict = ["predict", "data/images", "--checkpoint", "o", "--out", "masks", "--eval-size", "0"];
+        expect(&p.run(&[&predict[..], &["--network", network, "--overwrite"]].concat()), 0, &[]);
+        for fold in [&[][..], &["--fold-batch-norm"]] {
+            let export = ["export", "--checkpoint", "o", "--out", "m.onnx", "--force", "--network", network];
+            expect(&p.run(&[&export[..], fold].concat()), 0, &["m.onnx", network]);
+            crate::onnx_run::check(&crate::onnx_run::read(&p.path("m.onnx")).graph.unwrap());
+            if let Some(python) = &python {
+                let names = (0..12).map(|i| i.to_string()).chain(["odd".into()]);
+                let paths: Vec<_> = names.map(|i| p.path(&format!("data/images/{i}.png"))).collect();
+                let (model, masks) = (p.path("m.onnx"), p.path("masks"));
+                let args: Vec<&Path> =
+                    [&model, &masks].into_iter().chain(&paths).map(|a| a.as_path()).collect();
+                check_with(python, &args, "predicted");
+            }
+        }
+    }
+}
+
+#[test]
+fn onnxruntime_labels_photographs_as_predict_does() {
+    let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data/camvid");
+    if !data.join("val.txt").is_file() {
+        return eprintln!("skipped: no CamVid in {}", data.display());
+    }
+    let Some(python) = python() else { return };
+    let p = Project::new();
+    let list = |name: &str| data.join(name).display().to_string();
+    let (folder, val) = (data.display().to_string(), list("val.txt"));
+    let (labeled, unlabeled) =
+        (list("splits/46_train_supervised.txt"), list("splits/46_train_unsupervised.txt"));
+    let sizes = [
+        "--crop",
+        "64",
+        "--epochs",
+        "2",
+        "--warm-up-passes",
+        "1",
+        "--steps-per-epoch",
+        "8",
+        "--val-every",
+        "2",
+    ];
+    let lists = ["--data", &folder, "--labeled", &labeled, "--unlabeled", &unlabeled, "--val", &val];
+    let train = ["train", "--preset", "camvid", "--set", "eval.long_side=120", "--out", "o"];
+    expect(&p.run(&[&train[..], &lists, &sizes].concat()), 0, &[]);
+    // Whole images, which every decoder reads alike.
+    let mut paths = Vec::new();
+    for line in String::from_utf8(read(&data.join("val.txt"))).unwrap().lines().step_by(25) {
+        let image = data.join(line.split_whitespace().next().unwrap());
+        let png = p.path(&format!("{}.png", image.file_stem().unwrap().to_str().unwrap()));
+        image::open(&image).unwrap().save(&png).unwrap();
+        paths.push(png);
+    }
+    assert!(paths.len() >= 4);
+    let names: Vec<&str> = paths.iter().map(|p| p.to_str().unwrap()).collect();
+    let predict = ["predict", "--checkpoint", "o", "--out", "masks", "--eval-size", "0"];
+    expect(&p.run(&[&predict[..], &names].concat()), 0, &[]);
+    expect(
+        &p.run(&["export", "--checkpoint", "o", "--out", "m.onnx", "--fold-batch-norm"]),
+        0,
+        &["ensemble"],
+    );
+    let (model, masks) = (p.path("m.onnx"), p.path("masks"));
+    let args: Vec<&Path> = [&model, &masks].into_iter().chain(&paths).map(|a| a.as_path()).collect();
+    check_with(&python, &args, "predicted");
+}
+
+#[test]
+fn tensor_files_hold_the_checkpoint_by_other_names() {
+    let p = Project::new();
+    expect(&p.train("o", &[]), 0, &[]);
+    let checkpoint = TensorFile::open(&p.path("o/checkpoints/best.safetensors")).unwrap();
+    let export = |out: &str, more: &[&str]| {
+        expect(&p.run(&[&["export", "--checkpoint", "o", "--out", out][..], more].concat()), 0, &[out]);
+        TensorFile::open(&p.path(out)).unwrap()
+    };
+    let same = |file: &TensorFile, name: &str, held: &str| {
+        let (got, want) = (file.require(name).unwrap(), checkpoint.require(held).unwrap());
+        assert!(got.shape == want.shape && got.data == want.data, "{name}");
+    };
+    let student = export("s.safetensors", &["--format", "safetensors", "--network", "student"]);
+    assert!(student.names().iter().all(|n| n.starts_with("encoder.") || n.starts_with("decoder.")));
+    student.names().iter().for_each(|n| same(&student, n, &format!("student.{n}")));
+    let all = export("all.safetensors", &["--format", "safetensors"]);
+    assert_eq!(all.names().len(), 3 * student.names().len());
+    all.names().iter().for_each(|n| same(&all, n, n));
+    assert_eq!(all.metadata("class_names"), Some(r#"["class 0","class 1"]"#));
+    let authors = export("pth.safetensors", &["--format", "pth-names"]);
+    assert_eq!(authors.names().len(), all.names().len());
+    for (name, held) in [
+        ("encoder_s.backbone.conv1.0.weight", "student.encoder.backbone.conv1.0.weight"),
+        ("decoder1.upsample.classifier.bias", "teacher1.decoder.upsample.classifier.bias"),
+        ("encoder2.head.aspp.map_bn.running_var", "teacher2.encoder.head.aspp.map_bn.running_var"),
+    ] {
+        same(&authors, name, held);
+    }
+    let len = |name: &str| std::fs::metadata(p.path(name)).unwrap().len();
+    export("h.safetensors", &["--format", "safetensors", "--dtype", "bf16"]);
+    assert!(len("h.safetensors") < len("all.safetensors"));
+}
+
+#[test]
+fn sixteen_bits_are_rounded_and_never_overflow() {
+    let mut t = Trained::new();
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("h.safetensors");
+    t.networks[0].stats[0] = 70000.0;
+    let write =
+        |float| write_networks(&path, &t.arch, &t.networks[..1], &info("student"), Naming::Layers, float);
+    let e = write(Float::F16).unwrap_err();
+    assert!(matches!(&e, Error::Usage(m) if m.contains("running_mean") && m.contains("7e4")), "{e}");
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+    write(Float::Bf16).unwrap();
+    let bytes = read(&path);
+    let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let entry = &t.arch.table.params[0];
+    let tensor = file.tensor(&entry.name).unwrap();
+    assert_eq!((tensor.dtype(), tensor.shape()), (safetensors::Dtype::BF16, &entry.shape[..]));
+    let want = t.arch.table.export(&t.networks[0].params, &[]);
+    for (got, want) in tensor.data().as_chunks::<2>().0.iter().zip(&want[0].data) {
+        let got = f32::from_bits(u32::from(u16::from_le_bytes(*got)) << 16);
+        assert!((got - want).abs() <= want.abs() / 256.0, "{got} {want}");
+    }
+}
+
+#[test]
+fn refusals_leave_no_file() {
+    let p = Project::new();
+    expect(&p.train("o", &["--algorithm", "supervised", "--epochs", "1"]), 0, &[]);
+    let before = std::fs::read_dir(p.path("")).unwrap().count();
+    let export = |more: &[&str]| p.run(&[&["export", "--checkpoint", "o"][..], more].concat());
+    let tensors = ["--out", "x", "--format", "safetensors"];
+    for (more, code, parts) in [
+        (&["--out", "x", "--network", "ensemble"][..], 2, &["no ensemble", "student"][..]),
+        (&["--out", "x", "--network", "teacher1"], 2, &["no teacher1"]),
+        (&["--out", "x", "--network", "nobody"], 2, &["nobody", "teacher2"]),
+        (&["--out", "x", "--format", "pickle"], 2, &["pickle", "pth-names"]),
+        (&["--out", "x", "--network", "all"], 2, &["not of all"]),
+        (&["--out", "x", "--dtype", "f16"], 2, &["--dtype"]),
+        (&[&tensors[..], &["--network", "ensemble"]].concat(), 2, &["two networks"]),
+        (&[&tensors[..], &["--fold-batch-norm"]].concat(), 2, &["--fold-batch-norm", "onnx"]),
+        (&["--out", "run.toml"], 2, &["run.toml exists", "--force"]),
+        (&["--out", "missing/x.onnx"], 9, &["missing"]),
+        (&["--out", "data", "--force"], 9, &["data"]),
+        (&[&tensors[..], &["--out", "data", "--force"]].concat()[2..], 9, &["data"]),
+    ] {
+        expect(&export(more), code, parts);
+    }
+    expect(&p.run(&["export", "--checkpoint", "nothing", "--out", "x"]), 9, &["nothing"]);
+    expect(&p.run(&["export", "--checkpoint", "data/images/1.png", "--out", "x"]), 5, &["1.png"]);
+    assert_eq!(std::fs::read_dir(p.path("")).unwrap().count(), before, "something was left");
+    expect(&export(&["--out", "run.toml", "--force"]), 0, &["student"]);
+    crate::onnx_run::check(&crate::onnx_run::read(&p.path("run.toml")).graph.unwrap());
+}

@@ -1,0 +1,437 @@
+//! A device that computes nothing and notes every call with its sizes. Knows ops, not what calls them.
+
+use super::call::Call;
+use psmt_fast::ops::*;
+use psmt_fast::rng::Key;
+use std::sync::{Mutex, PoisonError};
+
+/// A call and how often it occurs.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Counted {
+    /// The call.
+    pub call: Call,
+    /// Its number.
+    pub count: usize,
+}
+
+/// The device. Tensors are their shapes, vectors their lengths.
+#[derive(Default)]
+pub struct Trace {
+    calls: Mutex<Vec<Counted>>,
+}
+
+impl Trace {
+    /// What was called, in the order of first calls.
+    pub fn calls(self) -> Vec<Counted> {
+        self.calls.into_inner().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn note(&self, call: Call) {
+        let mut calls = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
+        match calls.iter_mut().find(|c| c.call == call) {
+            Some(counted) => counted.count += 1,
+            None => calls.push(Counted { call, count: 1 }),
+        }
+    }
+}
+
+/// The convolution with its parameters at the start of a vector. Kernels read weights in chunks: where they begin, up to
+/// the largest chunk, stays.
+fn alone(conv: &Conv2d) -> Conv2d {
+    let weight = Span { offset: conv.weight.offset % 16, ..conv.weight };
+    let bias = conv.bias.map(|bias| Span { offset: weight.range().end, ..bias });
+    Conv2d { weight, bias, ..*conv }
+}
+
+/// The same of a batch norm.
+fn norm_alone(bn: &BatchNorm) -> BatchNorm {
+    let at = |place: usize| Span { offset: place * bn.channels, len: bn.channels };
+    BatchNorm { weight: at(0), bias: at(1), running_mean: at(0), running_var: at(1), ..*bn }
+}
+
+impl Backend for Trace {
+    type Tensor = Shape;
+    type Vector = usize;
+    type Labels = Shape;
+    type Scalar = ();
+    type Counts = usize;
+    type Moments = ();
+    type Sums = ();
+
+    fn name(&self) -> String {
+        "trace".into()
+    }
+    fn shape(x: &Shape) -> Shape {
+        *x
+    }
+    fn labels_shape(x: &Shape) -> Shape {
+        *x
+    }
+    fn vector_len(v: &usize) -> usize {
+        *v
+    }
+    fn upload(&self, shape: Shape, _: &[f32]) -> Shape {
+        shape
+    }
+    fn download(&self, x: &Shape) -> Vec<f32> {
+        vec![0.0; x.len()]
+    }
+    fn upload_labels(&self, shape: Shape, _: &[u8]) -> Shape {
+        shape
+    }
+    fn download_labels(&self, x: &Shape) -> Vec<u8> {
+        vec![0; x.len()]
+    }
+    fn zeros(&self, len: usize) -> usize {
+        len
+    }
+    fn upload_vector(&self, data: &[f32]) -> usize {
+        data.len()
+    }
+    fn download_vector(&self, v: &usize) -> Vec<f32> {
+        vec![0.0; *v]
+    }
+    fn clear(&self, v: &mut usize) {
+        self.note(Call::Clear { len: *v });
+    }
+    fn read_scalar(&self, (): &()) -> f64 {
+        0.0
+    }
+    fn read_counts(&self, c: &usize) -> Vec<u64> {
+        vec![0; *c]
+    }
+    fn zero_counts(&self, len: usize) -> usize {
+        len
+    }
+    fn watch_tensor(&self, _: &mut usize, x: &Shape, _: u32) {
+        self.note(Call::WatchTensor { x: *x });
+    }
+    fn watch_vector(&self, _: &mut usize, v: &usize, _: u32) {
+        self.note(Call::WatchVector { len: *v });
+    }
+    fn synchronize(&self) {}
+    fn available_memory(&self) -> Option<u64> {
+        None
+    }
+
+    fn normalize_bytes(&self, images: &Images<Trace>, _: &Normalize) -> Shape {
+        self.note(Call::NormalizeBytes { x: images.bytes });
+        images.bytes
+    }
+    fn photometric(&self, pixels: Pixels<'_, Trace>, strong: &[Strong], _: &Normalize) -> Shape {
+        self.note(Call::Photometric { x: pixels.shape(), strong: strong.to_vec() });
+        pixels.shape()
+    }
+
+    fn conv2d_fprop(&self, x: &Shape, _: &usize, conv: &Conv2d) -> Shape {
+        self.note(Call::Fprop { conv: alone(conv), x: *x });
+        conv.out_shape(*x)
+    }
+    fn conv2d_dgrad(&self, _: &Shape, _: &usize, conv: &Conv2d, x: Shape) -> Shape {
+        self.note(Call::Dgrad { conv: alone(conv), x });
+        x
+    }
+    fn conv2d_fprop_moments(&self, x: &Shape, params: &usize, conv: &Conv2d) -> (Shape, Option<()>) {
+        (self.conv2d_fprop(x, params, conv), Some(()))
+    }
+    fn conv2d_dgrad_add(&self, _: &Shape, _: &usize, conv: &Conv2d, to: &Shape) -> Shape {
+        self.note(Call::DgradAdd { conv: alone(conv), x: *to });
+        *to
+    }
+    fn conv2d_dgrad_sums(
+        &self,
+        _: &Shape,
+        _: &usize,
+        conv: &Conv2d,
+        add: Option<&Shape>,
+        norm: &NormPass<'_, Trace>,
+    ) -> (Shape, Option<()>) {
+        let NormPass { x, bn, act, residual, .. } = *norm;
+        let (conv, bn, add) = (alone(conv), norm_alone(bn), add.is_some());
+        self.note(Call::DgradSums { conv, bn, x: *x, act, residual, add });
+        (*x, Some(()))
+    }
+    fn conv2d_fprop_norm(
+        &self,
+        x: &Shape,
+        _: &usize,
+        conv: &Conv2d,
+        norm: &FrozenNorm<'_, Trace>,
+        residual: Option<&Shape>,
+    ) -> Shape {
+        let (bn, act, residual) = (norm_alone(norm.bn), norm.act, residual.is_some());
+        self.note(Call::FpropNorm { conv: alone(conv), bn, x: *x, act, residual });
+        conv.out_shape(*x)
+    }
+    fn conv2d_fprop_tangent(
+        &self,
+        t: &Shape,
+        _: &Shape,
+        _: &usize,
+        conv: &Conv2d,
+        norm: &FrozenNorm<'_, Trace>,
+    ) -> Shape {
+        self.note(Call::FpropTangent { conv: alone(conv), bn: norm_alone(norm.bn), x: *t, act: norm.act });
+        conv.out_shape(*t)
+    }
+    fn conv2d_dgrad_tangent(
+        &self,
+        _: &Shape,
+        y: &Shape,
+        _: &usize,
+        conv: &Conv2d,
+        norm: &FrozenNorm<'_, Trace>,
+    ) -> Shape {
+        self.note(Call::DgradTangent { conv: alone(conv), bn: norm_alone(norm.bn), x: *y, act: norm.act });
+        *y
+    }
+    fn conv2d_wgrad(&self, x: &Shape, _: &Shape, _: &mut usize, conv: &Conv2d) {
+        self.note(Call::Wgrad { conv: alone(conv), x: *x });
+    }
+    fn batch_norm_train(
+        &self,
+        x: &Shape,
+        _: &usize,
+        _: &mut usize,
+        bn: &BatchNorm,
+        act: Activation,
+        residual: Option<&Shape>,
+    ) -> (Shape, BatchNormSaved<Trace>) {
+        self.note(Call::BatchNormTrain { bn: norm_alone(bn), x: *x, act, residual: residual.is_some() });
+        (*x, BatchNormSaved { moments: 2 * bn.channels })
+    }
+    fn batch_norm_train_moments(
+        &self,
+        x: &Shape,
+        _: &(),
+        _: &usize,
+        _: &mut usize,
+        bn: &BatchNorm,
+        act: Activation,
+        residual: Option<&Shape>,
+    ) -> (Shape, BatchNormSaved<Trace>) {
+        let residual = residual.is_some();
+        self.note(Call::BatchNormTrainMoments { bn: norm_alone(bn), x: *x, act, residual });
+        (*x, BatchNormSaved { moments: 2 * bn.channels })
+    }
+    fn batch_norm_eval(
+        &self,
+        x: &Shape,
+        _: &usize,
+        _: &usize,
+        bn: &BatchNorm,
+        act: Activation,
+        residual: Option<&Shape>,
+    ) -> Shape {
+        self.note(Call::BatchNormEval { bn: norm_alone(bn), x: *x, act, residual: residual.is_some() });
+        *x
+    }
+    fn batch_norm_train_bwd(
+        &self,
+        dy: &Shape,
+        x: &Shape,
+        _: &Shape,
+        _: &BatchNormSaved<Trace>,
+        _: &usize,
+        _: &mut usize,
+        bn: &BatchNorm,
+        act: Activation,
+        residual: bool,
+    ) -> (Shape, Option<Shape>) {
+        self.note(Call::BatchNormTrainBwd { bn: norm_alone(bn), x: *x, act, residual });
+        (*dy, residual.then_some(*dy))
+    }
+    fn batch_norm_train_bwd_sums(
+        &self,
+        dy: &Shape,
+        _: &(),
+        norm: &NormPass<'_, Trace>,
+        _: &usize,
+        _: &mut usize,
+    ) -> (Shape, Option<Shape>) {
+        let NormPass { x, bn, act, residual, .. } = *norm;
+        self.note(Call::BatchNormTrainBwdSums { bn: norm_alone(bn), x: *x, act, residual });
+        (*dy, residual.then_some(*dy))
+    }
+    fn batch_norm_eval_bwd(
+        &self,
+        dy: &Shape,
+        x: &Shape,
+        _: &Shape,
+        _: &usize,
+        _: &usize,
+        _: &mut usize,
+        bn: &BatchNorm,
+        act: Activation,
+    ) -> Shape {
+        self.note(Call::BatchNormEvalBwd { bn: norm_alone(bn), x: *x, act });
+        *dy
+    }
+    fn batch_norm_tangent(
+        &self,
+        t: &Shape,
+        _: &Shape,
+        _: &usize,
+        _: &usize,
+        bn: &BatchNorm,
+        act: Activation,
+    ) -> Shape {
+        self.note(Call::BatchNormTangent { bn: norm_alone(bn), x: *t, act });
+        *t
+    }
+    fn leaky_relu(&self, x: &Shape, _: f64) -> Shape {
+        self.note(Call::LeakyRelu { x: *x });
+        *x
+    }
+    fn leaky_relu_bwd(&self, dy: &Shape, _: &Shape, _: f64) -> Shape {
+        self.note(Call::LeakyReluBwd { x: *dy });
+        *dy
+    }
+    fn max_pool2d(&self, x: &Shape, pool: &MaxPool2d) -> Shape {
+        self.note(Call::MaxPool2d { x: *x, pool: *pool });
+        pool.out_shape(*x)
+    }
+    fn max_pool2d_bwd(&self, _: &Shape, x: &Shape, pool: &MaxPool2d) -> Shape {
+        self.note(Call::MaxPool2dBwd { x: *x, pool: *pool });
+        *x
+    }
+    fn adaptive_avg_pool2d(&self, x: &Shape, size: Size) -> Shape {
+        self.note(Call::AdaptiveAvgPool2d { x: *x, size });
+        sized(x, size)
+    }
+    fn adaptive_avg_pool2d_bwd(&self, dy: &Shape, size: Size) -> Shape {
+        self.note(Call::AdaptiveAvgPool2dBwd { dy: *dy, size });
+        sized(dy, size)
+    }
+    fn interpolate(&self, x: &Shape, size: Size) -> Shape {
+        self.note(Call::Interpolate { x: *x, size });
+        sized(x, size)
+    }
+    fn interpolate_bwd(&self, dy: &Shape, size: Size) -> Shape {
+        self.note(Call::InterpolateBwd { dy: *dy, size });
+        sized(dy, size)
+    }
+    fn concat(&self, parts: &[&Shape]) -> Shape {
+        let parts: Vec<Shape> = parts.iter().map(|p| **p).collect();
+        let y = parts[0].with_channels(parts.iter().map(|p| p.c).sum());
+        self.note(Call::Concat { parts });
+        y
+    }
+    fn slice_channels(&self, x: &Shape, offset: usize, len: usize) -> Shape {
+        self.note(Call::SliceChannels { x: *x, offset, len });
+        x.with_channels(len)
+    }
+    fn add(&self, x: &Shape, y: &Shape, _: f64) -> Shape {
+        self.note(Call::Add { x: *x, y: *y });
+        *x
+    }
+    fn sum_positions(&self, x: &Shape) -> Shape {
+        self.note(Call::SumPositions { x: *x });
+        sized(x, (1, 1))
+    }
+
+    fn cross_entropy(&self, logits: &Shape, target: &Shape, _: f64) -> LabelLoss<Trace> {
+        self.note(Call::CrossEntropy { logits: *logits, size: (target.h, target.w) });
+        LabelLoss { loss: (), dlogits: *logits, confusion: logits.c * logits.c }
+    }
+    fn ohem_cross_entropy(&self, logits: &Shape, target: &Shape, ohem: &Ohem, _: f64) -> LabelLoss<Trace> {
+        self.note(Call::OhemCrossEntropy { logits: *logits, size: (target.h, target.w), ohem: *ohem });
+        LabelLoss { loss: (), dlogits: *logits, confusion: logits.c * logits.c }
+    }
+    fn ensemble_pseudo_label(
+        &self,
+        core: &Shape,
+        _: &Shape,
+        size: Size,
+        ensemble: &Ensemble,
+    ) -> PseudoLabel<Trace> {
+        self.note(Call::EnsemblePseudoLabel { logits: *core, size, ensemble: *ensemble });
+        let pixels = sized(&core.with_channels(1), size);
+        PseudoLabel { label: pixels, confidence: pixels }
+    }
+    fn conf_ce(
+        &self,
+        student: &Shape,
+        pseudo: &PseudoLabel<Trace>,
+        _: &Shape,
+        _: &Shape,
+        ensemble: &Ensemble,
+        mix: &Mix,
+        conf_ce: &ConfCe,
+        _: f64,
+    ) -> ConfCeOut<Trace> {
+        let (logits, size) = (*student, (pseudo.label.h, pseudo.label.w));
+        let (ensemble, mix, conf_ce) = (*ensemble, mix.clone(), *conf_ce);
+        self.note(Call::ConfCe { logits, size, ensemble, mix, conf_ce });
+        ConfCeOut {
+            positive: (),
+            negative: (),
+            square: (),
+            passed: (),
+            histogram: HISTOGRAM_BINS,
+            confusion: logits.c * logits.c,
+            dstudent: logits,
+        }
+    }
+    fn mse_consistency(
+        &self,
+        student: &Shape,
+        _: &Shape,
+        _: &Shape,
+        size: Size,
+        ensemble: &Ensemble,
+        mix: &Mix,
+        _: f64,
+    ) -> LossGrad<Trace> {
+        self.note(Call::MseConsistency { logits: *student, size, ensemble: *ensemble, mix: mix.clone() });
+        LossGrad { loss: (), dlogits: *student }
+    }
+    fn cut_mix(&self, x: &Shape, mix: &Mix) -> Shape {
+        self.note(Call::CutMix { x: *x, mix: mix.clone() });
+        *x
+    }
+    fn confusion_matrix(
+        &self,
+        pred: &Shape,
+        _: &Shape,
+        classes: usize,
+        above: Option<(&Shape, f64)>,
+    ) -> usize {
+        self.note(Call::ConfusionMatrix { x: *pred, classes, above: above.map(|(_, threshold)| threshold) });
+        classes * classes
+    }
+    fn uniform_noise(&self, shape: Shape, _: Key) -> Shape {
+        self.note(Call::UniformNoise { x: shape });
+        shape
+    }
+    fn normalize(&self, d: &Shape, _: f64) -> Shape {
+        self.note(Call::Normalize { x: *d });
+        *d
+    }
+    fn add_normalized(&self, x: &Shape, _: &Shape, _: f64) -> Shape {
+        self.note(Call::AddNormalized { x: *x });
+        *x
+    }
+    fn tvat_cotangent(&self, logits: &Shape, _: &Shape, decoders: usize, size: Size) -> Shape {
+        self.note(Call::TvatCotangent { logits: *logits, decoders, size });
+        *logits
+    }
+    fn kl_gradient(&self, clean: &Shape, _: &Shape, decoders: usize, size: Size) -> Shape {
+        self.note(Call::KlGradient { logits: *clean, decoders, size });
+        *clean
+    }
+    fn sgd(&self, params: &mut usize, _: &usize, _: &mut usize, sgd: &Sgd) {
+        self.note(Call::Sgd { len: *params, sgd: *sgd });
+    }
+    fn sgd_ema(&self, params: &mut usize, _: &usize, _: &mut usize, sgd: &Sgd, teacher: Teacher<'_, Trace>) {
+        self.note(Call::SgdEma { len: *params, stats: *teacher.stats, sgd: *sgd });
+    }
+    fn copy_spans(&self, to: &mut usize, from: &usize, moves: &[(Span, usize)]) {
+        self.note(Call::CopySpans { to: *to, from: *from, moves: moves.to_vec() });
+    }
+}
+
+/// The same images and channels at another size.
+fn sized(x: &Shape, size: Size) -> Shape {
+    Shape::new(x.n, size.0, size.1, x.c)
+}

@@ -1,0 +1,242 @@
+//! Fixture files: tensors `in.*` and `out.*` in a safetensors container whose metadata names the op and its settings.
+//! Knows the container and the layouts of files, not what an op does.
+
+use psmt_fast::model::io::write_atomically;
+use psmt_fast::ops::Shape;
+use psmt_fast::{Error, Result};
+use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use serde::de::DeserializeOwned;
+use std::borrow::Cow;
+use std::collections::{BTreeMap, HashMap};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+/// Values of an array in one of the three types that fixtures have.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Values {
+    /// Single precision.
+    F32(Vec<f32>),
+    /// Labels, counts, boxes.
+    I32(Vec<i32>),
+    /// 8-bit images.
+    U8(Vec<u8>),
+}
+
+impl Values {
+    /// Number of values.
+    pub fn len(&self) -> usize {
+        match self {
+            Values::F32(v) => v.len(),
+            Values::I32(v) => v.len(),
+            Values::U8(v) => v.len(),
+        }
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Value `i` in double precision (exact).
+    pub fn get(&self, i: usize) -> f64 {
+        match self {
+            Values::F32(v) => f64::from(v[i]),
+            Values::I32(v) => f64::from(v[i]),
+            Values::U8(v) => f64::from(v[i]),
+        }
+    }
+
+    /// Name of the type as in the container.
+    pub fn type_name(&self) -> &'static str {
+        match self {
+            Values::F32(_) => "float32",
+            Values::I32(_) => "int32",
+            Values::U8(_) => "uint8",
+        }
+    }
+}
+
+/// An array as it lies in a file: row-major, NCHW where it is an activation.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Array {
+    /// Sizes of the axes; empty for a single number.
+    pub shape: Vec<usize>,
+    /// As many values as the sizes' product.
+    pub values: Values,
+}
+
+impl Array {
+    /// A single-precision array.
+    pub fn f32(shape: impl Into<Vec<usize>>, values: Vec<f32>) -> Array {
+        Array { shape: shape.into(), values: Values::F32(values) }
+    }
+
+    /// An activation: NHWC values, stored NCHW.
+    pub fn activation(s: Shape, nhwc: &[f32]) -> Array {
+        Array::f32([s.n, s.c, s.h, s.w], swap_inner(nhwc, s.n, s.h * s.w, s.c))
+    }
+}
+
+/// Swaps the two inner axes of `[outer, a, b]`: NHWC to NCHW with a = h w, b = c, and the way back with a = c, b = h w.
+pub(super) fn swap_inner<T: Copy>(x: &[T], outer: usize, a: usize, b: usize) -> Vec<T> {
+    let index = (0..outer).flat_map(|o| (0..b).flat_map(move |j| (0..a).map(move |i| (o * a + i) * b + j)));
+    index.map(|i| x[i]).collect()
+}
+
+/// What an op gives, by name without the prefix `out.`.
+pub type Outputs = BTreeMap<String, Array>;
+
+/// A fixture file in memory.
+#[derive(Clone, Debug)]
+pub struct Fixture {
+    /// Where it was read from; named in errors.
+    pub path: PathBuf,
+    /// Name of the op.
+    pub op: String,
+    /// Settings, JSON text of an object.
+    pub attrs: String,
+    /// What the op is given, by name without the prefix `in.`.
+    pub inputs: BTreeMap<String, Array>,
+    /// What it must give.
+    pub outputs: Outputs,
+}
+
+impl Fixture {
+    /// Reads a file. Tensors whose names begin with neither `in.` nor `out.` are left out.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where it cannot be read, [`Error::Checkpoint`] where it is truncated or no such container, lacks
+    /// `op` or `attrs`, or has a tensor of a type other than float32, int32, uint8.
+    pub fn read(path: &Path) -> Result<Fixture> {
+        let bytes = std::fs::read(path).map_err(Error::io(path))?;
+        let bad = |message: String| Error::checkpoint(path, message);
+        let (_, header) = SafeTensors::read_metadata(&bytes)
+            .map_err(|e| bad(format!("not a whole safetensors file: {e}")))?;
+        let metadata = header.metadata().as_ref();
+        let entry = |key: &str| {
+            metadata
+                .and_then(|m| m.get(key).cloned())
+                .ok_or_else(|| bad(format!("expected metadata '{key}', found none")))
+        };
+        let (op, attrs) = (entry("op")?, entry("attrs")?);
+        let tensors = SafeTensors::deserialize(&bytes)
+            .map_err(|e| bad(format!("not a whole safetensors file: {e}")))?;
+        let (mut inputs, mut outputs) = (BTreeMap::new(), BTreeMap::new());
+        for (name, view) in tensors.iter() {
+            let (group, short) = match name.split_once('.') {
+                Some(("in", short)) => (&mut inputs, short),
+                Some(("out", short)) => (&mut outputs, short),
+                _ => continue,
+            };
+            let array = array(&view).ok_or_else(|| {
+                bad(format!("tensor '{name}': expected float32, int32 or uint8, found {:?}", view.dtype()))
+            })?;
+            group.insert(short.to_string(), array);
+        }
+        Ok(Fixture { path: path.to_path_buf(), op, attrs, inputs, outputs })
+    }
+
+    /// Writes `outputs` (as `out.*`) with this fixture's op and settings. The file appears whole or not at all.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where it cannot be written.
+    pub fn write_outputs(&self, path: &Path, outputs: &Outputs) -> Result<()> {
+        let views: Vec<_> = outputs.iter().map(|(name, array)| (format!("out.{name}"), array)).collect();
+        let metadata =
+            HashMap::from([("op".to_string(), self.op.clone()), ("attrs".to_string(), self.attrs.clone())]);
+        let bytes = safetensors::serialize(views, Some(metadata))
+            .map_err(|e| Error::checkpoint(path, format!("cannot be encoded: {e}")))?;
+        write_atomically(path, |out| out.write_all(&bytes))
+    }
+
+    /// The settings as `T`, which should reject unknown keys.
+    ///
+    /// # Errors
+    /// [`Error::Config`] that names the key where they are not what `T` expects.
+    pub fn attrs<T: DeserializeOwned>(&self) -> Result<T> {
+        serde_json::from_str(&self.attrs).map_err(|e| self.bad_attrs(e.to_string()))
+    }
+
+    /// [`Error::Config`] about the settings.
+    pub(super) fn bad_attrs(&self, message: impl std::fmt::Display) -> Error {
+        Error::config(format!("attrs of {}", self.path.display()), message.to_string())
+    }
+
+    /// [`Error::Checkpoint`] about an input.
+    pub(super) fn bad_input(&self, name: &str, message: impl std::fmt::Display) -> Error {
+        Error::checkpoint(&self.path, format!("tensor 'in.{name}': {message}"))
+    }
+
+    /// An input by name.
+    pub(super) fn input(&self, name: &str) -> Result<&Array> {
+        self.inputs.get(name).ok_or_else(|| self.bad_input(name, format!("missing, {} needs it", self.op)))
+    }
+
+    /// A float32 input of rank `N`.
+    pub(super) fn f32<const N: usize>(&self, name: &str) -> Result<([usize; N], &[f32])> {
+        let array = self.input(name)?;
+        match &array.values {
+            Values::F32(v) => Ok((self.rank(name, array)?, v)),
+            other => Err(self.bad_input(name, format!("expected float32, found {}", other.type_name()))),
+        }
+    }
+
+    /// An int32 input of rank `N`.
+    pub(super) fn i32<const N: usize>(&self, name: &str) -> Result<([usize; N], &[i32])> {
+        let array = self.input(name)?;
+        match &array.values {
+            Values::I32(v) => Ok((self.rank(name, array)?, v)),
+            other => Err(self.bad_input(name, format!("expected int32, found {}", other.type_name()))),
+        }
+    }
+
+    /// A uint8 input of rank `N`.
+    pub(super) fn u8<const N: usize>(&self, name: &str) -> Result<([usize; N], &[u8])> {
+        let array = self.input(name)?;
+        match &array.values {
+            Values::U8(v) => Ok((self.rank(name, array)?, v)),
+            other => Err(self.bad_input(name, format!("expected uint8, found {}", other.type_name()))),
+        }
+    }
+
+    fn rank<const N: usize>(&self, name: &str, array: &Array) -> Result<[usize; N]> {
+        array.shape.as_slice().try_into().map_err(|_| {
+            self.bad_input(name, format!("expected {N} axes, found {} {:?}", array.shape.len(), array.shape))
+        })
+    }
+}
+
+fn array(view: &TensorView<'_>) -> Option<Array> {
+    let bytes = view.data();
+    let words = || bytes.chunks_exact(4).map(|b| [b[0], b[1], b[2], b[3]]);
+    let values = match view.dtype() {
+        Dtype::F32 => Values::F32(words().map(f32::from_le_bytes).collect()),
+        Dtype::I32 => Values::I32(words().map(i32::from_le_bytes).collect()),
+        Dtype::U8 => Values::U8(bytes.to_vec()),
+        _ => return None,
+    };
+    Some(Array { shape: view.shape().to_vec(), values })
+}
+
+impl safetensors::View for &Array {
+    fn dtype(&self) -> Dtype {
+        match self.values {
+            Values::F32(_) => Dtype::F32,
+            Values::I32(_) => Dtype::I32,
+            Values::U8(_) => Dtype::U8,
+        }
+    }
+    fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+    fn data(&self) -> Cow<'_, [u8]> {
+        match &self.values {
+            Values::F32(v) => Cow::Owned(v.iter().flat_map(|v| v.to_le_bytes()).collect()),
+            Values::I32(v) => Cow::Owned(v.iter().flat_map(|v| v.to_le_bytes()).collect()),
+            Values::U8(v) => Cow::Borrowed(v),
+        }
+    }
+    fn data_len(&self) -> usize {
+        self.values.len() * if matches!(self.values, Values::U8(_)) { 1 } else { 4 }
+    }
+}

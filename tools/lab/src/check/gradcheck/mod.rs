@@ -1,0 +1,176 @@
+//! Finite differences: every backward and every tangent pass of a device against central differences of its forward pass,
+//! which the CPU computes in double precision. This file has the table of checks; the checks themselves are one file a
+//! family of ops, `measure.rs` compares, and `claimant.rs` says what a device must offer and how close is close enough.
+
+mod claimant;
+mod layers;
+mod losses;
+mod measure;
+mod networks;
+
+pub use claimant::{Bar, Claimant};
+use measure::{Checked, check};
+use psmt_fast::backend::cpu::{Cpu, Tensor};
+use psmt_fast::ops::{Backend, Shape};
+use psmt_fast::rng::{Domain, Key, Stream};
+use psmt_fast::{Error, Result};
+
+/// How often another point is drawn where too many directions meet a kink.
+const REDRAWN_POINTS: usize = 4;
+
+/// What computes functions; each problem's claim comes from the device that is checked.
+type Exact = Cpu<f64>;
+type Draw<B> = fn(&B, &mut Stream) -> Result<Vec<Problem>>;
+
+/// Every check: the op's name and what draws its problems. A check's place seeds its draws, so new ones go to the end.
+fn checks<B: Claimant>() -> [(&'static str, Draw<B>); 22] {
+    [
+        ("conv2d", layers::conv2d),
+        ("batch_norm_train", layers::batch_norm_train),
+        ("batch_norm_eval", layers::batch_norm_eval),
+        ("batch_norm_tangent", layers::batch_norm_tangent),
+        ("leaky_relu", layers::leaky_relu),
+        ("max_pool2d", layers::max_pool2d),
+        ("adaptive_avg_pool2d", layers::adaptive_avg_pool2d),
+        ("interpolate", layers::interpolate),
+        ("add", layers::add),
+        ("concat", layers::concat),
+        ("cross_entropy", losses::cross_entropy),
+        ("ohem_cross_entropy", losses::ohem_cross_entropy),
+        ("conf_ce", losses::conf_ce),
+        ("mse_consistency", losses::mse_consistency),
+        ("kl_gradient", losses::kl_gradient),
+        ("tvat_cotangent", losses::tvat_cotangent),
+        ("encoder", networks::encoder),
+        ("decoder", networks::decoder),
+        ("decoder_pullback", networks::decoder_pullback),
+        ("decoder_tangent", networks::decoder_tangent),
+        ("train_step", networks::train_step),
+        ("decoders", networks::decoders),
+    ]
+}
+
+/// Result of one problem.
+#[derive(Clone, Debug)]
+pub struct Row {
+    /// Name of the op.
+    pub op: &'static str,
+    /// Shape and settings.
+    pub case: String,
+    /// Number of directions compared.
+    pub directions: usize,
+    /// Largest relative error over them.
+    pub max_error: f64,
+    /// The bar.
+    pub tolerance: f64,
+    /// Whether the error is within it.
+    pub ok: bool,
+}
+
+/// Names of all checks.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    checks::<Exact>().into_iter().map(|(name, _)| name)
+}
+
+/// Runs all checks of `b`'s derivatives, or the one of name `only`, with inputs drawn from `seed`; `each` sees every row as
+/// soon as it is there.
+///
+/// # Errors
+/// [`Error::Usage`] where there is no check of that name, the device's fault. A wrong gradient is a row, not an error.
+pub fn run<B: Claimant>(
+    b: &B,
+    only: Option<&str>,
+    seed: u64,
+    mut each: impl FnMut(&Row),
+) -> Result<Vec<Row>> {
+    if let Some(name) = only.filter(|name| !names().any(|n| n == *name)) {
+        let all: Vec<_> = names().collect();
+        return Err(Error::Usage(format!("no gradient check '{name}', expected one of {}", all.join(", "))));
+    }
+    let mut rows = Vec::new();
+    for (number, (op, draw)) in checks::<B>().into_iter().enumerate() {
+        if only.is_some_and(|name| name != op) {
+            continue;
+        }
+        let bar = B::bar(op);
+        let mut rng = Key::new(seed, Domain::Bench, number as u64).stream();
+        for (index, mut problem) in draw(b, &mut rng)?.into_iter().enumerate() {
+            let mut checked = check(&problem, bar, &mut rng)?;
+            for _ in 0..REDRAWN_POINTS {
+                if checked.is_some() {
+                    break;
+                }
+                problem = draw(b, &mut rng)?.swap_remove(index);
+                checked = check(&problem, bar, &mut rng)?;
+            }
+            b.check()?;
+            // Where no point allows a measurement, nothing has been proved.
+            let Checked { directions, max_error } =
+                checked.unwrap_or(Checked { directions: 0, max_error: f64::INFINITY });
+            let Bar { tolerance, .. } = bar;
+            let ok = max_error <= tolerance;
+            let row = Row { op, case: problem.case, directions, max_error, tolerance, ok };
+            each(&row);
+            rows.push(row);
+        }
+    }
+    Ok(rows)
+}
+
+/// A function of a flat point.
+type Function = Box<dyn Fn(&[f64]) -> Result<f64>>;
+
+/// A function of a flat point and what a hand-written derivative claims about it.
+struct Problem {
+    case: String,
+    point: Vec<f64>,
+    value: Function,
+    claim: Claim,
+}
+
+/// What is claimed.
+enum Claim {
+    /// The gradient at the point.
+    Gradient(Vec<f64>),
+    /// The derivative along a direction.
+    Tangent(Function),
+}
+
+impl Claim {
+    fn along(&self, direction: &[f64]) -> Result<f64> {
+        match self {
+            Claim::Gradient(g) => Ok(dot(g, direction)),
+            Claim::Tangent(f) => f(direction),
+        }
+    }
+}
+
+fn dot(a: &[f64], b: &[f64]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| a * b).sum()
+}
+
+/// `len` standard normal numbers, which float32 holds exactly as all that is drawn here: uploading loses nothing.
+fn normals(rng: &mut Stream, len: usize) -> Vec<f64> {
+    (0..len).map(|_| f64::from(rng.normal())).collect()
+}
+
+fn tensor(shape: Shape, values: &[f64]) -> Tensor<f64> {
+    Tensor::new(shape, values.to_vec())
+}
+
+/// Values that float32 holds, as such.
+fn narrow(values: &[f64]) -> Vec<f32> {
+    values.iter().map(|&v| v as f32).collect()
+}
+
+/// The same on the device that makes the claim.
+fn upload<B: Backend>(b: &B, shape: Shape, values: &[f64]) -> B::Tensor {
+    b.upload(shape, &narrow(values))
+}
+
+/// Takes the first `shape.len()` values off `rest` as a tensor.
+fn take(rest: &mut &[f64], shape: Shape) -> Tensor<f64> {
+    let (head, tail) = rest.split_at(shape.len());
+    *rest = tail;
+    tensor(shape, head)
+}

@@ -1,0 +1,5 @@
+//! The `psmt-lab` program.
+
+fn main() -> std::process::ExitCode {
+    psmt_lab::cli::main()
+}
