@@ -7,9 +7,9 @@
 //! multiply-adds of the definition, padding included, so maps smaller than a dilation may exceed the ceiling.
 
 use psmt_fast::backend::cpu::Cpu;
-use psmt_lab::bench::{Sampling, Sizes, coarse, conv_text, known_calls, layers, sample, time_call};
 use psmt_fast::method::Tvat;
 use psmt_fast::model::ModelConfig;
+use psmt_lab::bench::{Sampling, Sizes, coarse, conv_text, known_calls, layers, sample, time_call};
 use rayon::prelude::*;
 
 const SAMPLING: Sampling = Sampling { samples: 5, warmup: 1, min_ms: 10.0 };

@@ -316,6 +316,7 @@ pub(super) fn upload<B: Backend>(b: &B, images: &HostImages, normalize: &Normali
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ops::Device;
 
     #[test]
     fn confidences_of_logits_are_probabilities() {

@@ -156,6 +156,7 @@ mod tests {
     use crate::backend::cpu::Cpu;
     use crate::eval::Views;
     use crate::model::ModelConfig;
+    use crate::ops::Device;
 
     fn mib(settings: &Settings, size: Size, images: usize) -> u64 {
         let arch = DeepLab::new(ModelConfig::resnet50(21)).unwrap();

@@ -6,7 +6,7 @@ use super::targets::Targets;
 use super::{Algorithm, Batch, Networks, StepArgs, StepOut, SupervisedLoss, tvat};
 use crate::Result;
 use crate::model::{DecoderSaved, Decoders, DeepLab, EncoderSaved, Network, Norm};
-use crate::ops::{self, Backend, LabelLoss, Sgd, Size, Teacher};
+use crate::ops::{self, Backend, Device, LabelLoss, Sgd, Size, Teacher};
 
 /// What memory is for, in the words of a plan.
 const STUDENT: &str = "student's activations";
@@ -177,7 +177,7 @@ struct StudentPass<B: Backend> {
 }
 
 /// The student's features of images, with what the encoder's backward needs.
-type Encoded<B> = (<B as Backend>::Tensor, EncoderSaved<B>);
+type Encoded<B> = (<B as Device>::Tensor, EncoderSaved<B>);
 
 pub(super) fn image_size<B: Backend>(x: &B::Tensor) -> Size {
     let shape = B::shape(x);

@@ -2,12 +2,10 @@
 //! module's siblings have validated.
 
 use super::memory::MemoryPlan;
-use super::photometric::{Images, Normalize, Pixels, Strong};
-use super::spec::*;
-use crate::rng::Key;
+use super::*;
 
 /// What a loss returns: its value and its gradient with respect to the low-resolution logits.
-pub struct LossGrad<B: Backend> {
+pub struct LossGrad<B: Device> {
     /// Value, on the device until [`Backend::read_scalar`].
     pub loss: B::Scalar,
     /// Gradient with respect to the logits, times the `grad_scale` that was asked for.
@@ -15,7 +13,7 @@ pub struct LossGrad<B: Backend> {
 }
 
 /// What a loss over labelled pixels returns.
-pub struct LabelLoss<B: Backend> {
+pub struct LabelLoss<B: Device> {
     /// Value, on the device until [`Backend::read_scalar`].
     pub loss: B::Scalar,
     /// Gradient with respect to the logits, times the `grad_scale` that was asked for.
@@ -25,7 +23,7 @@ pub struct LabelLoss<B: Backend> {
 }
 
 /// Hard labels and their confidences, one a pixel.
-pub struct PseudoLabel<B: Backend> {
+pub struct PseudoLabel<B: Device> {
     /// Arg max class.
     pub label: B::Labels,
     /// Its probability, `[n, h, w, 1]`.
@@ -33,7 +31,7 @@ pub struct PseudoLabel<B: Backend> {
 }
 
 /// What [`Backend::conf_ce`] returns.
-pub struct ConfCeOut<B: Backend> {
+pub struct ConfCeOut<B: Device> {
     /// Mean over passed pixels of confidence times cross entropy (0 if none passed).
     pub positive: B::Scalar,
     /// Mean over selected (pixel, class) pairs of -log(1 - p) (0 if negative learning is off).
@@ -52,13 +50,13 @@ pub struct ConfCeOut<B: Backend> {
 
 /// What training-mode batch norm keeps for its backward pass.
 #[derive(Clone)]
-pub struct BatchNormSaved<B: Backend> {
+pub struct BatchNormSaved<B: Device> {
     /// Mean of each channel, then 1 / sqrt(var + eps) of each channel.
     pub moments: B::Vector,
 }
 
 /// A teacher that follows a student, as [`Backend::sgd_ema`] moves it.
-pub struct Teacher<'a, B: Backend> {
+pub struct Teacher<'a, B: Device> {
     /// Its parameters.
     pub params: &'a mut B::Vector,
     /// Its running statistics.
@@ -70,7 +68,7 @@ pub struct Teacher<'a, B: Backend> {
 }
 
 /// A batch norm's training pass as a gradient finds it on its way back.
-pub struct NormPass<'a, B: Backend> {
+pub struct NormPass<'a, B: Device> {
     /// Its input.
     pub x: &'a B::Tensor,
     /// Its output.
@@ -86,7 +84,7 @@ pub struct NormPass<'a, B: Backend> {
 }
 
 /// A batch norm with running statistics, which stay as they are, behind a convolution.
-pub struct FrozenNorm<'a, B: Backend> {
+pub struct FrozenNorm<'a, B: Device> {
     /// The running statistics.
     pub stats: &'a B::Vector,
     /// The layer.
@@ -95,18 +93,17 @@ pub struct FrozenNorm<'a, B: Backend> {
     pub act: Activation,
 }
 
-impl<B: Backend> Clone for NormPass<'_, B> {
+impl<B: Device> Clone for NormPass<'_, B> {
     fn clone(&self) -> Self {
         *self
     }
 }
 
-impl<B: Backend> Copy for NormPass<'_, B> {}
+impl<B: Device> Copy for NormPass<'_, B> {}
 
-/// A device with its memory and its implementation of every op.
-///
-/// Tensors are handles to device memory that is written once, by the op that makes it; cloning is cheap and shares.
-pub trait Backend: Send + Sync + Sized + 'static {
+/// A device with its memory. Tensors are handles to device memory that is written once, by the op that makes it; cloning is cheap
+/// and shares.
+pub trait Device: Send + Sync + Sized + 'static {
     /// An NHWC activation.
     type Tensor: Clone + Send + Sync;
     /// A flat array: parameters, gradients, momenta, running statistics.
@@ -121,11 +118,8 @@ pub trait Backend: Send + Sync + Sized + 'static {
     type Moments: Clone + Send + Sync;
     /// What a data gradient leaves for the backward pass of the batch norm that it arrives at.
     type Sums: Clone + Send + Sync;
-
     /// Name as on the command line.
     fn name(&self) -> String;
-
-    // ---- memory and transfers
     /// Shape of an activation.
     fn shape(x: &Self::Tensor) -> Shape;
     /// Shape of labels, with c = 1, or of 8-bit images.
@@ -193,306 +187,43 @@ pub trait Backend: Send + Sync + Sized + 'static {
     ) -> crate::Result<Option<(Self, MemoryPlan)>> {
         Ok(None)
     }
+}
 
-    // ---- images
-    /// (byte / 255 - mean) / std, 0 outside the part that is shown.
-    fn normalize_bytes(&self, images: &Images<Self>, normalize: &Normalize) -> Self::Tensor;
-    /// Each image with its colours changed by its [`Strong`], then (value - mean) / std. Outside the part that is shown
-    /// colours are the mean to begin with.
-    fn photometric(&self, pixels: Pixels<'_, Self>, strong: &[Strong], normalize: &Normalize)
-    -> Self::Tensor;
+/// A device that implements every op, family by family.
+pub trait Backend:
+    Device
+    + PhotometricOps
+    + Conv2dOps
+    + BatchNormOps
+    + ElementwiseOps
+    + PoolOps
+    + InterpolateOps
+    + CrossEntropyOps
+    + EnsembleOps
+    + ConfCeOps
+    + MseConsistencyOps
+    + CutMixOps
+    + ConfusionMatrixOps
+    + TvatOps
+    + OptimizerOps
+{
+}
 
-    // ---- layers
-    /// y = x * weight + bias.
-    fn conv2d_fprop(&self, x: &Self::Tensor, params: &Self::Vector, conv: &Conv2d) -> Self::Tensor;
-    /// Gradient with respect to the input of shape `x_shape`.
-    fn conv2d_dgrad(
-        &self,
-        dy: &Self::Tensor,
-        params: &Self::Vector,
-        conv: &Conv2d,
-        x_shape: Shape,
-    ) -> Self::Tensor;
-    /// [`Backend::conv2d_fprop`], and where the device gathers them on the way, moments of the output for
-    /// [`Backend::batch_norm_train_moments`].
-    fn conv2d_fprop_moments(
-        &self,
-        x: &Self::Tensor,
-        params: &Self::Vector,
-        conv: &Conv2d,
-    ) -> (Self::Tensor, Option<Self::Moments>) {
-        (self.conv2d_fprop(x, params, conv), None)
-    }
-    /// [`Backend::conv2d_dgrad`] with the shape of `to`, plus `to`.
-    fn conv2d_dgrad_add(
-        &self,
-        dy: &Self::Tensor,
-        params: &Self::Vector,
-        conv: &Conv2d,
-        to: &Self::Tensor,
-    ) -> Self::Tensor {
-        self.add(&self.conv2d_dgrad(dy, params, conv, Self::shape(to)), to, 1.0)
-    }
-    /// [`Backend::conv2d_dgrad`] with the shape of the output of `norm`, plus `add`, and where the device gathers them on the way,
-    /// sums for [`Backend::batch_norm_train_bwd_sums`].
-    fn conv2d_dgrad_sums(
-        &self,
-        dy: &Self::Tensor,
-        params: &Self::Vector,
-        conv: &Conv2d,
-        add: Option<&Self::Tensor>,
-        norm: &NormPass<'_, Self>,
-    ) -> (Self::Tensor, Option<Self::Sums>) {
-        let dx = match add {
-            Some(to) => self.conv2d_dgrad_add(dy, params, conv, to),
-            None => self.conv2d_dgrad(dy, params, conv, Self::shape(norm.x)),
-        };
-        (dx, None)
-    }
-    /// [`Backend::batch_norm_eval`] of [`Backend::conv2d_fprop`].
-    fn conv2d_fprop_norm(
-        &self,
-        x: &Self::Tensor,
-        params: &Self::Vector,
-        conv: &Conv2d,
-        norm: &FrozenNorm<'_, Self>,
-        residual: Option<&Self::Tensor>,
-    ) -> Self::Tensor {
-        let z = self.conv2d_fprop(x, params, conv);
-        self.batch_norm_eval(&z, params, norm.stats, norm.bn, norm.act, residual)
-    }
-    /// [`Backend::batch_norm_tangent`] of [`Backend::conv2d_fprop`]: `t` is the tangent of the convolution's input, `y` the
-    /// output of `norm` behind it at the clean pass.
-    fn conv2d_fprop_tangent(
-        &self,
-        t: &Self::Tensor,
-        y: &Self::Tensor,
-        params: &Self::Vector,
-        conv: &Conv2d,
-        norm: &FrozenNorm<'_, Self>,
-    ) -> Self::Tensor {
-        let t = self.conv2d_fprop(t, params, conv);
-        self.batch_norm_tangent(&t, y, params, norm.stats, norm.bn, norm.act)
-    }
-    /// [`Backend::batch_norm_tangent`] of [`Backend::conv2d_dgrad`]: the convolution's input is `y`, the output of `norm`.
-    fn conv2d_dgrad_tangent(
-        &self,
-        dy: &Self::Tensor,
-        y: &Self::Tensor,
-        params: &Self::Vector,
-        conv: &Conv2d,
-        norm: &FrozenNorm<'_, Self>,
-    ) -> Self::Tensor {
-        let d = self.conv2d_dgrad(dy, params, conv, Self::shape(y));
-        self.batch_norm_tangent(&d, y, params, norm.stats, norm.bn, norm.act)
-    }
-    /// Adds the gradients of weight and bias to `grads`.
-    fn conv2d_wgrad(&self, x: &Self::Tensor, dy: &Self::Tensor, grads: &mut Self::Vector, conv: &Conv2d);
-
-    /// y = act(weight (x - mean) / sqrt(var + eps) + bias + residual) with the batch's moments; moves the running
-    /// statistics.
-    fn batch_norm_train(
-        &self,
-        x: &Self::Tensor,
-        params: &Self::Vector,
-        stats: &mut Self::Vector,
-        bn: &BatchNorm,
-        act: Activation,
-        residual: Option<&Self::Tensor>,
-    ) -> (Self::Tensor, BatchNormSaved<Self>);
-    /// [`Backend::batch_norm_train`] of a convolution's output with the moments that it left.
-    fn batch_norm_train_moments(
-        &self,
-        x: &Self::Tensor,
-        _moments: &Self::Moments,
-        params: &Self::Vector,
-        stats: &mut Self::Vector,
-        bn: &BatchNorm,
-        act: Activation,
-        residual: Option<&Self::Tensor>,
-    ) -> (Self::Tensor, BatchNormSaved<Self>) {
-        self.batch_norm_train(x, params, stats, bn, act, residual)
-    }
-    /// [`Backend::batch_norm_train`] with the running statistics, which stay as they are.
-    fn batch_norm_eval(
-        &self,
-        x: &Self::Tensor,
-        params: &Self::Vector,
-        stats: &Self::Vector,
-        bn: &BatchNorm,
-        act: Activation,
-        residual: Option<&Self::Tensor>,
-    ) -> Self::Tensor;
-    /// Backward of [`Backend::batch_norm_train`]: `x` its input, `y` its output. Returns dx, and the gradient of the
-    /// residual where `residual` says there was one; adds to `grads`.
-    fn batch_norm_train_bwd(
-        &self,
-        dy: &Self::Tensor,
-        x: &Self::Tensor,
-        y: &Self::Tensor,
-        saved: &BatchNormSaved<Self>,
-        params: &Self::Vector,
-        grads: &mut Self::Vector,
-        bn: &BatchNorm,
-        act: Activation,
-        residual: bool,
-    ) -> (Self::Tensor, Option<Self::Tensor>);
-    /// [`Backend::batch_norm_train_bwd`] from a data gradient with the sums that it left.
-    fn batch_norm_train_bwd_sums(
-        &self,
-        dy: &Self::Tensor,
-        _sums: &Self::Sums,
-        norm: &NormPass<'_, Self>,
-        params: &Self::Vector,
-        grads: &mut Self::Vector,
-    ) -> (Self::Tensor, Option<Self::Tensor>) {
-        let NormPass { x, y, saved, bn, act, residual } = *norm;
-        self.batch_norm_train_bwd(dy, x, y, saved, params, grads, bn, act, residual)
-    }
-    /// Backward of [`Backend::batch_norm_eval`] without residual; adds to `grads`.
-    fn batch_norm_eval_bwd(
-        &self,
-        dy: &Self::Tensor,
-        x: &Self::Tensor,
-        y: &Self::Tensor,
-        params: &Self::Vector,
-        stats: &Self::Vector,
-        grads: &mut Self::Vector,
-        bn: &BatchNorm,
-        act: Activation,
-    ) -> Self::Tensor;
-    /// t * act'(y) * weight / sqrt(running_var + eps): the Jacobian of [`Backend::batch_norm_eval`] applied to `t`. It
-    /// is diagonal, so the same op is the tangent and the data gradient. `y` is the clean pass's output.
-    fn batch_norm_tangent(
-        &self,
-        t: &Self::Tensor,
-        y: &Self::Tensor,
-        params: &Self::Vector,
-        stats: &Self::Vector,
-        bn: &BatchNorm,
-        act: Activation,
-    ) -> Self::Tensor;
-
-    /// y = x for x > 0, slope x elsewhere.
-    fn leaky_relu(&self, x: &Self::Tensor, slope: f64) -> Self::Tensor;
-    /// dx from dy and the input (or the output: the signs agree).
-    fn leaky_relu_bwd(&self, dy: &Self::Tensor, x: &Self::Tensor, slope: f64) -> Self::Tensor;
-    /// Max pooling.
-    fn max_pool2d(&self, x: &Self::Tensor, pool: &MaxPool2d) -> Self::Tensor;
-    /// dx; the window's first maximum in row order takes the gradient.
-    fn max_pool2d_bwd(&self, dy: &Self::Tensor, x: &Self::Tensor, pool: &MaxPool2d) -> Self::Tensor;
-    /// Mean over adaptive bins: bin i of `size` covers floor(i len / size) to ceil((i + 1) len / size).
-    fn adaptive_avg_pool2d(&self, x: &Self::Tensor, size: Size) -> Self::Tensor;
-    /// Gradient with respect to the input of `x_size`.
-    fn adaptive_avg_pool2d_bwd(&self, dy: &Self::Tensor, x_size: Size) -> Self::Tensor;
-    /// Bilinear, align_corners.
-    fn interpolate(&self, x: &Self::Tensor, size: Size) -> Self::Tensor;
-    /// Gradient with respect to the input of `x_size` (the transposed resampling).
-    fn interpolate_bwd(&self, dy: &Self::Tensor, x_size: Size) -> Self::Tensor;
-    /// Channels of all parts, one after another.
-    fn concat(&self, parts: &[&Self::Tensor]) -> Self::Tensor;
-    /// The part of `len` channels that begins at `offset` (backward of concat).
-    fn slice_channels(&self, x: &Self::Tensor, offset: usize, len: usize) -> Self::Tensor;
-    /// x + alpha y; where y has one position an image it is added at every position of that image.
-    fn add(&self, x: &Self::Tensor, y: &Self::Tensor, alpha: f64) -> Self::Tensor;
-    /// Sum over the positions of each image: `[n, 1, 1, c]` (backward of the broadcast in [`Backend::add`]).
-    fn sum_positions(&self, x: &Self::Tensor) -> Self::Tensor;
-
-    // ---- losses: low-resolution logits, interpolated to `size` inside
-    /// Mean cross entropy over pixels that are not [`IGNORE`]; 0 with zero gradient where there is none.
-    fn cross_entropy(&self, logits: &Self::Tensor, target: &Self::Labels, grad_scale: f64)
-    -> LabelLoss<Self>;
-    /// Cross entropy over the hardest pixels.
-    fn ohem_cross_entropy(
-        &self,
-        logits: &Self::Tensor,
-        target: &Self::Labels,
-        ohem: &Ohem,
-        grad_scale: f64,
-    ) -> LabelLoss<Self>;
-    /// Label and confidence a pixel of the ensemble's softmax at `size`.
-    fn ensemble_pseudo_label(
-        &self,
-        core: &Self::Tensor,
-        assist: &Self::Tensor,
-        size: Size,
-        ensemble: &Ensemble,
-    ) -> PseudoLabel<Self>;
-    /// Confidence-weighted cross entropy of the student against pseudo labels read through `mix`. `core` and `assist`
-    /// (the logits that made `pseudo`) are read only with negative learning.
-    fn conf_ce(
-        &self,
-        student: &Self::Tensor,
-        pseudo: &PseudoLabel<Self>,
-        core: &Self::Tensor,
-        assist: &Self::Tensor,
-        ensemble: &Ensemble,
-        mix: &Mix,
-        conf_ce: &ConfCe,
-        grad_scale: f64,
-    ) -> ConfCeOut<Self>;
-    /// Mean over (pixel, class) of (softmax(student) - softmax(ensemble))², the mean teacher's consistency (Tarvainen
-    /// and Valpola, 2017), target read through `mix`.
-    fn mse_consistency(
-        &self,
-        student: &Self::Tensor,
-        core: &Self::Tensor,
-        assist: &Self::Tensor,
-        size: Size,
-        ensemble: &Ensemble,
-        mix: &Mix,
-        grad_scale: f64,
-    ) -> LossGrad<Self>;
-    /// Images after CutMix.
-    fn cut_mix(&self, x: &Self::Tensor, mix: &Mix) -> Self::Tensor;
-    /// Counts `[num_classes, num_classes]`, row = target, column = prediction; ignored targets do not count, nor, with
-    /// `above`, pixels whose confidence is below its threshold (compared in the type that [`Backend::conf_ce`] compares in).
-    fn confusion_matrix(
-        &self,
-        pred: &Self::Labels,
-        target: &Self::Labels,
-        num_classes: usize,
-        above: Option<(&Self::Tensor, f64)>,
-    ) -> Self::Counts;
-
-    // ---- T-VAT
-    /// Uniform noise in [-0.5, 0.5): element i (NHWC) is `key.uniform(i) - 0.5`.
-    fn uniform_noise(&self, shape: Shape, key: Key) -> Self::Tensor;
-    /// scale * d / (‖d‖ + 1e-8), norm over each image.
-    fn normalize(&self, d: &Self::Tensor, scale: f64) -> Self::Tensor;
-    /// x + [`Backend::normalize`] of d.
-    fn add_normalized(&self, x: &Self::Tensor, d: &Self::Tensor, scale: f64) -> Self::Tensor;
-    /// Low-resolution cotangent of exact T-VAT, the same for each of k decoders, whose logits lie side by side:
-    /// upᵀ(p t - p (p·t)) / k with p = softmax(mean of up(logits)), t = mean of up(tangents).
-    fn tvat_cotangent(
-        &self,
-        logits: &Self::Tensor,
-        tangents: &Self::Tensor,
-        decoders: usize,
-        size: Size,
-    ) -> Self::Tensor;
-    /// Low-resolution gradient of KL(softmax(clean) ‖ softmax(perturbed)) / n with respect to the perturbed logits of k
-    /// decoders, which lie side by side: upᵀ(q - p) / (n k), p and q from the mean upsampled logits.
-    fn kl_gradient(
-        &self,
-        clean: &Self::Tensor,
-        perturbed: &Self::Tensor,
-        decoders: usize,
-        size: Size,
-    ) -> Self::Tensor;
-
-    // ---- optimiser
-    /// One step of [`Sgd`] over flat vectors.
-    fn sgd(&self, params: &mut Self::Vector, grads: &Self::Vector, momentum: &mut Self::Vector, sgd: &Sgd);
-    /// [`Backend::sgd`], then teacher = keep teacher + (1 - keep) student, of parameters and of running statistics.
-    fn sgd_ema(
-        &self,
-        params: &mut Self::Vector,
-        grads: &Self::Vector,
-        momentum: &mut Self::Vector,
-        sgd: &Sgd,
-        teacher: Teacher<'_, Self>,
-    );
-    /// `to[at..at + span.len] = from[span]` for each (span, at).
-    fn copy_spans(&self, to: &mut Self::Vector, from: &Self::Vector, moves: &[(Span, usize)]);
+impl<B> Backend for B where
+    B: Device
+        + PhotometricOps
+        + Conv2dOps
+        + BatchNormOps
+        + ElementwiseOps
+        + PoolOps
+        + InterpolateOps
+        + CrossEntropyOps
+        + EnsembleOps
+        + ConfCeOps
+        + MseConsistencyOps
+        + CutMixOps
+        + ConfusionMatrixOps
+        + TvatOps
+        + OptimizerOps
+{
 }

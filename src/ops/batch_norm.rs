@@ -3,8 +3,95 @@
 //! y = act(weight (x - mean) / sqrt(var + eps) + bias + residual) a channel, moments over n, h, w. The running variance
 //! takes the unbiased variance, so training needs more than one value a channel.
 
-use super::{Activation, Backend, BatchNorm, BatchNormSaved, FrozenNorm, NormPass, Shape, check};
+use super::{Activation, Backend, BatchNorm, BatchNormSaved, Device, FrozenNorm, NormPass, Shape, check};
 use crate::{Error, Result};
+
+/// What a device must be able to do of this family. Input is what the functions of this module have validated.
+pub trait BatchNormOps: Device {
+    /// y = act(weight (x - mean) / sqrt(var + eps) + bias + residual) with the batch's moments; moves the running
+    /// statistics.
+    fn batch_norm_train(
+        &self,
+        x: &Self::Tensor,
+        params: &Self::Vector,
+        stats: &mut Self::Vector,
+        bn: &BatchNorm,
+        act: Activation,
+        residual: Option<&Self::Tensor>,
+    ) -> (Self::Tensor, BatchNormSaved<Self>);
+    /// [`Backend::batch_norm_train`] of a convolution's output with the moments that it left.
+    fn batch_norm_train_moments(
+        &self,
+        x: &Self::Tensor,
+        _moments: &Self::Moments,
+        params: &Self::Vector,
+        stats: &mut Self::Vector,
+        bn: &BatchNorm,
+        act: Activation,
+        residual: Option<&Self::Tensor>,
+    ) -> (Self::Tensor, BatchNormSaved<Self>) {
+        self.batch_norm_train(x, params, stats, bn, act, residual)
+    }
+    /// [`Backend::batch_norm_train`] with the running statistics, which stay as they are.
+    fn batch_norm_eval(
+        &self,
+        x: &Self::Tensor,
+        params: &Self::Vector,
+        stats: &Self::Vector,
+        bn: &BatchNorm,
+        act: Activation,
+        residual: Option<&Self::Tensor>,
+    ) -> Self::Tensor;
+    /// Backward of [`Backend::batch_norm_train`]: `x` its input, `y` its output. Returns dx, and the gradient of the
+    /// residual where `residual` says there was one; adds to `grads`.
+    fn batch_norm_train_bwd(
+        &self,
+        dy: &Self::Tensor,
+        x: &Self::Tensor,
+        y: &Self::Tensor,
+        saved: &BatchNormSaved<Self>,
+        params: &Self::Vector,
+        grads: &mut Self::Vector,
+        bn: &BatchNorm,
+        act: Activation,
+        residual: bool,
+    ) -> (Self::Tensor, Option<Self::Tensor>);
+    /// [`Backend::batch_norm_train_bwd`] from a data gradient with the sums that it left.
+    fn batch_norm_train_bwd_sums(
+        &self,
+        dy: &Self::Tensor,
+        _sums: &Self::Sums,
+        norm: &NormPass<'_, Self>,
+        params: &Self::Vector,
+        grads: &mut Self::Vector,
+    ) -> (Self::Tensor, Option<Self::Tensor>) {
+        let NormPass { x, y, saved, bn, act, residual } = *norm;
+        self.batch_norm_train_bwd(dy, x, y, saved, params, grads, bn, act, residual)
+    }
+    /// Backward of [`Backend::batch_norm_eval`] without residual; adds to `grads`.
+    fn batch_norm_eval_bwd(
+        &self,
+        dy: &Self::Tensor,
+        x: &Self::Tensor,
+        y: &Self::Tensor,
+        params: &Self::Vector,
+        stats: &Self::Vector,
+        grads: &mut Self::Vector,
+        bn: &BatchNorm,
+        act: Activation,
+    ) -> Self::Tensor;
+    /// t * act'(y) * weight / sqrt(running_var + eps): the Jacobian of [`Backend::batch_norm_eval`] applied to `t`. It
+    /// is diagonal, so the same op is the tangent and the data gradient. `y` is the clean pass's output.
+    fn batch_norm_tangent(
+        &self,
+        t: &Self::Tensor,
+        y: &Self::Tensor,
+        params: &Self::Vector,
+        stats: &Self::Vector,
+        bn: &BatchNorm,
+        act: Activation,
+    ) -> Self::Tensor;
+}
 
 fn valid(op: &'static str, bn: &BatchNorm, act: Activation, x: Shape) -> Result<()> {
     check::not_empty(op, "x", x)?;

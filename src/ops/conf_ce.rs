@@ -1,8 +1,25 @@
 //! Confidence-weighted cross entropy (PS-MT, equations 6 and 7): validated entry point.
 
 use super::ensemble_pseudo_label::teachers;
-use super::{Backend, ConfCe, ConfCeOut, Ensemble, Mix, PseudoLabel, check};
+use super::{Backend, ConfCe, ConfCeOut, Device, Ensemble, Mix, PseudoLabel, check};
 use crate::Result;
+
+/// What a device must be able to do of this family. Input is what the functions of this module have validated.
+pub trait ConfCeOps: Device {
+    /// Confidence-weighted cross entropy of the student against pseudo labels read through `mix`. `core` and `assist`
+    /// (the logits that made `pseudo`) are read only with negative learning.
+    fn conf_ce(
+        &self,
+        student: &Self::Tensor,
+        pseudo: &PseudoLabel<Self>,
+        core: &Self::Tensor,
+        assist: &Self::Tensor,
+        ensemble: &Ensemble,
+        mix: &Mix,
+        conf_ce: &ConfCe,
+        grad_scale: f64,
+    ) -> ConfCeOut<Self>;
+}
 
 /// Positive, negative and square terms of [`ConfCe`] and the gradient of their sum times `grad_scale`. `student`, `core`,
 /// `assist` `[n, h, w, classes]`; `pseudo` at full resolution, which is where the student is interpolated to and

@@ -1,7 +1,20 @@
 //! Confusion matrix of label maps: validated entry point.
 
-use super::{Backend, check};
+use super::{Backend, Device, check};
 use crate::Result;
+
+/// What a device must be able to do of this family. Input is what the functions of this module have validated.
+pub trait ConfusionMatrixOps: Device {
+    /// Counts `[num_classes, num_classes]`, row = target, column = prediction; ignored targets do not count, nor, with
+    /// `above`, pixels whose confidence is below its threshold (compared in the type that [`Backend::conf_ce`] compares in).
+    fn confusion_matrix(
+        &self,
+        pred: &Self::Labels,
+        target: &Self::Labels,
+        num_classes: usize,
+        above: Option<(&Self::Tensor, f64)>,
+    ) -> Self::Counts;
+}
 
 /// Counts `[num_classes, num_classes]`, row = target, column = prediction, over targets that are not
 /// [`super::IGNORE`]; with `above`, a confidence per pixel and a threshold, only over pixels whose confidence reaches it, as

@@ -4,8 +4,97 @@
 //! outside the image; x `[n, h, w, in]`, weight `[out, kernel, kernel, in / groups]`, y as [`Conv2d::out_shape`]. In one
 //! group c runs over all input channels, in several over those of output o's group.
 
-use super::{Backend, Conv2d, FrozenNorm, NormPass, Shape, batch_norm, check};
+use super::{Backend, BatchNormOps, Conv2d, ElementwiseOps, FrozenNorm, NormPass, Shape, batch_norm, check};
 use crate::{Error, Result};
+
+/// What a device must be able to do of this family. Input is what the functions of this module have validated.
+pub trait Conv2dOps: BatchNormOps + ElementwiseOps {
+    /// y = x * weight + bias.
+    fn conv2d_fprop(&self, x: &Self::Tensor, params: &Self::Vector, conv: &Conv2d) -> Self::Tensor;
+    /// Gradient with respect to the input of shape `x_shape`.
+    fn conv2d_dgrad(
+        &self,
+        dy: &Self::Tensor,
+        params: &Self::Vector,
+        conv: &Conv2d,
+        x_shape: Shape,
+    ) -> Self::Tensor;
+    /// [`Backend::conv2d_fprop`], and where the device gathers them on the way, moments of the output for
+    /// [`Backend::batch_norm_train_moments`].
+    fn conv2d_fprop_moments(
+        &self,
+        x: &Self::Tensor,
+        params: &Self::Vector,
+        conv: &Conv2d,
+    ) -> (Self::Tensor, Option<Self::Moments>) {
+        (self.conv2d_fprop(x, params, conv), None)
+    }
+    /// [`Backend::conv2d_dgrad`] with the shape of `to`, plus `to`.
+    fn conv2d_dgrad_add(
+        &self,
+        dy: &Self::Tensor,
+        params: &Self::Vector,
+        conv: &Conv2d,
+        to: &Self::Tensor,
+    ) -> Self::Tensor {
+        self.add(&self.conv2d_dgrad(dy, params, conv, Self::shape(to)), to, 1.0)
+    }
+    /// [`Backend::conv2d_dgrad`] with the shape of the output of `norm`, plus `add`, and where the device gathers them on the way,
+    /// sums for [`Backend::batch_norm_train_bwd_sums`].
+    fn conv2d_dgrad_sums(
+        &self,
+        dy: &Self::Tensor,
+        params: &Self::Vector,
+        conv: &Conv2d,
+        add: Option<&Self::Tensor>,
+        norm: &NormPass<'_, Self>,
+    ) -> (Self::Tensor, Option<Self::Sums>) {
+        let dx = match add {
+            Some(to) => self.conv2d_dgrad_add(dy, params, conv, to),
+            None => self.conv2d_dgrad(dy, params, conv, Self::shape(norm.x)),
+        };
+        (dx, None)
+    }
+    /// [`Backend::batch_norm_eval`] of [`Backend::conv2d_fprop`].
+    fn conv2d_fprop_norm(
+        &self,
+        x: &Self::Tensor,
+        params: &Self::Vector,
+        conv: &Conv2d,
+        norm: &FrozenNorm<'_, Self>,
+        residual: Option<&Self::Tensor>,
+    ) -> Self::Tensor {
+        let z = self.conv2d_fprop(x, params, conv);
+        self.batch_norm_eval(&z, params, norm.stats, norm.bn, norm.act, residual)
+    }
+    /// [`Backend::batch_norm_tangent`] of [`Backend::conv2d_fprop`]: `t` is the tangent of the convolution's input, `y` the
+    /// output of `norm` behind it at the clean pass.
+    fn conv2d_fprop_tangent(
+        &self,
+        t: &Self::Tensor,
+        y: &Self::Tensor,
+        params: &Self::Vector,
+        conv: &Conv2d,
+        norm: &FrozenNorm<'_, Self>,
+    ) -> Self::Tensor {
+        let t = self.conv2d_fprop(t, params, conv);
+        self.batch_norm_tangent(&t, y, params, norm.stats, norm.bn, norm.act)
+    }
+    /// [`Backend::batch_norm_tangent`] of [`Backend::conv2d_dgrad`]: the convolution's input is `y`, the output of `norm`.
+    fn conv2d_dgrad_tangent(
+        &self,
+        dy: &Self::Tensor,
+        y: &Self::Tensor,
+        params: &Self::Vector,
+        conv: &Conv2d,
+        norm: &FrozenNorm<'_, Self>,
+    ) -> Self::Tensor {
+        let d = self.conv2d_dgrad(dy, params, conv, Self::shape(y));
+        self.batch_norm_tangent(&d, y, params, norm.stats, norm.bn, norm.act)
+    }
+    /// Adds the gradients of weight and bias to `grads`.
+    fn conv2d_wgrad(&self, x: &Self::Tensor, dy: &Self::Tensor, grads: &mut Self::Vector, conv: &Conv2d);
+}
 
 fn valid(op: &'static str, conv: &Conv2d, x: Shape) -> Result<()> {
     if conv.kernel == 0 || conv.stride == 0 || conv.dilation == 0 || conv.out_channels == 0 {

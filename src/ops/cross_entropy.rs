@@ -1,8 +1,23 @@
 //! Supervised losses over labelled pixels: validated entry points. Logits `[n, h, w, classes]` at low resolution are
 //! interpolated (bilinear, align_corners) to the target's size inside; labels are classes or [`super::IGNORE`].
 
-use super::{Backend, LabelLoss, Ohem, check};
+use super::{Backend, Device, LabelLoss, Ohem, check};
 use crate::{Error, Result};
+
+/// What a device must be able to do of this family. Input is what the functions of this module have validated.
+pub trait CrossEntropyOps: Device {
+    /// Mean cross entropy over pixels that are not [`IGNORE`]; 0 with zero gradient where there is none.
+    fn cross_entropy(&self, logits: &Self::Tensor, target: &Self::Labels, grad_scale: f64)
+    -> LabelLoss<Self>;
+    /// Cross entropy over the hardest pixels.
+    fn ohem_cross_entropy(
+        &self,
+        logits: &Self::Tensor,
+        target: &Self::Labels,
+        ohem: &Ohem,
+        grad_scale: f64,
+    ) -> LabelLoss<Self>;
+}
 
 fn valid<B: Backend>(op: &'static str, logits: &B::Tensor, target: &B::Labels) -> Result<()> {
     let (logits, target) = (B::shape(logits), B::labels_shape(target));

@@ -1,7 +1,13 @@
 //! CutMix of images (Yun et al., 2019; French et al., 2020): validated entry point.
 
-use super::{Backend, Mix, check};
+use super::{Backend, Device, Mix, check};
 use crate::Result;
+
+/// What a device must be able to do of this family. Input is what the functions of this module have validated.
+pub trait CutMixOps: Device {
+    /// Images after CutMix.
+    fn cut_mix(&self, x: &Self::Tensor, mix: &Mix) -> Self::Tensor;
+}
 
 /// Pixel (y, x) of image i is taken from image [`Mix::source`]`(i, y, x)`; x `[n, h, w, c]`.
 ///

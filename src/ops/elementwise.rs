@@ -1,7 +1,23 @@
 //! Leaky ReLU, channel concatenation and slices, (broadcast) addition and its backward: validated entry points.
 
-use super::{Backend, Shape, check};
+use super::{Backend, Device, Shape, check};
 use crate::{Error, Result};
+
+/// What a device must be able to do of this family. Input is what the functions of this module have validated.
+pub trait ElementwiseOps: Device {
+    /// y = x for x > 0, slope x elsewhere.
+    fn leaky_relu(&self, x: &Self::Tensor, slope: f64) -> Self::Tensor;
+    /// dx from dy and the input (or the output: the signs agree).
+    fn leaky_relu_bwd(&self, dy: &Self::Tensor, x: &Self::Tensor, slope: f64) -> Self::Tensor;
+    /// Channels of all parts, one after another.
+    fn concat(&self, parts: &[&Self::Tensor]) -> Self::Tensor;
+    /// The part of `len` channels that begins at `offset` (backward of concat).
+    fn slice_channels(&self, x: &Self::Tensor, offset: usize, len: usize) -> Self::Tensor;
+    /// x + alpha y; where y has one position an image it is added at every position of that image.
+    fn add(&self, x: &Self::Tensor, y: &Self::Tensor, alpha: f64) -> Self::Tensor;
+    /// Sum over the positions of each image: `[n, 1, 1, c]` (backward of the broadcast in [`Backend::add`]).
+    fn sum_positions(&self, x: &Self::Tensor) -> Self::Tensor;
+}
 
 /// y = x for x > 0, `slope` x elsewhere (slope 0 is ReLU).
 ///

@@ -1,7 +1,19 @@
 //! Pseudo labels of the two teachers' ensemble (PS-MT, section 3.1): validated entry point.
 
-use super::{Backend, Ensemble, PseudoLabel, Size, check};
+use super::{Backend, Device, Ensemble, PseudoLabel, Size, check};
 use crate::{Error, Result};
+
+/// What a device must be able to do of this family. Input is what the functions of this module have validated.
+pub trait EnsembleOps: Device {
+    /// Label and confidence a pixel of the ensemble's softmax at `size`.
+    fn ensemble_pseudo_label(
+        &self,
+        core: &Self::Tensor,
+        assist: &Self::Tensor,
+        size: Size,
+        ensemble: &Ensemble,
+    ) -> PseudoLabel<Self>;
+}
 
 /// Checks two teachers' logits and the way they are combined.
 pub(super) fn teachers<B: Backend>(

@@ -2,8 +2,16 @@
 //!
 //! Output row i reads source row i (h - 1) / (size - 1), 0 where the size is 1; columns alike.
 
-use super::{Backend, Size, check};
+use super::{Backend, Device, Size, check};
 use crate::Result;
+
+/// What a device must be able to do of this family. Input is what the functions of this module have validated.
+pub trait InterpolateOps: Device {
+    /// Bilinear, align_corners.
+    fn interpolate(&self, x: &Self::Tensor, size: Size) -> Self::Tensor;
+    /// Gradient with respect to the input of `x_size` (the transposed resampling).
+    fn interpolate_bwd(&self, dy: &Self::Tensor, x_size: Size) -> Self::Tensor;
+}
 
 /// `[n, size, c]` from x `[n, h, w, c]`.
 ///

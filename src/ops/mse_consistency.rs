@@ -1,8 +1,24 @@
 //! The mean teacher's consistency loss (Tarvainen and Valpola, 2017): validated entry point.
 
 use super::ensemble_pseudo_label::teachers;
-use super::{Backend, Ensemble, LossGrad, Mix, Size, check};
+use super::{Backend, Device, Ensemble, LossGrad, Mix, Size, check};
 use crate::Result;
+
+/// What a device must be able to do of this family. Input is what the functions of this module have validated.
+pub trait MseConsistencyOps: Device {
+    /// Mean over (pixel, class) of (softmax(student) - softmax(ensemble))², the mean teacher's consistency (Tarvainen
+    /// and Valpola, 2017), target read through `mix`.
+    fn mse_consistency(
+        &self,
+        student: &Self::Tensor,
+        core: &Self::Tensor,
+        assist: &Self::Tensor,
+        size: Size,
+        ensemble: &Ensemble,
+        mix: &Mix,
+        grad_scale: f64,
+    ) -> LossGrad<Self>;
+}
 
 /// Mean over (pixel, class) of (softmax(up(student)) - softmax(ensemble))², the target read through `mix`; logits
 /// `[n, h, w, classes]`, interpolated to `size`.

@@ -1,8 +1,25 @@
 //! Updates over flat vectors: stochastic gradient descent, with the exponential moving average behind it, and copies of parts;
 //! validated entry points.
 
-use super::{Backend, Sgd, Span, Teacher, check};
+use super::{Backend, Device, Sgd, Span, Teacher, check};
 use crate::{Error, Result};
+
+/// What a device must be able to do of this family. Input is what the functions of this module have validated.
+pub trait OptimizerOps: Device {
+    /// One step of [`Sgd`] over flat vectors.
+    fn sgd(&self, params: &mut Self::Vector, grads: &Self::Vector, momentum: &mut Self::Vector, sgd: &Sgd);
+    /// [`Backend::sgd`], then teacher = keep teacher + (1 - keep) student, of parameters and of running statistics.
+    fn sgd_ema(
+        &self,
+        params: &mut Self::Vector,
+        grads: &Self::Vector,
+        momentum: &mut Self::Vector,
+        sgd: &Sgd,
+        teacher: Teacher<'_, Self>,
+    );
+    /// `to[at..at + span.len] = from[span]` for each (span, at).
+    fn copy_spans(&self, to: &mut Self::Vector, from: &Self::Vector, moves: &[(Span, usize)]);
+}
 
 fn same_len<B: Backend>(op: &'static str, what: &str, vector: &B::Vector, len: usize) -> Result<()> {
     let got = B::vector_len(vector);

@@ -1,9 +1,19 @@
 //! Colours of images on the device: 8-bit pixels to network input, and the colour changes and blur of strong augmentation
 //! with torchvision's definitions. Specifications and validated entry points; knows no files and draws no random numbers.
 
-use super::{Backend, Shape};
+use super::{Backend, Device, Shape};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
+
+/// What a device must be able to do of this family. Input is what the functions of this module have validated.
+pub trait PhotometricOps: Device {
+    /// (byte / 255 - mean) / std, 0 outside the part that is shown.
+    fn normalize_bytes(&self, images: &Images<Self>, normalize: &Normalize) -> Self::Tensor;
+    /// Each image with its colours changed by its [`Strong`], then (value - mean) / std. Outside the part that is shown
+    /// colours are the mean to begin with.
+    fn photometric(&self, pixels: Pixels<'_, Self>, strong: &[Strong], normalize: &Normalize)
+    -> Self::Tensor;
+}
 
 /// Widest blur, in pixels a side: CUDA keeps rows of a tile and of the border that the blur reaches in shared memory.
 pub const MAX_BLUR_KERNEL: usize = 511;
@@ -148,7 +158,7 @@ impl Strong {
 pub type Box2d = [usize; 4];
 
 /// 8-bit RGB images on the device, of which a part may be padding. Made by [`upload_images`].
-pub struct Images<B: Backend> {
+pub struct Images<B: Device> {
     /// `[n, h, w, 3]`.
     pub bytes: B::Labels,
     /// The part of each image that its bytes describe. Pixels outside have the mean colour of the normalisation at hand,
@@ -157,14 +167,14 @@ pub struct Images<B: Backend> {
 }
 
 /// Where colours come from.
-pub enum Pixels<'a, B: Backend> {
+pub enum Pixels<'a, B: Device> {
     /// Bytes, 0 to 255 for 0 to 1, with padding.
     Bytes(&'a Images<B>),
     /// Colours in [0, 1] as an activation `[n, h, w, 3]`.
     Colors(&'a B::Tensor),
 }
 
-impl<B: Backend> Pixels<'_, B> {
+impl<B: Device> Pixels<'_, B> {
     /// `[n, h, w, 3]`.
     pub fn shape(&self) -> Shape {
         match self {

@@ -1,7 +1,19 @@
 //! Max pooling and adaptive average pooling (as PyTorch's): validated entry points.
 
-use super::{Backend, MaxPool2d, Shape, Size, check};
+use super::{Backend, Device, MaxPool2d, Shape, Size, check};
 use crate::{Error, Result};
+
+/// What a device must be able to do of this family. Input is what the functions of this module have validated.
+pub trait PoolOps: Device {
+    /// Max pooling.
+    fn max_pool2d(&self, x: &Self::Tensor, pool: &MaxPool2d) -> Self::Tensor;
+    /// dx; the window's first maximum in row order takes the gradient.
+    fn max_pool2d_bwd(&self, dy: &Self::Tensor, x: &Self::Tensor, pool: &MaxPool2d) -> Self::Tensor;
+    /// Mean over adaptive bins: bin i of `size` covers floor(i len / size) to ceil((i + 1) len / size).
+    fn adaptive_avg_pool2d(&self, x: &Self::Tensor, size: Size) -> Self::Tensor;
+    /// Gradient with respect to the input of `x_size`.
+    fn adaptive_avg_pool2d_bwd(&self, dy: &Self::Tensor, x_size: Size) -> Self::Tensor;
+}
 
 fn valid(op: &'static str, x: Shape, pool: &MaxPool2d) -> Result<()> {
     check::not_empty(op, "x", x)?;

@@ -1,9 +1,37 @@
 //! The parts of T-VAT (PS-MT, section 3.2; virtual adversarial training, Miyato et al., 2018) that are not network
 //! passes: validated entry points. The recipe itself belongs to the method.
 
-use super::{Backend, Shape, Size, check};
+use super::{Backend, Device, Shape, Size, check};
 use crate::rng::Key;
 use crate::{Error, Result};
+
+/// What a device must be able to do of this family. Input is what the functions of this module have validated.
+pub trait TvatOps: Device {
+    /// Uniform noise in [-0.5, 0.5): element i (NHWC) is `key.uniform(i) - 0.5`.
+    fn uniform_noise(&self, shape: Shape, key: Key) -> Self::Tensor;
+    /// scale * d / (‖d‖ + 1e-8), norm over each image.
+    fn normalize(&self, d: &Self::Tensor, scale: f64) -> Self::Tensor;
+    /// x + [`Backend::normalize`] of d.
+    fn add_normalized(&self, x: &Self::Tensor, d: &Self::Tensor, scale: f64) -> Self::Tensor;
+    /// Low-resolution cotangent of exact T-VAT, the same for each of k decoders, whose logits lie side by side:
+    /// upᵀ(p t - p (p·t)) / k with p = softmax(mean of up(logits)), t = mean of up(tangents).
+    fn tvat_cotangent(
+        &self,
+        logits: &Self::Tensor,
+        tangents: &Self::Tensor,
+        decoders: usize,
+        size: Size,
+    ) -> Self::Tensor;
+    /// Low-resolution gradient of KL(softmax(clean) ‖ softmax(perturbed)) / n with respect to the perturbed logits of k
+    /// decoders, which lie side by side: upᵀ(q - p) / (n k), p and q from the mean upsampled logits.
+    fn kl_gradient(
+        &self,
+        clean: &Self::Tensor,
+        perturbed: &Self::Tensor,
+        decoders: usize,
+        size: Size,
+    ) -> Self::Tensor;
+}
 
 /// Uniform noise in [-0.5, 0.5) of `shape`: element i (NHWC) is `key.uniform(i) - 0.5`.
 ///

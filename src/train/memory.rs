@@ -290,7 +290,7 @@ mod tests {
     use crate::backend::cuda::{self, Dtype};
     use crate::data::{Preset, SceneSource, SceneSpec};
     use crate::eval::{self, Overlap};
-    use crate::ops::StepMemory;
+    use crate::ops::{Device, StepMemory};
 
     #[test]
     fn true_labels_and_pictures_are_in_the_plan() {

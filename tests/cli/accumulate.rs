@@ -4,10 +4,10 @@ use crate::cli_common::{Project, expect, read};
 use psmt_fast::backend::cpu::Cpu;
 use psmt_fast::method::{self, Algorithm, Batch, Networks, StepArgs, Tvat, TvatArgs, cut_mix};
 use psmt_fast::model::{DeepLab, Initialization, ModelConfig, Network};
-use psmt_fast::ops::{Backend, IGNORE, Shape};
+use psmt_fast::ops::{Device, IGNORE, Shape};
 use psmt_fast::rng::{Domain, Key};
 
-type Device = Cpu<f64>;
+type Cpu64 = Cpu<f64>;
 
 const CROP: usize = 33;
 
@@ -22,7 +22,7 @@ fn step_args(algorithm: Algorithm) -> StepArgs {
     }
 }
 
-fn networks(b: &Device, arch: &DeepLab) -> Networks<Device> {
+fn networks(b: &Cpu64, arch: &DeepLab) -> Networks<Cpu64> {
     let net = |number| {
         let (params, stats) = arch.init(Initialization::default(), 5, number);
         Network::upload(b, &params, &stats)
@@ -31,7 +31,7 @@ fn networks(b: &Device, arch: &DeepLab) -> Networks<Device> {
     Networks { student: net(0), teacher1: net(1), teacher2: net(2), momentum: zeros(), grads: zeros() }
 }
 
-fn batch(b: &Device, arch: &DeepLab, seed: u64) -> Batch<Device> {
+fn batch(b: &Cpu64, arch: &DeepLab, seed: u64) -> Batch<Cpu64> {
     let shape = Shape::new(2, CROP, CROP, 3);
     let draw = |n: u64, len: usize| -> Vec<f32> {
         let key = Key::new(seed, Domain::Bench, n);
@@ -56,7 +56,7 @@ fn batch(b: &Device, arch: &DeepLab, seed: u64) -> Batch<Device> {
     }
 }
 
-fn gradient(b: &Device, arch: &DeepLab, args: &StepArgs, batches: &[(&Batch<Device>, f64)]) -> Vec<f32> {
+fn gradient(b: &Cpu64, arch: &DeepLab, args: &StepArgs, batches: &[(&Batch<Cpu64>, f64)]) -> Vec<f32> {
     let mut nets = networks(b, arch);
     b.clear(&mut nets.grads);
     for &(batch, share) in batches {
@@ -67,12 +67,12 @@ fn gradient(b: &Device, arch: &DeepLab, args: &StepArgs, batches: &[(&Batch<Devi
 
 #[test]
 fn the_gradient_is_the_mean_of_the_batches() {
-    let b = Device::new();
+    let b = Cpu64::new();
     let arch = DeepLab::new(ModelConfig::tiny(4)).unwrap();
     let (one, other) = (batch(&b, &arch, 1), batch(&b, &arch, 2));
     for algorithm in [Algorithm::Supervised, Algorithm::PsMt, Algorithm::OneTeacher, Algorithm::MeanTeacher] {
         let args = step_args(algorithm);
-        let of = |batches: &[(&Batch<Device>, f64)]| gradient(&b, &arch, &args, batches);
+        let of = |batches: &[(&Batch<Cpu64>, f64)]| gradient(&b, &arch, &args, batches);
         let (first, second) = (of(&[(&one, 1.0)]), of(&[(&other, 1.0)]));
         let both = of(&[(&one, 0.5), (&other, 0.5)]);
         assert!(first.iter().any(|v| *v != 0.0) && first != second, "{algorithm:?}");
@@ -87,7 +87,7 @@ fn the_gradient_is_the_mean_of_the_batches() {
 
 #[test]
 fn two_halves_of_the_same_batch_are_one_step() {
-    let b = Device::new();
+    let b = Cpu64::new();
     let arch = DeepLab::new(ModelConfig::tiny(4)).unwrap();
     let batch = batch(&b, &arch, 3);
     for algorithm in [Algorithm::Supervised, Algorithm::PsMt] {
@@ -100,11 +100,11 @@ fn two_halves_of_the_same_batch_are_one_step() {
         }
         method::update(&b, &arch, &mut halves, &args).unwrap();
         // Halves are exact, so parameters have the same bits; running statistics moved twice.
-        let params = |n: &Networks<Device>| {
+        let params = |n: &Networks<Cpu64>| {
             [&n.student, &n.teacher1, &n.teacher2].map(|net| b.download_vector(&net.params))
         };
         assert_eq!(params(&whole), params(&halves), "{algorithm:?}");
-        let stats = |n: &Networks<Device>| b.download_vector(&n.student.stats);
+        let stats = |n: &Networks<Cpu64>| b.download_vector(&n.student.stats);
         assert_ne!(stats(&whole), stats(&halves));
     }
 }
@@ -145,7 +145,7 @@ fn runs_of_several_batches_a_step_repeat_and_resume() {
 /// True labels of unlabelled images are counted against the pseudo labels that pass, and change nothing.
 #[test]
 fn pseudo_labels_are_measured_and_true_labels_teach_nothing() {
-    let b = Device::new();
+    let b = Cpu64::new();
     let arch = DeepLab::new(ModelConfig::tiny(4)).unwrap();
     let classes = arch.config.num_classes;
     for algorithm in [Algorithm::PsMt, Algorithm::OneTeacher, Algorithm::MeanTeacher] {
@@ -175,7 +175,7 @@ fn pseudo_labels_are_measured_and_true_labels_teach_nothing() {
         }
         assert_eq!(pseudo.is_some(), algorithm.has_pseudo_labels());
 
-        let step = |batch: &Batch<Device>| {
+        let step = |batch: &Batch<Cpu64>| {
             let mut nets = networks(&b, &arch);
             b.clear(&mut nets.grads);
             let out = method::accumulate(&b, &arch, &mut nets, batch, &args, 1.0).unwrap();

@@ -5,7 +5,7 @@ use crate::weight_files::{arch, network, renamed, write};
 use psmt_fast::backend::cpu::{Cpu, Tensor};
 use psmt_fast::model::io::{TensorFile, write_tensors};
 use psmt_fast::model::{Initialization, NamedTensor, Network, Stem};
-use psmt_fast::ops::{Backend, Shape};
+use psmt_fast::ops::{Device, Shape};
 use psmt_fast::train::Checkpoint;
 use psmt_fast::weights::Weights;
 use serde_json::Value;

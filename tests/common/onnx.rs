@@ -4,7 +4,7 @@
 use prost::Message;
 use psmt_fast::backend::cpu::{Cpu, Tensor};
 use psmt_fast::export::proto::{self, GraphProto, ModelProto, NodeProto, TensorProto};
-use psmt_fast::ops::{self, Backend, Conv2d, MaxPool2d, Shape, Span};
+use psmt_fast::ops::{self, Conv2d, Device, MaxPool2d, Shape, Span};
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
 

@@ -3,7 +3,7 @@
 use psmt_fast::Error;
 use psmt_fast::backend::cpu::{Cpu, Real, Tensor};
 use psmt_fast::model::{DeepLab, Initialization, ModelConfig, NamedTensor, Network, Norm, io};
-use psmt_fast::ops::{self, Backend, Shape};
+use psmt_fast::ops::{self, Device, ElementwiseOps, Shape};
 use psmt_fast::rng::{Domain, Key};
 use std::collections::BTreeMap;
 use std::path::Path;

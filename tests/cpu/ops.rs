@@ -8,7 +8,7 @@ fn cpu() -> Cpu<f32> {
     Cpu::new()
 }
 
-fn zeros(n: usize, h: usize, w: usize, c: usize) -> <Cpu<f32> as Backend>::Tensor {
+fn zeros(n: usize, h: usize, w: usize, c: usize) -> <Cpu<f32> as Device>::Tensor {
     let shape = Shape::new(n, h, w, c);
     cpu().upload(shape, &vec![0.0; shape.len()])
 }
@@ -259,7 +259,7 @@ fn images_and_changes_that_make_no_sense() {
     }
 
     let x = zeros(2, 4, 5, 3);
-    let change = |x: &<Cpu<f32> as Backend>::Tensor, strong: &[Strong], normalize: &Normalize| {
+    let change = |x: &<Cpu<f32> as Device>::Tensor, strong: &[Strong], normalize: &Normalize| {
         ops::photometric(&b, Pixels::Colors(x), strong, normalize).map(|_| ())
     };
     let none = Strong::default();

@@ -9,7 +9,7 @@ use psmt_fast::backend::cuda::driver::{Args, DevicePtr, Driver, Kernel, Launch};
 use psmt_fast::backend::cuda::recording::{Node, Recording, Work};
 use psmt_fast::backend::cuda::tensor_map::{TensorMap, TensorMapSpec};
 use psmt_fast::backend::cuda::{Cuda, Dtype};
-use psmt_fast::ops::Backend;
+use psmt_fast::ops::Device;
 use std::collections::BinaryHeap;
 use std::sync::{Arc, Mutex};
 

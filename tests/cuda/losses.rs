@@ -33,7 +33,7 @@ fn devices(options: EmulatorOptions) -> Vec<Cuda> {
 }
 
 /// The same values on the CPU and on a device, normal with deviation `scale`.
-fn pair(b: &Cuda, shape: Shape, scale: f64, seed: u64) -> (Tensor64, <Cuda as Backend>::Tensor) {
+fn pair(b: &Cuda, shape: Shape, scale: f64, seed: u64) -> (Tensor64, <Cuda as Device>::Tensor) {
     let mut stream = Key::new(seed, Domain::Bench, 0).stream();
     let values: Vec<f32> = (0..shape.len()).map(|_| (scale * f64::from(stream.normal())) as f32).collect();
     let x = b.upload(shape, &values);
@@ -41,11 +41,11 @@ fn pair(b: &Cuda, shape: Shape, scale: f64, seed: u64) -> (Tensor64, <Cuda as Ba
     (to_cpu(b, &x), x)
 }
 
-fn to_cpu(b: &Cuda, x: &<Cuda as Backend>::Tensor) -> Tensor64 {
+fn to_cpu(b: &Cuda, x: &<Cuda as Device>::Tensor) -> Tensor64 {
     Tensor64::new(Cuda::shape(x), b.download(x).into_iter().map(f64::from).collect())
 }
 
-fn labels(b: &Cuda, shape: Shape, data: Vec<u8>) -> (cpu::Labels, <Cuda as Backend>::Labels) {
+fn labels(b: &Cuda, shape: Shape, data: Vec<u8>) -> (cpu::Labels, <Cuda as Device>::Labels) {
     let device = b.upload_labels(shape, &data);
     (cpu::Labels { shape, data: Arc::new(data) }, device)
 }

@@ -3,7 +3,7 @@
 use crate::cuda_common::device;
 use psmt_emulator::Schedule;
 use psmt_fast::backend::cuda::{Cuda, Dtype, Vector};
-use psmt_fast::ops::{self, Backend, Conv2d, Sgd, Shape, Span, Teacher};
+use psmt_fast::ops::{self, Conv2d, Device, Sgd, Shape, Span, Teacher};
 
 /// Parameters, of which the first twelve are the weights of a convolution.
 const LEN: usize = 21;

@@ -7,7 +7,7 @@ use psmt_fast::Error;
 use psmt_fast::backend::cpu::Cpu;
 use psmt_fast::data::list::Entry;
 use psmt_fast::data::*;
-use psmt_fast::ops::{self, Backend, Images, Normalize, Pixels, View};
+use psmt_fast::ops::{self, Device, Images, Normalize, Pixels, View};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

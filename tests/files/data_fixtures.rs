@@ -2,7 +2,7 @@
 
 use psmt_fast::backend::cpu::Cpu;
 use psmt_fast::data::{RgbImage, resize::resize_bicubic};
-use psmt_fast::ops::{self, Adjust, Backend, Blur, Normalize, Pixels, Shape, Strong};
+use psmt_fast::ops::{self, Adjust, Blur, Device, Normalize, Pixels, Shape, Strong};
 use safetensors::SafeTensors;
 use std::path::Path;
 

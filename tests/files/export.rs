@@ -10,7 +10,7 @@ use psmt_fast::export::{
 };
 use psmt_fast::model::io::{Float, TensorFile, write_tensors};
 use psmt_fast::model::{DeepLab, Initialization, ModelConfig, NamedTensor, Network};
-use psmt_fast::ops::{self, Backend, Normalize, Shape};
+use psmt_fast::ops::{self, Device, Normalize, Shape};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;

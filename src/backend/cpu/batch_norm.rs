@@ -5,9 +5,74 @@
 //! cache, and joined in f64 in chunk order (Chan et al., 1979), so neither the number of values nor a large mean costs
 //! accuracy.
 
+use super::Cpu;
 use super::parallel::{self, Disjoint, tasks};
 use super::{Real, Tensor};
 use crate::ops::*;
+
+impl<T: Real> BatchNormOps for Cpu<T> {
+    fn batch_norm_train(
+        &self,
+        x: &Tensor<T>,
+        params: &Vec<T>,
+        stats: &mut Vec<T>,
+        bn: &BatchNorm,
+        act: Activation,
+        residual: Option<&Tensor<T>>,
+    ) -> (Tensor<T>, BatchNormSaved<Self>) {
+        let (y, moments) = train(x, params, stats, bn, act, residual);
+        (y, BatchNormSaved { moments })
+    }
+    fn batch_norm_eval(
+        &self,
+        x: &Tensor<T>,
+        params: &Vec<T>,
+        stats: &Vec<T>,
+        bn: &BatchNorm,
+        act: Activation,
+        residual: Option<&Tensor<T>>,
+    ) -> Tensor<T> {
+        eval(x, params, stats, bn, act, residual)
+    }
+    fn batch_norm_train_bwd(
+        &self,
+        dy: &Tensor<T>,
+        x: &Tensor<T>,
+        y: &Tensor<T>,
+        saved: &BatchNormSaved<Self>,
+        params: &Vec<T>,
+        grads: &mut Vec<T>,
+        bn: &BatchNorm,
+        act: Activation,
+        residual: bool,
+    ) -> (Tensor<T>, Option<Tensor<T>>) {
+        train_bwd(dy, x, y, &saved.moments, params, grads, bn, act, residual)
+    }
+    fn batch_norm_eval_bwd(
+        &self,
+        dy: &Tensor<T>,
+        x: &Tensor<T>,
+        y: &Tensor<T>,
+        params: &Vec<T>,
+        stats: &Vec<T>,
+        grads: &mut Vec<T>,
+        bn: &BatchNorm,
+        act: Activation,
+    ) -> Tensor<T> {
+        eval_bwd(dy, x, y, params, stats, grads, bn, act)
+    }
+    fn batch_norm_tangent(
+        &self,
+        t: &Tensor<T>,
+        y: &Tensor<T>,
+        params: &Vec<T>,
+        stats: &Vec<T>,
+        bn: &BatchNorm,
+        act: Activation,
+    ) -> Tensor<T> {
+        tangent(t, y, params, stats, bn, act)
+    }
+}
 
 /// Values of a chunk, about: it is read twice and should stay in the first or second cache level.
 const CHUNK: usize = 1 << 13;

@@ -7,8 +7,24 @@ use super::ensemble_pseudo_label::MixedTarget;
 use super::softmax::{Softmax, softmax_gradient};
 use super::upsample::{Grid, Reader};
 use super::{Cpu, Real, Tensor};
-use crate::ops::{ConfCe, ConfCeOut, Ensemble, HISTOGRAM_BINS, Mix, PseudoLabel};
+use crate::ops::*;
 use rayon::prelude::*;
+
+impl<T: Real> ConfCeOps for Cpu<T> {
+    fn conf_ce(
+        &self,
+        student: &Tensor<T>,
+        pseudo: &PseudoLabel<Self>,
+        core: &Tensor<T>,
+        assist: &Tensor<T>,
+        ensemble: &Ensemble,
+        mix: &Mix,
+        spec: &ConfCe,
+        grad_scale: f64,
+    ) -> ConfCeOut<Self> {
+        forward_backward(student, pseudo, core, assist, ensemble, mix, spec, grad_scale)
+    }
+}
 
 /// Bound of 1 - p in the logarithm of negative learning; below it there is no gradient.
 const CLAMP: f64 = 1e-7;

@@ -1,7 +1,21 @@
 //! Confusion matrix of predicted and true labels.
 
+use super::Cpu;
 use super::{Labels, Real, Tensor};
+use crate::ops::*;
 use rayon::prelude::*;
+
+impl<T: Real> ConfusionMatrixOps for Cpu<T> {
+    fn confusion_matrix(
+        &self,
+        pred: &Labels,
+        target: &Labels,
+        num_classes: usize,
+        above: Option<(&Tensor<T>, f64)>,
+    ) -> Vec<u64> {
+        count(pred, target, num_classes, above)
+    }
+}
 
 /// Pixels of one task.
 const CHUNK: usize = 1 << 16;

@@ -7,6 +7,7 @@
 //! classes are a few positions each, go tap by tap instead: the weight passes through the cache once. Groups come one
 //! after another, each over its channels where they lie.
 
+use super::Cpu;
 use super::channels::{Channels, Target};
 use super::gather::{Class, Gather};
 use super::gemm::{Matrix, product, product_into};
@@ -15,6 +16,18 @@ use super::parallel::{Disjoint, tasks};
 use super::{Real, Tensor, wgrad, winograd};
 use crate::ops::*;
 use std::ops::Range;
+
+impl<T: Real> Conv2dOps for Cpu<T> {
+    fn conv2d_fprop(&self, x: &Tensor<T>, params: &Vec<T>, conv: &Conv2d) -> Tensor<T> {
+        fprop(x, params, conv)
+    }
+    fn conv2d_dgrad(&self, dy: &Tensor<T>, params: &Vec<T>, conv: &Conv2d, x_shape: Shape) -> Tensor<T> {
+        dgrad(dy, params, conv, x_shape)
+    }
+    fn conv2d_wgrad(&self, x: &Tensor<T>, dy: &Tensor<T>, grads: &mut Vec<T>, conv: &Conv2d) {
+        wgrad(x, dy, grads, conv)
+    }
+}
 
 /// Values of a position that are gathered at once, at most.
 const DEPTH: usize = 512;

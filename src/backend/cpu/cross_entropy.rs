@@ -5,8 +5,23 @@ use super::confusion_matrix::{add_row, total};
 use super::softmax::Softmax;
 use super::upsample::{Grid, Reader};
 use super::{Cpu, Labels, Real, Tensor};
-use crate::ops::{IGNORE, LabelLoss, Ohem};
+use crate::ops::*;
 use rayon::prelude::*;
+
+impl<T: Real> CrossEntropyOps for Cpu<T> {
+    fn cross_entropy(&self, logits: &Tensor<T>, target: &Labels, grad_scale: f64) -> LabelLoss<Self> {
+        cross_entropy(logits, target, grad_scale)
+    }
+    fn ohem_cross_entropy(
+        &self,
+        logits: &Tensor<T>,
+        target: &Labels,
+        ohem: &Ohem,
+        grad_scale: f64,
+    ) -> LabelLoss<Self> {
+        ohem_cross_entropy(logits, target, ohem, grad_scale)
+    }
+}
 
 /// Output rows of one task of the pass that only reads.
 const ROWS: usize = 32;

@@ -1,8 +1,15 @@
 //! CutMix of images, and the reading of rows (labels, confidences) through it.
 
+use super::Cpu;
 use super::{Real, Tensor};
-use crate::ops::{Mix, Shape};
+use crate::ops::*;
 use rayon::prelude::*;
+
+impl<T: Real> CutMixOps for Cpu<T> {
+    fn cut_mix(&self, x: &Tensor<T>, mix: &Mix) -> Tensor<T> {
+        forward(x, mix)
+    }
+}
 
 /// Images after CutMix: box b of image `perm[b][i]` replaces image i's, for b in order, from the unmixed images.
 pub fn forward<T: Real>(x: &Tensor<T>, mix: &Mix) -> Tensor<T> {

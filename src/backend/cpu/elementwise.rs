@@ -1,8 +1,30 @@
 //! Element-wise ops and ops that only move channels. Knows no networks.
 
+use super::Cpu;
 use super::parallel;
 use super::{Real, Tensor};
 use crate::ops::*;
+
+impl<T: Real> ElementwiseOps for Cpu<T> {
+    fn leaky_relu(&self, x: &Tensor<T>, slope: f64) -> Tensor<T> {
+        leaky_relu(x, slope)
+    }
+    fn leaky_relu_bwd(&self, dy: &Tensor<T>, x: &Tensor<T>, slope: f64) -> Tensor<T> {
+        leaky_relu_bwd(dy, x, slope)
+    }
+    fn concat(&self, parts: &[&Tensor<T>]) -> Tensor<T> {
+        concat(parts)
+    }
+    fn slice_channels(&self, x: &Tensor<T>, offset: usize, len: usize) -> Tensor<T> {
+        slice_channels(x, offset, len)
+    }
+    fn add(&self, x: &Tensor<T>, y: &Tensor<T>, alpha: f64) -> Tensor<T> {
+        add(x, y, alpha)
+    }
+    fn sum_positions(&self, x: &Tensor<T>) -> Tensor<T> {
+        sum_positions(x)
+    }
+}
 
 /// y = x for x > 0, slope x elsewhere.
 pub fn leaky_relu<T: Real>(x: &Tensor<T>, slope: f64) -> Tensor<T> {

@@ -3,9 +3,21 @@
 use super::softmax::{Softmax, larger, smaller};
 use super::upsample::{Grid, Reader};
 use super::{Cpu, Labels, Real, Tensor};
-use crate::ops::{Ensemble, Mix, PseudoLabel, Shape, Size};
+use crate::ops::*;
 use rayon::prelude::*;
 use std::sync::Arc;
+
+impl<T: Real> EnsembleOps for Cpu<T> {
+    fn ensemble_pseudo_label(
+        &self,
+        core: &Tensor<T>,
+        assist: &Tensor<T>,
+        size: Size,
+        ensemble: &Ensemble,
+    ) -> PseudoLabel<Self> {
+        forward(core, assist, size, ensemble)
+    }
+}
 
 /// Output rows of one task.
 const ROWS: usize = 32;

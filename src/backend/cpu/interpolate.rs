@@ -1,10 +1,20 @@
 //! Bilinear interpolation of activations, align_corners, and its gradient (the transposed resampling). Channels are
 //! contiguous, so loops run over channels; losses, which have few, use the planar rows of `upsample` instead.
 
+use super::Cpu;
 use super::upsample::Grid;
 use super::{Real, Tensor};
-use crate::ops::{Shape, Size};
+use crate::ops::*;
 use rayon::prelude::*;
+
+impl<T: Real> InterpolateOps for Cpu<T> {
+    fn interpolate(&self, x: &Tensor<T>, size: Size) -> Tensor<T> {
+        forward(x, size)
+    }
+    fn interpolate_bwd(&self, dy: &Tensor<T>, x_size: Size) -> Tensor<T> {
+        backward(dy, x_size)
+    }
+}
 
 /// Output rows of one task.
 const ROWS: usize = 4;

@@ -4,7 +4,22 @@ use super::ensemble_pseudo_label::MixedTarget;
 use super::softmax::{Softmax, softmax_gradient};
 use super::upsample::{Grid, Reader};
 use super::{Cpu, Real, Tensor};
-use crate::ops::{Ensemble, LossGrad, Mix, Size};
+use crate::ops::*;
+
+impl<T: Real> MseConsistencyOps for Cpu<T> {
+    fn mse_consistency(
+        &self,
+        student: &Tensor<T>,
+        core: &Tensor<T>,
+        assist: &Tensor<T>,
+        size: Size,
+        ensemble: &Ensemble,
+        mix: &Mix,
+        grad_scale: f64,
+    ) -> LossGrad<Self> {
+        forward_backward(student, core, assist, size, ensemble, mix, grad_scale)
+    }
+}
 
 /// Mean over (pixel, class) of (softmax(student) - softmax(ensemble))² and its gradient times `grad_scale`.
 pub fn forward_backward<T: Real>(

@@ -1,9 +1,31 @@
 //! Updates of flat vectors: stochastic gradient descent, the exponential moving average and copies of parts, each one pass
 //! over memory.
 
+use super::Cpu;
 use super::Real;
-use crate::ops::{Sgd, Span};
+use crate::ops::*;
 use rayon::prelude::*;
+
+impl<T: Real> OptimizerOps for Cpu<T> {
+    fn sgd(&self, params: &mut Vec<T>, grads: &Vec<T>, momentum: &mut Vec<T>, spec: &Sgd) {
+        sgd(params, grads, momentum, spec)
+    }
+    fn sgd_ema(
+        &self,
+        params: &mut Vec<T>,
+        grads: &Vec<T>,
+        momentum: &mut Vec<T>,
+        spec: &Sgd,
+        teacher: Teacher<'_, Self>,
+    ) {
+        sgd(params, grads, momentum, spec);
+        ema(teacher.params, params, teacher.keep);
+        ema(teacher.stats, teacher.student_stats, teacher.keep);
+    }
+    fn copy_spans(&self, to: &mut Vec<T>, from: &Vec<T>, moves: &[(Span, usize)]) {
+        copy_spans(to, from, moves)
+    }
+}
 
 /// Elements of one task.
 const CHUNK: usize = 1 << 15;

@@ -7,6 +7,15 @@ use super::memory::Buffer;
 use super::{Cpu, Real, Tensor, parallel};
 use crate::ops::*;
 
+impl<T: Real> PhotometricOps for Cpu<T> {
+    fn normalize_bytes(&self, images: &Images<Self>, normalize: &Normalize) -> Tensor<T> {
+        normalize_bytes(images, normalize)
+    }
+    fn photometric(&self, pixels: Pixels<'_, Self>, strong: &[Strong], normalize: &Normalize) -> Tensor<T> {
+        photometric(pixels, strong, normalize)
+    }
+}
+
 /// (byte / 255 - mean) / std, 0 outside the part that is shown.
 pub fn normalize_bytes<T: Real>(images: &Images<Cpu<T>>, normalize: &Normalize) -> Tensor<T> {
     let table: [[T; 256]; 3] = std::array::from_fn(|c| {

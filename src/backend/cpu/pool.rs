@@ -3,10 +3,26 @@
 //! Backward passes gather: each task owns rows of dx and visits the windows that reach them, so no two tasks write the
 //! same element and sums have one order.
 
+use super::Cpu;
 use super::parallel::{Disjoint, tasks};
 use super::{Real, Tensor};
 use crate::ops::*;
 use std::ops::Range;
+
+impl<T: Real> PoolOps for Cpu<T> {
+    fn max_pool2d(&self, x: &Tensor<T>, spec: &MaxPool2d) -> Tensor<T> {
+        max_pool2d(x, spec)
+    }
+    fn max_pool2d_bwd(&self, dy: &Tensor<T>, x: &Tensor<T>, spec: &MaxPool2d) -> Tensor<T> {
+        max_pool2d_bwd(dy, x, spec)
+    }
+    fn adaptive_avg_pool2d(&self, x: &Tensor<T>, size: Size) -> Tensor<T> {
+        adaptive_avg_pool2d(x, size)
+    }
+    fn adaptive_avg_pool2d_bwd(&self, dy: &Tensor<T>, x_size: Size) -> Tensor<T> {
+        adaptive_avg_pool2d_bwd(dy, x_size)
+    }
+}
 
 /// Positions along an axis of length `len` that window `i` covers.
 fn window(i: usize, len: usize, spec: &MaxPool2d) -> Range<usize> {

@@ -1,12 +1,43 @@
 //! T-VAT's parts that are not network passes: noise, per-image normalisation, and the low-resolution cotangents of its
 //! exact and its finite-difference form.
 
+use super::Cpu;
 use super::softmax::{Softmax, softmax_gradient};
 use super::upsample::{Grid, Reader};
 use super::{Real, Tensor};
-use crate::ops::{NORM_EPS, Shape, Size};
+use crate::ops::*;
 use crate::rng::{Key, unit};
 use rayon::prelude::*;
+
+impl<T: Real> TvatOps for Cpu<T> {
+    fn uniform_noise(&self, shape: Shape, key: Key) -> Tensor<T> {
+        uniform_noise(shape, key)
+    }
+    fn normalize(&self, d: &Tensor<T>, scale: f64) -> Tensor<T> {
+        normalize(d, scale)
+    }
+    fn add_normalized(&self, x: &Tensor<T>, d: &Tensor<T>, scale: f64) -> Tensor<T> {
+        add_normalized(x, d, scale)
+    }
+    fn tvat_cotangent(
+        &self,
+        logits: &Tensor<T>,
+        tangents: &Tensor<T>,
+        decoders: usize,
+        size: Size,
+    ) -> Tensor<T> {
+        cotangent(logits, tangents, decoders, size)
+    }
+    fn kl_gradient(
+        &self,
+        clean: &Tensor<T>,
+        perturbed: &Tensor<T>,
+        decoders: usize,
+        size: Size,
+    ) -> Tensor<T> {
+        kl_gradient(clean, perturbed, decoders, size)
+    }
+}
 
 /// Elements of one task; a multiple of the four numbers a block of the generator gives.
 const CHUNK: usize = 1 << 14;

@@ -4,6 +4,94 @@ use super::channels::{Rows, THREADS};
 use super::driver::DevicePtr;
 use super::*;
 
+impl BatchNormOps for Cuda {
+    fn batch_norm_train(
+        &self,
+        x: &Tensor,
+        params: &Vector,
+        stats: &mut Vector,
+        bn: &BatchNorm,
+        act: Activation,
+        residual: Option<&Tensor>,
+    ) -> (Tensor, BatchNormSaved<Self>) {
+        let (y, moments) = train(self, x, None, params, stats, bn, act, residual);
+        (y, BatchNormSaved { moments })
+    }
+    fn batch_norm_train_moments(
+        &self,
+        x: &Tensor,
+        moments: &Moments,
+        params: &Vector,
+        stats: &mut Vector,
+        bn: &BatchNorm,
+        act: Activation,
+        residual: Option<&Tensor>,
+    ) -> (Tensor, BatchNormSaved<Self>) {
+        let (y, moments) = train(self, x, Some(moments), params, stats, bn, act, residual);
+        (y, BatchNormSaved { moments })
+    }
+    fn batch_norm_eval(
+        &self,
+        x: &Tensor,
+        params: &Vector,
+        stats: &Vector,
+        bn: &BatchNorm,
+        act: Activation,
+        residual: Option<&Tensor>,
+    ) -> Tensor {
+        eval(self, x, params, stats, bn, act, residual)
+    }
+    fn batch_norm_train_bwd(
+        &self,
+        dy: &Tensor,
+        x: &Tensor,
+        y: &Tensor,
+        saved: &BatchNormSaved<Self>,
+        params: &Vector,
+        grads: &mut Vector,
+        bn: &BatchNorm,
+        act: Activation,
+        residual: bool,
+    ) -> (Tensor, Option<Tensor>) {
+        let norm = NormPass { x, y, saved, bn, act, residual };
+        train_bwd(self, dy, None, &norm, params, grads)
+    }
+    fn batch_norm_train_bwd_sums(
+        &self,
+        dy: &Tensor,
+        sums: &Sums,
+        norm: &NormPass<'_, Cuda>,
+        params: &Vector,
+        grads: &mut Vector,
+    ) -> (Tensor, Option<Tensor>) {
+        train_bwd(self, dy, Some(sums), norm, params, grads)
+    }
+    fn batch_norm_eval_bwd(
+        &self,
+        dy: &Tensor,
+        x: &Tensor,
+        _y: &Tensor,
+        params: &Vector,
+        stats: &Vector,
+        grads: &mut Vector,
+        bn: &BatchNorm,
+        act: Activation,
+    ) -> Tensor {
+        eval_bwd(self, dy, x, params, stats, grads, bn, act)
+    }
+    fn batch_norm_tangent(
+        &self,
+        t: &Tensor,
+        y: &Tensor,
+        params: &Vector,
+        stats: &Vector,
+        bn: &BatchNorm,
+        act: Activation,
+    ) -> Tensor {
+        tangent(self, t, y, params, stats, bn, act)
+    }
+}
+
 const FILE: &str = "batch_norm";
 
 /// Channels of a block that joins parts. Where there are many, more rows of threads share them.

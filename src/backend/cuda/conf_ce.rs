@@ -6,6 +6,22 @@ use super::memory::plain_arg;
 use super::*;
 use bytemuck::{Pod, Zeroable};
 
+impl ConfCeOps for Cuda {
+    fn conf_ce(
+        &self,
+        student: &Tensor,
+        pseudo: &PseudoLabel<Self>,
+        core: &Tensor,
+        assist: &Tensor,
+        ensemble: &Ensemble,
+        mix: &Mix,
+        spec: &ConfCe,
+        grad_scale: f64,
+    ) -> ConfCeOut<Self> {
+        forward_backward(self, student, pseudo, core, assist, ensemble, mix, spec, grad_scale)
+    }
+}
+
 const FILE: &str = "conf_ce";
 
 /// `Pseudo` of the kernels.

@@ -2,6 +2,18 @@
 
 use super::*;
 
+impl ConfusionMatrixOps for Cuda {
+    fn confusion_matrix(
+        &self,
+        pred: &Labels,
+        target: &Labels,
+        num_classes: usize,
+        above: Option<(&Tensor, f64)>,
+    ) -> Counts {
+        count(self, pred, target, num_classes, above)
+    }
+}
+
 const FILE: &str = "confusion_matrix";
 
 /// Labels that a thread takes at a time.

@@ -3,6 +3,21 @@
 use super::loss::{Field, Plan, Term};
 use super::*;
 
+impl CrossEntropyOps for Cuda {
+    fn cross_entropy(&self, logits: &Tensor, target: &Labels, grad_scale: f64) -> LabelLoss<Self> {
+        cross_entropy(self, logits, target, grad_scale)
+    }
+    fn ohem_cross_entropy(
+        &self,
+        logits: &Tensor,
+        target: &Labels,
+        ohem: &Ohem,
+        grad_scale: f64,
+    ) -> LabelLoss<Self> {
+        ohem_cross_entropy(self, logits, target, ohem, grad_scale)
+    }
+}
+
 const FILE: &str = "cross_entropy";
 
 /// Digits of the radix selection, and bins of the highest.

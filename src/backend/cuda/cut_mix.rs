@@ -2,6 +2,12 @@
 
 use super::*;
 
+impl CutMixOps for Cuda {
+    fn cut_mix(&self, x: &Tensor, mix: &Mix) -> Tensor {
+        forward(self, x, mix)
+    }
+}
+
 const FILE: &str = "cut_mix";
 
 /// `mix` on the device and its number of rounds: `[rounds][n][5]` of y0, x0, y1, x1 and the source image, as `i32`.

@@ -2,6 +2,27 @@
 
 use super::*;
 
+impl ElementwiseOps for Cuda {
+    fn leaky_relu(&self, x: &Tensor, slope: f64) -> Tensor {
+        leaky_relu(self, x, slope)
+    }
+    fn leaky_relu_bwd(&self, dy: &Tensor, x: &Tensor, slope: f64) -> Tensor {
+        leaky_relu_bwd(self, dy, x, slope)
+    }
+    fn concat(&self, parts: &[&Tensor]) -> Tensor {
+        concat(self, parts)
+    }
+    fn slice_channels(&self, x: &Tensor, offset: usize, len: usize) -> Tensor {
+        slice_channels(self, x, offset, len)
+    }
+    fn add(&self, x: &Tensor, y: &Tensor, alpha: f64) -> Tensor {
+        add(self, x, y, alpha)
+    }
+    fn sum_positions(&self, x: &Tensor) -> Tensor {
+        sum_positions(self, x)
+    }
+}
+
 const FILE: &str = "elementwise";
 
 /// A launch for `len` values of which a thread takes `width` at a time.

@@ -3,6 +3,18 @@
 use super::loss::{Plan, Teachers};
 use super::*;
 
+impl EnsembleOps for Cuda {
+    fn ensemble_pseudo_label(
+        &self,
+        core: &Tensor,
+        assist: &Tensor,
+        size: Size,
+        ensemble: &Ensemble,
+    ) -> PseudoLabel<Self> {
+        forward(self, core, assist, size, ensemble)
+    }
+}
+
 const FILE: &str = "ensemble_pseudo_label";
 
 /// Label and confidence a pixel of the ensemble's softmax at `size`.

@@ -2,6 +2,15 @@
 
 use super::*;
 
+impl InterpolateOps for Cuda {
+    fn interpolate(&self, x: &Tensor, size: Size) -> Tensor {
+        forward(self, x, size)
+    }
+    fn interpolate_bwd(&self, dy: &Tensor, x_size: Size) -> Tensor {
+        backward(self, dy, x_size)
+    }
+}
+
 const FILE: &str = "interpolate";
 
 /// `x` resampled to `size`.

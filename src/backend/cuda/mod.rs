@@ -34,7 +34,7 @@ use crate::rng::Key;
 use crate::{Error, Result};
 use arena::{Arena, Recorder};
 use branches::Branch;
-use conv2d::{Behind, ForcedTile};
+use conv2d::ForcedTile;
 pub use conv2d::{Direction, Tile, TileUses, modelled_tiles};
 use driver::{Args, DevicePtr, Driver, Kernel, Launch};
 use memory::args;
@@ -168,7 +168,7 @@ impl Cuda {
     }
 }
 
-impl Backend for Cuda {
+impl Device for Cuda {
     type Tensor = Tensor;
     type Vector = Vector;
     type Labels = Labels;
@@ -176,11 +176,9 @@ impl Backend for Cuda {
     type Counts = Counts;
     type Moments = Moments;
     type Sums = Sums;
-
     fn name(&self) -> String {
         self.driver.name()
     }
-
     fn shape(x: &Tensor) -> Shape {
         x.shape
     }
@@ -253,7 +251,6 @@ impl Backend for Cuda {
     fn check(&self) -> Result<()> {
         self.fault.lock().unwrap_or_else(PoisonError::into_inner).take().map_or(Ok(()), Err)
     }
-
     fn available_memory(&self) -> Option<u64> {
         self.driver.available_memory()
     }
@@ -288,279 +285,6 @@ impl Backend for Cuda {
             device.driver = Arc::new(Arena::new(self.driver.clone(), scripts));
         }
         Ok(Some((device, plan)))
-    }
-
-    fn normalize_bytes(&self, images: &Images<Self>, normalize: &Normalize) -> Tensor {
-        photometric::normalize_bytes(self, images, normalize)
-    }
-    fn photometric(&self, pixels: Pixels<'_, Self>, strong: &[Strong], normalize: &Normalize) -> Tensor {
-        photometric::photometric(self, pixels, strong, normalize)
-    }
-    fn conv2d_fprop(&self, x: &Tensor, params: &Vector, conv: &Conv2d) -> Tensor {
-        conv2d::fprop(self, x, params, conv, &Behind::Nothing).0
-    }
-    fn conv2d_fprop_moments(&self, x: &Tensor, params: &Vector, conv: &Conv2d) -> (Tensor, Option<Moments>) {
-        conv2d::fprop(self, x, params, conv, &Behind::Moments)
-    }
-    fn conv2d_fprop_norm(
-        &self,
-        x: &Tensor,
-        params: &Vector,
-        conv: &Conv2d,
-        norm: &FrozenNorm<'_, Cuda>,
-        residual: Option<&Tensor>,
-    ) -> Tensor {
-        conv2d::fprop(self, x, params, conv, &Behind::Norm(norm, residual)).0
-    }
-    fn conv2d_fprop_tangent(
-        &self,
-        t: &Tensor,
-        y: &Tensor,
-        params: &Vector,
-        conv: &Conv2d,
-        norm: &FrozenNorm<'_, Cuda>,
-    ) -> Tensor {
-        conv2d::fprop(self, t, params, conv, &Behind::Tangent(norm, y)).0
-    }
-    fn conv2d_dgrad(&self, dy: &Tensor, params: &Vector, conv: &Conv2d, x_shape: Shape) -> Tensor {
-        conv2d::dgrad(self, dy, params, conv, x_shape, None, None).0
-    }
-    fn conv2d_dgrad_add(&self, dy: &Tensor, params: &Vector, conv: &Conv2d, to: &Tensor) -> Tensor {
-        conv2d::dgrad(self, dy, params, conv, to.shape, Some(to), None).0
-    }
-    fn conv2d_dgrad_sums(
-        &self,
-        dy: &Tensor,
-        params: &Vector,
-        conv: &Conv2d,
-        add: Option<&Tensor>,
-        norm: &NormPass<'_, Cuda>,
-    ) -> (Tensor, Option<Sums>) {
-        conv2d::dgrad(self, dy, params, conv, norm.x.shape, add, Some(norm))
-    }
-    fn conv2d_dgrad_tangent(
-        &self,
-        dy: &Tensor,
-        y: &Tensor,
-        params: &Vector,
-        conv: &Conv2d,
-        norm: &FrozenNorm<'_, Cuda>,
-    ) -> Tensor {
-        conv2d::dgrad_tangent(self, dy, y, params, conv, norm)
-    }
-    fn conv2d_wgrad(&self, x: &Tensor, dy: &Tensor, grads: &mut Vector, conv: &Conv2d) {
-        conv2d::wgrad(self, x, dy, grads, conv)
-    }
-    fn batch_norm_train(
-        &self,
-        x: &Tensor,
-        params: &Vector,
-        stats: &mut Vector,
-        bn: &BatchNorm,
-        act: Activation,
-        residual: Option<&Tensor>,
-    ) -> (Tensor, BatchNormSaved<Self>) {
-        let (y, moments) = batch_norm::train(self, x, None, params, stats, bn, act, residual);
-        (y, BatchNormSaved { moments })
-    }
-    fn batch_norm_train_moments(
-        &self,
-        x: &Tensor,
-        moments: &Moments,
-        params: &Vector,
-        stats: &mut Vector,
-        bn: &BatchNorm,
-        act: Activation,
-        residual: Option<&Tensor>,
-    ) -> (Tensor, BatchNormSaved<Self>) {
-        let (y, moments) = batch_norm::train(self, x, Some(moments), params, stats, bn, act, residual);
-        (y, BatchNormSaved { moments })
-    }
-    fn batch_norm_eval(
-        &self,
-        x: &Tensor,
-        params: &Vector,
-        stats: &Vector,
-        bn: &BatchNorm,
-        act: Activation,
-        residual: Option<&Tensor>,
-    ) -> Tensor {
-        batch_norm::eval(self, x, params, stats, bn, act, residual)
-    }
-    fn batch_norm_train_bwd(
-        &self,
-        dy: &Tensor,
-        x: &Tensor,
-        y: &Tensor,
-        saved: &BatchNormSaved<Self>,
-        params: &Vector,
-        grads: &mut Vector,
-        bn: &BatchNorm,
-        act: Activation,
-        residual: bool,
-    ) -> (Tensor, Option<Tensor>) {
-        let norm = NormPass { x, y, saved, bn, act, residual };
-        batch_norm::train_bwd(self, dy, None, &norm, params, grads)
-    }
-    fn batch_norm_train_bwd_sums(
-        &self,
-        dy: &Tensor,
-        sums: &Sums,
-        norm: &NormPass<'_, Cuda>,
-        params: &Vector,
-        grads: &mut Vector,
-    ) -> (Tensor, Option<Tensor>) {
-        batch_norm::train_bwd(self, dy, Some(sums), norm, params, grads)
-    }
-    fn batch_norm_eval_bwd(
-        &self,
-        dy: &Tensor,
-        x: &Tensor,
-        _y: &Tensor,
-        params: &Vector,
-        stats: &Vector,
-        grads: &mut Vector,
-        bn: &BatchNorm,
-        act: Activation,
-    ) -> Tensor {
-        batch_norm::eval_bwd(self, dy, x, params, stats, grads, bn, act)
-    }
-    fn batch_norm_tangent(
-        &self,
-        t: &Tensor,
-        y: &Tensor,
-        params: &Vector,
-        stats: &Vector,
-        bn: &BatchNorm,
-        act: Activation,
-    ) -> Tensor {
-        batch_norm::tangent(self, t, y, params, stats, bn, act)
-    }
-    fn leaky_relu(&self, x: &Tensor, slope: f64) -> Tensor {
-        elementwise::leaky_relu(self, x, slope)
-    }
-    fn leaky_relu_bwd(&self, dy: &Tensor, x: &Tensor, slope: f64) -> Tensor {
-        elementwise::leaky_relu_bwd(self, dy, x, slope)
-    }
-    fn max_pool2d(&self, x: &Tensor, spec: &MaxPool2d) -> Tensor {
-        pool::max_pool2d(self, x, spec)
-    }
-    fn max_pool2d_bwd(&self, dy: &Tensor, x: &Tensor, spec: &MaxPool2d) -> Tensor {
-        pool::max_pool2d_bwd(self, dy, x, spec)
-    }
-    fn adaptive_avg_pool2d(&self, x: &Tensor, size: Size) -> Tensor {
-        pool::adaptive_avg_pool2d(self, x, size)
-    }
-    fn adaptive_avg_pool2d_bwd(&self, dy: &Tensor, x_size: Size) -> Tensor {
-        pool::adaptive_avg_pool2d_bwd(self, dy, x_size)
-    }
-    fn interpolate(&self, x: &Tensor, size: Size) -> Tensor {
-        interpolate::forward(self, x, size)
-    }
-    fn interpolate_bwd(&self, dy: &Tensor, x_size: Size) -> Tensor {
-        interpolate::backward(self, dy, x_size)
-    }
-    fn concat(&self, parts: &[&Tensor]) -> Tensor {
-        elementwise::concat(self, parts)
-    }
-    fn slice_channels(&self, x: &Tensor, offset: usize, len: usize) -> Tensor {
-        elementwise::slice_channels(self, x, offset, len)
-    }
-    fn add(&self, x: &Tensor, y: &Tensor, alpha: f64) -> Tensor {
-        elementwise::add(self, x, y, alpha)
-    }
-    fn sum_positions(&self, x: &Tensor) -> Tensor {
-        elementwise::sum_positions(self, x)
-    }
-
-    fn cross_entropy(&self, logits: &Tensor, target: &Labels, grad_scale: f64) -> LabelLoss<Self> {
-        cross_entropy::cross_entropy(self, logits, target, grad_scale)
-    }
-    fn ohem_cross_entropy(
-        &self,
-        logits: &Tensor,
-        target: &Labels,
-        ohem: &Ohem,
-        grad_scale: f64,
-    ) -> LabelLoss<Self> {
-        cross_entropy::ohem_cross_entropy(self, logits, target, ohem, grad_scale)
-    }
-    fn ensemble_pseudo_label(
-        &self,
-        core: &Tensor,
-        assist: &Tensor,
-        size: Size,
-        ensemble: &Ensemble,
-    ) -> PseudoLabel<Self> {
-        ensemble_pseudo_label::forward(self, core, assist, size, ensemble)
-    }
-    fn conf_ce(
-        &self,
-        student: &Tensor,
-        pseudo: &PseudoLabel<Self>,
-        core: &Tensor,
-        assist: &Tensor,
-        ensemble: &Ensemble,
-        mix: &Mix,
-        spec: &ConfCe,
-        grad_scale: f64,
-    ) -> ConfCeOut<Self> {
-        conf_ce::forward_backward(self, student, pseudo, core, assist, ensemble, mix, spec, grad_scale)
-    }
-    fn mse_consistency(
-        &self,
-        student: &Tensor,
-        core: &Tensor,
-        assist: &Tensor,
-        size: Size,
-        ensemble: &Ensemble,
-        mix: &Mix,
-        grad_scale: f64,
-    ) -> LossGrad<Self> {
-        mse_consistency::forward_backward(self, student, core, assist, size, ensemble, mix, grad_scale)
-    }
-    fn cut_mix(&self, x: &Tensor, mix: &Mix) -> Tensor {
-        cut_mix::forward(self, x, mix)
-    }
-    fn confusion_matrix(
-        &self,
-        pred: &Labels,
-        target: &Labels,
-        num_classes: usize,
-        above: Option<(&Tensor, f64)>,
-    ) -> Counts {
-        confusion_matrix::count(self, pred, target, num_classes, above)
-    }
-    fn uniform_noise(&self, shape: Shape, key: Key) -> Tensor {
-        tvat::uniform_noise(self, shape, key)
-    }
-    fn normalize(&self, d: &Tensor, scale: f64) -> Tensor {
-        tvat::normalize(self, None, d, scale)
-    }
-    fn add_normalized(&self, x: &Tensor, d: &Tensor, scale: f64) -> Tensor {
-        tvat::normalize(self, Some(x), d, scale)
-    }
-    fn tvat_cotangent(&self, logits: &Tensor, tangents: &Tensor, decoders: usize, size: Size) -> Tensor {
-        tvat::cotangent(self, logits, tangents, decoders, size)
-    }
-    fn kl_gradient(&self, clean: &Tensor, perturbed: &Tensor, decoders: usize, size: Size) -> Tensor {
-        tvat::kl_gradient(self, clean, perturbed, decoders, size)
-    }
-    fn sgd(&self, params: &mut Vector, grads: &Vector, momentum: &mut Vector, spec: &Sgd) {
-        optimizer::sgd(self, params, grads, momentum, spec, None)
-    }
-    fn sgd_ema(
-        &self,
-        params: &mut Vector,
-        grads: &Vector,
-        momentum: &mut Vector,
-        spec: &Sgd,
-        teacher: Teacher<'_, Cuda>,
-    ) {
-        optimizer::sgd(self, params, grads, momentum, spec, Some(teacher))
-    }
-    fn copy_spans(&self, to: &mut Vector, from: &Vector, moves: &[(Span, usize)]) {
-        optimizer::copy_spans(self, to, from, moves)
     }
 }
 

@@ -4,6 +4,21 @@ use super::cut_mix::mix_buffer;
 use super::loss::{Boxes, Plan, Teachers, Term};
 use super::*;
 
+impl MseConsistencyOps for Cuda {
+    fn mse_consistency(
+        &self,
+        student: &Tensor,
+        core: &Tensor,
+        assist: &Tensor,
+        size: Size,
+        ensemble: &Ensemble,
+        mix: &Mix,
+        grad_scale: f64,
+    ) -> LossGrad<Self> {
+        forward_backward(self, student, core, assist, size, ensemble, mix, grad_scale)
+    }
+}
+
 const FILE: &str = "mse_consistency";
 
 /// Mean over (pixel, class) of (softmax(student) - softmax(ensemble))² and its gradient times `grad_scale`.

@@ -4,6 +4,25 @@ use super::memory::plain_arg;
 use super::*;
 use bytemuck::{Pod, Zeroable};
 
+impl OptimizerOps for Cuda {
+    fn sgd(&self, params: &mut Vector, grads: &Vector, momentum: &mut Vector, spec: &Sgd) {
+        sgd(self, params, grads, momentum, spec, None)
+    }
+    fn sgd_ema(
+        &self,
+        params: &mut Vector,
+        grads: &Vector,
+        momentum: &mut Vector,
+        spec: &Sgd,
+        teacher: Teacher<'_, Cuda>,
+    ) {
+        sgd(self, params, grads, momentum, spec, Some(teacher))
+    }
+    fn copy_spans(&self, to: &mut Vector, from: &Vector, moves: &[(Span, usize)]) {
+        copy_spans(self, to, from, moves)
+    }
+}
+
 const FILE: &str = "optimizer";
 
 /// Values that a thread takes at a time.

@@ -4,6 +4,15 @@ use super::memory::plain_arg;
 use super::*;
 use bytemuck::{Pod, Zeroable};
 
+impl PhotometricOps for Cuda {
+    fn normalize_bytes(&self, images: &Images<Self>, normalize: &Normalize) -> Tensor {
+        normalize_bytes(self, images, normalize)
+    }
+    fn photometric(&self, pixels: Pixels<'_, Self>, strong: &[Strong], normalize: &Normalize) -> Tensor {
+        photometric(self, pixels, strong, normalize)
+    }
+}
+
 const FILE: &str = "photometric";
 
 /// Rows and columns that a block makes, `TILE_ROWS` and `TILE_COLUMNS` there.

@@ -3,6 +3,21 @@
 use super::channels::{Rows, THREADS};
 use super::*;
 
+impl PoolOps for Cuda {
+    fn max_pool2d(&self, x: &Tensor, spec: &MaxPool2d) -> Tensor {
+        max_pool2d(self, x, spec)
+    }
+    fn max_pool2d_bwd(&self, dy: &Tensor, x: &Tensor, spec: &MaxPool2d) -> Tensor {
+        max_pool2d_bwd(self, dy, x, spec)
+    }
+    fn adaptive_avg_pool2d(&self, x: &Tensor, size: Size) -> Tensor {
+        adaptive_avg_pool2d(self, x, size)
+    }
+    fn adaptive_avg_pool2d_bwd(&self, dy: &Tensor, x_size: Size) -> Tensor {
+        adaptive_avg_pool2d_bwd(self, dy, x_size)
+    }
+}
+
 const FILE: &str = "pool";
 
 /// A launch for `x` of which a thread takes a run of channels at a time.

@@ -5,6 +5,24 @@ use super::memory::plain_arg;
 use super::*;
 use bytemuck::{Pod, Zeroable};
 
+impl TvatOps for Cuda {
+    fn uniform_noise(&self, shape: Shape, key: Key) -> Tensor {
+        uniform_noise(self, shape, key)
+    }
+    fn normalize(&self, d: &Tensor, scale: f64) -> Tensor {
+        normalize(self, None, d, scale)
+    }
+    fn add_normalized(&self, x: &Tensor, d: &Tensor, scale: f64) -> Tensor {
+        normalize(self, Some(x), d, scale)
+    }
+    fn tvat_cotangent(&self, logits: &Tensor, tangents: &Tensor, decoders: usize, size: Size) -> Tensor {
+        cotangent(self, logits, tangents, decoders, size)
+    }
+    fn kl_gradient(&self, clean: &Tensor, perturbed: &Tensor, decoders: usize, size: Size) -> Tensor {
+        kl_gradient(self, clean, perturbed, decoders, size)
+    }
+}
+
 const FILE: &str = "tvat";
 
 /// Elements of an image a block adds up, and the most blocks an image.

@@ -20,6 +20,64 @@ pub use product::Direction;
 use tile::Kernels;
 pub use tile::{ForcedTile, Tile, TileUses};
 
+impl Conv2dOps for Cuda {
+    fn conv2d_fprop(&self, x: &Tensor, params: &Vector, conv: &Conv2d) -> Tensor {
+        fprop(self, x, params, conv, &Behind::Nothing).0
+    }
+    fn conv2d_fprop_moments(&self, x: &Tensor, params: &Vector, conv: &Conv2d) -> (Tensor, Option<Moments>) {
+        fprop(self, x, params, conv, &Behind::Moments)
+    }
+    fn conv2d_fprop_norm(
+        &self,
+        x: &Tensor,
+        params: &Vector,
+        conv: &Conv2d,
+        norm: &FrozenNorm<'_, Cuda>,
+        residual: Option<&Tensor>,
+    ) -> Tensor {
+        fprop(self, x, params, conv, &Behind::Norm(norm, residual)).0
+    }
+    fn conv2d_fprop_tangent(
+        &self,
+        t: &Tensor,
+        y: &Tensor,
+        params: &Vector,
+        conv: &Conv2d,
+        norm: &FrozenNorm<'_, Cuda>,
+    ) -> Tensor {
+        fprop(self, t, params, conv, &Behind::Tangent(norm, y)).0
+    }
+    fn conv2d_dgrad(&self, dy: &Tensor, params: &Vector, conv: &Conv2d, x_shape: Shape) -> Tensor {
+        dgrad(self, dy, params, conv, x_shape, None, None).0
+    }
+    fn conv2d_dgrad_add(&self, dy: &Tensor, params: &Vector, conv: &Conv2d, to: &Tensor) -> Tensor {
+        dgrad(self, dy, params, conv, to.shape, Some(to), None).0
+    }
+    fn conv2d_dgrad_sums(
+        &self,
+        dy: &Tensor,
+        params: &Vector,
+        conv: &Conv2d,
+        add: Option<&Tensor>,
+        norm: &NormPass<'_, Cuda>,
+    ) -> (Tensor, Option<Sums>) {
+        dgrad(self, dy, params, conv, norm.x.shape, add, Some(norm))
+    }
+    fn conv2d_dgrad_tangent(
+        &self,
+        dy: &Tensor,
+        y: &Tensor,
+        params: &Vector,
+        conv: &Conv2d,
+        norm: &FrozenNorm<'_, Cuda>,
+    ) -> Tensor {
+        dgrad_tangent(self, dy, y, params, conv, norm)
+    }
+    fn conv2d_wgrad(&self, x: &Tensor, dy: &Tensor, grads: &mut Vector, conv: &Conv2d) {
+        wgrad(self, x, dy, grads, conv)
+    }
+}
+
 const FILE: &str = "conv2d";
 const WGRAD_FILE: &str = "conv2d_wgrad";
 const WGMMA_FILE: &str = "conv2d_wgmma";

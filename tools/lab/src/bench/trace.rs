@@ -49,7 +49,7 @@ fn norm_alone(bn: &BatchNorm) -> BatchNorm {
     BatchNorm { weight: at(0), bias: at(1), running_mean: at(0), running_var: at(1), ..*bn }
 }
 
-impl Backend for Trace {
+impl Device for Trace {
     type Tensor = Shape;
     type Vector = usize;
     type Labels = Shape;
@@ -57,7 +57,6 @@ impl Backend for Trace {
     type Counts = usize;
     type Moments = ();
     type Sums = ();
-
     fn name(&self) -> String {
         "trace".into()
     }
@@ -113,7 +112,14 @@ impl Backend for Trace {
     fn available_memory(&self) -> Option<u64> {
         None
     }
+}
 
+/// The same images and channels at another size.
+fn sized(x: &Shape, size: Size) -> Shape {
+    Shape::new(x.n, size.0, size.1, x.c)
+}
+
+impl PhotometricOps for Trace {
     fn normalize_bytes(&self, images: &Images<Trace>, _: &Normalize) -> Shape {
         self.note(Call::NormalizeBytes { x: images.bytes });
         images.bytes
@@ -122,7 +128,9 @@ impl Backend for Trace {
         self.note(Call::Photometric { x: pixels.shape(), strong: strong.to_vec() });
         pixels.shape()
     }
+}
 
+impl Conv2dOps for Trace {
     fn conv2d_fprop(&self, x: &Shape, _: &usize, conv: &Conv2d) -> Shape {
         self.note(Call::Fprop { conv: alone(conv), x: *x });
         conv.out_shape(*x)
@@ -188,6 +196,9 @@ impl Backend for Trace {
     fn conv2d_wgrad(&self, x: &Shape, _: &Shape, _: &mut usize, conv: &Conv2d) {
         self.note(Call::Wgrad { conv: alone(conv), x: *x });
     }
+}
+
+impl BatchNormOps for Trace {
     fn batch_norm_train(
         &self,
         x: &Shape,
@@ -279,6 +290,9 @@ impl Backend for Trace {
         self.note(Call::BatchNormTangent { bn: norm_alone(bn), x: *t, act });
         *t
     }
+}
+
+impl ElementwiseOps for Trace {
     fn leaky_relu(&self, x: &Shape, _: f64) -> Shape {
         self.note(Call::LeakyRelu { x: *x });
         *x
@@ -286,30 +300,6 @@ impl Backend for Trace {
     fn leaky_relu_bwd(&self, dy: &Shape, _: &Shape, _: f64) -> Shape {
         self.note(Call::LeakyReluBwd { x: *dy });
         *dy
-    }
-    fn max_pool2d(&self, x: &Shape, pool: &MaxPool2d) -> Shape {
-        self.note(Call::MaxPool2d { x: *x, pool: *pool });
-        pool.out_shape(*x)
-    }
-    fn max_pool2d_bwd(&self, _: &Shape, x: &Shape, pool: &MaxPool2d) -> Shape {
-        self.note(Call::MaxPool2dBwd { x: *x, pool: *pool });
-        *x
-    }
-    fn adaptive_avg_pool2d(&self, x: &Shape, size: Size) -> Shape {
-        self.note(Call::AdaptiveAvgPool2d { x: *x, size });
-        sized(x, size)
-    }
-    fn adaptive_avg_pool2d_bwd(&self, dy: &Shape, size: Size) -> Shape {
-        self.note(Call::AdaptiveAvgPool2dBwd { dy: *dy, size });
-        sized(dy, size)
-    }
-    fn interpolate(&self, x: &Shape, size: Size) -> Shape {
-        self.note(Call::Interpolate { x: *x, size });
-        sized(x, size)
-    }
-    fn interpolate_bwd(&self, dy: &Shape, size: Size) -> Shape {
-        self.note(Call::InterpolateBwd { dy: *dy, size });
-        sized(dy, size)
     }
     fn concat(&self, parts: &[&Shape]) -> Shape {
         let parts: Vec<Shape> = parts.iter().map(|p| **p).collect();
@@ -329,7 +319,39 @@ impl Backend for Trace {
         self.note(Call::SumPositions { x: *x });
         sized(x, (1, 1))
     }
+}
 
+impl PoolOps for Trace {
+    fn max_pool2d(&self, x: &Shape, pool: &MaxPool2d) -> Shape {
+        self.note(Call::MaxPool2d { x: *x, pool: *pool });
+        pool.out_shape(*x)
+    }
+    fn max_pool2d_bwd(&self, _: &Shape, x: &Shape, pool: &MaxPool2d) -> Shape {
+        self.note(Call::MaxPool2dBwd { x: *x, pool: *pool });
+        *x
+    }
+    fn adaptive_avg_pool2d(&self, x: &Shape, size: Size) -> Shape {
+        self.note(Call::AdaptiveAvgPool2d { x: *x, size });
+        sized(x, size)
+    }
+    fn adaptive_avg_pool2d_bwd(&self, dy: &Shape, size: Size) -> Shape {
+        self.note(Call::AdaptiveAvgPool2dBwd { dy: *dy, size });
+        sized(dy, size)
+    }
+}
+
+impl InterpolateOps for Trace {
+    fn interpolate(&self, x: &Shape, size: Size) -> Shape {
+        self.note(Call::Interpolate { x: *x, size });
+        sized(x, size)
+    }
+    fn interpolate_bwd(&self, dy: &Shape, size: Size) -> Shape {
+        self.note(Call::InterpolateBwd { dy: *dy, size });
+        sized(dy, size)
+    }
+}
+
+impl CrossEntropyOps for Trace {
     fn cross_entropy(&self, logits: &Shape, target: &Shape, _: f64) -> LabelLoss<Trace> {
         self.note(Call::CrossEntropy { logits: *logits, size: (target.h, target.w) });
         LabelLoss { loss: (), dlogits: *logits, confusion: logits.c * logits.c }
@@ -338,6 +360,9 @@ impl Backend for Trace {
         self.note(Call::OhemCrossEntropy { logits: *logits, size: (target.h, target.w), ohem: *ohem });
         LabelLoss { loss: (), dlogits: *logits, confusion: logits.c * logits.c }
     }
+}
+
+impl EnsembleOps for Trace {
     fn ensemble_pseudo_label(
         &self,
         core: &Shape,
@@ -349,6 +374,9 @@ impl Backend for Trace {
         let pixels = sized(&core.with_channels(1), size);
         PseudoLabel { label: pixels, confidence: pixels }
     }
+}
+
+impl ConfCeOps for Trace {
     fn conf_ce(
         &self,
         student: &Shape,
@@ -373,6 +401,9 @@ impl Backend for Trace {
             dstudent: logits,
         }
     }
+}
+
+impl MseConsistencyOps for Trace {
     fn mse_consistency(
         &self,
         student: &Shape,
@@ -386,10 +417,16 @@ impl Backend for Trace {
         self.note(Call::MseConsistency { logits: *student, size, ensemble: *ensemble, mix: mix.clone() });
         LossGrad { loss: (), dlogits: *student }
     }
+}
+
+impl CutMixOps for Trace {
     fn cut_mix(&self, x: &Shape, mix: &Mix) -> Shape {
         self.note(Call::CutMix { x: *x, mix: mix.clone() });
         *x
     }
+}
+
+impl ConfusionMatrixOps for Trace {
     fn confusion_matrix(
         &self,
         pred: &Shape,
@@ -400,6 +437,9 @@ impl Backend for Trace {
         self.note(Call::ConfusionMatrix { x: *pred, classes, above: above.map(|(_, threshold)| threshold) });
         classes * classes
     }
+}
+
+impl TvatOps for Trace {
     fn uniform_noise(&self, shape: Shape, _: Key) -> Shape {
         self.note(Call::UniformNoise { x: shape });
         shape
@@ -420,6 +460,9 @@ impl Backend for Trace {
         self.note(Call::KlGradient { logits: *clean, decoders, size });
         *clean
     }
+}
+
+impl OptimizerOps for Trace {
     fn sgd(&self, params: &mut usize, _: &usize, _: &mut usize, sgd: &Sgd) {
         self.note(Call::Sgd { len: *params, sgd: *sgd });
     }
@@ -429,9 +472,4 @@ impl Backend for Trace {
     fn copy_spans(&self, to: &mut usize, from: &usize, moves: &[(Span, usize)]) {
         self.note(Call::CopySpans { to: *to, from: *from, moves: moves.to_vec() });
     }
-}
-
-/// The same images and channels at another size.
-fn sized(x: &Shape, size: Size) -> Shape {
-    Shape::new(x.n, size.0, size.1, x.c)
 }

@@ -2,7 +2,7 @@
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use psmt_fast::backend::cuda::{Cuda, Tile};
-use psmt_fast::ops::Backend;
+use psmt_fast::ops::Device;
 use psmt_fast::{Error, Result};
 
 /// The tiles that can be asked for, smallest first.

@@ -5,7 +5,7 @@ use crate::common::{all_options, alloc, launch, open};
 use psmt_emulator::EmulatorOptions;
 use psmt_fast::backend::cuda::driver::Launch;
 use psmt_fast::backend::cuda::{Cuda, Dtype};
-use psmt_fast::ops::{Backend, Shape};
+use psmt_fast::ops::{Device, ElementwiseOps, Shape};
 use psmt_lab::check::selftest;
 
 #[test]

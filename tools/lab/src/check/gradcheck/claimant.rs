@@ -2,7 +2,7 @@
 
 use psmt_fast::backend::cpu::Cpu;
 use psmt_fast::backend::cuda::Cuda;
-use psmt_fast::ops::Backend;
+use psmt_fast::ops::{Backend, Device};
 
 /// How a claim is judged.
 #[derive(Clone, Copy, Debug)]

@@ -7,7 +7,7 @@ use psmt_fast::method::{
     Algorithm, Batch, Networks, StepArgs, SupervisedLoss, Tvat, TvatArgs, cut_mix, train_step as method_step,
 };
 use psmt_fast::model::{DecoderSaved, DeepLab, Initialization, ModelConfig, Network, Norm, Stem};
-use psmt_fast::ops::{self, Backend, ConfCe, Ensemble, IGNORE, Ohem, Shape};
+use psmt_fast::ops::{self, Backend, ConfCe, Device, Ensemble, IGNORE, Ohem, Shape};
 use psmt_fast::rng::{Domain, Key, Stream};
 use psmt_fast::{Error, Result};
 

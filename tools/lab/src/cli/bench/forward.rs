@@ -9,7 +9,7 @@ use psmt_fast::backend::cpu::Cpu;
 use psmt_fast::cli::device::Precision;
 use psmt_fast::model::{Initialization, Network};
 use psmt_fast::on_device;
-use psmt_fast::ops::{self, Backend};
+use psmt_fast::ops::{self, Backend, Device};
 
 pub(super) fn run(flags: &Flags) -> Result<()> {
     let run = flags.resolve()?;
