@@ -122,7 +122,8 @@ impl Decoder {
         let (y1, y2) = saved.frozen("decoder_tangent")?;
         let t = self.conv1.tangent(b, net, y1, t)?;
         let t = self.conv2.tangent(b, net, y2, &t)?;
-        ops::conv2d_fprop(b, &t, &net.params, &Conv2d { bias: None, ..self.classifier })
+        let conv = Conv2d { bias: None, ..self.classifier };
+        Ok(ops::conv2d_fprop(b, &ops::Fprop::new(&t, &net.params, &conv))?.y)
     }
 
     pub fn pullback<B: Backend>(
@@ -136,10 +137,18 @@ impl Decoder {
         let params = &net.params;
         // Each data gradient goes through the batch norm that it arrives at, at once.
         let norm = self.conv2.frozen(net);
-        let d = ops::conv2d_dgrad_tangent(b, dlogits, y2, params, &self.classifier, &norm)?;
+        let d = ops::conv2d_dgrad(
+            b,
+            &ops::Dgrad { dy: dlogits, params, conv: &self.classifier, onto: ops::Onto::Frozen(norm, y2) },
+        )?
+        .dx;
         let norm = self.conv1.frozen(net);
-        let d = ops::conv2d_dgrad_tangent(b, &d, y1, params, &self.conv2.conv, &norm)?;
+        let d = ops::conv2d_dgrad(
+            b,
+            &ops::Dgrad { dy: &d, params, conv: &self.conv2.conv, onto: ops::Onto::Frozen(norm, y1) },
+        )?
+        .dx;
         let x_shape = B::shape(y1).with_channels(self.conv1.conv.in_channels);
-        ops::conv2d_dgrad(b, &d, params, &self.conv1.conv, x_shape)
+        Ok(ops::conv2d_dgrad(b, &ops::Dgrad::new(&d, params, &self.conv1.conv, x_shape))?.dx)
     }
 }

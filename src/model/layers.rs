@@ -5,7 +5,10 @@ use super::deeplab::Network;
 use super::graph::Graph;
 use super::table::{Builder, NormArgs};
 use crate::Result;
-use crate::ops::{self, Activation, Backend, BatchNorm, BatchNormSaved, Conv2d, FrozenNorm, NormPass, Shape};
+use crate::ops::{
+    self, Activation, Backend, BatchNorm, BatchNormSaved, Conv2d, Dgrad, DgradOut, Fprop, FpropOut,
+    FrozenNorm, NormPass, OutputEnd, Shape,
+};
 
 /// Which statistics the batch norms of a pass use.
 pub enum Norm<'a, B: Backend> {
@@ -26,7 +29,7 @@ pub(super) struct Forward<'a, B: Backend> {
 
 impl<B: Backend> Forward<'_, B> {
     pub fn conv(&self, conv: &Conv2d, x: &B::Tensor) -> Result<B::Tensor> {
-        ops::conv2d_fprop(self.b, x, self.params, conv)
+        Ok(ops::conv2d_fprop(self.b, &Fprop::new(x, self.params, conv))?.y)
     }
 
     /// y = act(batch_norm(conv(x)) + residual), whose batch norm knows what the convolution saw of its moments.
@@ -36,13 +39,15 @@ impl<B: Backend> Forward<'_, B> {
         x: B::Tensor,
         residual: Option<&B::Tensor>,
     ) -> Result<(B::Tensor, Option<ConvBnSaved<B>>)> {
-        let (z, moments) = match self.norm {
-            Norm::Train(_) => ops::conv2d_fprop_moments(self.b, &x, self.params, conv)?,
+        let fprop = Fprop::new(&x, self.params, conv);
+        let out = match self.norm {
+            Norm::Train(_) => ops::conv2d_fprop(self.b, &fprop.with(OutputEnd::Moments))?,
             Norm::Frozen(stats) => {
-                let norm = FrozenNorm { stats, bn, act };
-                return Ok((ops::conv2d_fprop_norm(self.b, &x, self.params, conv, &norm, residual)?, None));
+                let end = OutputEnd::Norm(FrozenNorm { stats, bn, act }, residual);
+                return Ok((ops::conv2d_fprop(self.b, &fprop.with(end))?.y, None));
             }
         };
+        let FpropOut { y: z, moments } = out;
         // What nothing keeps is given back before more is taken.
         let x = self.save.then_some(x);
         let (y, saved) = self.batch_norm_moments(bn, act, z, moments, residual)?;
@@ -70,22 +75,33 @@ impl<B: Backend> Forward<'_, B> {
     ) -> Result<(B::Tensor, Option<BnSaved<B>>)> {
         match &mut self.norm {
             Norm::Train(stats) => {
-                let (y, moments) = ops::batch_norm_train_moments(
+                let (y, moments) = ops::batch_norm_train(
                     self.b,
-                    &x,
-                    moments.as_ref(),
-                    self.params,
-                    stats,
-                    bn,
-                    act,
-                    residual,
+                    ops::BatchNormTrain {
+                        x: &x,
+                        params: self.params,
+                        stats,
+                        bn,
+                        act,
+                        residual,
+                        moments: moments.as_ref(),
+                    },
                 )?;
                 let mask = if act == Activation::Identity { x.clone() } else { y.clone() };
                 Ok((y, self.save.then_some(BnSaved { x, y: mask, moments })))
             }
-            Norm::Frozen(stats) => {
-                Ok((ops::batch_norm_eval(self.b, &x, self.params, stats, bn, act, residual)?, None))
-            }
+            Norm::Frozen(stats) => Ok((
+                ops::batch_norm_eval(
+                    self.b,
+                    &ops::BatchNormEval {
+                        x: &x,
+                        params: self.params,
+                        norm: ops::FrozenNorm { stats, bn, act },
+                        residual,
+                    },
+                )?,
+                None,
+            )),
         }
     }
 }
@@ -141,11 +157,12 @@ impl<B: Backend> Backward<'_, B> {
     ) -> Result<Gradient<B>> {
         ops::conv2d_wgrad(self.b, x, dy, self.grads, conv)?;
         let (b, params) = (self.b, self.params);
-        let (dy, sums) = match (onto.norm, onto.add) {
-            (Some(norm), add) => ops::conv2d_dgrad_sums(b, dy, params, conv, add, &norm)?,
-            (None, Some(to)) => (ops::conv2d_dgrad_add(b, dy, params, conv, to)?, None),
-            (None, None) => (ops::conv2d_dgrad(b, dy, params, conv, B::shape(x))?, None),
+        let onto = match (onto.norm, onto.add) {
+            (Some(norm), add) => ops::Onto::Norm(norm, add),
+            (None, Some(to)) => ops::Onto::Add(to),
+            (None, None) => ops::Onto::Input(B::shape(x)),
         };
+        let DgradOut { dx: dy, sums } = ops::conv2d_dgrad(b, &Dgrad { dy, params, conv, onto })?;
         Ok(Gradient { dy, sums })
     }
 
@@ -159,7 +176,16 @@ impl<B: Backend> Backward<'_, B> {
         residual: bool,
     ) -> Result<(B::Tensor, Option<B::Tensor>)> {
         let (Gradient { dy, sums }, norm) = (dy, saved.pass(bn, act, residual));
-        ops::batch_norm_train_bwd_sums(self.b, &dy, sums.as_ref(), &norm, self.params, self.grads)
+        ops::batch_norm_train_bwd(
+            self.b,
+            ops::BatchNormTrainBwd {
+                dy: &dy,
+                norm,
+                params: self.params,
+                grads: self.grads,
+                sums: sums.as_ref(),
+            },
+        )
     }
 }
 
@@ -304,7 +330,8 @@ impl ConvBn {
         y: &B::Tensor,
         t: &B::Tensor,
     ) -> Result<B::Tensor> {
-        ops::conv2d_fprop_tangent(b, t, y, &net.params, &self.conv, &self.frozen(net))
+        let fprop = Fprop::new(t, &net.params, &self.conv);
+        Ok(ops::conv2d_fprop(b, &fprop.with(OutputEnd::Tangent(self.frozen(net), y)))?.y)
     }
 
     /// The batch norm with the running statistics of `net`.

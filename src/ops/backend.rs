@@ -101,6 +101,14 @@ impl<B: Device> Clone for NormPass<'_, B> {
 
 impl<B: Device> Copy for NormPass<'_, B> {}
 
+impl<B: Device> Clone for FrozenNorm<'_, B> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<B: Device> Copy for FrozenNorm<'_, B> {}
+
 /// A device with its memory. Tensors are handles to device memory that is written once, by the op that makes it; cloning is cheap
 /// and shares.
 pub trait Device: Send + Sync + Sized + 'static {

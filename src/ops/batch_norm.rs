@@ -6,91 +6,90 @@
 use super::{Activation, Backend, BatchNorm, BatchNormSaved, Device, FrozenNorm, NormPass, Shape, check};
 use crate::{Error, Result};
 
+/// Training-mode batch norm of `x`: the batch's moments, and running = (1 - momentum) running + momentum batch.
+pub struct BatchNormTrain<'a, B: Device> {
+    /// Input.
+    pub x: &'a B::Tensor,
+    /// Vector with weight and bias.
+    pub params: &'a B::Vector,
+    /// Vector with the running statistics, which move.
+    pub stats: &'a mut B::Vector,
+    /// The layer.
+    pub bn: &'a BatchNorm,
+    /// Its activation.
+    pub act: Activation,
+    /// Added before the activation, of x's shape.
+    pub residual: Option<&'a B::Tensor>,
+    /// What the convolution that made `x` left of it.
+    pub moments: Option<&'a B::Moments>,
+}
+
+/// Batch norm of `x` with running statistics, which stay as they are.
+pub struct BatchNormEval<'a, B: Device> {
+    /// Input.
+    pub x: &'a B::Tensor,
+    /// Vector with weight and bias.
+    pub params: &'a B::Vector,
+    /// The layer and its statistics.
+    pub norm: FrozenNorm<'a, B>,
+    /// Added before the activation, of x's shape.
+    pub residual: Option<&'a B::Tensor>,
+}
+
+/// Backward of [`BatchNormTrain`].
+pub struct BatchNormTrainBwd<'a, B: Device> {
+    /// Gradient of the output.
+    pub dy: &'a B::Tensor,
+    /// The forward pass.
+    pub norm: NormPass<'a, B>,
+    /// Vector with weight and bias.
+    pub params: &'a B::Vector,
+    /// Vector that their gradients are added to.
+    pub grads: &'a mut B::Vector,
+    /// What the data gradient that made `dy` left of it.
+    pub sums: Option<&'a B::Sums>,
+}
+
+/// Backward of [`BatchNormEval`] without residual.
+pub struct BatchNormEvalBwd<'a, B: Device> {
+    /// Gradient of the output.
+    pub dy: &'a B::Tensor,
+    /// Input.
+    pub x: &'a B::Tensor,
+    /// Output.
+    pub y: &'a B::Tensor,
+    /// Vector with weight and bias.
+    pub params: &'a B::Vector,
+    /// Vector that their gradients are added to.
+    pub grads: &'a mut B::Vector,
+    /// The layer and its statistics.
+    pub norm: FrozenNorm<'a, B>,
+}
+
+/// The Jacobian of [`BatchNormEval`] applied to `t`.
+pub struct BatchNormTangent<'a, B: Device> {
+    /// Tangent of the input, or gradient of the output.
+    pub t: &'a B::Tensor,
+    /// Output of the clean pass.
+    pub y: &'a B::Tensor,
+    /// Vector with weight and bias.
+    pub params: &'a B::Vector,
+    /// The layer and its statistics.
+    pub norm: FrozenNorm<'a, B>,
+}
+
 /// What a device must be able to do of this family. Input is what the functions of this module have validated.
 pub trait BatchNormOps: Device {
-    /// y = act(weight (x - mean) / sqrt(var + eps) + bias + residual) with the batch's moments; moves the running
-    /// statistics.
-    fn batch_norm_train(
-        &self,
-        x: &Self::Tensor,
-        params: &Self::Vector,
-        stats: &mut Self::Vector,
-        bn: &BatchNorm,
-        act: Activation,
-        residual: Option<&Self::Tensor>,
-    ) -> (Self::Tensor, BatchNormSaved<Self>);
-    /// [`Backend::batch_norm_train`] of a convolution's output with the moments that it left.
-    fn batch_norm_train_moments(
-        &self,
-        x: &Self::Tensor,
-        _moments: &Self::Moments,
-        params: &Self::Vector,
-        stats: &mut Self::Vector,
-        bn: &BatchNorm,
-        act: Activation,
-        residual: Option<&Self::Tensor>,
-    ) -> (Self::Tensor, BatchNormSaved<Self>) {
-        self.batch_norm_train(x, params, stats, bn, act, residual)
-    }
-    /// [`Backend::batch_norm_train`] with the running statistics, which stay as they are.
-    fn batch_norm_eval(
-        &self,
-        x: &Self::Tensor,
-        params: &Self::Vector,
-        stats: &Self::Vector,
-        bn: &BatchNorm,
-        act: Activation,
-        residual: Option<&Self::Tensor>,
-    ) -> Self::Tensor;
-    /// Backward of [`Backend::batch_norm_train`]: `x` its input, `y` its output. Returns dx, and the gradient of the
-    /// residual where `residual` says there was one; adds to `grads`.
-    fn batch_norm_train_bwd(
-        &self,
-        dy: &Self::Tensor,
-        x: &Self::Tensor,
-        y: &Self::Tensor,
-        saved: &BatchNormSaved<Self>,
-        params: &Self::Vector,
-        grads: &mut Self::Vector,
-        bn: &BatchNorm,
-        act: Activation,
-        residual: bool,
-    ) -> (Self::Tensor, Option<Self::Tensor>);
-    /// [`Backend::batch_norm_train_bwd`] from a data gradient with the sums that it left.
-    fn batch_norm_train_bwd_sums(
-        &self,
-        dy: &Self::Tensor,
-        _sums: &Self::Sums,
-        norm: &NormPass<'_, Self>,
-        params: &Self::Vector,
-        grads: &mut Self::Vector,
-    ) -> (Self::Tensor, Option<Self::Tensor>) {
-        let NormPass { x, y, saved, bn, act, residual } = *norm;
-        self.batch_norm_train_bwd(dy, x, y, saved, params, grads, bn, act, residual)
-    }
-    /// Backward of [`Backend::batch_norm_eval`] without residual; adds to `grads`.
-    fn batch_norm_eval_bwd(
-        &self,
-        dy: &Self::Tensor,
-        x: &Self::Tensor,
-        y: &Self::Tensor,
-        params: &Self::Vector,
-        stats: &Self::Vector,
-        grads: &mut Self::Vector,
-        bn: &BatchNorm,
-        act: Activation,
-    ) -> Self::Tensor;
-    /// t * act'(y) * weight / sqrt(running_var + eps): the Jacobian of [`Backend::batch_norm_eval`] applied to `t`. It
-    /// is diagonal, so the same op is the tangent and the data gradient. `y` is the clean pass's output.
-    fn batch_norm_tangent(
-        &self,
-        t: &Self::Tensor,
-        y: &Self::Tensor,
-        params: &Self::Vector,
-        stats: &Self::Vector,
-        bn: &BatchNorm,
-        act: Activation,
-    ) -> Self::Tensor;
+    /// As [`batch_norm_train`].
+    fn batch_norm_train(&self, op: BatchNormTrain<'_, Self>) -> (Self::Tensor, BatchNormSaved<Self>);
+    /// As [`batch_norm_eval`].
+    fn batch_norm_eval(&self, op: &BatchNormEval<'_, Self>) -> Self::Tensor;
+    /// As [`batch_norm_train_bwd`].
+    fn batch_norm_train_bwd(&self, op: BatchNormTrainBwd<'_, Self>) -> (Self::Tensor, Option<Self::Tensor>);
+    /// As [`batch_norm_eval_bwd`].
+    fn batch_norm_eval_bwd(&self, op: BatchNormEvalBwd<'_, Self>) -> Self::Tensor;
+    /// As [`batch_norm_tangent`].
+    fn batch_norm_tangent(&self, op: &BatchNormTangent<'_, Self>) -> Self::Tensor;
 }
 
 fn valid(op: &'static str, bn: &BatchNorm, act: Activation, x: Shape) -> Result<()> {
@@ -134,114 +133,51 @@ pub(super) fn frozen<B: Backend>(
     running::<B>(op, norm.bn, norm.stats)
 }
 
-/// y with the batch's moments, `residual` of x's shape; running = (1 - momentum) running + momentum batch.
+/// y = act(weight (x - mean) / sqrt(var + eps) + bias + residual) and what the backward pass needs.
 ///
 /// # Errors
 /// [`Error::Shape`] where shapes or spans do not fit, or a channel has one value only.
 pub fn batch_norm_train<B: Backend>(
     b: &B,
-    x: &B::Tensor,
-    params: &B::Vector,
-    stats: &mut B::Vector,
-    bn: &BatchNorm,
-    act: Activation,
-    residual: Option<&B::Tensor>,
-) -> Result<(B::Tensor, BatchNormSaved<B>)> {
-    batch_norm_train_moments(b, x, None, params, stats, bn, act, residual)
-}
-
-/// [`batch_norm_train`] of a convolution's output `x`, with what [`conv2d_fprop_moments`](super::conv2d_fprop_moments) left of it.
-///
-/// # Errors
-/// As [`batch_norm_train`].
-pub fn batch_norm_train_moments<B: Backend>(
-    b: &B,
-    x: &B::Tensor,
-    moments: Option<&B::Moments>,
-    params: &B::Vector,
-    stats: &mut B::Vector,
-    bn: &BatchNorm,
-    act: Activation,
-    residual: Option<&B::Tensor>,
+    op: BatchNormTrain<'_, B>,
 ) -> Result<(B::Tensor, BatchNormSaved<B>)> {
     const OP: &str = "batch_norm_train";
-    let shape = B::shape(x);
-    valid(OP, bn, act, shape)?;
+    let shape = B::shape(op.x);
+    valid(OP, op.bn, op.act, shape)?;
     more_than_one(OP, shape)?;
-    residual.map_or(Ok(()), |r| check::shape(OP, "residual", shape, B::shape(r)))?;
-    affine::<B>(OP, bn, params)?;
-    running::<B>(OP, bn, stats)?;
-    Ok(match moments {
-        Some(moments) => b.batch_norm_train_moments(x, moments, params, stats, bn, act, residual),
-        None => b.batch_norm_train(x, params, stats, bn, act, residual),
-    })
+    op.residual.map_or(Ok(()), |r| check::shape(OP, "residual", shape, B::shape(r)))?;
+    affine::<B>(OP, op.bn, op.params)?;
+    running::<B>(OP, op.bn, op.stats)?;
+    Ok(b.batch_norm_train(op))
 }
 
-/// y with the running statistics, `residual` of x's shape.
+/// y with the running statistics.
 ///
 /// # Errors
 /// [`Error::Shape`] where shapes or spans do not fit.
-pub fn batch_norm_eval<B: Backend>(
-    b: &B,
-    x: &B::Tensor,
-    params: &B::Vector,
-    stats: &B::Vector,
-    bn: &BatchNorm,
-    act: Activation,
-    residual: Option<&B::Tensor>,
-) -> Result<B::Tensor> {
+pub fn batch_norm_eval<B: Backend>(b: &B, op: &BatchNormEval<'_, B>) -> Result<B::Tensor> {
     const OP: &str = "batch_norm_eval";
-    let shape = B::shape(x);
-    valid(OP, bn, act, shape)?;
-    residual.map_or(Ok(()), |r| check::shape(OP, "residual", shape, B::shape(r)))?;
-    affine::<B>(OP, bn, params)?;
-    running::<B>(OP, bn, stats)?;
-    Ok(b.batch_norm_eval(x, params, stats, bn, act, residual))
+    let shape = B::shape(op.x);
+    frozen::<B>(OP, &op.norm, op.params, shape)?;
+    op.residual.map_or(Ok(()), |r| check::shape(OP, "residual", shape, B::shape(r)))?;
+    Ok(b.batch_norm_eval(op))
 }
 
-/// Backward of [`batch_norm_train`], `x` its input and `y` its output. With g = dy act'(y): dbias = Σ g,
-/// dweight = Σ g x̂ (both accumulate), dx = weight / sqrt(var + eps) (g - mean g - x̂ mean(g x̂)), dresidual = g.
+/// With g = dy act'(y): dbias = Σ g, dweight = Σ g x̂ (both accumulate); returns dx = weight / sqrt(var + eps)
+/// (g - mean g - x̂ mean(g x̂)) and, where there was a residual, its gradient g.
 ///
 /// # Errors
 /// [`Error::Shape`] where shapes or spans do not fit.
 pub fn batch_norm_train_bwd<B: Backend>(
     b: &B,
-    dy: &B::Tensor,
-    x: &B::Tensor,
-    y: &B::Tensor,
-    saved: &BatchNormSaved<B>,
-    params: &B::Vector,
-    grads: &mut B::Vector,
-    bn: &BatchNorm,
-    act: Activation,
-    residual: bool,
-) -> Result<(B::Tensor, Option<B::Tensor>)> {
-    let norm = NormPass { x, y, saved, bn, act, residual };
-    batch_norm_train_bwd_sums(b, dy, None, &norm, params, grads)
-}
-
-/// [`batch_norm_train_bwd`] from a data gradient `dy`, with what [`conv2d_dgrad_sums`](super::conv2d_dgrad_sums) left of it.
-///
-/// # Errors
-/// As [`batch_norm_train_bwd`].
-pub fn batch_norm_train_bwd_sums<B: Backend>(
-    b: &B,
-    dy: &B::Tensor,
-    sums: Option<&B::Sums>,
-    norm: &NormPass<'_, B>,
-    params: &B::Vector,
-    grads: &mut B::Vector,
+    op: BatchNormTrainBwd<'_, B>,
 ) -> Result<(B::Tensor, Option<B::Tensor>)> {
     const OP: &str = "batch_norm_train_bwd";
-    let NormPass { x, y, saved, bn, act, residual } = *norm;
-    pass::<B>(OP, norm)?;
-    check::shape(OP, "dy", B::shape(x), B::shape(dy))?;
-    affine::<B>(OP, bn, params)?;
-    affine::<B>(OP, bn, grads)?;
-    Ok(match sums {
-        Some(sums) => b.batch_norm_train_bwd_sums(dy, sums, norm, params, grads),
-        None => b.batch_norm_train_bwd(dy, x, y, saved, params, grads, bn, act, residual),
-    })
+    pass::<B>(OP, &op.norm)?;
+    check::shape(OP, "dy", B::shape(op.norm.x), B::shape(op.dy))?;
+    affine::<B>(OP, op.norm.bn, op.params)?;
+    affine::<B>(OP, op.norm.bn, op.grads)?;
+    Ok(b.batch_norm_train_bwd(op))
 }
 
 /// What a training pass left fits together.
@@ -257,51 +193,28 @@ pub(super) fn pass<B: Backend>(op: &'static str, norm: &NormPass<'_, B>) -> Resu
     }
 }
 
-/// Backward of [`batch_norm_eval`] without residual: dx = g weight / sqrt(running_var + eps); dweight and dbias
-/// accumulate.
+/// dx = g weight / sqrt(running_var + eps); dweight and dbias accumulate.
 ///
 /// # Errors
 /// [`Error::Shape`] where shapes or spans do not fit.
-pub fn batch_norm_eval_bwd<B: Backend>(
-    b: &B,
-    dy: &B::Tensor,
-    x: &B::Tensor,
-    y: &B::Tensor,
-    params: &B::Vector,
-    stats: &B::Vector,
-    grads: &mut B::Vector,
-    bn: &BatchNorm,
-    act: Activation,
-) -> Result<B::Tensor> {
+pub fn batch_norm_eval_bwd<B: Backend>(b: &B, op: BatchNormEvalBwd<'_, B>) -> Result<B::Tensor> {
     const OP: &str = "batch_norm_eval_bwd";
-    let shape = B::shape(x);
-    valid(OP, bn, act, shape)?;
-    check::shape(OP, "dy", shape, B::shape(dy))?;
-    check::shape(OP, "y", shape, B::shape(y))?;
-    affine::<B>(OP, bn, params)?;
-    affine::<B>(OP, bn, grads)?;
-    running::<B>(OP, bn, stats)?;
-    Ok(b.batch_norm_eval_bwd(dy, x, y, params, stats, grads, bn, act))
+    let shape = B::shape(op.x);
+    frozen::<B>(OP, &op.norm, op.params, shape)?;
+    check::shape(OP, "dy", shape, B::shape(op.dy))?;
+    check::shape(OP, "y", shape, B::shape(op.y))?;
+    affine::<B>(OP, op.norm.bn, op.grads)?;
+    Ok(b.batch_norm_eval_bwd(op))
 }
 
-/// t act'(y) weight / sqrt(running_var + eps): tangent and, being diagonal, data gradient of [`batch_norm_eval`], whose
-/// output is `y`.
+/// t act'(y) weight / sqrt(running_var + eps): tangent and, being diagonal, data gradient of [`batch_norm_eval`].
 ///
 /// # Errors
 /// [`Error::Shape`] where shapes or spans do not fit.
-pub fn batch_norm_tangent<B: Backend>(
-    b: &B,
-    t: &B::Tensor,
-    y: &B::Tensor,
-    params: &B::Vector,
-    stats: &B::Vector,
-    bn: &BatchNorm,
-    act: Activation,
-) -> Result<B::Tensor> {
+pub fn batch_norm_tangent<B: Backend>(b: &B, op: &BatchNormTangent<'_, B>) -> Result<B::Tensor> {
     const OP: &str = "batch_norm_tangent";
-    valid(OP, bn, act, B::shape(t))?;
-    check::shape(OP, "y", B::shape(t), B::shape(y))?;
-    affine::<B>(OP, bn, params)?;
-    running::<B>(OP, bn, stats)?;
-    Ok(b.batch_norm_tangent(t, y, params, stats, bn, act))
+    let shape = B::shape(op.t);
+    frozen::<B>(OP, &op.norm, op.params, shape)?;
+    check::shape(OP, "y", shape, B::shape(op.y))?;
+    Ok(b.batch_norm_tangent(op))
 }

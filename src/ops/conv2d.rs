@@ -4,95 +4,116 @@
 //! outside the image; x `[n, h, w, in]`, weight `[out, kernel, kernel, in / groups]`, y as [`Conv2d::out_shape`]. In one
 //! group c runs over all input channels, in several over those of output o's group.
 
-use super::{Backend, BatchNormOps, Conv2d, ElementwiseOps, FrozenNorm, NormPass, Shape, batch_norm, check};
+use super::{Backend, Conv2d, Device, FrozenNorm, NormPass, Shape, batch_norm, check};
 use crate::{Error, Result};
 
-/// What a device must be able to do of this family. Input is what the functions of this module have validated.
-pub trait Conv2dOps: BatchNormOps + ElementwiseOps {
+/// A forward convolution, and what is done to its output.
+pub struct Fprop<'a, B: Device> {
+    /// Input.
+    pub x: &'a B::Tensor,
+    /// Vector with weight and bias.
+    pub params: &'a B::Vector,
+    /// The layer.
+    pub conv: &'a Conv2d,
+    /// What is done to the output before it is written, rounded as in an op of its own.
+    pub end: OutputEnd<'a, B>,
+}
+
+/// What a forward convolution does to its output.
+pub enum OutputEnd<'a, B: Device> {
+    /// Nothing.
+    Plain,
+    /// Where the device gathers them on the way, moments for [`BatchNormTrain`](super::BatchNormTrain).
+    Moments,
+    /// A batch norm with running statistics, and what is added before its activation.
+    Norm(FrozenNorm<'a, B>, Option<&'a B::Tensor>),
+    /// For a tangent as input: the derivative of such a batch norm, whose output at the clean pass is given. A bias, which does not
+    /// move, is left out of the layer.
+    Tangent(FrozenNorm<'a, B>, &'a B::Tensor),
+}
+
+/// What a forward convolution gives.
+pub struct FpropOut<B: Device> {
+    /// Output.
+    pub y: B::Tensor,
+    /// Moments of its channels, where they were asked for and the device gathers them.
+    pub moments: Option<B::Moments>,
+}
+
+impl<'a, B: Device> Fprop<'a, B> {
     /// y = x * weight + bias.
-    fn conv2d_fprop(&self, x: &Self::Tensor, params: &Self::Vector, conv: &Conv2d) -> Self::Tensor;
-    /// Gradient with respect to the input of shape `x_shape`.
-    fn conv2d_dgrad(
-        &self,
-        dy: &Self::Tensor,
-        params: &Self::Vector,
-        conv: &Conv2d,
-        x_shape: Shape,
-    ) -> Self::Tensor;
-    /// [`Backend::conv2d_fprop`], and where the device gathers them on the way, moments of the output for
-    /// [`Backend::batch_norm_train_moments`].
-    fn conv2d_fprop_moments(
-        &self,
-        x: &Self::Tensor,
-        params: &Self::Vector,
-        conv: &Conv2d,
-    ) -> (Self::Tensor, Option<Self::Moments>) {
-        (self.conv2d_fprop(x, params, conv), None)
+    pub fn new(x: &'a B::Tensor, params: &'a B::Vector, conv: &'a Conv2d) -> Self {
+        Fprop { x, params, conv, end: OutputEnd::Plain }
     }
-    /// [`Backend::conv2d_dgrad`] with the shape of `to`, plus `to`.
-    fn conv2d_dgrad_add(
-        &self,
-        dy: &Self::Tensor,
-        params: &Self::Vector,
-        conv: &Conv2d,
-        to: &Self::Tensor,
-    ) -> Self::Tensor {
-        self.add(&self.conv2d_dgrad(dy, params, conv, Self::shape(to)), to, 1.0)
+
+    /// The same with something done to the output.
+    pub fn with(self, end: OutputEnd<'a, B>) -> Self {
+        Fprop { end, ..self }
     }
-    /// [`Backend::conv2d_dgrad`] with the shape of the output of `norm`, plus `add`, and where the device gathers them on the way,
-    /// sums for [`Backend::batch_norm_train_bwd_sums`].
-    fn conv2d_dgrad_sums(
-        &self,
-        dy: &Self::Tensor,
-        params: &Self::Vector,
-        conv: &Conv2d,
-        add: Option<&Self::Tensor>,
-        norm: &NormPass<'_, Self>,
-    ) -> (Self::Tensor, Option<Self::Sums>) {
-        let dx = match add {
-            Some(to) => self.conv2d_dgrad_add(dy, params, conv, to),
-            None => self.conv2d_dgrad(dy, params, conv, Self::shape(norm.x)),
-        };
-        (dx, None)
+}
+
+/// A convolution's data gradient, and what is done to it.
+pub struct Dgrad<'a, B: Device> {
+    /// Gradient of the output.
+    pub dy: &'a B::Tensor,
+    /// Vector with the weight.
+    pub params: &'a B::Vector,
+    /// The layer.
+    pub conv: &'a Conv2d,
+    /// Where the gradient arrives.
+    pub onto: Onto<'a, B>,
+}
+
+/// Where a data gradient arrives: what is done to it before it is written, rounded as in an op of its own.
+pub enum Onto<'a, B: Device> {
+    /// At an input of this shape.
+    Input(Shape),
+    /// At an input that another gradient has reached, to which it is added.
+    Add(&'a B::Tensor),
+    /// At the output of a batch norm in training, where all has arrived then, with what has arrived before; the device may gather sums
+    /// for [`BatchNormTrainBwd`](super::BatchNormTrainBwd) on the way.
+    Norm(NormPass<'a, B>, Option<&'a B::Tensor>),
+    /// At the given output of a batch norm with running statistics, and through it.
+    Frozen(FrozenNorm<'a, B>, &'a B::Tensor),
+}
+
+/// What a data gradient gives.
+pub struct DgradOut<B: Device> {
+    /// Gradient of the input.
+    pub dx: B::Tensor,
+    /// Sums of it, where the device gathers them.
+    pub sums: Option<B::Sums>,
+}
+
+impl<'a, B: Device> Dgrad<'a, B> {
+    /// dx of shape `x_shape`.
+    pub fn new(dy: &'a B::Tensor, params: &'a B::Vector, conv: &'a Conv2d, x_shape: Shape) -> Self {
+        Dgrad { dy, params, conv, onto: Onto::Input(x_shape) }
     }
-    /// [`Backend::batch_norm_eval`] of [`Backend::conv2d_fprop`].
-    fn conv2d_fprop_norm(
-        &self,
-        x: &Self::Tensor,
-        params: &Self::Vector,
-        conv: &Conv2d,
-        norm: &FrozenNorm<'_, Self>,
-        residual: Option<&Self::Tensor>,
-    ) -> Self::Tensor {
-        let z = self.conv2d_fprop(x, params, conv);
-        self.batch_norm_eval(&z, params, norm.stats, norm.bn, norm.act, residual)
+
+    /// The same arriving elsewhere.
+    pub fn onto(self, onto: Onto<'a, B>) -> Self {
+        Dgrad { onto, ..self }
     }
-    /// [`Backend::batch_norm_tangent`] of [`Backend::conv2d_fprop`]: `t` is the tangent of the convolution's input, `y` the
-    /// output of `norm` behind it at the clean pass.
-    fn conv2d_fprop_tangent(
-        &self,
-        t: &Self::Tensor,
-        y: &Self::Tensor,
-        params: &Self::Vector,
-        conv: &Conv2d,
-        norm: &FrozenNorm<'_, Self>,
-    ) -> Self::Tensor {
-        let t = self.conv2d_fprop(t, params, conv);
-        self.batch_norm_tangent(&t, y, params, norm.stats, norm.bn, norm.act)
+
+    /// Shape of the input.
+    pub fn x_shape(&self) -> Shape {
+        match &self.onto {
+            Onto::Input(shape) => *shape,
+            Onto::Add(to) => B::shape(to),
+            Onto::Norm(norm, _) => B::shape(norm.x),
+            Onto::Frozen(_, y) => B::shape(y),
+        }
     }
-    /// [`Backend::batch_norm_tangent`] of [`Backend::conv2d_dgrad`]: the convolution's input is `y`, the output of `norm`.
-    fn conv2d_dgrad_tangent(
-        &self,
-        dy: &Self::Tensor,
-        y: &Self::Tensor,
-        params: &Self::Vector,
-        conv: &Conv2d,
-        norm: &FrozenNorm<'_, Self>,
-    ) -> Self::Tensor {
-        let d = self.conv2d_dgrad(dy, params, conv, Self::shape(y));
-        self.batch_norm_tangent(&d, y, params, norm.stats, norm.bn, norm.act)
-    }
-    /// Adds the gradients of weight and bias to `grads`.
+}
+
+/// What a device must be able to do of this family. Input is what the functions of this module have validated.
+pub trait Conv2dOps: Device {
+    /// As [`conv2d_fprop`].
+    fn conv2d_fprop(&self, op: &Fprop<'_, Self>) -> FpropOut<Self>;
+    /// As [`conv2d_dgrad`].
+    fn conv2d_dgrad(&self, op: &Dgrad<'_, Self>) -> DgradOut<Self>;
+    /// As [`conv2d_wgrad`].
     fn conv2d_wgrad(&self, x: &Self::Tensor, dy: &Self::Tensor, grads: &mut Self::Vector, conv: &Conv2d);
 }
 
@@ -129,160 +150,50 @@ fn spans<B: Backend>(op: &'static str, conv: &Conv2d, vector: &B::Vector) -> Res
     conv.bias.map_or(Ok(()), |bias| check::span::<B>(op, "bias", bias, conv.out_channels, vector))
 }
 
-/// y = x * weight + bias, of shape [`Conv2d::out_shape`].
+/// y = x * weight + bias, of shape [`Conv2d::out_shape`], with what its end does to it.
 ///
 /// # Errors
-/// [`Error::Shape`] where channels, kernel or spans do not fit.
-pub fn conv2d_fprop<B: Backend>(
-    b: &B,
-    x: &B::Tensor,
-    params: &B::Vector,
-    conv: &Conv2d,
-) -> Result<B::Tensor> {
+/// [`Error::Shape`] where channels, kernel or spans do not fit, nor what the end reads.
+pub fn conv2d_fprop<B: Backend>(b: &B, op: &Fprop<'_, B>) -> Result<FpropOut<B>> {
     const OP: &str = "conv2d_fprop";
-    valid(OP, conv, B::shape(x))?;
+    let &Fprop { params, conv, .. } = op;
+    valid(OP, conv, B::shape(op.x))?;
     spans::<B>(OP, conv, params)?;
-    Ok(b.conv2d_fprop(x, params, conv))
+    let y = conv.out_shape(B::shape(op.x));
+    match &op.end {
+        OutputEnd::Plain | OutputEnd::Moments => {}
+        OutputEnd::Norm(norm, residual) => {
+            batch_norm::frozen::<B>(OP, norm, params, y)?;
+            residual.map_or(Ok(()), |r| check::shape(OP, "residual", y, B::shape(r)))?;
+        }
+        OutputEnd::Tangent(norm, clean) => {
+            check::shape(OP, "y", y, B::shape(clean))?;
+            batch_norm::frozen::<B>(OP, norm, params, y)?;
+        }
+    }
+    Ok(b.conv2d_fprop(op))
 }
 
-/// dx of shape `x_shape` from dy (overwrites): the transposed convolution.
+/// dx from dy (overwrites): the transposed convolution, with what is done where it arrives.
 ///
 /// # Errors
-/// [`Error::Shape`] where dy is not the output's shape for `x_shape`, or spans do not fit.
-pub fn conv2d_dgrad<B: Backend>(
-    b: &B,
-    dy: &B::Tensor,
-    params: &B::Vector,
-    conv: &Conv2d,
-    x_shape: Shape,
-) -> Result<B::Tensor> {
+/// [`Error::Shape`] where dy is not the output's shape for the input's, or spans do not fit, nor what it arrives at.
+pub fn conv2d_dgrad<B: Backend>(b: &B, op: &Dgrad<'_, B>) -> Result<DgradOut<B>> {
     const OP: &str = "conv2d_dgrad";
-    valid(OP, conv, x_shape)?;
-    check::shape(OP, "dy", conv.out_shape(x_shape), B::shape(dy))?;
-    spans::<B>(OP, conv, params)?;
-    Ok(b.conv2d_dgrad(dy, params, conv, x_shape))
-}
-
-/// [`conv2d_fprop`], and moments of y for [`batch_norm_train_moments`](super::batch_norm_train_moments) where the device gathers
-/// them on the way.
-///
-/// # Errors
-/// As [`conv2d_fprop`].
-pub fn conv2d_fprop_moments<B: Backend>(
-    b: &B,
-    x: &B::Tensor,
-    params: &B::Vector,
-    conv: &Conv2d,
-) -> Result<(B::Tensor, Option<B::Moments>)> {
-    const OP: &str = "conv2d_fprop_moments";
-    valid(OP, conv, B::shape(x))?;
-    spans::<B>(OP, conv, params)?;
-    Ok(b.conv2d_fprop_moments(x, params, conv))
-}
-
-/// dx from dy as [`conv2d_dgrad`], plus `to` of its shape, each rounded as in two ops.
-///
-/// # Errors
-/// [`Error::Shape`] where dy is not the output's shape for that of `to`, or spans do not fit.
-pub fn conv2d_dgrad_add<B: Backend>(
-    b: &B,
-    dy: &B::Tensor,
-    params: &B::Vector,
-    conv: &Conv2d,
-    to: &B::Tensor,
-) -> Result<B::Tensor> {
-    const OP: &str = "conv2d_dgrad_add";
-    valid(OP, conv, B::shape(to))?;
-    check::shape(OP, "dy", conv.out_shape(B::shape(to)), B::shape(dy))?;
-    spans::<B>(OP, conv, params)?;
-    Ok(b.conv2d_dgrad_add(dy, params, conv, to))
-}
-
-/// dx from dy as [`conv2d_dgrad`], plus `add` where that is given, for a convolution whose input is the output of `norm`; and
-/// sums for [`batch_norm_train_bwd_sums`](super::batch_norm_train_bwd_sums) where the device gathers them on the way.
-///
-/// # Errors
-/// As [`conv2d_dgrad_add`], and where `norm` does not fit together.
-pub fn conv2d_dgrad_sums<B: Backend>(
-    b: &B,
-    dy: &B::Tensor,
-    params: &B::Vector,
-    conv: &Conv2d,
-    add: Option<&B::Tensor>,
-    norm: &NormPass<'_, B>,
-) -> Result<(B::Tensor, Option<B::Sums>)> {
-    const OP: &str = "conv2d_dgrad_sums";
-    let shape = B::shape(norm.x);
+    let (&Dgrad { params, conv, .. }, shape) = (op, op.x_shape());
     valid(OP, conv, shape)?;
-    check::shape(OP, "dy", conv.out_shape(shape), B::shape(dy))?;
-    add.map_or(Ok(()), |add| check::shape(OP, "add", shape, B::shape(add)))?;
+    check::shape(OP, "dy", conv.out_shape(shape), B::shape(op.dy))?;
     spans::<B>(OP, conv, params)?;
-    batch_norm::pass::<B>(OP, norm)?;
-    batch_norm::affine::<B>(OP, norm.bn, params)?;
-    Ok(b.conv2d_dgrad_sums(dy, params, conv, add, norm))
-}
-
-/// act(norm(x * weight + bias) + residual) with the running statistics, each rounded as in two ops.
-///
-/// # Errors
-/// As [`conv2d_fprop`], and where `norm` or the residual do not fit.
-pub fn conv2d_fprop_norm<B: Backend>(
-    b: &B,
-    x: &B::Tensor,
-    params: &B::Vector,
-    conv: &Conv2d,
-    norm: &FrozenNorm<'_, B>,
-    residual: Option<&B::Tensor>,
-) -> Result<B::Tensor> {
-    const OP: &str = "conv2d_fprop_norm";
-    valid(OP, conv, B::shape(x))?;
-    spans::<B>(OP, conv, params)?;
-    let y = conv.out_shape(B::shape(x));
-    batch_norm::frozen::<B>(OP, norm, params, y)?;
-    residual.map_or(Ok(()), |r| check::shape(OP, "residual", y, B::shape(r)))?;
-    Ok(b.conv2d_fprop_norm(x, params, conv, norm, residual))
-}
-
-/// The tangent of [`conv2d_fprop_norm`] without residual for the tangent `t` of its input; `y` is its output at the clean pass. A
-/// bias, which does not move, is left out of `conv`.
-///
-/// # Errors
-/// As [`conv2d_fprop_norm`].
-pub fn conv2d_fprop_tangent<B: Backend>(
-    b: &B,
-    t: &B::Tensor,
-    y: &B::Tensor,
-    params: &B::Vector,
-    conv: &Conv2d,
-    norm: &FrozenNorm<'_, B>,
-) -> Result<B::Tensor> {
-    const OP: &str = "conv2d_fprop_tangent";
-    valid(OP, conv, B::shape(t))?;
-    spans::<B>(OP, conv, params)?;
-    check::shape(OP, "y", conv.out_shape(B::shape(t)), B::shape(y))?;
-    batch_norm::frozen::<B>(OP, norm, params, B::shape(y))?;
-    Ok(b.conv2d_fprop_tangent(t, y, params, conv, norm))
-}
-
-/// dx from dy as [`conv2d_dgrad`], brought through `norm` with running statistics, whose output `y` is the convolution's input:
-/// the gradient of that batch norm's input.
-///
-/// # Errors
-/// As [`conv2d_dgrad`], and where `norm` does not fit.
-pub fn conv2d_dgrad_tangent<B: Backend>(
-    b: &B,
-    dy: &B::Tensor,
-    y: &B::Tensor,
-    params: &B::Vector,
-    conv: &Conv2d,
-    norm: &FrozenNorm<'_, B>,
-) -> Result<B::Tensor> {
-    const OP: &str = "conv2d_dgrad_tangent";
-    valid(OP, conv, B::shape(y))?;
-    check::shape(OP, "dy", conv.out_shape(B::shape(y)), B::shape(dy))?;
-    spans::<B>(OP, conv, params)?;
-    batch_norm::frozen::<B>(OP, norm, params, B::shape(y))?;
-    Ok(b.conv2d_dgrad_tangent(dy, y, params, conv, norm))
+    match &op.onto {
+        Onto::Input(_) | Onto::Add(_) => {}
+        Onto::Norm(norm, add) => {
+            add.map_or(Ok(()), |add| check::shape(OP, "add", shape, B::shape(add)))?;
+            batch_norm::pass::<B>(OP, norm)?;
+            batch_norm::affine::<B>(OP, norm.bn, params)?;
+        }
+        Onto::Frozen(norm, _) => batch_norm::frozen::<B>(OP, norm, params, shape)?,
+    }
+    Ok(b.conv2d_dgrad(op))
 }
 
 /// Adds dweight and, where there is a bias, dbias = Σ dy to `grads` (accumulates).

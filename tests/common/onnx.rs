@@ -193,7 +193,7 @@ impl Step<'_> {
         let in_channels = inner * groups;
         let conv =
             Conv2d { weight, bias, in_channels, out_channels, groups, kernel, stride, padding, dilation };
-        ops::conv2d_fprop(&self.b, &x, &self.b.upload_vector(&params), &conv).unwrap()
+        ops::conv2d_fprop(&self.b, &ops::Fprop::new(&x, &self.b.upload_vector(&params), &conv)).unwrap().y
     }
 
     fn batch_norm(&self) -> Activation {

@@ -134,8 +134,13 @@ fn convolutions<T: Real>(tolerance: f64) {
         let dy = tensor::<T>(conv.out_shape(x.shape()), 3);
         let [y, dx, dw] = plain(&x, dy.data(), &params, &conv);
         let what = |op: &str| format!("{op} of {conv:?} on {}", x.shape());
-        close(&what("fprop"), b.conv2d_fprop(&x, &params, &conv).data(), &y, tolerance);
-        close(&what("dgrad"), b.conv2d_dgrad(&dy, &params, &conv, x.shape()).data(), &dx, tolerance);
+        close(&what("fprop"), b.conv2d_fprop(&Fprop::new(&x, &params, &conv)).y.data(), &y, tolerance);
+        close(
+            &what("dgrad"),
+            b.conv2d_dgrad(&Dgrad::new(&dy, &params, &conv, x.shape())).dx.data(),
+            &dx,
+            tolerance,
+        );
         let mut grads = vec![T::ONE; params.len()];
         b.conv2d_wgrad(&x, &dy, &mut grads, &conv);
         let dw: Vec<f64> = dw.iter().map(|v| v + 1.0).collect();
@@ -167,11 +172,19 @@ fn results_do_not_depend_on_the_number_of_threads() {
             let b = Cpu::<f32>::new();
             let x = tensor::<f32>(Shape::new(2, 33, 31, 40), 1);
             let mut params = values::<f32>(3 + conv.weight.len, 2);
-            let y = b.conv2d_fprop(&x, &params, &conv);
-            let dx = b.conv2d_dgrad(&y, &params, &conv, x.shape());
+            let y = b.conv2d_fprop(&Fprop::new(&x, &params, &conv)).y;
+            let dx = b.conv2d_dgrad(&Dgrad::new(&y, &params, &conv, x.shape())).dx;
             b.conv2d_wgrad(&x, &y, &mut params, &conv);
             let bn = norm(56);
-            let (z, saved) = b.batch_norm_train(&y, &values(112, 4), &mut vec![0.5; 112], &bn, RELU, None);
+            let (z, saved) = b.batch_norm_train(BatchNormTrain {
+                x: &y,
+                params: &values(112, 4),
+                stats: &mut vec![0.5; 112],
+                bn: &bn,
+                act: RELU,
+                residual: None,
+                moments: None,
+            });
             let bits = |v: &[f32]| v.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
             [bits(y.data()), bits(dx.data()), bits(&params), bits(z.data()), bits(&saved.moments)]
         })
@@ -216,11 +229,26 @@ fn batch_norm_gradients_agree_with_finite_differences() {
                 let (x, r) = (Tensor::new(shape, x.to_vec()), Tensor::new(shape, r.to_vec()));
                 let r = with_residual.then_some(&r);
                 if training {
-                    let (y, saved) =
-                        b.batch_norm_train(&x, &params.to_vec(), &mut stats.clone(), &bn, act, r);
+                    let (y, saved) = b.batch_norm_train(BatchNormTrain {
+                        x: &x,
+                        params: &params.to_vec(),
+                        stats: &mut stats.clone(),
+                        bn: &bn,
+                        act,
+                        residual: r,
+                        moments: None,
+                    });
                     (y, Some(saved))
                 } else {
-                    (b.batch_norm_eval(&x, &params.to_vec(), &stats, &bn, act, r), None)
+                    (
+                        b.batch_norm_eval(&BatchNormEval {
+                            x: &x,
+                            params: &params.to_vec(),
+                            norm: FrozenNorm { stats: &stats, bn: &bn, act },
+                            residual: r,
+                        }),
+                        None,
+                    )
                 }
             };
             let loss = |x: &[f64], r: &[f64], p: &[f64]| -> f64 {
@@ -229,10 +257,24 @@ fn batch_norm_gradients_agree_with_finite_differences() {
             let (y, saved) = forward(&x, &r, &params);
             let (xt, mut grads) = (Tensor::new(shape, x.clone()), vec![1.0; 2 * c]);
             let (dx, dr) = match &saved {
-                Some(saved) => {
-                    b.batch_norm_train_bwd(&dy, &xt, &y, saved, &params, &mut grads, &bn, act, with_residual)
-                }
-                None => (b.batch_norm_eval_bwd(&dy, &xt, &y, &params, &stats, &mut grads, &bn, act), None),
+                Some(saved) => b.batch_norm_train_bwd(BatchNormTrainBwd {
+                    dy: &dy,
+                    norm: NormPass { x: &xt, y: &y, saved, bn: &bn, act, residual: with_residual },
+                    params: &params,
+                    grads: &mut grads,
+                    sums: None,
+                }),
+                None => (
+                    b.batch_norm_eval_bwd(BatchNormEvalBwd {
+                        dy: &dy,
+                        x: &xt,
+                        y: &y,
+                        params: &params,
+                        grads: &mut grads,
+                        norm: FrozenNorm { stats: &stats, bn: &bn, act },
+                    }),
+                    None,
+                ),
             };
             assert_eq!(dr.is_some(), with_residual && training);
             let difference = |v: &[f64], f: &dyn Fn(&[f64]) -> f64| -> Vec<f64> {
@@ -254,7 +296,12 @@ fn batch_norm_gradients_agree_with_finite_differences() {
             let want: Vec<f64> = difference(&params, &|p| loss(&x, &r, p)).iter().map(|v| v + 1.0).collect();
             close("dweight, dbias", &grads, &want, 1e-7);
             if !training {
-                let t = b.batch_norm_tangent(&dy, &y, &params, &stats, &bn, act);
+                let t = b.batch_norm_tangent(&BatchNormTangent {
+                    t: &dy,
+                    y: &y,
+                    params: &params,
+                    norm: FrozenNorm { stats: &stats, bn: &bn, act },
+                });
                 assert_eq!(t.data(), dx.data());
             }
         }
@@ -269,14 +316,15 @@ fn batch_moments_stay_accurate_far_from_zero() {
         let x: Vec<f32> = values::<f32>(shape.len(), 9).iter().map(|v| v * 3.0 + offset).collect();
         let mut stats = vec![0.0f32; 2 * c];
         let bn = BatchNorm { momentum: 1.0, ..norm(c) };
-        let (_, saved) = b.batch_norm_train(
-            &Tensor::new(shape, x.clone()),
-            &vec![1.0; 2 * c],
-            &mut stats,
-            &bn,
-            Activation::Identity,
-            None,
-        );
+        let (_, saved) = b.batch_norm_train(BatchNormTrain {
+            x: &Tensor::new(shape, x.clone()),
+            params: &vec![1.0; 2 * c],
+            stats: &mut stats,
+            bn: &bn,
+            act: Activation::Identity,
+            residual: None,
+            moments: None,
+        });
         let column = |i: usize| x.iter().skip(i).step_by(c).map(|&v| f64::from(v));
         let mean: Vec<f64> = (0..c).map(|i| column(i).sum::<f64>() / n).collect();
         let var: Vec<f64> =

@@ -44,25 +44,57 @@ fn conv(kernel: usize, dilation: usize) -> Conv2d {
 fn convolutions_that_do_not_fit() {
     let (b, params) = (cpu(), vec![0.0; 72]);
     let (c1, c3) = (conv(1, 1), conv(3, 2));
-    refused(ops::conv2d_fprop(&b, &zeros(1, 3, 3, 5), &params, &c1), "conv2d_fprop", &["2 channels", "c 5"]);
-    refused(ops::conv2d_fprop(&b, &zeros(1, 9, 4, 2), &params, &c3), "conv2d_fprop", &["reaching over 5"]);
-    refused(ops::conv2d_fprop(&b, &zeros(1, 9, 9, 2), &vec![0.0; 71], &c3), "conv2d_fprop", &["72", "71"]);
+    refused(
+        ops::conv2d_fprop(&b, &ops::Fprop::new(&zeros(1, 3, 3, 5), &params, &c1)),
+        "conv2d_fprop",
+        &["2 channels", "c 5"],
+    );
+    refused(
+        ops::conv2d_fprop(&b, &ops::Fprop::new(&zeros(1, 9, 4, 2), &params, &c3)),
+        "conv2d_fprop",
+        &["reaching over 5"],
+    );
+    refused(
+        ops::conv2d_fprop(&b, &ops::Fprop::new(&zeros(1, 9, 9, 2), &vec![0.0; 71], &c3)),
+        "conv2d_fprop",
+        &["72", "71"],
+    );
     let c0 = Conv2d { stride: 0, ..c1 };
-    refused(ops::conv2d_fprop(&b, &zeros(1, 9, 9, 2), &params, &c0), "conv2d_fprop", &["stride"]);
+    refused(
+        ops::conv2d_fprop(&b, &ops::Fprop::new(&zeros(1, 9, 9, 2), &params, &c0)),
+        "conv2d_fprop",
+        &["stride"],
+    );
     for groups in [0, 3] {
         let uneven = Conv2d { groups, ..c1 };
         let words = ["2 channels in and 4 out", &format!("{groups} groups")];
-        refused(ops::conv2d_fprop(&b, &zeros(1, 9, 9, 2), &params, &uneven), "conv2d_fprop", &words);
+        refused(
+            ops::conv2d_fprop(&b, &ops::Fprop::new(&zeros(1, 9, 9, 2), &params, &uneven)),
+            "conv2d_fprop",
+            &words,
+        );
     }
     let grouped = Conv2d { groups: 2, ..c1 };
-    refused(ops::conv2d_fprop(&b, &zeros(1, 9, 9, 2), &params, &grouped), "conv2d_fprop", &["weight of 4"]);
+    refused(
+        ops::conv2d_fprop(&b, &ops::Fprop::new(&zeros(1, 9, 9, 2), &params, &grouped)),
+        "conv2d_fprop",
+        &["weight of 4"],
+    );
     let far = Conv2d { weight: Span { offset: usize::MAX, len: 8 }, ..c1 };
-    refused(ops::conv2d_fprop(&b, &zeros(1, 9, 9, 2), &params, &far), "conv2d_fprop", &["weight"]);
+    refused(
+        ops::conv2d_fprop(&b, &ops::Fprop::new(&zeros(1, 9, 9, 2), &params, &far)),
+        "conv2d_fprop",
+        &["weight"],
+    );
     let biased = Conv2d { bias: Some(Span { offset: 70, len: 4 }), ..c1 };
-    refused(ops::conv2d_fprop(&b, &zeros(1, 9, 9, 2), &params, &biased), "conv2d_fprop", &["bias"]);
+    refused(
+        ops::conv2d_fprop(&b, &ops::Fprop::new(&zeros(1, 9, 9, 2), &params, &biased)),
+        "conv2d_fprop",
+        &["bias"],
+    );
     let (x, dy) = (zeros(1, 9, 9, 2), zeros(1, 9, 9, 4));
     refused(
-        ops::conv2d_dgrad(&b, &dy, &params, &c3, Shape::new(1, 9, 9, 2)),
+        ops::conv2d_dgrad(&b, &ops::Dgrad::new(&dy, &params, &c3, Shape::new(1, 9, 9, 2))),
         "conv2d_dgrad",
         &["h 5", "h 9"],
     );
@@ -84,24 +116,70 @@ fn batch_norm_of_one_value_and_wrong_residuals() {
     };
     let (params, mut stats) = (vec![1.0; 6], vec![1.0; 6]);
     let x = zeros(1, 1, 1, 3);
-    let train = ops::batch_norm_train(&b, &x, &params, &mut stats, &bn, RELU, None);
+    let train = ops::batch_norm_train(
+        &b,
+        ops::BatchNormTrain {
+            x: &x,
+            params: &params,
+            stats: &mut stats,
+            bn: &bn,
+            act: RELU,
+            residual: None,
+            moments: None,
+        },
+    );
     refused(train.map(|_| ()), "batch_norm_train", &["more than one value a channel"]);
-    assert!(ops::batch_norm_eval(&b, &x, &params, &stats, &bn, RELU, None).is_ok());
+    assert!(
+        ops::batch_norm_eval(
+            &b,
+            &ops::BatchNormEval {
+                x: &x,
+                params: &params,
+                norm: ops::FrozenNorm { stats: &stats, bn: &bn, act: RELU },
+                residual: None
+            }
+        )
+        .is_ok()
+    );
     let residual = zeros(1, 2, 1, 3);
     refused(
-        ops::batch_norm_eval(&b, &x, &params, &stats, &bn, RELU, Some(&residual)),
+        ops::batch_norm_eval(
+            &b,
+            &ops::BatchNormEval {
+                x: &x,
+                params: &params,
+                norm: ops::FrozenNorm { stats: &stats, bn: &bn, act: RELU },
+                residual: Some(&residual),
+            },
+        ),
         "batch_norm_eval",
         &["residual"],
     );
     let act = Activation::LeakyRelu(-0.1);
     refused(
-        ops::batch_norm_eval(&b, &x, &params, &stats, &bn, act, None),
+        ops::batch_norm_eval(
+            &b,
+            &ops::BatchNormEval {
+                x: &x,
+                params: &params,
+                norm: ops::FrozenNorm { stats: &stats, bn: &bn, act },
+                residual: None,
+            },
+        ),
         "batch_norm_eval",
         &["slope", "-0.1"],
     );
     let short = vec![1.0; 5];
     refused(
-        ops::batch_norm_eval(&b, &x, &params, &short, &bn, RELU, None),
+        ops::batch_norm_eval(
+            &b,
+            &ops::BatchNormEval {
+                x: &x,
+                params: &params,
+                norm: ops::FrozenNorm { stats: &short, bn: &bn, act: RELU },
+                residual: None,
+            },
+        ),
         "batch_norm_eval",
         &["running_var"],
     );
@@ -125,28 +203,88 @@ fn frozen_norms_that_do_not_fit_their_convolution() {
     let (before, behind) = (norm(2), norm(4));
     let frozen = |bn| FrozenNorm { stats: &stats, bn, act: RELU };
     let (x, y, other) = (zeros(1, 3, 3, 2), zeros(1, 3, 3, 4), zeros(1, 3, 2, 4));
-    assert!(ops::conv2d_fprop_norm(&b, &x, &params, &conv, &frozen(&behind), Some(&y)).is_ok());
-    assert!(ops::conv2d_fprop_tangent(&b, &x, &y, &params, &conv, &frozen(&behind)).is_ok());
-    assert!(ops::conv2d_dgrad_tangent(&b, &y, &x, &params, &conv, &frozen(&before)).is_ok());
-    let fprop = "conv2d_fprop_norm";
-    refused(ops::conv2d_fprop_norm(&b, &x, &params, &conv, &frozen(&before), None), fprop, &["2 channels"]);
+    assert!(
+        ops::conv2d_fprop(
+            &b,
+            &ops::Fprop::new(&x, &params, &conv).with(ops::OutputEnd::Norm(frozen(&behind), Some(&y)))
+        )
+        .is_ok()
+    );
+    assert!(
+        ops::conv2d_fprop(
+            &b,
+            &ops::Fprop::new(&x, &params, &conv).with(ops::OutputEnd::Tangent(frozen(&behind), &y))
+        )
+        .is_ok()
+    );
+    assert!(
+        ops::conv2d_dgrad(
+            &b,
+            &ops::Dgrad {
+                dy: &y,
+                params: &params,
+                conv: &conv,
+                onto: ops::Onto::Frozen(frozen(&before), &x)
+            }
+        )
+        .is_ok()
+    );
+    let fprop = "conv2d_fprop";
     refused(
-        ops::conv2d_fprop_norm(&b, &x, &params, &conv, &frozen(&behind), Some(&other)),
+        ops::conv2d_fprop(
+            &b,
+            &ops::Fprop::new(&x, &params, &conv).with(ops::OutputEnd::Norm(frozen(&before), None)),
+        ),
+        fprop,
+        &["2 channels"],
+    );
+    refused(
+        ops::conv2d_fprop(
+            &b,
+            &ops::Fprop::new(&x, &params, &conv).with(ops::OutputEnd::Norm(frozen(&behind), Some(&other))),
+        ),
         fprop,
         &["residual", "w 3", "w 2"],
     );
     let short = vec![1.0; 7];
     let norm = FrozenNorm { stats: &short, bn: &behind, act: RELU };
-    refused(ops::conv2d_fprop_norm(&b, &x, &params, &conv, &norm, None), fprop, &["running_var"]);
     refused(
-        ops::conv2d_fprop_tangent(&b, &x, &other, &params, &conv, &frozen(&behind)),
-        "conv2d_fprop_tangent",
+        ops::conv2d_fprop(&b, &ops::Fprop::new(&x, &params, &conv).with(ops::OutputEnd::Norm(norm, None))),
+        fprop,
+        &["running_var"],
+    );
+    refused(
+        ops::conv2d_fprop(
+            &b,
+            &ops::Fprop::new(&x, &params, &conv).with(ops::OutputEnd::Tangent(frozen(&behind), &other)),
+        ),
+        "conv2d_fprop",
         &["y", "w 3", "w 2"],
     );
-    let dgrad = "conv2d_dgrad_tangent";
-    refused(ops::conv2d_dgrad_tangent(&b, &other, &x, &params, &conv, &frozen(&before)), dgrad, &["dy"]);
+    let dgrad = "conv2d_dgrad";
     refused(
-        ops::conv2d_dgrad_tangent(&b, &y, &x, &params, &conv, &frozen(&behind)),
+        ops::conv2d_dgrad(
+            &b,
+            &ops::Dgrad {
+                dy: &other,
+                params: &params,
+                conv: &conv,
+                onto: ops::Onto::Frozen(frozen(&before), &x),
+            },
+        ),
+        dgrad,
+        &["dy"],
+    );
+    refused(
+        ops::conv2d_dgrad(
+            &b,
+            &ops::Dgrad {
+                dy: &y,
+                params: &params,
+                conv: &conv,
+                onto: ops::Onto::Frozen(frozen(&behind), &x),
+            },
+        ),
         dgrad,
         &["4 channels", "c 2"],
     );

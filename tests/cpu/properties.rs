@@ -125,8 +125,8 @@ proptest! {
         let b = Cpu::<f64>::new();
         let (x, dy) = (tensor(x_shape, 1), tensor(y_shape, 2));
         let params = tensor(Shape::new(1, 1, 1, len), 3).data().to_vec();
-        let y = ops::conv2d_fprop(&b, &x, &params, &conv).unwrap();
-        let dx = ops::conv2d_dgrad(&b, &dy, &params, &conv, x_shape).unwrap();
+        let y = ops::conv2d_fprop(&b, &ops::Fprop::new(&x, &params, &conv)).unwrap().y;
+        let dx = ops::conv2d_dgrad(&b, &ops::Dgrad::new(&dy, &params, &conv, x_shape)).unwrap().dx;
         let mut dweight = vec![0.0; len];
         ops::conv2d_wgrad(&b, &x, &dy, &mut dweight, &conv).unwrap();
         // y is linear in x and in the weight, so all three products are the same number.

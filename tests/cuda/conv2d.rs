@@ -83,8 +83,8 @@ impl Inputs {
         let (x, dy) = (b.upload(shape, &self.x), b.upload(conv.out_shape(shape), &self.dy));
         let params = b.upload_vector(&self.params);
         let mut grads = b.upload_vector(&self.grads);
-        let y = conv2d_fprop(b, &x, &params, conv).unwrap();
-        let dx = conv2d_dgrad(b, &dy, &params, conv, shape).unwrap();
+        let y = conv2d_fprop(b, &Fprop::new(&x, &params, conv)).unwrap().y;
+        let dx = conv2d_dgrad(b, &Dgrad::new(&dy, &params, conv, shape)).unwrap().dx;
         conv2d_wgrad(b, &x, &dy, &mut grads, conv).unwrap();
         let out = [b.download(&y), b.download(&dx), b.download_vector(&grads)];
         if let Err(fault) = b.check() {
@@ -347,7 +347,7 @@ fn half_precision_parameters() {
     let (conv, _) = layer((1, 1, 1, 32, 35, 1, 1, 0, 1, false), 1, 0);
     let eye: Vec<f32> = (0..32 * 32).map(|i| f32::from(u8::from(i / 32 == i % 32))).collect();
     let x = d.upload(Shape::new(1, 32, 1, 32), &eye);
-    let y = d.download(&conv2d_fprop(&d, &x, &d.upload_vector(&weights), &conv).unwrap());
+    let y = d.download(&conv2d_fprop(&d, &Fprop::new(&x, &d.upload_vector(&weights), &conv)).unwrap().y);
     for (i, v) in y.iter().enumerate() {
         let (c, o) = (i / 35, i % 35);
         assert_eq!(*v, half::bf16::from_f32(weights[o * 32 + c]).to_f32(), "output {o}, input {c}");
@@ -409,15 +409,39 @@ fn gathers_moments(d: &Cuda, conv: &Conv2d, shape: Shape, inputs: &Inputs, what:
     let affine = d.upload_vector(&values(2 * conv.out_channels, 7, Dtype::F32));
     let mut stats = [d.zeros(2 * conv.out_channels), d.zeros(2 * conv.out_channels)];
     let (x, params) = (d.upload(shape, &inputs.x), d.upload_vector(&inputs.params));
-    let (z, moments) = conv2d_fprop_moments(d, &x, &params, conv).unwrap();
-    let plain = d.download(&conv2d_fprop(d, &x, &params, conv).unwrap());
+    let FpropOut { y: z, moments } =
+        conv2d_fprop(d, &Fprop::new(&x, &params, conv).with(OutputEnd::Moments)).unwrap();
+    let plain = d.download(&conv2d_fprop(d, &Fprop::new(&x, &params, conv)).unwrap().y);
     assert!(d.download(&z).iter().zip(&plain).all(|(a, b)| a.to_bits() == b.to_bits()), "{what}: values");
     let short = shape.c == 3 && d.download(&z).len() % (128 * 72) != 0;
     assert!(moments.is_some() || short, "{what}: no moments");
     let [one, other] = &mut stats;
-    let (y, saved) =
-        batch_norm_train_moments(d, &z, moments.as_ref(), &affine, one, &bn, RELU, None).unwrap();
-    let (want_y, want) = batch_norm_train(d, &z, &affine, other, &bn, RELU, None).unwrap();
+    let (y, saved) = batch_norm_train(
+        d,
+        BatchNormTrain {
+            x: &z,
+            params: &affine,
+            stats: one,
+            bn: &bn,
+            act: RELU,
+            residual: None,
+            moments: moments.as_ref(),
+        },
+    )
+    .unwrap();
+    let (want_y, want) = batch_norm_train(
+        d,
+        BatchNormTrain {
+            x: &z,
+            params: &affine,
+            stats: other,
+            bn: &bn,
+            act: RELU,
+            residual: None,
+            moments: None,
+        },
+    )
+    .unwrap();
     let pairs = [
         ("saved moments", d.download_vector(&saved.moments), d.download_vector(&want.moments)),
         ("running statistics", d.download_vector(one), d.download_vector(other)),
@@ -473,27 +497,59 @@ fn goes_through_frozen_norms(
     };
     let (bn, before) = (norm(out.c), norm(shape.c));
     let behind = FrozenNorm { stats: &stats, bn: &bn, act };
-    let z = conv2d_fprop(d, &x, &params, conv).unwrap();
+    let z = conv2d_fprop(d, &Fprop::new(&x, &params, conv)).unwrap().y;
     for residual in [None, Some(&other)] {
-        let got = conv2d_fprop_norm(d, &x, &params, conv, &behind, residual).unwrap();
-        let want = batch_norm_eval(d, &z, &params, &stats, &bn, act, residual).unwrap();
+        let got = conv2d_fprop(d, &Fprop::new(&x, &params, conv).with(OutputEnd::Norm(behind, residual)))
+            .unwrap()
+            .y;
+        let want = batch_norm_eval(
+            d,
+            &BatchNormEval {
+                x: &z,
+                params: &params,
+                norm: FrozenNorm { stats: &stats, bn: &bn, act },
+                residual,
+            },
+        )
+        .unwrap();
         same(&got, &want, "y behind a frozen batch norm");
     }
-    let got = conv2d_fprop_tangent(d, &x, &other, &params, conv, &behind).unwrap();
-    let want = batch_norm_tangent(d, &z, &other, &params, &stats, &bn, act).unwrap();
+    let got =
+        conv2d_fprop(d, &Fprop::new(&x, &params, conv).with(OutputEnd::Tangent(behind, &other))).unwrap().y;
+    let want = batch_norm_tangent(
+        d,
+        &BatchNormTangent {
+            t: &z,
+            y: &other,
+            params: &params,
+            norm: FrozenNorm { stats: &stats, bn: &bn, act },
+        },
+    )
+    .unwrap();
     same(&got, &want, "tangent");
     let onto = FrozenNorm { stats: &stats, bn: &before, act };
-    let got = conv2d_dgrad_tangent(d, &dy, &clean, &params, conv, &onto).unwrap();
-    let dx = conv2d_dgrad(d, &dy, &params, conv, shape).unwrap();
-    let want = batch_norm_tangent(d, &dx, &clean, &params, &stats, &before, act).unwrap();
+    let got = conv2d_dgrad(d, &Dgrad { dy: &dy, params: &params, conv, onto: Onto::Frozen(onto, &clean) })
+        .unwrap()
+        .dx;
+    let dx = conv2d_dgrad(d, &Dgrad::new(&dy, &params, conv, shape)).unwrap().dx;
+    let want = batch_norm_tangent(
+        d,
+        &BatchNormTangent {
+            t: &dx,
+            y: &clean,
+            params: &params,
+            norm: FrozenNorm { stats: &stats, bn: &before, act },
+        },
+    )
+    .unwrap();
     same(&got, &want, "data gradient through a frozen batch norm");
 }
 
 fn adds_gradients(d: &Cuda, conv: &Conv2d, shape: Shape, inputs: &Inputs, what: &str) {
     let (dy, params) = (d.upload(conv.out_shape(shape), &inputs.dy), d.upload_vector(&inputs.params));
     let to = d.upload(shape, &inputs.x);
-    let got = conv2d_dgrad_add(d, &dy, &params, conv, &to).unwrap();
-    let dx = conv2d_dgrad(d, &dy, &params, conv, shape).unwrap();
+    let got = conv2d_dgrad(d, &Dgrad { dy: &dy, params: &params, conv, onto: Onto::Add(&to) }).unwrap().dx;
+    let dx = conv2d_dgrad(d, &Dgrad::new(&dy, &params, conv, shape)).unwrap().dx;
     let want = d.download(&add(d, &dx, &to, 1.0).unwrap());
     let same = d.download(&got).iter().zip(&want).all(|(a, b)| a.to_bits() == b.to_bits());
     assert!(same, "{what}: added gradient");
@@ -527,16 +583,30 @@ fn sums_gradients(
     let x = d.upload(shape, &values(shape.len(), 11, dtype));
     let other = d.upload(shape, &values(shape.len(), 13, dtype));
     let mut stats = d.zeros(2 * c);
-    let (y, saved) =
-        batch_norm_train(d, &x, &params, &mut stats, &bn, act, residual.then_some(&other)).unwrap();
+    let (y, saved) = batch_norm_train(
+        d,
+        BatchNormTrain {
+            x: &x,
+            params: &params,
+            stats: &mut stats,
+            bn: &bn,
+            act,
+            residual: residual.then_some(&other),
+            moments: None,
+        },
+    )
+    .unwrap();
     let norm = NormPass { x: &x, y: &y, saved: &saved, bn: &bn, act, residual };
 
     let dy = d.upload(conv.out_shape(shape), &inputs.dy);
     let to = add.then_some(&other);
-    let (dz, sums) = conv2d_dgrad_sums(d, &dy, &params, conv, to, &norm).unwrap();
+    let DgradOut { dx: dz, sums } =
+        conv2d_dgrad(d, &Dgrad { dy: &dy, params: &params, conv, onto: Onto::Norm(norm, to) }).unwrap();
     let plain = match to {
-        Some(to) => conv2d_dgrad_add(d, &dy, &params, conv, to).unwrap(),
-        None => conv2d_dgrad(d, &dy, &params, conv, shape).unwrap(),
+        Some(to) => {
+            conv2d_dgrad(d, &Dgrad { dy: &dy, params: &params, conv, onto: Onto::Add(to) }).unwrap().dx
+        }
+        None => conv2d_dgrad(d, &Dgrad::new(&dy, &params, conv, shape)).unwrap().dx,
     };
     let same = d.download(&dz).iter().zip(&d.download(&plain)).all(|(a, b)| a.to_bits() == b.to_bits());
     assert!(same, "{what}: gradient");
@@ -545,8 +615,14 @@ fn sums_gradients(
 
     let mut grads = [d.zeros(begin + 2 * c), d.zeros(begin + 2 * c)];
     let [one, two] = &mut grads;
-    let (got, got_res) = batch_norm_train_bwd_sums(d, &dz, sums.as_ref(), &norm, &params, one).unwrap();
-    let (want, want_res) = batch_norm_train_bwd_sums(d, &dz, None, &norm, &params, two).unwrap();
+    let (got, got_res) = batch_norm_train_bwd(
+        d,
+        BatchNormTrainBwd { dy: &dz, norm, params: &params, grads: one, sums: sums.as_ref() },
+    )
+    .unwrap();
+    let (want, want_res) =
+        batch_norm_train_bwd(d, BatchNormTrainBwd { dy: &dz, norm, params: &params, grads: two, sums: None })
+            .unwrap();
     let largest = |v: &[f32]| v.iter().fold(0.0_f32, |m, v| m.max(v.abs()));
     let mut pairs = vec![("parameters", d.download_vector(one), d.download_vector(two), 1e-5)];
     let rounding = if dtype == Dtype::Bf16 { 1.0 / 128.0 } else { 1e-5 };

@@ -145,7 +145,15 @@ fn batch_norm_train<B: Backend>(b: &B, run: &mut Run) {
         let (params, mut stats) = batch_norm_vectors(b, run, &bn);
         let x = run.tensor(b, shape);
         let r = run.tensor(b, shape);
-        let (y, saved) = b.batch_norm_train(&x, &params, &mut stats, &bn, act, residual.then_some(&r));
+        let (y, saved) = b.batch_norm_train(BatchNormTrain {
+            x: &x,
+            params: &params,
+            stats: &mut stats,
+            bn: &bn,
+            act,
+            residual: residual.then_some(&r),
+            moments: None,
+        });
         run.put(b, "batch_norm_train", &y);
         run.put_vector(b, "moments", &saved.moments);
         run.put_vector(b, "running statistics", &stats);
@@ -158,11 +166,25 @@ fn batch_norm_train<B: Backend>(b: &B, run: &mut Run) {
             let cpu = Cpu::<f64>::new();
             let (x, params) =
                 (cpu.upload(shape, &b.download(&x)), cpu.upload_vector(&b.download_vector(&params)));
-            let (clear, _) = cpu.batch_norm_train(&x, &params, &mut cpu.zeros(9 * shape.c), &bn, act, None);
+            let (clear, _) = cpu.batch_norm_train(BatchNormTrain {
+                x: &x,
+                params: &params,
+                stats: &mut cpu.zeros(9 * shape.c),
+                bn: &bn,
+                act,
+                residual: None,
+                moments: None,
+            });
             dy = b.upload(shape, &away_from_zero(&b.download(&dy), &cpu.download(&clear)));
         }
         let mut grads = run.vector(b, 3 * shape.c + 4);
-        let (dx, dres) = b.batch_norm_train_bwd(&dy, &x, &y, &saved, &params, &mut grads, &bn, act, residual);
+        let (dx, dres) = b.batch_norm_train_bwd(BatchNormTrainBwd {
+            dy: &dy,
+            norm: NormPass { x: &x, y: &y, saved: &saved, bn: &bn, act, residual },
+            params: &params,
+            grads: &mut grads,
+            sums: None,
+        });
         run.put(b, "batch_norm_train_bwd", &dx);
         run.put_vector(b, "gradients", &grads);
         assert_eq!(dres.is_some(), residual);
@@ -184,23 +206,51 @@ fn batch_norm_eval<B: Backend>(b: &B, run: &mut Run) {
         let (params, stats) = batch_norm_vectors(b, run, &bn);
         let (x, r) = (run.tensor(b, shape), run.tensor(b, shape));
         let residual = (i % 2 == 0).then_some(&r);
-        run.put(b, "batch_norm_eval", &b.batch_norm_eval(&x, &params, &stats, &bn, act, residual));
+        run.put(
+            b,
+            "batch_norm_eval",
+            &b.batch_norm_eval(&BatchNormEval {
+                x: &x,
+                params: &params,
+                norm: FrozenNorm { stats: &stats, bn: &bn, act },
+                residual,
+            }),
+        );
         let (dy, y) = (run.tensor(b, shape), run.tensor(b, shape));
-        run.put(b, "batch_norm_tangent", &b.batch_norm_tangent(&dy, &y, &params, &stats, &bn, act));
+        run.put(
+            b,
+            "batch_norm_tangent",
+            &b.batch_norm_tangent(&BatchNormTangent {
+                t: &dy,
+                y: &y,
+                params: &params,
+                norm: FrozenNorm { stats: &stats, bn: &bn, act },
+            }),
+        );
         let cpu = Cpu::<f64>::new();
         let host = |v: &B::Vector| cpu.upload_vector(&b.download_vector(v));
-        let clear = cpu.batch_norm_eval(
-            &cpu.upload(shape, &b.download(&x)),
-            &host(&params),
-            &host(&stats),
-            &bn,
-            act,
-            None,
-        );
+        let clear = cpu.batch_norm_eval(&BatchNormEval {
+            x: &cpu.upload(shape, &b.download(&x)),
+            params: &host(&params),
+            norm: FrozenNorm { stats: &host(&stats), bn: &bn, act },
+            residual: None,
+        });
         let dy = b.upload(shape, &away_from_zero(&b.download(&dy), &cpu.download(&clear)));
-        let y = b.batch_norm_eval(&x, &params, &stats, &bn, act, None);
+        let y = b.batch_norm_eval(&BatchNormEval {
+            x: &x,
+            params: &params,
+            norm: FrozenNorm { stats: &stats, bn: &bn, act },
+            residual: None,
+        });
         let mut grads = run.vector(b, 3 * shape.c + 4);
-        let dx = b.batch_norm_eval_bwd(&dy, &x, &y, &params, &stats, &mut grads, &bn, act);
+        let dx = b.batch_norm_eval_bwd(BatchNormEvalBwd {
+            dy: &dy,
+            x: &x,
+            y: &y,
+            params: &params,
+            grads: &mut grads,
+            norm: FrozenNorm { stats: &stats, bn: &bn, act },
+        });
         run.put(b, "batch_norm_eval_bwd", &dx);
         run.put_vector(b, "gradients", &grads);
     }
@@ -223,7 +273,15 @@ fn far_from_zero<B: Backend>(b: &B, run: &mut Run) {
         .map(|(i, v)| 100.0 * ((i % shape.c) as f32 - 64.0) + v)
         .collect();
     let x = run.upload(b, shape, data);
-    let (_, saved) = b.batch_norm_train(&x, &params, &mut stats, &bn, RELU, None);
+    let (_, saved) = b.batch_norm_train(BatchNormTrain {
+        x: &x,
+        params: &params,
+        stats: &mut stats,
+        bn: &bn,
+        act: RELU,
+        residual: None,
+        moments: None,
+    });
     let moments = b.download_vector(&saved.moments);
     // Apart, as they differ in size.
     run.put_vector(b, "means", &b.upload_vector(&moments[..shape.c]));
@@ -243,10 +301,24 @@ fn batch_norm_of_two_values_keeps_its_gradient() {
         let bn = spec(shape.c);
         let (params, mut stats) = batch_norm_vectors(b, run, &bn);
         let (x, dy) = (run.tensor(b, shape), run.tensor(b, shape));
-        let (y, saved) = b.batch_norm_train(&x, &params, &mut stats, &bn, Activation::Identity, None);
+        let (y, saved) = b.batch_norm_train(BatchNormTrain {
+            x: &x,
+            params: &params,
+            stats: &mut stats,
+            bn: &bn,
+            act: Activation::Identity,
+            residual: None,
+            moments: None,
+        });
         let mut grads = b.zeros(3 * shape.c + 4);
         let act = Activation::Identity;
-        let (dx, _) = b.batch_norm_train_bwd(&dy, &x, &y, &saved, &params, &mut grads, &bn, act, true);
+        let (dx, _) = b.batch_norm_train_bwd(BatchNormTrainBwd {
+            dy: &dy,
+            norm: NormPass { x: &x, y: &y, saved: &saved, bn: &bn, act, residual: true },
+            params: &params,
+            grads: &mut grads,
+            sums: None,
+        });
         run.put(b, "batch_norm_train_bwd", &dx);
         run.put_vector(b, "gradients", &grads);
     }

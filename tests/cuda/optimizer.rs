@@ -22,7 +22,7 @@ fn output(b: &Cuda, params: &Vector) -> Vec<f32> {
     };
     let shape = Shape::new(1, 2, 5, 3);
     let x: Vec<f32> = (0..shape.len()).map(|i| (i as f32 * 0.71).cos()).collect();
-    b.download(&ops::conv2d_fprop(b, &b.upload(shape, &x), params, &conv).unwrap())
+    b.download(&ops::conv2d_fprop(b, &ops::Fprop::new(&b.upload(shape, &x), params, &conv)).unwrap().y)
 }
 
 /// The output is that of a vector without a copy from before.

@@ -11,66 +11,93 @@ use super::{Real, Tensor};
 use crate::ops::*;
 
 impl<T: Real> BatchNormOps for Cpu<T> {
-    fn batch_norm_train(
-        &self,
-        x: &Tensor<T>,
-        params: &Vec<T>,
-        stats: &mut Vec<T>,
-        bn: &BatchNorm,
-        act: Activation,
-        residual: Option<&Tensor<T>>,
-    ) -> (Tensor<T>, BatchNormSaved<Self>) {
-        let (y, moments) = train(x, params, stats, bn, act, residual);
-        (y, BatchNormSaved { moments })
+    fn batch_norm_train(&self, op: BatchNormTrain<'_, Self>) -> (Tensor<T>, BatchNormSaved<Self>) {
+        let BatchNormTrain { x, params, stats, bn, act, residual, .. } = op;
+        let (c, n) = (bn.channels, x.shape().positions() as f64);
+        let (mean, var) = moments(x.data(), c);
+        let running = |old: &mut T, new: f64| {
+            *old = T::from_f64(old.to_f64() * (1.0 - bn.momentum) + bn.momentum * new)
+        };
+        for i in 0..c {
+            running(&mut stats[bn.running_mean.offset + i], mean[i]);
+            running(&mut stats[bn.running_var.offset + i], var[i] * n / (n - 1.0));
+        }
+        let inv: Vec<f64> = var.iter().map(|v| 1.0 / (v + bn.eps).sqrt()).collect();
+        let y = normalise(x, &Affine::new(&mean, &inv, params, bn), act, residual);
+        (y, BatchNormSaved { moments: mean.iter().chain(&inv).map(|&v| T::from_f64(v)).collect() })
     }
-    fn batch_norm_eval(
-        &self,
-        x: &Tensor<T>,
-        params: &Vec<T>,
-        stats: &Vec<T>,
-        bn: &BatchNorm,
-        act: Activation,
-        residual: Option<&Tensor<T>>,
-    ) -> Tensor<T> {
-        eval(x, params, stats, bn, act, residual)
+
+    fn batch_norm_eval(&self, op: &BatchNormEval<'_, Self>) -> Tensor<T> {
+        let FrozenNorm { stats, bn, act } = op.norm;
+        let (mean, inv) = frozen(stats, bn);
+        normalise(op.x, &Affine::new(&mean, &inv, op.params, bn), act, op.residual)
     }
-    fn batch_norm_train_bwd(
-        &self,
-        dy: &Tensor<T>,
-        x: &Tensor<T>,
-        y: &Tensor<T>,
-        saved: &BatchNormSaved<Self>,
-        params: &Vec<T>,
-        grads: &mut Vec<T>,
-        bn: &BatchNorm,
-        act: Activation,
-        residual: bool,
-    ) -> (Tensor<T>, Option<Tensor<T>>) {
-        train_bwd(dy, x, y, &saved.moments, params, grads, bn, act, residual)
+
+    fn batch_norm_train_bwd(&self, op: BatchNormTrainBwd<'_, Self>) -> (Tensor<T>, Option<Tensor<T>>) {
+        let BatchNormTrainBwd { dy, norm, params, grads, .. } = op;
+        let NormPass { x, y, saved: BatchNormSaved { moments }, bn, act, residual } = norm;
+        let (c, n) = (bn.channels, x.shape().positions() as f64);
+        let (mean, inv) = moments.split_at(c);
+        if x.shape().positions() <= FEW {
+            return train_bwd_few(dy, x, y, params, grads, bn, act, residual);
+        }
+        let [sum, dot] = gradient_sums(dy, x, y, mean, inv, act);
+        accumulate(grads, bn, &sum, &dot);
+        // dx = weight inv (g - sum / n - xhat dot / n) = scale g + a (x - mean) + b
+        let weight = &params[bn.weight.range()];
+        let scale: Vec<T> = (0..c).map(|i| weight[i] * inv[i]).collect();
+        let factor = |i: usize| -weight[i].to_f64() * inv[i].to_f64() / n;
+        let a: Vec<T> = (0..c).map(|i| T::from_f64(factor(i) * dot[i] * inv[i].to_f64())).collect();
+        let b: Vec<T> = (0..c).map(|i| T::from_f64(factor(i) * sum[i])).collect();
+        let lines = InputGradient {
+            slope: slope(act),
+            scale: wide(&scale),
+            a: wide(&a),
+            b: wide(&b),
+            mean: wide(mean),
+        };
+        let mut dres = None;
+        let dx = Tensor::overwrite(x.shape(), |dx| {
+            let of = |at: usize, len: usize| {
+                [&dy.data()[at..][..len], &x.data()[at..][..len], &y.data()[at..][..len]]
+            };
+            if residual {
+                dres = Some(Tensor::overwrite(x.shape(), |dr| {
+                    parallel::rows2(dx, dr, c, |row, dx, dr| lines.write_both(dx, dr, of(row * c, dx.len())));
+                }));
+            } else {
+                parallel::rows(dx, c, |row, dx| lines.write(dx, of(row * c, dx.len())));
+            }
+        });
+        (dx, dres)
     }
-    fn batch_norm_eval_bwd(
-        &self,
-        dy: &Tensor<T>,
-        x: &Tensor<T>,
-        y: &Tensor<T>,
-        params: &Vec<T>,
-        stats: &Vec<T>,
-        grads: &mut Vec<T>,
-        bn: &BatchNorm,
-        act: Activation,
-    ) -> Tensor<T> {
-        eval_bwd(dy, x, y, params, stats, grads, bn, act)
+
+    fn batch_norm_eval_bwd(&self, op: BatchNormEvalBwd<'_, Self>) -> Tensor<T> {
+        let BatchNormEvalBwd { dy, x, y, params, grads, norm } = op;
+        let FrozenNorm { stats, bn, act } = norm;
+        let (mean, inv) = frozen(stats, bn);
+        let (mean, inv): (Vec<T>, Vec<T>) =
+            mean.iter().zip(&inv).map(|(&m, &i)| (T::from_f64(m), T::from_f64(i))).unzip();
+        let [sum, dot] = gradient_sums(dy, x, y, &mean, &inv, act);
+        accumulate(grads, bn, &sum, &dot);
+        self.batch_norm_tangent(&BatchNormTangent { t: dy, y, params, norm })
     }
-    fn batch_norm_tangent(
-        &self,
-        t: &Tensor<T>,
-        y: &Tensor<T>,
-        params: &Vec<T>,
-        stats: &Vec<T>,
-        bn: &BatchNorm,
-        act: Activation,
-    ) -> Tensor<T> {
-        tangent(t, y, params, stats, bn, act)
+
+    fn batch_norm_tangent(&self, op: &BatchNormTangent<'_, Self>) -> Tensor<T> {
+        let BatchNormTangent { t, y, params, norm: FrozenNorm { stats, bn, act } } = *op;
+        let c = bn.channels;
+        let (mean, inv) = frozen(stats, bn);
+        let scale = Affine::new(&mean, &inv, params, bn).scale;
+        let w = scale.len();
+        let slope = slope(act);
+        Tensor::overwrite(t.shape(), |out| {
+            parallel::rows(out, c, |row, out| {
+                let (t, y) = (&t.data()[row * c..][..out.len()], &y.data()[row * c..][..out.len()]);
+                for ((out, t), y) in out.chunks_mut(w).zip(t.chunks(w)).zip(y.chunks(w)) {
+                    scaled_mask_line(slope, out, t, y, &scale);
+                }
+            });
+        })
     }
 }
 
@@ -83,83 +110,6 @@ const WIDTH: usize = 64;
 const FEW: usize = 32;
 /// Positions of a chunk at most: bounds the error of its sums in the working type.
 const MAX_ROWS: usize = 128;
-
-/// Batch moments: returns y, and the mean then 1 / sqrt(var + eps) of each channel; moves the running statistics.
-pub fn train<T: Real>(
-    x: &Tensor<T>,
-    params: &[T],
-    stats: &mut [T],
-    bn: &BatchNorm,
-    act: Activation,
-    residual: Option<&Tensor<T>>,
-) -> (Tensor<T>, Vec<T>) {
-    let (c, n) = (bn.channels, x.shape().positions() as f64);
-    let (mean, var) = moments(x.data(), c);
-    let running =
-        |old: &mut T, new: f64| *old = T::from_f64(old.to_f64() * (1.0 - bn.momentum) + bn.momentum * new);
-    for i in 0..c {
-        running(&mut stats[bn.running_mean.offset + i], mean[i]);
-        running(&mut stats[bn.running_var.offset + i], var[i] * n / (n - 1.0));
-    }
-    let inv: Vec<f64> = var.iter().map(|v| 1.0 / (v + bn.eps).sqrt()).collect();
-    let y = normalise(x, &Affine::new(&mean, &inv, params, bn), act, residual);
-    (y, mean.iter().chain(&inv).map(|&v| T::from_f64(v)).collect())
-}
-
-/// Running statistics.
-pub fn eval<T: Real>(
-    x: &Tensor<T>,
-    params: &[T],
-    stats: &[T],
-    bn: &BatchNorm,
-    act: Activation,
-    residual: Option<&Tensor<T>>,
-) -> Tensor<T> {
-    let (mean, inv) = frozen(stats, bn);
-    normalise(x, &Affine::new(&mean, &inv, params, bn), act, residual)
-}
-
-/// Backward of [`train`]: dx and the residual's gradient; adds those of weight and bias to `grads`.
-pub fn train_bwd<T: Real>(
-    dy: &Tensor<T>,
-    x: &Tensor<T>,
-    y: &Tensor<T>,
-    moments: &[T],
-    params: &[T],
-    grads: &mut [T],
-    bn: &BatchNorm,
-    act: Activation,
-    residual: bool,
-) -> (Tensor<T>, Option<Tensor<T>>) {
-    let (c, n) = (bn.channels, x.shape().positions() as f64);
-    let (mean, inv) = moments.split_at(c);
-    if x.shape().positions() <= FEW {
-        return train_bwd_few(dy, x, y, params, grads, bn, act, residual);
-    }
-    let [sum, dot] = gradient_sums(dy, x, y, mean, inv, act);
-    accumulate(grads, bn, &sum, &dot);
-    // dx = weight inv (g - sum / n - xhat dot / n) = scale g + a (x - mean) + b
-    let weight = &params[bn.weight.range()];
-    let scale: Vec<T> = (0..c).map(|i| weight[i] * inv[i]).collect();
-    let factor = |i: usize| -weight[i].to_f64() * inv[i].to_f64() / n;
-    let a: Vec<T> = (0..c).map(|i| T::from_f64(factor(i) * dot[i] * inv[i].to_f64())).collect();
-    let b: Vec<T> = (0..c).map(|i| T::from_f64(factor(i) * sum[i])).collect();
-    let lines =
-        InputGradient { slope: slope(act), scale: wide(&scale), a: wide(&a), b: wide(&b), mean: wide(mean) };
-    let mut dres = None;
-    let dx = Tensor::overwrite(x.shape(), |dx| {
-        let of =
-            |at: usize, len: usize| [&dy.data()[at..][..len], &x.data()[at..][..len], &y.data()[at..][..len]];
-        if residual {
-            dres = Some(Tensor::overwrite(x.shape(), |dr| {
-                parallel::rows2(dx, dr, c, |row, dx, dr| lines.write_both(dx, dr, of(row * c, dx.len())));
-            }));
-        } else {
-            parallel::rows(dx, c, |row, dx| lines.write(dx, of(row * c, dx.len())));
-        }
-    });
-    (dx, dres)
-}
 
 /// Coefficients of dx = scale g + a (x - mean) + b, as wide as a row.
 struct InputGradient<T> {
@@ -307,49 +257,6 @@ fn train_bwd_few<T: Real>(
 /// A line of channels as often as makes it [`WIDTH`] wide.
 fn wide<T: Real>(line: &[T]) -> Vec<T> {
     line.repeat((WIDTH / line.len().max(1)).max(1))
-}
-
-/// Backward of [`eval`] without residual; adds the gradients of weight and bias to `grads`.
-pub fn eval_bwd<T: Real>(
-    dy: &Tensor<T>,
-    x: &Tensor<T>,
-    y: &Tensor<T>,
-    params: &[T],
-    stats: &[T],
-    grads: &mut [T],
-    bn: &BatchNorm,
-    act: Activation,
-) -> Tensor<T> {
-    let (mean, inv) = frozen(stats, bn);
-    let (mean, inv): (Vec<T>, Vec<T>) =
-        mean.iter().zip(&inv).map(|(&m, &i)| (T::from_f64(m), T::from_f64(i))).unzip();
-    let [sum, dot] = gradient_sums(dy, x, y, &mean, &inv, act);
-    accumulate(grads, bn, &sum, &dot);
-    tangent(dy, y, params, stats, bn, act)
-}
-
-/// t * act'(y) * weight / sqrt(running_var + eps).
-pub fn tangent<T: Real>(
-    t: &Tensor<T>,
-    y: &Tensor<T>,
-    params: &[T],
-    stats: &[T],
-    bn: &BatchNorm,
-    act: Activation,
-) -> Tensor<T> {
-    let c = bn.channels;
-    let (mean, inv) = frozen(stats, bn);
-    let scale = Affine::new(&mean, &inv, params, bn).scale;
-    let w = scale.len();
-    let slope = slope(act);
-    Tensor::overwrite(t.shape(), |out| {
-        parallel::rows(out, c, |row, out| {
-            let (t, y) = (&t.data()[row * c..][..out.len()], &y.data()[row * c..][..out.len()]);
-            for ((out, t), y) in out.chunks_mut(w).zip(t.chunks(w)).zip(y.chunks(w)) {
-                scaled_mask_line(slope, out, t, y, &scale);
-            }
-        });
-    })
 }
 
 /// Slope below zero of an activation; 1 for the identity.

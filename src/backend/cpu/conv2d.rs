@@ -18,12 +18,32 @@ use crate::ops::*;
 use std::ops::Range;
 
 impl<T: Real> Conv2dOps for Cpu<T> {
-    fn conv2d_fprop(&self, x: &Tensor<T>, params: &Vec<T>, conv: &Conv2d) -> Tensor<T> {
-        fprop(x, params, conv)
+    fn conv2d_fprop(&self, op: &Fprop<'_, Self>) -> FpropOut<Self> {
+        let &Fprop { params, conv, .. } = op;
+        let y = fprop(op.x, params, conv);
+        let y = match op.end {
+            OutputEnd::Plain | OutputEnd::Moments => y,
+            OutputEnd::Norm(norm, residual) => {
+                self.batch_norm_eval(&BatchNormEval { x: &y, params, norm, residual })
+            }
+            OutputEnd::Tangent(norm, clean) => {
+                self.batch_norm_tangent(&BatchNormTangent { t: &y, y: clean, params, norm })
+            }
+        };
+        FpropOut { y, moments: None }
     }
-    fn conv2d_dgrad(&self, dy: &Tensor<T>, params: &Vec<T>, conv: &Conv2d, x_shape: Shape) -> Tensor<T> {
-        dgrad(dy, params, conv, x_shape)
+
+    fn conv2d_dgrad(&self, op: &Dgrad<'_, Self>) -> DgradOut<Self> {
+        let &Dgrad { params, conv, .. } = op;
+        let dx = dgrad(op.dy, params, conv, op.x_shape());
+        let dx = match op.onto {
+            Onto::Input(_) | Onto::Norm(_, None) => dx,
+            Onto::Add(to) | Onto::Norm(_, Some(to)) => self.add(&dx, to, 1.0),
+            Onto::Frozen(norm, y) => self.batch_norm_tangent(&BatchNormTangent { t: &dx, y, params, norm }),
+        };
+        DgradOut { dx, sums: None }
     }
+
     fn conv2d_wgrad(&self, x: &Tensor<T>, dy: &Tensor<T>, grads: &mut Vec<T>, conv: &Conv2d) {
         wgrad(x, dy, grads, conv)
     }

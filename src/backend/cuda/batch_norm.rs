@@ -5,90 +5,84 @@ use super::driver::DevicePtr;
 use super::*;
 
 impl BatchNormOps for Cuda {
-    fn batch_norm_train(
-        &self,
-        x: &Tensor,
-        params: &Vector,
-        stats: &mut Vector,
-        bn: &BatchNorm,
-        act: Activation,
-        residual: Option<&Tensor>,
-    ) -> (Tensor, BatchNormSaved<Self>) {
-        let (y, moments) = train(self, x, None, params, stats, bn, act, residual);
+    fn batch_norm_train(&self, op: BatchNormTrain<'_, Cuda>) -> (Tensor, BatchNormSaved<Cuda>) {
+        let BatchNormTrain { x, params, stats, bn, act, residual, moments: moments_of_x } = op;
+        let d = self;
+        let moments = d.vector(2 * bn.channels);
+        let parts = moments_of_x.cloned().unwrap_or_else(|| moments_of_parts(d, x));
+        let running = [bn.running_mean, bn.running_var].map(|span| stats.at(span.offset));
+        let (positions, c) = (x.shape.positions() as u32, x.shape.c as u32);
+        let (len, (join, lanes)) = (parts.len as u32, join(parts.parts, c));
+        let args = args![
+            moments,
+            running[0],
+            running[1],
+            parts.buffer,
+            len,
+            lanes,
+            positions,
+            c,
+            bn.momentum,
+            bn.eps
+        ];
+        d.launch(FILE, "batch_norm_moments", join, args);
+        let y = normalise(d, x, Norm::batch(&moments, params, bn), act, residual);
         (y, BatchNormSaved { moments })
     }
-    fn batch_norm_train_moments(
-        &self,
-        x: &Tensor,
-        moments: &Moments,
-        params: &Vector,
-        stats: &mut Vector,
-        bn: &BatchNorm,
-        act: Activation,
-        residual: Option<&Tensor>,
-    ) -> (Tensor, BatchNormSaved<Self>) {
-        let (y, moments) = train(self, x, Some(moments), params, stats, bn, act, residual);
-        (y, BatchNormSaved { moments })
+
+    fn batch_norm_eval(&self, op: &BatchNormEval<'_, Cuda>) -> Tensor {
+        let FrozenNorm { stats, bn, act } = op.norm;
+        normalise(self, op.x, Norm::frozen(stats, op.params, bn), act, op.residual)
     }
-    fn batch_norm_eval(
-        &self,
-        x: &Tensor,
-        params: &Vector,
-        stats: &Vector,
-        bn: &BatchNorm,
-        act: Activation,
-        residual: Option<&Tensor>,
-    ) -> Tensor {
-        eval(self, x, params, stats, bn, act, residual)
+
+    fn batch_norm_train_bwd(&self, op: BatchNormTrainBwd<'_, Cuda>) -> (Tensor, Option<Tensor>) {
+        let BatchNormTrainBwd { dy, norm: NormPass { x, y, saved, bn, act, residual }, params, grads, sums } =
+            op;
+        let d = self;
+        let dx = d.tensor_of(x.dtype, x.shape);
+        let dres = residual.then(|| d.tensor_of(x.dtype, x.shape));
+        let norm = Norm::batch(&saved.moments, params, bn);
+        let pass = Pass::new(x);
+        if !wants_sums(x.shape) {
+            let (dweight, dbias) = (grads.at(bn.weight.offset), grads.at(bn.bias.offset));
+            let (slope, weight) = (slope(act), norm.weight);
+            let args =
+                args![dx, dres, dweight, dbias, dy, x, y, weight, slope, bn.eps, pass.positions, pass.c];
+            let blocks = bn.channels.div_ceil(THREADS as usize);
+            d.launch_typed(FILE, "batch_norm_bwd_few", x.dtype, Launch::new(blocks, THREADS), args);
+            return (dx, dres);
+        }
+        let lines = d.buffer(4 * 2 * bn.channels);
+        // Without a residual the input says where the activation bent, and the output is not read.
+        let y = residual.then_some(y);
+        let sums = sums.cloned().unwrap_or_else(|| sums_of_parts(d, (dy, x, y), norm, act, None));
+        gradients(d, &sums, x.shape, norm, grads, bn, Some(&lines));
+        let args =
+            args![dx, dres, dy, x, y, lines, norm, slope(act), pass.rows.lanes, pass.positions, pass.c];
+        d.launch_typed(FILE, "batch_norm_bwd", x.dtype, pass.launch(), args);
+        (dx, dres)
     }
-    fn batch_norm_train_bwd(
-        &self,
-        dy: &Tensor,
-        x: &Tensor,
-        y: &Tensor,
-        saved: &BatchNormSaved<Self>,
-        params: &Vector,
-        grads: &mut Vector,
-        bn: &BatchNorm,
-        act: Activation,
-        residual: bool,
-    ) -> (Tensor, Option<Tensor>) {
-        let norm = NormPass { x, y, saved, bn, act, residual };
-        train_bwd(self, dy, None, &norm, params, grads)
+
+    /// In one pass: the input says where the activation bent.
+    fn batch_norm_eval_bwd(&self, op: BatchNormEvalBwd<'_, Cuda>) -> Tensor {
+        let BatchNormEvalBwd { dy, x, params, grads, norm: FrozenNorm { stats, bn, act }, .. } = op;
+        let d = self;
+        let dx = d.tensor_of(x.dtype, x.shape);
+        let norm = Norm::frozen(stats, params, bn);
+        let sums = sums_of_parts(d, (dy, x, None), norm, act, Some(&dx));
+        gradients(d, &sums, x.shape, norm, grads, bn, None);
+        dx
     }
-    fn batch_norm_train_bwd_sums(
-        &self,
-        dy: &Tensor,
-        sums: &Sums,
-        norm: &NormPass<'_, Cuda>,
-        params: &Vector,
-        grads: &mut Vector,
-    ) -> (Tensor, Option<Tensor>) {
-        train_bwd(self, dy, Some(sums), norm, params, grads)
-    }
-    fn batch_norm_eval_bwd(
-        &self,
-        dy: &Tensor,
-        x: &Tensor,
-        _y: &Tensor,
-        params: &Vector,
-        stats: &Vector,
-        grads: &mut Vector,
-        bn: &BatchNorm,
-        act: Activation,
-    ) -> Tensor {
-        eval_bwd(self, dy, x, params, stats, grads, bn, act)
-    }
-    fn batch_norm_tangent(
-        &self,
-        t: &Tensor,
-        y: &Tensor,
-        params: &Vector,
-        stats: &Vector,
-        bn: &BatchNorm,
-        act: Activation,
-    ) -> Tensor {
-        tangent(self, t, y, params, stats, bn, act)
+
+    fn batch_norm_tangent(&self, op: &BatchNormTangent<'_, Cuda>) -> Tensor {
+        let BatchNormTangent { t, y, params, norm: FrozenNorm { stats, bn, act } } = *op;
+        let d = self;
+        let out = d.tensor_of(t.dtype, t.shape);
+        let pass = Pass::new(t);
+        let norm = Norm::frozen(stats, params, bn);
+        let args = args![out, t, y, norm, slope(act), pass.rows.lanes, pass.positions, pass.c];
+        d.launch_typed(FILE, "batch_norm_tangent", t.dtype, pass.launch(), args);
+        out
     }
 }
 
@@ -198,42 +192,6 @@ fn moments_of_parts(d: &Cuda, x: &Tensor) -> Moments {
     Moments { buffer, len: x.shape.positions().div_ceil(pass.parts), parts: pass.parts }
 }
 
-/// With the batch's moments, joined from those of parts: y, and the mean then 1 / sqrt(var + eps) of each channel; moves the
-/// running statistics.
-pub fn train(
-    d: &Cuda,
-    x: &Tensor,
-    parts: Option<&Moments>,
-    params: &Vector,
-    stats: &mut Vector,
-    bn: &BatchNorm,
-    act: Activation,
-    residual: Option<&Tensor>,
-) -> (Tensor, Vector) {
-    let moments = d.vector(2 * bn.channels);
-    let parts = parts.cloned().unwrap_or_else(|| moments_of_parts(d, x));
-    let running = [bn.running_mean, bn.running_var].map(|span| stats.at(span.offset));
-    let (positions, c) = (x.shape.positions() as u32, x.shape.c as u32);
-    let (len, (join, lanes)) = (parts.len as u32, join(parts.parts, c));
-    let args =
-        args![moments, running[0], running[1], parts.buffer, len, lanes, positions, c, bn.momentum, bn.eps];
-    d.launch(FILE, "batch_norm_moments", join, args);
-    (normalise(d, x, Norm::batch(&moments, params, bn), act, residual), moments)
-}
-
-/// With the running statistics.
-pub fn eval(
-    d: &Cuda,
-    x: &Tensor,
-    params: &Vector,
-    stats: &Vector,
-    bn: &BatchNorm,
-    act: Activation,
-    residual: Option<&Tensor>,
-) -> Tensor {
-    normalise(d, x, Norm::frozen(stats, params, bn), act, residual)
-}
-
 /// Sums of parts of dy and x. Writes dx of frozen statistics where `dx` is given.
 fn sums_of_parts(
     d: &Cuda,
@@ -270,74 +228,4 @@ fn gradients(
 /// Whether the backward pass over an activation of shape `x` begins with sums.
 pub fn wants_sums(x: Shape) -> bool {
     x.positions() > FEW
-}
-
-/// Backward of [`train`], from sums of parts where dy came with them: dx and the residual's gradient; adds those of weight and bias
-/// to `grads`.
-pub fn train_bwd(
-    d: &Cuda,
-    dy: &Tensor,
-    sums: Option<&Sums>,
-    pass: &NormPass<'_, Cuda>,
-    params: &Vector,
-    grads: &mut Vector,
-) -> (Tensor, Option<Tensor>) {
-    let NormPass { x, y, saved, bn, act, residual } = *pass;
-    let dx = d.tensor_of(x.dtype, x.shape);
-    let dres = residual.then(|| d.tensor_of(x.dtype, x.shape));
-    let norm = Norm::batch(&saved.moments, params, bn);
-    let pass = Pass::new(x);
-    if !wants_sums(x.shape) {
-        let (dweight, dbias) = (grads.at(bn.weight.offset), grads.at(bn.bias.offset));
-        let (slope, weight) = (slope(act), norm.weight);
-        let args = args![dx, dres, dweight, dbias, dy, x, y, weight, slope, bn.eps, pass.positions, pass.c];
-        let blocks = bn.channels.div_ceil(THREADS as usize);
-        d.launch_typed(FILE, "batch_norm_bwd_few", x.dtype, Launch::new(blocks, THREADS), args);
-        return (dx, dres);
-    }
-    let lines = d.buffer(4 * 2 * bn.channels);
-    // Without a residual the input says where the activation bent, and the output is not read.
-    let y = residual.then_some(y);
-    let sums = sums.cloned().unwrap_or_else(|| sums_of_parts(d, (dy, x, y), norm, act, None));
-    gradients(d, &sums, x.shape, norm, grads, bn, Some(&lines));
-    let args = args![dx, dres, dy, x, y, lines, norm, slope(act), pass.rows.lanes, pass.positions, pass.c];
-    d.launch_typed(FILE, "batch_norm_bwd", x.dtype, pass.launch(), args);
-    (dx, dres)
-}
-
-/// Backward of [`eval`] without residual, whose input says where the activation bent, in one pass; adds the gradients of weight and
-/// bias to `grads`.
-pub fn eval_bwd(
-    d: &Cuda,
-    dy: &Tensor,
-    x: &Tensor,
-    params: &Vector,
-    stats: &Vector,
-    grads: &mut Vector,
-    bn: &BatchNorm,
-    act: Activation,
-) -> Tensor {
-    let dx = d.tensor_of(x.dtype, x.shape);
-    let norm = Norm::frozen(stats, params, bn);
-    let sums = sums_of_parts(d, (dy, x, None), norm, act, Some(&dx));
-    gradients(d, &sums, x.shape, norm, grads, bn, None);
-    dx
-}
-
-/// t * act'(y) * weight / sqrt(running_var + eps).
-pub fn tangent(
-    d: &Cuda,
-    t: &Tensor,
-    y: &Tensor,
-    params: &Vector,
-    stats: &Vector,
-    bn: &BatchNorm,
-    act: Activation,
-) -> Tensor {
-    let out = d.tensor_of(t.dtype, t.shape);
-    let pass = Pass::new(t);
-    let norm = Norm::frozen(stats, params, bn);
-    let args = args![out, t, y, norm, slope(act), pass.rows.lanes, pass.positions, pass.c];
-    d.launch_typed(FILE, "batch_norm_tangent", t.dtype, pass.launch(), args);
-    out
 }

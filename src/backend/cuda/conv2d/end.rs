@@ -2,22 +2,10 @@
 
 use super::*;
 
-/// What a forward convolution is asked for beside its output.
-pub enum Behind<'a> {
-    /// Nothing.
-    Nothing,
-    /// Moments of the output, where the kernel can gather them.
-    Moments,
-    /// The output behind a batch norm with running statistics, with what is added before its activation.
-    Norm(&'a FrozenNorm<'a, Cuda>, Option<&'a Tensor>),
-    /// The output times the derivative of such a batch norm, whose output at the clean pass is given.
-    Tangent(&'a FrozenNorm<'a, Cuda>, &'a Tensor),
-}
-
 /// `OutputEnd` in the kernels.
 #[repr(C)]
 #[derive(Clone, Copy, Default, bytemuck::Pod, bytemuck::Zeroable)]
-pub struct OutputEnd {
+pub struct Output {
     moments: DevicePtr,
     residual: DevicePtr,
     y: DevicePtr,
@@ -26,31 +14,31 @@ pub struct OutputEnd {
     form: u32,
 }
 
-memory::plain_arg!(OutputEnd);
+memory::plain_arg!(Output);
 
 const NORMALISED: u32 = 1;
 const TANGENT: u32 = 2;
 
-impl OutputEnd {
+impl Output {
     /// Leaves moments.
-    pub fn moments(moments: &Moments) -> OutputEnd {
-        OutputEnd { moments: moments.buffer.ptr(), ..OutputEnd::default() }
+    pub fn moments(moments: &Moments) -> Output {
+        Output { moments: moments.buffer.ptr(), ..Output::default() }
     }
 
-    /// Does what lies behind the convolution, but for moments.
-    pub fn new(behind: &Behind<'_>, params: &Vector) -> OutputEnd {
-        let with = |norm: &FrozenNorm<'_, Cuda>| OutputEnd {
+    /// What an op's end says, but for moments.
+    pub fn new(end: &OutputEnd<'_, Cuda>, params: &Vector) -> Output {
+        let with = |norm: &FrozenNorm<'_, Cuda>| Output {
             norm: batch_norm::Norm::frozen(norm.stats, params, norm.bn),
             slope: batch_norm::slope(norm.act),
-            ..OutputEnd::default()
+            ..Output::default()
         };
-        match *behind {
-            Behind::Nothing | Behind::Moments => OutputEnd::default(),
-            Behind::Norm(norm, residual) => {
+        match end {
+            OutputEnd::Plain | OutputEnd::Moments => Output::default(),
+            OutputEnd::Norm(norm, residual) => {
                 let residual = residual.map_or(DevicePtr(0), |r| r.buffer.ptr());
-                OutputEnd { residual, form: NORMALISED, ..with(norm) }
+                Output { residual, form: NORMALISED, ..with(norm) }
             }
-            Behind::Tangent(norm, y) => OutputEnd { y: y.buffer.ptr(), form: TANGENT, ..with(norm) },
+            OutputEnd::Tangent(norm, y) => Output { y: y.buffer.ptr(), form: TANGENT, ..with(norm) },
         }
     }
 }
@@ -58,7 +46,7 @@ impl OutputEnd {
 /// `GradientEnd` in the kernels.
 #[repr(C)]
 #[derive(Clone, Copy, Default, bytemuck::Pod, bytemuck::Zeroable)]
-pub struct GradientEnd {
+pub struct Gradient {
     add: DevicePtr,
     sums: DevicePtr,
     x: DevicePtr,
@@ -68,36 +56,36 @@ pub struct GradientEnd {
     tangent: u32,
 }
 
-memory::plain_arg!(GradientEnd);
+memory::plain_arg!(Gradient);
 
-impl GradientEnd {
-    /// Adds, and sums up for the backward pass of a batch norm.
-    pub fn new(
-        add: Option<&Tensor>,
-        sums: Option<(&Sums, &NormPass<'_, Cuda>)>,
-        params: &Vector,
-    ) -> GradientEnd {
-        let end = GradientEnd { add: add.map_or(DevicePtr(0), |t| t.buffer.ptr()), ..GradientEnd::default() };
-        let Some((sums, norm)) = sums else { return end };
-        GradientEnd {
-            sums: sums.buffer.ptr(),
-            x: norm.x.buffer.ptr(),
-            // Without a residual the input says where the activation bent.
-            y: if norm.residual { norm.y.buffer.ptr() } else { DevicePtr(0) },
-            norm: batch_norm::Norm::batch(&norm.saved.moments, params, norm.bn),
-            slope: batch_norm::slope(norm.act),
-            ..end
-        }
-    }
-
-    /// Multiplies by the derivative of a batch norm with running statistics, whose output is `y`.
-    pub fn tangent(norm: &FrozenNorm<'_, Cuda>, y: &Tensor, params: &Vector) -> GradientEnd {
-        GradientEnd {
-            y: y.buffer.ptr(),
-            norm: batch_norm::Norm::frozen(norm.stats, params, norm.bn),
-            slope: batch_norm::slope(norm.act),
-            tangent: 1,
-            ..GradientEnd::default()
+impl Gradient {
+    /// What is done where an op's gradient arrives; `sums` are gathered where they are given.
+    pub fn new(onto: &Onto<'_, Cuda>, sums: Option<&Sums>, params: &Vector) -> Gradient {
+        let plain = Gradient::default();
+        let adding =
+            |to: Option<&Tensor>| Gradient { add: to.map_or(DevicePtr(0), |t| t.buffer.ptr()), ..plain };
+        match onto {
+            Onto::Input(_) => plain,
+            Onto::Add(to) => adding(Some(to)),
+            Onto::Norm(norm, add) => {
+                let (end, Some(sums)) = (adding(*add), sums) else { return adding(*add) };
+                Gradient {
+                    sums: sums.buffer.ptr(),
+                    x: norm.x.buffer.ptr(),
+                    // Without a residual the input says where the activation bent.
+                    y: if norm.residual { norm.y.buffer.ptr() } else { DevicePtr(0) },
+                    norm: batch_norm::Norm::batch(&norm.saved.moments, params, norm.bn),
+                    slope: batch_norm::slope(norm.act),
+                    ..end
+                }
+            }
+            Onto::Frozen(norm, y) => Gradient {
+                y: y.buffer.ptr(),
+                norm: batch_norm::Norm::frozen(norm.stats, params, norm.bn),
+                slope: batch_norm::slope(norm.act),
+                tangent: 1,
+                ..plain
+            },
         }
     }
 }

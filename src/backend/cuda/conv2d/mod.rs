@@ -13,66 +13,84 @@ mod weight;
 
 use super::tensor_map::{TensorMap, TensorMapSpec};
 use super::*;
-pub use end::Behind;
-use end::{GradientEnd, OutputEnd};
 use plan::Plan;
 pub use product::Direction;
 use tile::Kernels;
 pub use tile::{ForcedTile, Tile, TileUses};
 
 impl Conv2dOps for Cuda {
-    fn conv2d_fprop(&self, x: &Tensor, params: &Vector, conv: &Conv2d) -> Tensor {
-        fprop(self, x, params, conv, &Behind::Nothing).0
+    fn conv2d_fprop(&self, op: &Fprop<'_, Cuda>) -> FpropOut<Cuda> {
+        let (d, &Fprop { x, params, conv, .. }) = (self, op);
+        let y = d.tensor_of(x.dtype, conv.out_shape(x.shape));
+        let Some(plan) = d.plan(plan::fprop(conv, x.shape, d.kernels(x.dtype))) else {
+            return FpropOut { y, moments: None };
+        };
+        let weight = weight::Weight::new(d, params, conv, x.dtype);
+        let bias = conv.bias.map(|bias| offset(params.buffer.ptr(), 4 * bias.offset));
+        let part = plan.moments_part(y.shape).filter(|_| matches!(op.end, OutputEnd::Moments));
+        let moments = part.map(|len| {
+            let parts = y.shape.positions().div_ceil(len);
+            Moments { buffer: Arc::new(d.buffer(8 * parts * 2 * y.shape.c)), len, parts }
+        });
+        let within = plan.finishes_output(conv, x.dtype);
+        let end = match &moments {
+            Some(moments) => end::Output::moments(moments),
+            None if within => end::Output::new(&op.end, params),
+            None => end::Output::default(),
+        };
+        if plan.tile == Tile::Stem {
+            let to = moments.as_ref().map(|m| m.buffer.ptr());
+            launch(d, "fprop", conv, x.dtype, &plan, args![y, x, weight.ptr, bias, to, plan.sizes]);
+        } else if !plan.tile.is_wgmma() {
+            launch(d, "fprop", conv, x.dtype, &plan, args![y, x, weight.ptr, bias, end, plan.sizes]);
+        } else if let Some([a, b]) = d.tensor_maps(bulk::fprop(place(x), weight.ptr, conv, plan.tile)) {
+            launch(d, "fprop", conv, x.dtype, &plan, args![y, a, b, bias, end, plan.sizes]);
+        }
+        let y = match op.end {
+            OutputEnd::Norm(norm, residual) if !within => {
+                d.batch_norm_eval(&BatchNormEval { x: &y, params, norm, residual })
+            }
+            OutputEnd::Tangent(norm, clean) if !within => {
+                d.batch_norm_tangent(&BatchNormTangent { t: &y, y: clean, params, norm })
+            }
+            _ => y,
+        };
+        FpropOut { y, moments }
     }
-    fn conv2d_fprop_moments(&self, x: &Tensor, params: &Vector, conv: &Conv2d) -> (Tensor, Option<Moments>) {
-        fprop(self, x, params, conv, &Behind::Moments)
+
+    fn conv2d_dgrad(&self, op: &Dgrad<'_, Cuda>) -> DgradOut<Cuda> {
+        let (d, &Dgrad { dy, params, conv, .. }, x_shape) = (self, op, op.x_shape());
+        let dx = d.tensor_of(dy.dtype, x_shape);
+        let Some(plan) = d.plan(plan::dgrad(conv, x_shape, d.kernels(dy.dtype))) else {
+            return DgradOut { dx, sums: None };
+        };
+        let weight = weight::Weight::new(d, params, conv, dy.dtype);
+        // Rows that are no whole chunks are added, summed and multiplied in passes of their own.
+        let within = plan.finishes();
+        let gathers = within && matches!(op.onto, Onto::Norm(..)) && batch_norm::wants_sums(x_shape);
+        let sums = gathers.then(|| {
+            let parts = plan.dgrad_parts();
+            Sums { buffer: Arc::new(d.buffer(4 * parts * 2 * x_shape.c)), parts }
+        });
+        let end = match within {
+            true => end::Gradient::new(&op.onto, sums.as_ref(), params),
+            false => end::Gradient::default(),
+        };
+        if !plan.tile.is_wgmma() {
+            launch(d, "dgrad", conv, dy.dtype, &plan, args![dx, dy, weight.ptr, end, plan.sizes]);
+        } else if let Some([a, b]) = d.tensor_maps(bulk::dgrad(place(dy), weight.ptr, conv, plan.tile)) {
+            launch(d, "dgrad", conv, dy.dtype, &plan, args![dx, a, b, end, plan.sizes]);
+        }
+        let dx = match op.onto {
+            Onto::Add(to) | Onto::Norm(_, Some(to)) if !within => d.add(&dx, to, 1.0),
+            Onto::Frozen(norm, y) if !within => {
+                d.batch_norm_tangent(&BatchNormTangent { t: &dx, y, params, norm })
+            }
+            _ => dx,
+        };
+        DgradOut { dx, sums }
     }
-    fn conv2d_fprop_norm(
-        &self,
-        x: &Tensor,
-        params: &Vector,
-        conv: &Conv2d,
-        norm: &FrozenNorm<'_, Cuda>,
-        residual: Option<&Tensor>,
-    ) -> Tensor {
-        fprop(self, x, params, conv, &Behind::Norm(norm, residual)).0
-    }
-    fn conv2d_fprop_tangent(
-        &self,
-        t: &Tensor,
-        y: &Tensor,
-        params: &Vector,
-        conv: &Conv2d,
-        norm: &FrozenNorm<'_, Cuda>,
-    ) -> Tensor {
-        fprop(self, t, params, conv, &Behind::Tangent(norm, y)).0
-    }
-    fn conv2d_dgrad(&self, dy: &Tensor, params: &Vector, conv: &Conv2d, x_shape: Shape) -> Tensor {
-        dgrad(self, dy, params, conv, x_shape, None, None).0
-    }
-    fn conv2d_dgrad_add(&self, dy: &Tensor, params: &Vector, conv: &Conv2d, to: &Tensor) -> Tensor {
-        dgrad(self, dy, params, conv, to.shape, Some(to), None).0
-    }
-    fn conv2d_dgrad_sums(
-        &self,
-        dy: &Tensor,
-        params: &Vector,
-        conv: &Conv2d,
-        add: Option<&Tensor>,
-        norm: &NormPass<'_, Cuda>,
-    ) -> (Tensor, Option<Sums>) {
-        dgrad(self, dy, params, conv, norm.x.shape, add, Some(norm))
-    }
-    fn conv2d_dgrad_tangent(
-        &self,
-        dy: &Tensor,
-        y: &Tensor,
-        params: &Vector,
-        conv: &Conv2d,
-        norm: &FrozenNorm<'_, Cuda>,
-    ) -> Tensor {
-        dgrad_tangent(self, dy, y, params, conv, norm)
-    }
+
     fn conv2d_wgrad(&self, x: &Tensor, dy: &Tensor, grads: &mut Vector, conv: &Conv2d) {
         wgrad(self, x, dy, grads, conv)
     }
@@ -131,116 +149,6 @@ pub fn modelled_tiles(
     warpgroups: bool,
 ) -> Result<Vec<(Tile, f64)>> {
     Ok(product::Product::new(direction, conv, x, dtype)?.times(warpgroups))
-}
-
-/// y = x * weight + bias, of shape [`Conv2d::out_shape`], and what is asked for `behind` it; moments where the kernel can gather
-/// them.
-pub fn fprop(
-    d: &Cuda,
-    x: &Tensor,
-    params: &Vector,
-    conv: &Conv2d,
-    behind: &Behind<'_>,
-) -> (Tensor, Option<Moments>) {
-    let y = d.tensor_of(x.dtype, conv.out_shape(x.shape));
-    let Some(plan) = d.plan(plan::fprop(conv, x.shape, d.kernels(x.dtype))) else { return (y, None) };
-    let weight = weight::Weight::new(d, params, conv, x.dtype);
-    let bias = conv.bias.map(|bias| offset(params.buffer.ptr(), 4 * bias.offset));
-    let part = plan.moments_part(y.shape).filter(|_| matches!(behind, Behind::Moments));
-    let moments = part.map(|len| {
-        let parts = y.shape.positions().div_ceil(len);
-        Moments { buffer: Arc::new(d.buffer(8 * parts * 2 * y.shape.c)), len, parts }
-    });
-    let within = plan.finishes_output(conv, x.dtype);
-    let end = match &moments {
-        Some(moments) => OutputEnd::moments(moments),
-        None if within => OutputEnd::new(behind, params),
-        None => OutputEnd::default(),
-    };
-    if plan.tile == Tile::Stem {
-        let to = moments.as_ref().map(|m| m.buffer.ptr());
-        launch(d, "fprop", conv, x.dtype, &plan, args![y, x, weight.ptr, bias, to, plan.sizes]);
-    } else if !plan.tile.is_wgmma() {
-        launch(d, "fprop", conv, x.dtype, &plan, args![y, x, weight.ptr, bias, end, plan.sizes]);
-    } else if let Some([a, b]) = d.tensor_maps(bulk::fprop(place(x), weight.ptr, conv, plan.tile)) {
-        launch(d, "fprop", conv, x.dtype, &plan, args![y, a, b, bias, end, plan.sizes]);
-    }
-    let y = match *behind {
-        Behind::Norm(FrozenNorm { stats, bn, act }, residual) if !within => {
-            batch_norm::eval(d, &y, params, stats, bn, *act, residual)
-        }
-        Behind::Tangent(FrozenNorm { stats, bn, act }, clean) if !within => {
-            batch_norm::tangent(d, &y, clean, params, stats, bn, *act)
-        }
-        _ => y,
-    };
-    (y, moments)
-}
-
-/// dx of shape `x_shape` from dy, plus `add` where that is given; where it is the gradient of the output of `norm` and the kernel
-/// can gather them, sums for its backward pass.
-pub fn dgrad(
-    d: &Cuda,
-    dy: &Tensor,
-    params: &Vector,
-    conv: &Conv2d,
-    x_shape: Shape,
-    add: Option<&Tensor>,
-    norm: Option<&NormPass<'_, Cuda>>,
-) -> (Tensor, Option<Sums>) {
-    let dx = d.tensor_of(dy.dtype, x_shape);
-    let Some(plan) = d.plan(plan::dgrad(conv, x_shape, d.kernels(dy.dtype))) else { return (dx, None) };
-    let weight = weight::Weight::new(d, params, conv, dy.dtype);
-    // Rows that are no whole chunks are added, and summed, in passes of their own.
-    let within = add.filter(|_| plan.finishes());
-    let norm = norm.filter(|_| plan.finishes() && batch_norm::wants_sums(x_shape));
-    let sums = norm.map(|_| {
-        let parts = plan.dgrad_parts();
-        Sums { buffer: Arc::new(d.buffer(4 * parts * 2 * x_shape.c)), parts }
-    });
-    let end = GradientEnd::new(within, sums.as_ref().zip(norm), params);
-    launch_dgrad(d, &dx, dy, weight.ptr, conv, &plan, end);
-    match add {
-        Some(to) if within.is_none() => (elementwise::add(d, &dx, to, 1.0), None),
-        _ => (dx, sums),
-    }
-}
-
-/// dx as [`dgrad`], times the derivative of the batch norm `norm` with running statistics whose output `y` is the convolution's
-/// input.
-pub fn dgrad_tangent(
-    d: &Cuda,
-    dy: &Tensor,
-    y: &Tensor,
-    params: &Vector,
-    conv: &Conv2d,
-    norm: &FrozenNorm<'_, Cuda>,
-) -> Tensor {
-    let dx = d.tensor_of(dy.dtype, y.shape);
-    let Some(plan) = d.plan(plan::dgrad(conv, y.shape, d.kernels(dy.dtype))) else { return dx };
-    let weight = weight::Weight::new(d, params, conv, dy.dtype);
-    if plan.finishes() {
-        launch_dgrad(d, &dx, dy, weight.ptr, conv, &plan, GradientEnd::tangent(norm, y, params));
-        return dx;
-    }
-    launch_dgrad(d, &dx, dy, weight.ptr, conv, &plan, GradientEnd::default());
-    batch_norm::tangent(d, &dx, y, params, norm.stats, norm.bn, norm.act)
-}
-
-fn launch_dgrad(
-    d: &Cuda,
-    dx: &Tensor,
-    dy: &Tensor,
-    weight: DevicePtr,
-    conv: &Conv2d,
-    plan: &Plan,
-    end: GradientEnd,
-) {
-    if !plan.tile.is_wgmma() {
-        launch(d, "dgrad", conv, dy.dtype, plan, args![dx, dy, weight, end, plan.sizes]);
-    } else if let Some([a, b]) = d.tensor_maps(bulk::dgrad(place(dy), weight, conv, plan.tile)) {
-        launch(d, "dgrad", conv, dy.dtype, plan, args![dx, a, b, end, plan.sizes]);
-    }
 }
 
 /// Adds dweight and, where there is a bias, dbias to `grads`.

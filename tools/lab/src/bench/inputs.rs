@@ -110,8 +110,18 @@ impl<B: Backend> Inputs<B> {
                 let (bn, mut moved) = (behind(conv, bn), stats(bn));
                 let params = weights_and_affine(conv, &bn);
                 let other = residual.then(|| tensor(B::shape(&x)));
-                let (y, saved) =
-                    ops::batch_norm_train(b, &x, &params, &mut moved, &bn, *act, other.as_ref())?;
+                let (y, saved) = ops::batch_norm_train(
+                    b,
+                    ops::BatchNormTrain {
+                        x: &x,
+                        params: &params,
+                        stats: &mut moved,
+                        bn: &bn,
+                        act: *act,
+                        residual: other.as_ref(),
+                        moments: None,
+                    },
+                )?;
                 (i.tensors, i.vectors, i.saved) = (vec![dy, to, x, y], vec![params], Some(saved));
             }
             Call::FpropNorm { conv, bn, x, residual, .. } => {
@@ -126,14 +136,30 @@ impl<B: Backend> Inputs<B> {
                 let (t, before) = (tensor(*x), tensor(conv.out_shape(*x)));
                 let (bn, stats) = (behind(conv, bn), stats(bn));
                 let params = weights_and_affine(conv, &bn);
-                let y = ops::batch_norm_eval(b, &before, &params, &stats, &bn, *act, None)?;
+                let y = ops::batch_norm_eval(
+                    b,
+                    &ops::BatchNormEval {
+                        x: &before,
+                        params: &params,
+                        norm: ops::FrozenNorm { stats: &stats, bn: &bn, act: *act },
+                        residual: None,
+                    },
+                )?;
                 (i.tensors, i.vectors) = (vec![t, y], vec![params, stats]);
             }
             Call::DgradTangent { conv, bn, x, act } => {
                 let (dy, before) = (tensor(conv.out_shape(*x)), tensor(*x));
                 let (bn, stats) = (behind(conv, bn), stats(bn));
                 let params = weights_and_affine(conv, &bn);
-                let y = ops::batch_norm_eval(b, &before, &params, &stats, &bn, *act, None)?;
+                let y = ops::batch_norm_eval(
+                    b,
+                    &ops::BatchNormEval {
+                        x: &before,
+                        params: &params,
+                        norm: ops::FrozenNorm { stats: &stats, bn: &bn, act: *act },
+                        residual: None,
+                    },
+                )?;
                 (i.tensors, i.vectors) = (vec![dy, y], vec![params, stats]);
             }
             Call::Wgrad { conv, x } => {
@@ -151,7 +177,10 @@ impl<B: Backend> Inputs<B> {
             // As a convolution leaves it.
             Call::BatchNormTrainMoments { bn, x, residual, .. } => {
                 let conv = pointwise(x.c);
-                let (y, moments) = ops::conv2d_fprop_moments(b, &tensor(*x), &weights(&conv), &conv)?;
+                let ops::FpropOut { y, moments } = ops::conv2d_fprop(
+                    b,
+                    &ops::Fprop::new(&tensor(*x), &weights(&conv), &conv).with(ops::OutputEnd::Moments),
+                )?;
                 i.tensors = vec![y];
                 if *residual {
                     i.tensors.push(tensor(*x));
@@ -162,7 +191,18 @@ impl<B: Backend> Inputs<B> {
                 let (dy, x) = (tensor(*x), tensor(*x));
                 let (params, mut moved) = (affine(bn), stats(bn));
                 let other = residual.then(|| tensor(B::shape(&x)));
-                let (y, saved) = ops::batch_norm_train(b, &x, &params, &mut moved, bn, *act, other.as_ref())?;
+                let (y, saved) = ops::batch_norm_train(
+                    b,
+                    ops::BatchNormTrain {
+                        x: &x,
+                        params: &params,
+                        stats: &mut moved,
+                        bn,
+                        act: *act,
+                        residual: other.as_ref(),
+                        moments: None,
+                    },
+                )?;
                 i.tensors = vec![dy, x, y];
                 i.vectors = vec![params, b.zeros(2 * bn.channels)];
                 i.saved = Some(saved);
@@ -174,16 +214,38 @@ impl<B: Backend> Inputs<B> {
                 let bn = &behind(&conv, bn);
                 let params = weights_and_affine(&conv, bn);
                 let other = residual.then(|| tensor(B::shape(&x)));
-                let (y, saved) = ops::batch_norm_train(b, &x, &params, &mut moved, bn, *act, other.as_ref())?;
+                let (y, saved) = ops::batch_norm_train(
+                    b,
+                    ops::BatchNormTrain {
+                        x: &x,
+                        params: &params,
+                        stats: &mut moved,
+                        bn,
+                        act: *act,
+                        residual: other.as_ref(),
+                        moments: None,
+                    },
+                )?;
                 let norm = NormPass { x: &x, y: &y, saved: &saved, bn, act: *act, residual: *residual };
-                let (dy, sums) = ops::conv2d_dgrad_sums(b, &dy, &params, &conv, None, &norm)?;
+                let ops::DgradOut { dx: dy, sums } = ops::conv2d_dgrad(
+                    b,
+                    &ops::Dgrad { dy: &dy, params: &params, conv: &conv, onto: ops::Onto::Norm(norm, None) },
+                )?;
                 i.vectors = vec![params, b.zeros(bn.bias.range().end)];
                 (i.tensors, i.saved, i.sums) = (vec![dy, x, y], Some(saved), sums);
             }
             Call::BatchNormEvalBwd { bn, x, act } | Call::BatchNormTangent { bn, x, act } => {
                 let (dy, x) = (tensor(*x), tensor(*x));
                 let (params, stats) = (affine(bn), stats(bn));
-                let y = ops::batch_norm_eval(b, &x, &params, &stats, bn, *act, None)?;
+                let y = ops::batch_norm_eval(
+                    b,
+                    &ops::BatchNormEval {
+                        x: &x,
+                        params: &params,
+                        norm: ops::FrozenNorm { stats: &stats, bn, act: *act },
+                        residual: None,
+                    },
+                )?;
                 i.tensors = vec![dy, x, y];
                 i.vectors = vec![params, stats, b.zeros(2 * bn.channels)];
             }
@@ -310,50 +372,120 @@ impl<B: Backend> Inputs<B> {
         let mut out = Outputs { tensors: vec![], labels: vec![], scalars: vec![], counts: vec![] };
         let o = &mut out;
         match call {
-            Call::Fprop { conv, .. } => o.tensors.push(ops::conv2d_fprop(b, &t[0], &v[0], conv)?),
-            Call::Dgrad { conv, x } => o.tensors.push(ops::conv2d_dgrad(b, &t[0], &v[0], conv, *x)?),
+            Call::Fprop { conv, .. } => {
+                o.tensors.push(ops::conv2d_fprop(b, &ops::Fprop::new(&t[0], &v[0], conv))?.y)
+            }
+            Call::Dgrad { conv, x } => {
+                o.tensors.push(ops::conv2d_dgrad(b, &ops::Dgrad::new(&t[0], &v[0], conv, *x))?.dx)
+            }
             Call::DgradAdd { conv, .. } => {
-                o.tensors.push(ops::conv2d_dgrad_add(b, &t[0], &v[0], conv, &t[1])?);
+                o.tensors.push(
+                    ops::conv2d_dgrad(
+                        b,
+                        &ops::Dgrad { dy: &t[0], params: &v[0], conv, onto: ops::Onto::Add(&t[1]) },
+                    )?
+                    .dx,
+                );
             }
             Call::DgradSums { conv, bn, act, residual, add, .. } => {
                 let (bn, saved) = (&behind(conv, bn), self.saved.as_ref().expect("drawn so"));
                 let norm = NormPass { x: &t[2], y: &t[3], saved, bn, act: *act, residual: *residual };
                 let add = add.then_some(&t[1]);
-                o.tensors.push(ops::conv2d_dgrad_sums(b, &t[0], &v[0], conv, add, &norm)?.0);
+                o.tensors.push(
+                    ops::conv2d_dgrad(
+                        b,
+                        &ops::Dgrad { dy: &t[0], params: &v[0], conv, onto: ops::Onto::Norm(norm, add) },
+                    )?
+                    .dx,
+                );
             }
             Call::FpropNorm { conv, bn, act, .. } => {
                 let norm = FrozenNorm { stats: &v[1], bn: &behind(conv, bn), act: *act };
-                o.tensors.push(ops::conv2d_fprop_norm(b, &t[0], &v[0], conv, &norm, t.get(1))?);
+                o.tensors.push(
+                    ops::conv2d_fprop(
+                        b,
+                        &ops::Fprop::new(&t[0], &v[0], conv).with(ops::OutputEnd::Norm(norm, t.get(1))),
+                    )?
+                    .y,
+                );
             }
             Call::FpropTangent { conv, bn, act, .. } => {
                 let norm = FrozenNorm { stats: &v[1], bn: &behind(conv, bn), act: *act };
-                o.tensors.push(ops::conv2d_fprop_tangent(b, &t[0], &t[1], &v[0], conv, &norm)?);
+                o.tensors.push(
+                    ops::conv2d_fprop(
+                        b,
+                        &ops::Fprop::new(&t[0], &v[0], conv).with(ops::OutputEnd::Tangent(norm, &t[1])),
+                    )?
+                    .y,
+                );
             }
             Call::DgradTangent { conv, bn, act, .. } => {
                 let norm = FrozenNorm { stats: &v[1], bn: &behind(conv, bn), act: *act };
-                o.tensors.push(ops::conv2d_dgrad_tangent(b, &t[0], &t[1], &v[0], conv, &norm)?);
+                o.tensors.push(
+                    ops::conv2d_dgrad(
+                        b,
+                        &ops::Dgrad { dy: &t[0], params: &v[0], conv, onto: ops::Onto::Frozen(norm, &t[1]) },
+                    )?
+                    .dx,
+                );
             }
             Call::Wgrad { conv, .. } => ops::conv2d_wgrad(b, &t[0], &t[1], &mut v[0], conv)?,
             Call::BatchNormTrain { bn, act, .. } => {
                 let [params, stats] = &mut v[..] else { unreachable!("drawn so") };
-                let (y, _) = ops::batch_norm_train(b, &t[0], params, stats, bn, *act, t.get(1))?;
+                let (y, _) = ops::batch_norm_train(
+                    b,
+                    ops::BatchNormTrain {
+                        x: &t[0],
+                        params,
+                        stats,
+                        bn,
+                        act: *act,
+                        residual: t.get(1),
+                        moments: None,
+                    },
+                )?;
                 o.tensors.push(y);
             }
             Call::BatchNormTrainMoments { bn, act, .. } => {
                 let [params, stats] = &mut v[..] else { unreachable!("drawn so") };
                 let moments = self.moments.as_ref();
-                let (y, _) =
-                    ops::batch_norm_train_moments(b, &t[0], moments, params, stats, bn, *act, t.get(1))?;
+                let (y, _) = ops::batch_norm_train(
+                    b,
+                    ops::BatchNormTrain {
+                        x: &t[0],
+                        params,
+                        stats,
+                        bn,
+                        act: *act,
+                        residual: t.get(1),
+                        moments,
+                    },
+                )?;
                 o.tensors.push(y);
             }
             Call::BatchNormEval { bn, act, .. } => {
-                o.tensors.push(ops::batch_norm_eval(b, &t[0], &v[0], &v[1], bn, *act, t.get(1))?);
+                o.tensors.push(ops::batch_norm_eval(
+                    b,
+                    &ops::BatchNormEval {
+                        x: &t[0],
+                        params: &v[0],
+                        norm: ops::FrozenNorm { stats: &v[1], bn, act: *act },
+                        residual: t.get(1),
+                    },
+                )?);
             }
             Call::BatchNormTrainBwd { bn, act, residual, .. } => {
                 let [params, grads] = &mut v[..] else { unreachable!("drawn so") };
                 let saved = self.saved.as_ref().expect("drawn so");
                 let (dx, dres) = ops::batch_norm_train_bwd(
-                    b, &t[0], &t[1], &t[2], saved, params, grads, bn, *act, *residual,
+                    b,
+                    ops::BatchNormTrainBwd {
+                        dy: &t[0],
+                        norm: ops::NormPass { x: &t[1], y: &t[2], saved, bn, act: *act, residual: *residual },
+                        params,
+                        grads,
+                        sums: None,
+                    },
                 )?;
                 o.tensors.push(dx);
                 o.tensors.extend(dres);
@@ -364,17 +496,38 @@ impl<B: Backend> Inputs<B> {
                     (&behind(&pointwise(bn.channels), bn), self.saved.as_ref().expect("drawn so"));
                 let norm = NormPass { x: &t[1], y: &t[2], saved, bn, act: *act, residual: *residual };
                 let sums = self.sums.as_ref();
-                let (dx, dres) = ops::batch_norm_train_bwd_sums(b, &t[0], sums, &norm, params, grads)?;
+                let (dx, dres) = ops::batch_norm_train_bwd(
+                    b,
+                    ops::BatchNormTrainBwd { dy: &t[0], norm, params, grads, sums },
+                )?;
                 o.tensors.push(dx);
                 o.tensors.extend(dres);
             }
             Call::BatchNormEvalBwd { bn, act, .. } => {
                 let [params, stats, grads] = &mut v[..] else { unreachable!("drawn so") };
-                let dx = ops::batch_norm_eval_bwd(b, &t[0], &t[1], &t[2], params, stats, grads, bn, *act)?;
+                let dx = ops::batch_norm_eval_bwd(
+                    b,
+                    ops::BatchNormEvalBwd {
+                        dy: &t[0],
+                        x: &t[1],
+                        y: &t[2],
+                        params,
+                        grads,
+                        norm: ops::FrozenNorm { stats, bn, act: *act },
+                    },
+                )?;
                 o.tensors.push(dx);
             }
             Call::BatchNormTangent { bn, act, .. } => {
-                o.tensors.push(ops::batch_norm_tangent(b, &t[0], &t[2], &v[0], &v[1], bn, *act)?);
+                o.tensors.push(ops::batch_norm_tangent(
+                    b,
+                    &ops::BatchNormTangent {
+                        t: &t[0],
+                        y: &t[2],
+                        params: &v[0],
+                        norm: ops::FrozenNorm { stats: &v[1], bn, act: *act },
+                    },
+                )?);
             }
             Call::LeakyRelu { .. } => o.tensors.push(ops::leaky_relu(b, &t[0], SLOPE)?),
             Call::LeakyReluBwd { .. } => o.tensors.push(ops::leaky_relu_bwd(b, &t[0], &t[1], SLOPE)?),
@@ -495,7 +648,7 @@ fn read_by_conv<B: Backend>(b: &B, params: B::Vector) -> Result<B::Vector> {
         dilation: 1,
     };
     let x = b.upload(Shape::new(1, 1, 1, 1), &[1.0]);
-    ops::conv2d_fprop(b, &x, &params, &conv)?;
+    ops::conv2d_fprop(b, &ops::Fprop::new(&x, &params, &conv))?.y;
     Ok(params)
 }
 

@@ -131,67 +131,32 @@ impl PhotometricOps for Trace {
 }
 
 impl Conv2dOps for Trace {
-    fn conv2d_fprop(&self, x: &Shape, _: &usize, conv: &Conv2d) -> Shape {
-        self.note(Call::Fprop { conv: alone(conv), x: *x });
-        conv.out_shape(*x)
+    fn conv2d_fprop(&self, op: &Fprop<'_, Trace>) -> FpropOut<Trace> {
+        let (x, conv) = (*op.x, alone(op.conv));
+        self.note(match &op.end {
+            OutputEnd::Plain | OutputEnd::Moments => Call::Fprop { conv, x },
+            OutputEnd::Norm(norm, residual) => {
+                let residual = residual.is_some();
+                Call::FpropNorm { conv, bn: norm_alone(norm.bn), x, act: norm.act, residual }
+            }
+            OutputEnd::Tangent(norm, _) => {
+                Call::FpropTangent { conv, bn: norm_alone(norm.bn), x, act: norm.act }
+            }
+        });
+        FpropOut { y: conv.out_shape(x), moments: matches!(op.end, OutputEnd::Moments).then_some(()) }
     }
-    fn conv2d_dgrad(&self, _: &Shape, _: &usize, conv: &Conv2d, x: Shape) -> Shape {
-        self.note(Call::Dgrad { conv: alone(conv), x });
-        x
-    }
-    fn conv2d_fprop_moments(&self, x: &Shape, params: &usize, conv: &Conv2d) -> (Shape, Option<()>) {
-        (self.conv2d_fprop(x, params, conv), Some(()))
-    }
-    fn conv2d_dgrad_add(&self, _: &Shape, _: &usize, conv: &Conv2d, to: &Shape) -> Shape {
-        self.note(Call::DgradAdd { conv: alone(conv), x: *to });
-        *to
-    }
-    fn conv2d_dgrad_sums(
-        &self,
-        _: &Shape,
-        _: &usize,
-        conv: &Conv2d,
-        add: Option<&Shape>,
-        norm: &NormPass<'_, Trace>,
-    ) -> (Shape, Option<()>) {
-        let NormPass { x, bn, act, residual, .. } = *norm;
-        let (conv, bn, add) = (alone(conv), norm_alone(bn), add.is_some());
-        self.note(Call::DgradSums { conv, bn, x: *x, act, residual, add });
-        (*x, Some(()))
-    }
-    fn conv2d_fprop_norm(
-        &self,
-        x: &Shape,
-        _: &usize,
-        conv: &Conv2d,
-        norm: &FrozenNorm<'_, Trace>,
-        residual: Option<&Shape>,
-    ) -> Shape {
-        let (bn, act, residual) = (norm_alone(norm.bn), norm.act, residual.is_some());
-        self.note(Call::FpropNorm { conv: alone(conv), bn, x: *x, act, residual });
-        conv.out_shape(*x)
-    }
-    fn conv2d_fprop_tangent(
-        &self,
-        t: &Shape,
-        _: &Shape,
-        _: &usize,
-        conv: &Conv2d,
-        norm: &FrozenNorm<'_, Trace>,
-    ) -> Shape {
-        self.note(Call::FpropTangent { conv: alone(conv), bn: norm_alone(norm.bn), x: *t, act: norm.act });
-        conv.out_shape(*t)
-    }
-    fn conv2d_dgrad_tangent(
-        &self,
-        _: &Shape,
-        y: &Shape,
-        _: &usize,
-        conv: &Conv2d,
-        norm: &FrozenNorm<'_, Trace>,
-    ) -> Shape {
-        self.note(Call::DgradTangent { conv: alone(conv), bn: norm_alone(norm.bn), x: *y, act: norm.act });
-        *y
+    fn conv2d_dgrad(&self, op: &Dgrad<'_, Trace>) -> DgradOut<Trace> {
+        let (x, conv) = (op.x_shape(), alone(op.conv));
+        self.note(match &op.onto {
+            Onto::Input(_) => Call::Dgrad { conv, x },
+            Onto::Add(_) => Call::DgradAdd { conv, x },
+            Onto::Norm(NormPass { bn, act, residual, .. }, add) => {
+                let (bn, add) = (norm_alone(bn), add.is_some());
+                Call::DgradSums { conv, bn, x, act: *act, residual: *residual, add }
+            }
+            Onto::Frozen(norm, _) => Call::DgradTangent { conv, bn: norm_alone(norm.bn), x, act: norm.act },
+        });
+        DgradOut { dx: x, sums: matches!(op.onto, Onto::Norm(..)).then_some(()) }
     }
     fn conv2d_wgrad(&self, x: &Shape, _: &Shape, _: &mut usize, conv: &Conv2d) {
         self.note(Call::Wgrad { conv: alone(conv), x: *x });
@@ -199,96 +164,37 @@ impl Conv2dOps for Trace {
 }
 
 impl BatchNormOps for Trace {
-    fn batch_norm_train(
-        &self,
-        x: &Shape,
-        _: &usize,
-        _: &mut usize,
-        bn: &BatchNorm,
-        act: Activation,
-        residual: Option<&Shape>,
-    ) -> (Shape, BatchNormSaved<Trace>) {
-        self.note(Call::BatchNormTrain { bn: norm_alone(bn), x: *x, act, residual: residual.is_some() });
-        (*x, BatchNormSaved { moments: 2 * bn.channels })
+    fn batch_norm_train(&self, op: BatchNormTrain<'_, Trace>) -> (Shape, BatchNormSaved<Trace>) {
+        let BatchNormTrain { x: &x, bn, act, residual, moments, .. } = op;
+        let (alone, residual) = (norm_alone(bn), residual.is_some());
+        self.note(match moments {
+            Some(()) => Call::BatchNormTrainMoments { bn: alone, x, act, residual },
+            None => Call::BatchNormTrain { bn: alone, x, act, residual },
+        });
+        (x, BatchNormSaved { moments: 2 * bn.channels })
     }
-    fn batch_norm_train_moments(
-        &self,
-        x: &Shape,
-        _: &(),
-        _: &usize,
-        _: &mut usize,
-        bn: &BatchNorm,
-        act: Activation,
-        residual: Option<&Shape>,
-    ) -> (Shape, BatchNormSaved<Trace>) {
-        let residual = residual.is_some();
-        self.note(Call::BatchNormTrainMoments { bn: norm_alone(bn), x: *x, act, residual });
-        (*x, BatchNormSaved { moments: 2 * bn.channels })
+    fn batch_norm_eval(&self, op: &BatchNormEval<'_, Trace>) -> Shape {
+        let (x, act, residual) = (*op.x, op.norm.act, op.residual.is_some());
+        self.note(Call::BatchNormEval { bn: norm_alone(op.norm.bn), x, act, residual });
+        x
     }
-    fn batch_norm_eval(
-        &self,
-        x: &Shape,
-        _: &usize,
-        _: &usize,
-        bn: &BatchNorm,
-        act: Activation,
-        residual: Option<&Shape>,
-    ) -> Shape {
-        self.note(Call::BatchNormEval { bn: norm_alone(bn), x: *x, act, residual: residual.is_some() });
-        *x
+    fn batch_norm_train_bwd(&self, op: BatchNormTrainBwd<'_, Trace>) -> (Shape, Option<Shape>) {
+        let NormPass { x: &x, bn, act, residual, .. } = op.norm;
+        let bn = norm_alone(bn);
+        self.note(match op.sums {
+            Some(()) => Call::BatchNormTrainBwdSums { bn, x, act, residual },
+            None => Call::BatchNormTrainBwd { bn, x, act, residual },
+        });
+        (*op.dy, residual.then_some(*op.dy))
     }
-    fn batch_norm_train_bwd(
-        &self,
-        dy: &Shape,
-        x: &Shape,
-        _: &Shape,
-        _: &BatchNormSaved<Trace>,
-        _: &usize,
-        _: &mut usize,
-        bn: &BatchNorm,
-        act: Activation,
-        residual: bool,
-    ) -> (Shape, Option<Shape>) {
-        self.note(Call::BatchNormTrainBwd { bn: norm_alone(bn), x: *x, act, residual });
-        (*dy, residual.then_some(*dy))
+    fn batch_norm_eval_bwd(&self, op: BatchNormEvalBwd<'_, Trace>) -> Shape {
+        let FrozenNorm { bn, act, .. } = op.norm;
+        self.note(Call::BatchNormEvalBwd { bn: norm_alone(bn), x: *op.x, act });
+        *op.dy
     }
-    fn batch_norm_train_bwd_sums(
-        &self,
-        dy: &Shape,
-        _: &(),
-        norm: &NormPass<'_, Trace>,
-        _: &usize,
-        _: &mut usize,
-    ) -> (Shape, Option<Shape>) {
-        let NormPass { x, bn, act, residual, .. } = *norm;
-        self.note(Call::BatchNormTrainBwdSums { bn: norm_alone(bn), x: *x, act, residual });
-        (*dy, residual.then_some(*dy))
-    }
-    fn batch_norm_eval_bwd(
-        &self,
-        dy: &Shape,
-        x: &Shape,
-        _: &Shape,
-        _: &usize,
-        _: &usize,
-        _: &mut usize,
-        bn: &BatchNorm,
-        act: Activation,
-    ) -> Shape {
-        self.note(Call::BatchNormEvalBwd { bn: norm_alone(bn), x: *x, act });
-        *dy
-    }
-    fn batch_norm_tangent(
-        &self,
-        t: &Shape,
-        _: &Shape,
-        _: &usize,
-        _: &usize,
-        bn: &BatchNorm,
-        act: Activation,
-    ) -> Shape {
-        self.note(Call::BatchNormTangent { bn: norm_alone(bn), x: *t, act });
-        *t
+    fn batch_norm_tangent(&self, op: &BatchNormTangent<'_, Trace>) -> Shape {
+        self.note(Call::BatchNormTangent { bn: norm_alone(op.norm.bn), x: *op.t, act: op.norm.act });
+        *op.t
     }
 }
 

@@ -41,7 +41,7 @@ pub(super) fn conv2d<B: Claimant>(b: &B, rng: &mut Stream) -> Result<Vec<Problem
         let (x, params) = point.split_at(x_shape.len());
         let (x, params) = (upload(b, x_shape, x), b.upload_vector(&narrow(params)));
         let dy_tensor = upload(b, conv.out_shape(x_shape), &dy);
-        let dx = ops::conv2d_dgrad(b, &dy_tensor, &params, &conv, x_shape)?;
+        let dx = ops::conv2d_dgrad(b, &ops::Dgrad::new(&dy_tensor, &params, &conv, x_shape))?.dx;
         let mut grads = b.zeros(num_params);
         ops::conv2d_wgrad(b, &x, &dy_tensor, &mut grads, &conv)?;
         let gradient = [b.values(&dx), b.vector_values(&grads)].concat();
@@ -50,7 +50,7 @@ pub(super) fn conv2d<B: Claimant>(b: &B, rng: &mut Stream) -> Result<Vec<Problem
             point,
             value: Box::new(move |mut p| {
                 let x = take(&mut p, x_shape);
-                Ok(dot(ops::conv2d_fprop(&Exact::new(), &x, &p.to_vec(), &conv)?.data(), &dy))
+                Ok(dot(ops::conv2d_fprop(&Exact::new(), &ops::Fprop::new(&x, &p.to_vec(), &conv))?.y.data(), &dy))
             }),
             claim: Claim::Gradient(gradient),
         });
@@ -102,19 +102,28 @@ pub(super) fn batch_norm_train<B: Claimant>(b: &B, rng: &mut Stream) -> Result<V
         let (x, params) = (upload(b, shape, x), b.upload_vector(&narrow(&rest[..2 * c])));
         let residual = with_residual.then(|| upload(b, shape, &rest[2 * c..]));
         let mut moved = b.upload_vector(&narrow(&stats));
-        let (y, saved) = ops::batch_norm_train(b, &x, &params, &mut moved, &bn, act, residual.as_ref())?;
+        let (y, saved) = ops::batch_norm_train(
+            b,
+            ops::BatchNormTrain {
+                x: &x,
+                params: &params,
+                stats: &mut moved,
+                bn: &bn,
+                act,
+                residual: residual.as_ref(),
+                moments: None,
+            },
+        )?;
         let mut grads = b.zeros(2 * c);
         let (dx, dresidual) = ops::batch_norm_train_bwd(
             b,
-            &upload(b, shape, &dy),
-            &x,
-            &y,
-            &saved,
-            &params,
-            &mut grads,
-            &bn,
-            act,
-            with_residual,
+            ops::BatchNormTrainBwd {
+                dy: &upload(b, shape, &dy),
+                norm: ops::NormPass { x: &x, y: &y, saved: &saved, bn: &bn, act, residual: with_residual },
+                params: &params,
+                grads: &mut grads,
+                sums: None,
+            },
         )?;
         let mut gradient = [b.values(&dx), b.vector_values(&grads)].concat();
         gradient.extend(dresidual.iter().flat_map(|r| b.values(r)));
@@ -125,7 +134,18 @@ pub(super) fn batch_norm_train<B: Claimant>(b: &B, rng: &mut Stream) -> Result<V
                 let (x, params, residual) = split(p);
                 let mut stats = stats.clone();
                 let b = Exact::new();
-                let (y, _) = ops::batch_norm_train(&b, &x, &params, &mut stats, &bn, act, residual.as_ref())?;
+                let (y, _) = ops::batch_norm_train(
+                    &b,
+                    ops::BatchNormTrain {
+                        x: &x,
+                        params: &params,
+                        stats: &mut stats,
+                        bn: &bn,
+                        act,
+                        residual: residual.as_ref(),
+                        moments: None,
+                    },
+                )?;
                 Ok(dot(y.data(), &dy))
             }),
             claim: Claim::Gradient(gradient),
@@ -146,7 +166,19 @@ fn eval_value(
     Box::new(move |mut p| {
         let x = take(&mut p, shape);
         let params = params.clone().unwrap_or_else(|| p.to_vec());
-        Ok(dot(ops::batch_norm_eval(&Exact::new(), &x, &params, &stats, &bn, act, None)?.data(), &dy))
+        Ok(dot(
+            ops::batch_norm_eval(
+                &Exact::new(),
+                &ops::BatchNormEval {
+                    x: &x,
+                    params: &params,
+                    norm: ops::FrozenNorm { stats: &stats, bn: &bn, act },
+                    residual: None,
+                },
+            )?
+            .data(),
+            &dy,
+        ))
     })
 }
 
@@ -166,10 +198,28 @@ pub(super) fn batch_norm_eval<B: Claimant>(b: &B, rng: &mut Stream) -> Result<Ve
         let (x, params) = point.split_at(shape.len());
         let (x, params) = (upload(b, shape, x), b.upload_vector(&narrow(params)));
         let running = b.upload_vector(&narrow(&stats));
-        let y = ops::batch_norm_eval(b, &x, &params, &running, &bn, act, None)?;
+        let y = ops::batch_norm_eval(
+            b,
+            &ops::BatchNormEval {
+                x: &x,
+                params: &params,
+                norm: ops::FrozenNorm { stats: &running, bn: &bn, act },
+                residual: None,
+            },
+        )?;
         let mut grads = b.zeros(2 * shape.c);
         let dy_tensor = upload(b, shape, &dy);
-        let dx = ops::batch_norm_eval_bwd(b, &dy_tensor, &x, &y, &params, &running, &mut grads, &bn, act)?;
+        let dx = ops::batch_norm_eval_bwd(
+            b,
+            ops::BatchNormEvalBwd {
+                dy: &dy_tensor,
+                x: &x,
+                y: &y,
+                params: &params,
+                grads: &mut grads,
+                norm: ops::FrozenNorm { stats: &running, bn: &bn, act },
+            },
+        )?;
         let gradient = [b.values(&dx), b.vector_values(&grads)].concat();
         problems.push(Problem {
             case: format!("x {shape}, {act:?}"),
@@ -189,7 +239,15 @@ pub(super) fn batch_norm_tangent<B: Claimant>(b: &B, rng: &mut Stream) -> Result
         let stats = statistics(rng, shape.c);
         let dy = normals(rng, shape.len());
         let (weights, running) = (b.upload_vector(&narrow(&params)), b.upload_vector(&narrow(&stats)));
-        let y = ops::batch_norm_eval(b, &upload(b, shape, &point), &weights, &running, &bn, act, None)?;
+        let y = ops::batch_norm_eval(
+            b,
+            &ops::BatchNormEval {
+                x: &upload(b, shape, &point),
+                params: &weights,
+                norm: ops::FrozenNorm { stats: &running, bn: &bn, act },
+                residual: None,
+            },
+        )?;
         let value = eval_value(shape, act, stats, dy.clone(), Some(params));
         let b = b.clone();
         problems.push(Problem {
@@ -198,7 +256,15 @@ pub(super) fn batch_norm_tangent<B: Claimant>(b: &B, rng: &mut Stream) -> Result
             value,
             claim: Claim::Tangent(Box::new(move |t| {
                 let t = upload(&b, shape, t);
-                let moved = ops::batch_norm_tangent(&b, &t, &y, &weights, &running, &bn, act)?;
+                let moved = ops::batch_norm_tangent(
+                    &b,
+                    &ops::BatchNormTangent {
+                        t: &t,
+                        y: &y,
+                        params: &weights,
+                        norm: ops::FrozenNorm { stats: &running, bn: &bn, act },
+                    },
+                )?;
                 Ok(dot(&b.values(&moved), &dy))
             })),
         });

@@ -51,8 +51,8 @@ pub(super) fn conv2d<B: Backend>(run: &mut Run<'_, B>) -> Result<()> {
     // Before the forward pass: the file bounds the size of dy, and so that of y, but nothing bounds the padding.
     let dy = run.tensor_of("dy", conv.out_shape(B::shape(&x)))?;
     let params = run.b.upload_vector(&params);
-    let y = ops::conv2d_fprop(run.b, &x, &params, &conv)?;
-    let dx = ops::conv2d_dgrad(run.b, &dy, &params, &conv, B::shape(&x))?;
+    let y = ops::conv2d_fprop(run.b, &ops::Fprop::new(&x, &params, &conv))?.y;
+    let dx = ops::conv2d_dgrad(run.b, &ops::Dgrad::new(&dy, &params, &conv, B::shape(&x)))?.dx;
     let mut grads = run.b.zeros(B::vector_len(&params));
     ops::conv2d_wgrad(run.b, &x, &dy, &mut grads, &conv)?;
     run.put_tensor("y", &y);
@@ -97,13 +97,50 @@ pub(super) fn batch_norm<B: Backend>(run: &mut Run<'_, B>) -> Result<()> {
     let mut grads = run.b.zeros(2 * channels);
     let act = Activation::Identity;
     let (y, dx) = if training {
-        let (y, saved) = ops::batch_norm_train(run.b, &x, &params, &mut stats, &bn, act, None)?;
-        let (dx, _) =
-            ops::batch_norm_train_bwd(run.b, &dy, &x, &y, &saved, &params, &mut grads, &bn, act, false)?;
+        let (y, saved) = ops::batch_norm_train(
+            run.b,
+            ops::BatchNormTrain {
+                x: &x,
+                params: &params,
+                stats: &mut stats,
+                bn: &bn,
+                act,
+                residual: None,
+                moments: None,
+            },
+        )?;
+        let (dx, _) = ops::batch_norm_train_bwd(
+            run.b,
+            ops::BatchNormTrainBwd {
+                dy: &dy,
+                norm: ops::NormPass { x: &x, y: &y, saved: &saved, bn: &bn, act, residual: false },
+                params: &params,
+                grads: &mut grads,
+                sums: None,
+            },
+        )?;
         (y, dx)
     } else {
-        let y = ops::batch_norm_eval(run.b, &x, &params, &stats, &bn, act, None)?;
-        let dx = ops::batch_norm_eval_bwd(run.b, &dy, &x, &y, &params, &stats, &mut grads, &bn, act)?;
+        let y = ops::batch_norm_eval(
+            run.b,
+            &ops::BatchNormEval {
+                x: &x,
+                params: &params,
+                norm: ops::FrozenNorm { stats: &stats, bn: &bn, act },
+                residual: None,
+            },
+        )?;
+        let dx = ops::batch_norm_eval_bwd(
+            run.b,
+            ops::BatchNormEvalBwd {
+                dy: &dy,
+                x: &x,
+                y: &y,
+                params: &params,
+                grads: &mut grads,
+                norm: ops::FrozenNorm { stats: &stats, bn: &bn, act },
+            },
+        )?;
         (y, dx)
     };
     run.put_tensor("y", &y);
