@@ -508,7 +508,7 @@ fn doctor_reports_without_a_driver() {
         String::from_utf8(output.stdout).unwrap()
     };
     let text = run(&["doctor"]);
-    expect(&text, &["processor", "memory", "emulator", "kernels", "driver", "auto"]);
+    expect(&text, &["processor", "memory", "kernels", "driver", "auto"]);
     let report: serde_json::Value = serde_json::from_str(&run(&["doctor", "--json"])).unwrap();
     if report["cuda"]["driver"].is_null() {
         expect(&text, &["no CUDA driver was found", "install NVIDIA's driver"]);
