@@ -266,7 +266,15 @@ impl<B: Backend> Logits<B> {
     fn pseudo_label(&self, b: &B, which: Which, sizes: &[Size]) -> Result<Prediction<B>> {
         let (core, assist, out) = self.upsampled(b, which, sizes)?;
         let ensemble = Ensemble { topk: B::shape(&core).c, gamma: 0.5 };
-        let p = ops::ensemble_pseudo_label(b, &core, assist.as_ref().unwrap_or(&core), out, &ensemble)?;
+        let p = ops::ensemble_pseudo_label(
+            b,
+            &ops::TeacherLogits {
+                core: &core,
+                assist: assist.as_ref().unwrap_or(&core),
+                ensemble: &ensemble,
+            },
+            out,
+        )?;
         Ok(Prediction { label: p.label, confidence: p.confidence })
     }
 

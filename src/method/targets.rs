@@ -56,7 +56,11 @@ impl<B: Backend> Targets<B> {
         let mut targets = Targets { core, assist, pseudo: None, size };
         if args.algorithm.has_pseudo_labels() {
             let (core, assist) = targets.pair();
-            targets.pseudo = Some(ops::ensemble_pseudo_label(b, core, assist, size, &args.ensemble)?);
+            targets.pseudo = Some(ops::ensemble_pseudo_label(
+                b,
+                &ops::TeacherLogits { core, assist, ensemble: &args.ensemble },
+                size,
+            )?);
         }
         Ok(targets)
     }
@@ -79,11 +83,29 @@ impl<B: Backend> Targets<B> {
         let (mix, weight) = (&batch.mix, args.unsup_weight);
         let scale = share * weight;
         let Some(pseudo) = &self.pseudo else {
-            let LossGrad { loss, dlogits } =
-                ops::mse_consistency(b, student, core, assist, self.size, &args.ensemble, mix, scale)?;
+            let LossGrad { loss, dlogits } = ops::mse_consistency(
+                b,
+                &ops::MseConsistencyArgs {
+                    student,
+                    teachers: ops::TeacherLogits { core, assist, ensemble: &args.ensemble },
+                    size: self.size,
+                    mix,
+                    grad_scale: scale,
+                },
+            )?;
             return Ok((Unsup { terms: vec![(weight, loss)], pseudo: None }, dlogits));
         };
-        let out = ops::conf_ce(b, student, pseudo, core, assist, &args.ensemble, mix, &args.conf_ce, scale)?;
+        let out = ops::conf_ce(
+            b,
+            &ops::ConfCeArgs {
+                student,
+                pseudo,
+                teachers: ops::TeacherLogits { core, assist, ensemble: &args.ensemble },
+                mix,
+                spec: &args.conf_ce,
+                grad_scale: scale,
+            },
+        )?;
         let terms = vec![
             (weight, out.positive),
             (weight, out.negative),

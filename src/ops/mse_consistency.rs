@@ -1,44 +1,39 @@
 //! The mean teacher's consistency loss (Tarvainen and Valpola, 2017): validated entry point.
 
 use super::ensemble_pseudo_label::teachers;
-use super::{Backend, Device, Ensemble, LossGrad, Mix, Size, check};
+use super::{Backend, Device, LossGrad, Mix, Size, TeacherLogits, check};
 use crate::Result;
+
+/// The consistency of a student with its teachers, and what it reads.
+pub struct MseConsistencyArgs<'a, B: Device> {
+    /// The student's logits `[n, h, w, classes]`.
+    pub student: &'a B::Tensor,
+    /// The teachers'.
+    pub teachers: TeacherLogits<'a, B>,
+    /// Where both are interpolated to.
+    pub size: Size,
+    /// How the teachers' probabilities are read.
+    pub mix: &'a Mix,
+    /// Factor of the gradient.
+    pub grad_scale: f64,
+}
 
 /// What a device must be able to do of this family. Input is what the functions of this module have validated.
 pub trait MseConsistencyOps: Device {
-    /// Mean over (pixel, class) of (softmax(student) - softmax(ensemble))², the mean teacher's consistency (Tarvainen
-    /// and Valpola, 2017), target read through `mix`.
-    fn mse_consistency(
-        &self,
-        student: &Self::Tensor,
-        core: &Self::Tensor,
-        assist: &Self::Tensor,
-        size: Size,
-        ensemble: &Ensemble,
-        mix: &Mix,
-        grad_scale: f64,
-    ) -> LossGrad<Self>;
+    /// As [`mse_consistency`].
+    fn mse_consistency(&self, op: &MseConsistencyArgs<'_, Self>) -> LossGrad<Self>;
 }
 
-/// Mean over (pixel, class) of (softmax(up(student)) - softmax(ensemble))², the target read through `mix`; logits
-/// `[n, h, w, classes]`, interpolated to `size`.
+/// Mean over (pixel, class) of (softmax(up(student)) - softmax(ensemble))², the target read through `mix`, and its gradient.
 ///
 /// # Errors
 /// [`crate::Error::Shape`] where the logits differ in shape, or the size or boxes do not fit.
-pub fn mse_consistency<B: Backend>(
-    b: &B,
-    student: &B::Tensor,
-    core: &B::Tensor,
-    assist: &B::Tensor,
-    size: Size,
-    ensemble: &Ensemble,
-    mix: &Mix,
-    grad_scale: f64,
-) -> Result<LossGrad<B>> {
+pub fn mse_consistency<B: Backend>(b: &B, op: &MseConsistencyArgs<'_, B>) -> Result<LossGrad<B>> {
     const OP: &str = "mse_consistency";
-    teachers::<B>(OP, core, assist, ensemble)?;
-    check::shape(OP, "student", B::shape(core), B::shape(student))?;
-    check::size(OP, size)?;
-    mix.validate(B::shape(core).n, size)?;
-    Ok(b.mse_consistency(student, core, assist, size, ensemble, mix, grad_scale))
+    let logits = B::shape(op.teachers.core);
+    teachers::<B>(OP, &op.teachers)?;
+    check::shape(OP, "student", logits, B::shape(op.student))?;
+    check::size(OP, op.size)?;
+    op.mix.validate(logits.n, op.size)?;
+    Ok(b.mse_consistency(op))
 }

@@ -256,11 +256,12 @@ fn rehearse<B: Backend>(b: &B, arch: &DeepLab, config: &RunConfig, measured: boo
     };
     // All batches of a step, as a plan says what each takes in turn.
     let batches = || 0..config.optim.accumulate;
+    let setup = step::Setup { b, arch, config };
     let args = config.warm_up_args();
     for learner in config.warm_up_networks() {
         let batches: Vec<LabeledBatch> = batches().map(|_| labeled(learner.1)).collect();
         for _ in 0..2 {
-            step::warm_up(b, arch, config, &mut state, learner, &batches, &args, &mut watch)?;
+            step::warm_up(&setup, &mut state, learner, &batches, &args, &mut watch)?;
         }
     }
     state.teacher_momenta.clear();
@@ -274,11 +275,11 @@ fn rehearse<B: Backend>(b: &B, arch: &DeepLab, config: &RunConfig, measured: boo
     let view = config.method.labeled_view;
     let batches: Vec<_> = batches().map(|_| (labeled(view), (!supervised).then(unlabeled))).collect();
     for _ in 0..2 {
-        step::method(b, arch, config, &mut state, (0, &batches), &args, &mut watch)?;
+        step::method(&setup, &mut state, (0, &batches), &args, &mut watch)?;
     }
     if config.method.algorithm.has_pseudo_labels() && config.run.pictures > 0 {
         for _ in 0..2 {
-            step::pseudo_labels(b, arch, config, &mut state.nets, &unlabeled(), 1)?;
+            step::pseudo_labels(&setup, &mut state.nets, &unlabeled(), 1)?;
         }
     }
     Ok(())

@@ -53,14 +53,22 @@ impl<B: Backend> BatchOutcome<B> {
     }
 }
 
+/// What all steps of a run work with.
+pub struct Setup<'a, B: Backend> {
+    /// The device.
+    pub b: &'a B,
+    /// The architecture of all networks.
+    pub arch: &'a DeepLab,
+    /// The run's configuration.
+    pub config: &'a RunConfig,
+}
+
 /// A step of the warm-up: `network` learns from the labelled batches, whose gradients are averaged. All of them show `view`.
 ///
 /// # Errors
 /// Those of the ops, and a step without batches.
 pub fn warm_up<B: Backend>(
-    b: &B,
-    arch: &DeepLab,
-    config: &RunConfig,
+    &Setup { b, arch, config }: &Setup<'_, B>,
     state: &mut State<B>,
     (network, view): (NetworkName, View),
     batches: &[LabeledBatch],
@@ -98,9 +106,7 @@ pub fn warm_up<B: Backend>(
 /// # Errors
 /// Those of the ops.
 pub fn method<B: Backend>(
-    b: &B,
-    arch: &DeepLab,
-    config: &RunConfig,
+    &Setup { b, arch, config }: &Setup<'_, B>,
     state: &mut State<B>,
     (step, batches): (u64, &[(LabeledBatch, Option<UnlabeledBatch>)]),
     args: &StepArgs,
@@ -132,9 +138,7 @@ pub fn method<B: Backend>(
 /// # Errors
 /// Those of the ops.
 pub fn pseudo_labels<B: Backend>(
-    b: &B,
-    arch: &DeepLab,
-    config: &RunConfig,
+    &Setup { b, arch, config }: &Setup<'_, B>,
     nets: &mut Networks<B>,
     batch: &UnlabeledBatch,
     core: usize,

@@ -119,7 +119,8 @@ impl<B: Backend> Trainer<'_, B> {
     fn next_step(&mut self, loaders: &mut Loaders, clock: &mut Clock) -> Result<()> {
         let number = self.state.progress.step;
         let step = self.schedule.step(number);
-        let (b, arch, config) = (self.b, self.arch, self.config);
+        let config = self.config;
+        let setup = step::Setup { b: self.b, arch: self.arch, config };
         let (state, watch) = (&mut self.state, &mut self.unread.watch);
         let batches = 0..config.optim.accumulate;
         let outcome = match step.phase {
@@ -127,7 +128,7 @@ impl<B: Backend> Trainer<'_, B> {
                 let args = StepArgs { lr: step.lr, ..config.warm_up_args() };
                 let mut next = || loaders.labeled(step.network);
                 let batches: Vec<_> = batches.map(|_| clock.waiting(&mut next)).collect::<Result<_>>()?;
-                step::warm_up(b, arch, config, state, (step.network, step.view), &batches, &args, watch)?
+                step::warm_up(&setup, state, (step.network, step.view), &batches, &args, watch)?
             }
             Phase::Train => {
                 let args = StepArgs {
@@ -142,7 +143,7 @@ impl<B: Backend> Trainer<'_, B> {
                     Ok((labeled, if supervised { None } else { Some(loaders.unlabeled()?) }))
                 };
                 let batches: Vec<_> = batches.map(|_| clock.waiting(&mut next)).collect::<Result<_>>()?;
-                step::method(b, arch, config, state, (step.step, &batches), &args, watch)?
+                step::method(&setup, state, (step.step, &batches), &args, watch)?
             }
         };
         self.unread.push(Pending { number, step, outcome });

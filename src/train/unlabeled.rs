@@ -22,9 +22,9 @@ impl<B: Backend> Trainer<'_, B> {
         let Some(loader) = self.data.unlabeled_loader(config)? else { return Ok(()) };
         let batch = loader.batch(done * config.optim.accumulate as u64 - 1)?;
         let core = usize::from(schedule.step(self.state.progress.step - 1).core.max(1));
+        let setup = step::Setup { b: self.b, arch: self.arch, config };
         let nets = &mut self.state.nets;
-        let Some((labels, confidences)) = step::pseudo_labels(self.b, self.arch, config, nets, &batch, core)?
-        else {
+        let Some((labels, confidences)) = step::pseudo_labels(&setup, nets, &batch, core)? else {
             return Ok(());
         };
         self.b.check()?;

@@ -100,27 +100,26 @@ fn plain<T: Real>(x: &Tensor<T>, dy: &[T], params: &[T], conv: &Conv2d) -> [Vec<
     [y, dx, dw]
 }
 
-fn conv_of(
-    cin: usize,
-    cout: usize,
-    groups: usize,
-    kernel: usize,
-    stride: usize,
-    padding: usize,
-    dilation: usize,
-    bias: bool,
-) -> Conv2d {
-    let len = cout * kernel * kernel * cin / groups;
+/// `conv` with its parameters from element 3 on.
+fn placed(conv: Conv2d, bias: bool) -> Conv2d {
+    let len = conv.out_channels * conv.kernel * conv.kernel * conv.in_channels / conv.groups;
+    let bias = bias.then_some(Span { offset: 3 + len, len: conv.out_channels });
+    Conv2d { weight: Span { offset: 3, len }, bias, ..conv }
+}
+
+/// A 3x3 convolution that keeps the size, without parameters yet.
+fn three_by_three(in_channels: usize, out_channels: usize) -> Conv2d {
+    let weight = Span { offset: 0, len: 0 };
     Conv2d {
-        weight: Span { offset: 3, len },
-        bias: bias.then_some(Span { offset: 3 + len, len: cout }),
-        in_channels: cin,
-        out_channels: cout,
-        groups,
-        kernel,
-        stride,
-        padding,
-        dilation,
+        weight,
+        bias: None,
+        in_channels,
+        out_channels,
+        groups: 1,
+        kernel: 3,
+        stride: 1,
+        padding: 1,
+        dilation: 1,
     }
 }
 
@@ -128,7 +127,8 @@ fn convolutions<T: Real>(tolerance: f64) {
     let b = Cpu::<T>::new();
     let cases = CONVS.iter().map(|&geometry| (geometry, 1)).chain(GROUPED.iter().copied());
     for ((n, h, w, cin, cout, kernel, stride, padding, dilation, bias), groups) in cases {
-        let conv = conv_of(cin, cout, groups, kernel, stride, padding, dilation, bias);
+        let conv =
+            placed(Conv2d { groups, kernel, stride, padding, dilation, ..three_by_three(cin, cout) }, bias);
         let x = tensor::<T>(Shape::new(n, h, w, cin), 1);
         let params = values::<T>(3 + conv.weight.len + cout, 2);
         let dy = tensor::<T>(conv.out_shape(x.shape()), 3);
@@ -165,7 +165,7 @@ fn convolutions_agree_with_plain_loops() {
 
 #[test]
 fn results_do_not_depend_on_the_number_of_threads() {
-    let conv = conv_of(40, 56, 1, 3, 1, 1, 1, false);
+    let conv = placed(three_by_three(40, 56), false);
     let run = |threads: usize| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a pool");
         pool.install(|| {

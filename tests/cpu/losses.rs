@@ -220,7 +220,8 @@ fn pseudo_labels_match_sorting() {
         let (core, assist) = (randn(shape, 2.0, k as u64), randn(shape, 2.0, 50 + k as u64));
         for topk in [0, 1, 2, 7, 8, 30] {
             let e = Ensemble { topk, gamma: 0.3 };
-            let out = b.ensemble_pseudo_label(&core, &assist, size, &e);
+            let out =
+                b.ensemble_pseudo_label(&TeacherLogits { core: &core, assist: &assist, ensemble: &e }, size);
             let want = target_probabilities(&core, &assist, size, &e, &Mix::default());
             for (i, p) in want.iter().enumerate() {
                 let best = p.iter().copied().fold(0.0, f64::max);
@@ -240,12 +241,18 @@ fn equal_logits_count_from_the_lowest_class() {
     let core = Tensor::new(shape, vec![0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 4.0, 0.0, 0.0]);
     // The best three are classes 1, 2, 3; class 6 keeps the core's 4 and class 1 has (0 + 5) / 2.
     let e = Ensemble { topk: 3, gamma: 0.5 };
-    let out = b.ensemble_pseudo_label(&core, &assist, (2, 11), &e);
+    let out = b.ensemble_pseudo_label(&TeacherLogits { core: &core, assist: &assist, ensemble: &e }, (2, 11));
     let want = softmax(&ensemble_pixel(core.data(), assist.data(), &e));
     assert!(out.label.data.iter().all(|&l| l == 6));
     out.confidence.data().iter().for_each(|&c| close(c, want[6], 1e-12, "confidence"));
     let flat = Tensor::new(shape, vec![0.5; 9]);
-    assert!(b.ensemble_pseudo_label(&flat, &flat, (3, 3), &e).label.data.iter().all(|&l| l == 0));
+    assert!(
+        b.ensemble_pseudo_label(&TeacherLogits { core: &flat, assist: &flat, ensemble: &e }, (3, 3))
+            .label
+            .data
+            .iter()
+            .all(|&l| l == 0)
+    );
 }
 
 #[test]
@@ -255,7 +262,8 @@ fn conf_ce_and_its_gradient() {
         let seed = k as u64;
         let [student, core, assist] = [1, 2, 3].map(|s| randn(shape, 2.0, 10 * s + seed));
         let (e, mix) = (Ensemble { topk: 3, gamma: 0.4 }, mix(shape.n, size, k % 4, seed));
-        let pseudo = b.ensemble_pseudo_label(&core, &assist, size, &e);
+        let pseudo =
+            b.ensemble_pseudo_label(&TeacherLogits { core: &core, assist: &assist, ensemble: &e }, size);
         let q = target_probabilities(&core, &assist, size, &e, &mix);
         for (threshold, negative_threshold, square_weight, weighted) in [
             (0.6, 0.0, 0.0, true),
@@ -284,7 +292,14 @@ fn conf_ce_and_its_gradient() {
                 let square = if square_weight > 0.0 { square / count } else { 0.0 };
                 (pos / f64::max(passed, 1.0), neg / f64::max(pairs, 1.0), square, passed)
             };
-            let out = b.conf_ce(&student, &pseudo, &core, &assist, &e, &mix, &spec, 1.5);
+            let out = b.conf_ce(&ConfCeArgs {
+                student: &student,
+                pseudo: &pseudo,
+                teachers: TeacherLogits { core: &core, assist: &assist, ensemble: &e },
+                mix: &mix,
+                spec: &spec,
+                grad_scale: 1.5,
+            });
             let (pos, neg, square, passed) = want(&student);
             close(out.positive, pos, 1e-12, "positive");
             close(out.negative, neg, 1e-11, "negative");
@@ -323,7 +338,13 @@ fn mse_consistency_and_its_gradient() {
             let pairs = terms.iter().flatten().zip(q.iter().flatten());
             pairs.map(|(p, q)| (p - q) * (p - q)).sum::<f64>() / (q.len() * shape.c) as f64
         };
-        let out = b.mse_consistency(&student, &core, &assist, size, &e, &mix, 2.0);
+        let out = b.mse_consistency(&MseConsistencyArgs {
+            student: &student,
+            teachers: TeacherLogits { core: &core, assist: &assist, ensemble: &e },
+            size,
+            mix: &mix,
+            grad_scale: 2.0,
+        });
         close(out.loss, want(&student), 1e-12, "mse");
         check_gradient(&student, &out.dlogits, |x| 2.0 * want(x), "mse");
     }
@@ -473,8 +494,16 @@ fn results_do_not_depend_on_the_number_of_threads() {
     let run = |threads: usize| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a thread pool");
         pool.install(|| {
-            let pseudo = b.ensemble_pseudo_label(&core, &assist, size, &e);
-            let out = b.conf_ce(&student, &pseudo, &core, &assist, &e, &m, &spec, 1.0);
+            let pseudo =
+                b.ensemble_pseudo_label(&TeacherLogits { core: &core, assist: &assist, ensemble: &e }, size);
+            let out = b.conf_ce(&ConfCeArgs {
+                student: &student,
+                pseudo: &pseudo,
+                teachers: TeacherLogits { core: &core, assist: &assist, ensemble: &e },
+                mix: &m,
+                spec: &spec,
+                grad_scale: 1.0,
+            });
             let logits = b.concat(&[&core, &assist]);
             let t = b.tvat_cotangent(&logits, &b.concat(&[&student, &student]), 2, size);
             let sums = [out.positive, out.negative, out.square].map(f64::to_bits);

@@ -324,16 +324,39 @@ fn losses_of_tensors_that_do_not_belong_together() {
     let result = ops::ohem_cross_entropy(&b, &x, &labels(2, 9, 9), &ohem, 1.0);
     refused(result.map(|_| ()), "ohem_cross_entropy", &["min_kept"]);
     let ensemble = Ensemble { topk: 0, gamma: 0.5 };
-    let result = ops::ensemble_pseudo_label(&b, &x, &x, (9, 9), &ensemble);
+    let result = ops::ensemble_pseudo_label(
+        &b,
+        &ops::TeacherLogits { core: &x, assist: &x, ensemble: &ensemble },
+        (9, 9),
+    );
     refused(result.map(|_| ()), "ensemble_pseudo_label", &["topk"]);
     let ensemble = Ensemble { topk: 7, gamma: 0.5 };
     let mix = Mix { boxes: vec![vec![[0, 0, 5, 10], [0; 4]]], perm: vec![vec![1, 0]] };
-    let result = ops::mse_consistency(&b, &x, &x, &x, (9, 9), &ensemble, &mix, 1.0);
+    let result = ops::mse_consistency(
+        &b,
+        &ops::MseConsistencyArgs {
+            student: &x,
+            teachers: ops::TeacherLogits { core: &x, assist: &x, ensemble: &ensemble },
+            size: (9, 9),
+            mix: &mix,
+            grad_scale: 1.0,
+        },
+    );
     refused(result.map(|_| ()), "cut_mix", &["[0, 0, 5, 10]"]);
     refused(ops::cut_mix(&b, &zeros(3, 9, 9, 3), &mix), "cut_mix", &["2 boxes"]);
     let spec = ConfCe { threshold: 0.6, negative_threshold: 0.0, square_weight: 0.0, weighted: true };
     let pseudo = PseudoLabel::<Cpu<f32>> { label: labels(2, 9, 9), confidence: zeros(2, 9, 8, 1) };
-    let result = ops::conf_ce(&b, &x, &pseudo, &x, &x, &ensemble, &Mix::default(), &spec, 1.0);
+    let result = ops::conf_ce(
+        &b,
+        &ops::ConfCeArgs {
+            student: &x,
+            pseudo: &pseudo,
+            teachers: ops::TeacherLogits { core: &x, assist: &x, ensemble: &ensemble },
+            mix: &Mix::default(),
+            spec: &spec,
+            grad_scale: 1.0,
+        },
+    );
     refused(result.map(|_| ()), "conf_ce", &["confidence"]);
     refused(
         ops::confusion_matrix(&b, &labels(1, 2, 3), &labels(1, 3, 2), 4, None),

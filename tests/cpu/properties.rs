@@ -182,7 +182,7 @@ proptest! {
     ) {
         let b = Cpu::<f64>::new();
         let (core, assist) = (tensor(low, 7), tensor(low, 8));
-        let out = ops::ensemble_pseudo_label(&b, &core, &assist, size, &Ensemble { topk, gamma }).unwrap();
+        let out = ops::ensemble_pseudo_label(&b, &ops::TeacherLogits { core: &core, assist: &assist, ensemble: &Ensemble { topk, gamma } }, size).unwrap();
         prop_assert!(out.label.data.iter().all(|&l| usize::from(l) < low.c));
         // The largest of c probabilities is at least 1 / c.
         let least = 1.0 / low.c as f64 - 1e-12;

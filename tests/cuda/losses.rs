@@ -158,7 +158,12 @@ fn pseudo_labels_match_plain_loops() {
         let ((core64, core), (assist64, assist)) = (pair(b, shape, 2.0, 7), pair(b, shape, 2.0, 8));
         for (topk, gamma) in [(7, 0.5), (1, 0.25), (9, 0.5), (200, 0.7), (3, 0.0)] {
             let e = Ensemble { topk, gamma };
-            let got = ops::ensemble_pseudo_label(b, &core, &assist, size, &e).expect("valid input");
+            let got = ops::ensemble_pseudo_label(
+                b,
+                &ops::TeacherLogits { core: &core, assist: &assist, ensemble: &e },
+                size,
+            )
+            .expect("valid input");
             let (label, confidence) = (b.download_labels(&got.label), b.download(&got.confidence));
             let want = target_probabilities(&core64, &assist64, size, &e);
             for (i, p) in want.iter().enumerate() {
@@ -184,12 +189,22 @@ fn equal_logits_go_to_the_lowest_class() {
         let core = b.upload(shape, &core);
         // The assistant's four first classes count with 1, the others keep the core's 0 and 2.
         let e = Ensemble { topk: 4, gamma: 0.0 };
-        let out = ops::ensemble_pseudo_label(&b, &core, &x, (5, 5), &e).expect("valid input");
+        let out = ops::ensemble_pseudo_label(
+            &b,
+            &ops::TeacherLogits { core: &core, assist: &x, ensemble: &e },
+            (5, 5),
+        )
+        .expect("valid input");
         let sum = 1.0 + 4.0 * (-1f32).exp() + 7.0 * (-2f32).exp();
         assert_eq!(b.download_labels(&out.label), [9; 25]);
         assert!(b.download(&out.confidence).iter().all(|c| (c - 1.0 / sum).abs() < 1e-6));
         let e = Ensemble { topk: 12, gamma: 0.5 };
-        let out = ops::ensemble_pseudo_label(&b, &x, &x, (5, 5), &e).expect("valid input");
+        let out = ops::ensemble_pseudo_label(
+            &b,
+            &ops::TeacherLogits { core: &x, assist: &x, ensemble: &e },
+            (5, 5),
+        )
+        .expect("valid input");
         assert_eq!(b.download_labels(&out.label), [0; 25]);
         no_fault(&b, "ties");
     }
@@ -201,7 +216,12 @@ fn conf_ce_matches_the_cpu() {
         let (student64, student) = pair(b, shape, 1.5, 9);
         let ((core64, core), (assist64, assist)) = (pair(b, shape, 2.0, 10), pair(b, shape, 2.0, 11));
         let ensemble = Ensemble { topk: 3, gamma: 0.5 };
-        let pseudo = ops::ensemble_pseudo_label(b, &core, &assist, size, &ensemble).expect("valid input");
+        let pseudo = ops::ensemble_pseudo_label(
+            b,
+            &ops::TeacherLogits { core: &core, assist: &assist, ensemble: &ensemble },
+            size,
+        )
+        .expect("valid input");
         let label = b.download_labels(&pseudo.label);
         let pseudo64 = PseudoLabel {
             label: cpu::Labels { shape: full(shape, size), data: Arc::new(label) },
@@ -222,18 +242,28 @@ fn conf_ce_matches_the_cpu() {
             let what = format!("{what}, {rounds} rounds, {spec:?}");
             let want = ops::conf_ce(
                 &Cpu64::new(),
-                &student64,
-                &pseudo64,
-                &core64,
-                &assist64,
-                &ensemble,
-                &mix,
-                &spec,
-                1.3,
+                &ops::ConfCeArgs {
+                    student: &student64,
+                    pseudo: &pseudo64,
+                    teachers: ops::TeacherLogits { core: &core64, assist: &assist64, ensemble: &ensemble },
+                    mix: &mix,
+                    spec: &spec,
+                    grad_scale: 1.3,
+                },
             )
             .expect("valid input");
-            let got = ops::conf_ce(b, &student, &pseudo, &core, &assist, &ensemble, &mix, &spec, 1.3)
-                .expect("valid input");
+            let got = ops::conf_ce(
+                b,
+                &ops::ConfCeArgs {
+                    student: &student,
+                    pseudo: &pseudo,
+                    teachers: ops::TeacherLogits { core: &core, assist: &assist, ensemble: &ensemble },
+                    mix: &mix,
+                    spec: &spec,
+                    grad_scale: 1.3,
+                },
+            )
+            .expect("valid input");
             no_fault(b, &what);
             close(b.read_scalar(&got.positive), want.positive, &format!("{what}: positive"));
             close(b.read_scalar(&got.negative), want.negative, &format!("{what}: negative"));
@@ -262,8 +292,12 @@ fn confident_pixels_alone_are_counted() {
             for (shape, size) in cases {
                 let [core, assist, student] = [60, 61, 62].map(|seed| pair(&b, shape, 2.0, seed).1);
                 let ensemble = Ensemble { topk: 3, gamma: 0.5 };
-                let pseudo =
-                    ops::ensemble_pseudo_label(&b, &core, &assist, size, &ensemble).expect("valid input");
+                let pseudo = ops::ensemble_pseudo_label(
+                    &b,
+                    &ops::TeacherLogits { core: &core, assist: &assist, ensemble: &ensemble },
+                    size,
+                )
+                .expect("valid input");
                 let (label, confidence) = (b.download_labels(&pseudo.label), b.download(&pseudo.confidence));
                 let mut sorted = confidence.clone();
                 sorted.sort_by(f32::total_cmp);
@@ -295,7 +329,19 @@ fn confident_pixels_alone_are_counted() {
                                 },
                             );
                             let out = ops::conf_ce(
-                                &b, &student, &pseudo, &core, &assist, &ensemble, &mix, &spec, 1.0,
+                                &b,
+                                &ops::ConfCeArgs {
+                                    student: &student,
+                                    pseudo: &pseudo,
+                                    teachers: ops::TeacherLogits {
+                                        core: &core,
+                                        assist: &assist,
+                                        ensemble: &ensemble,
+                                    },
+                                    mix: &mix,
+                                    spec: &spec,
+                                    grad_scale: 1.0,
+                                },
                             )
                             .expect("valid input");
                             assert_eq!(b.read_scalar(&out.passed), want.iter().sum::<u64>() as f64, "{what}");
@@ -315,11 +361,28 @@ fn mse_consistency_matches_the_cpu() {
         let ((core64, core), (assist64, assist)) = (pair(b, shape, 2.0, 21), pair(b, shape, 2.0, 22));
         for (rounds, topk) in [(0, 7), (1, 2), (3, 100)] {
             let (e, mix) = (Ensemble { topk, gamma: 0.4 }, mix(shape.n, size, rounds, 30));
-            let want =
-                ops::mse_consistency(&Cpu64::new(), &student64, &core64, &assist64, size, &e, &mix, 0.9)
-                    .expect("valid input");
-            let got =
-                ops::mse_consistency(b, &student, &core, &assist, size, &e, &mix, 0.9).expect("valid input");
+            let want = ops::mse_consistency(
+                &Cpu64::new(),
+                &ops::MseConsistencyArgs {
+                    student: &student64,
+                    teachers: ops::TeacherLogits { core: &core64, assist: &assist64, ensemble: &e },
+                    size,
+                    mix: &mix,
+                    grad_scale: 0.9,
+                },
+            )
+            .expect("valid input");
+            let got = ops::mse_consistency(
+                b,
+                &ops::MseConsistencyArgs {
+                    student: &student,
+                    teachers: ops::TeacherLogits { core: &core, assist: &assist, ensemble: &e },
+                    size,
+                    mix: &mix,
+                    grad_scale: 0.9,
+                },
+            )
+            .expect("valid input");
             let what = format!("{what}, {rounds} rounds, {e:?}");
             close(b.read_scalar(&got.loss), want.loss, &what);
             all_close(&to_cpu(b, &got.dlogits), &want.dlogits, dtype, &what);
@@ -381,12 +444,27 @@ fn schedules_agree_bit_by_bit() {
             let e = Ensemble { topk: 3, gamma: 0.5 };
             let mix = mix(2, size, 2, 53);
             let spec = ConfCe { threshold: 0.3, negative_threshold: 0.1, square_weight: 0.5, weighted: true };
-            let pseudo = ops::ensemble_pseudo_label(&b, &core, &assist, size, &e).expect("valid input");
+            let pseudo = ops::ensemble_pseudo_label(
+                &b,
+                &ops::TeacherLogits { core: &core, assist: &assist, ensemble: &e },
+                size,
+            )
+            .expect("valid input");
             bits.extend(b.download(&pseudo.confidence).iter().map(|v| v.to_bits()));
             for negative_threshold in [0.1, 0.0] {
                 let spec = ConfCe { negative_threshold, square_weight: negative_threshold, ..spec };
-                let out = ops::conf_ce(&b, &student, &pseudo, &core, &assist, &e, &mix, &spec, 1.0)
-                    .expect("valid input");
+                let out = ops::conf_ce(
+                    &b,
+                    &ops::ConfCeArgs {
+                        student: &student,
+                        pseudo: &pseudo,
+                        teachers: ops::TeacherLogits { core: &core, assist: &assist, ensemble: &e },
+                        mix: &mix,
+                        spec: &spec,
+                        grad_scale: 1.0,
+                    },
+                )
+                .expect("valid input");
                 bits.extend(b.download(&out.dstudent).iter().map(|v| v.to_bits()));
                 bits.push(b.read_scalar(&out.positive).to_bits() as u32);
             }
@@ -394,8 +472,17 @@ fn schedules_agree_bit_by_bit() {
             let ohem = Ohem { threshold: 0.2, min_kept: 40 };
             let out = ops::ohem_cross_entropy(&b, &student, &target, &ohem, 1.0).expect("valid input");
             bits.extend(b.download(&out.dlogits).iter().map(|v| v.to_bits()));
-            let out =
-                ops::mse_consistency(&b, &student, &core, &assist, size, &e, &mix, 1.0).expect("valid input");
+            let out = ops::mse_consistency(
+                &b,
+                &ops::MseConsistencyArgs {
+                    student: &student,
+                    teachers: ops::TeacherLogits { core: &core, assist: &assist, ensemble: &e },
+                    size,
+                    mix: &mix,
+                    grad_scale: 1.0,
+                },
+            )
+            .expect("valid input");
             bits.extend(b.download(&out.dlogits).iter().map(|v| v.to_bits()));
             let [logits, tangents] =
                 [55, 56].map(|seed| pair(&b, shape.with_channels(2 * shape.c), 2.0, seed).1);

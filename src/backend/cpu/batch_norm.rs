@@ -39,7 +39,7 @@ impl<T: Real> BatchNormOps for Cpu<T> {
         let (c, n) = (bn.channels, x.shape().positions() as f64);
         let (mean, inv) = moments.split_at(c);
         if x.shape().positions() <= FEW {
-            return train_bwd_few(dy, x, y, params, grads, bn, act, residual);
+            return train_bwd_few(dy, &norm, params, grads);
         }
         let [sum, dot] = gradient_sums(dy, x, y, mean, inv, act);
         accumulate(grads, bn, &sum, &dot);
@@ -220,14 +220,11 @@ fn gradient_line<T: Real>(slope: T, sum: &mut [T], dot: &mut [T], [dy, x, y]: [&
 /// [`train_bwd`] in f64 throughout, for few positions.
 fn train_bwd_few<T: Real>(
     dy: &Tensor<T>,
-    x: &Tensor<T>,
-    y: &Tensor<T>,
+    norm: &NormPass<'_, Cpu<T>>,
     params: &[T],
     grads: &mut [T],
-    bn: &BatchNorm,
-    act: Activation,
-    residual: bool,
 ) -> (Tensor<T>, Option<Tensor<T>>) {
+    let &NormPass { x, y, bn, act, residual, .. } = norm;
     let (c, n) = (bn.channels, x.shape().positions());
     let slope: T = slope(act);
     let g = |at: usize| mask(slope, dy.data()[at], y.data()[at]);

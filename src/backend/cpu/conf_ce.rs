@@ -11,18 +11,8 @@ use crate::ops::*;
 use rayon::prelude::*;
 
 impl<T: Real> ConfCeOps for Cpu<T> {
-    fn conf_ce(
-        &self,
-        student: &Tensor<T>,
-        pseudo: &PseudoLabel<Self>,
-        core: &Tensor<T>,
-        assist: &Tensor<T>,
-        ensemble: &Ensemble,
-        mix: &Mix,
-        spec: &ConfCe,
-        grad_scale: f64,
-    ) -> ConfCeOut<Self> {
-        forward_backward(student, pseudo, core, assist, ensemble, mix, spec, grad_scale)
+    fn conf_ce(&self, op: &ConfCeArgs<'_, Self>) -> ConfCeOut<Self> {
+        forward_backward(op)
     }
 }
 
@@ -47,16 +37,15 @@ struct Band<'a, T> {
 }
 
 /// Loss terms, counts and the gradient of positive + negative + square_weight * square times `grad_scale`.
-pub fn forward_backward<T: Real>(
-    student: &Tensor<T>,
-    pseudo: &PseudoLabel<Cpu<T>>,
-    core: &Tensor<T>,
-    assist: &Tensor<T>,
-    ensemble: &Ensemble,
-    mix: &Mix,
-    spec: &ConfCe,
-    grad_scale: f64,
-) -> ConfCeOut<Cpu<T>> {
+fn forward_backward<T: Real>(op: &ConfCeArgs<'_, Cpu<T>>) -> ConfCeOut<Cpu<T>> {
+    let &ConfCeArgs {
+        student,
+        pseudo,
+        teachers: TeacherLogits { core, assist, ensemble },
+        mix,
+        spec,
+        grad_scale,
+    } = op;
     let (height, width) = (pseudo.label.shape.h, pseudo.label.shape.w);
     let grid = Grid::new(student.shape(), (height, width));
     let (passed, histogram) = census(pseudo, mix, T::from_f64(spec.threshold));

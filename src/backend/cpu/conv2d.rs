@@ -9,7 +9,7 @@
 
 use super::Cpu;
 use super::channels::{Channels, Target};
-use super::gather::{Class, Gather};
+use super::gather::{Class, Gather, Source};
 use super::gemm::{Matrix, product, product_into};
 use super::memory::Buffer;
 use super::parallel::{Disjoint, tasks};
@@ -355,7 +355,8 @@ impl<T: Real> Work<'_, T> {
                 for (taps, part) in chunks(&class.taps, width) {
                     let inner = taps.len() * part.len();
                     let strip = &mut strip[..len * inner];
-                    gather.fill(strip, class, &places, taps, source, source_step, part.clone());
+                    let read = Source { values: source, width: source_step, columns: part.clone() };
+                    gather.fill(strip, class, &places, taps, read);
                     let mut before = 0;
                     for run in taps.chunk_by(|a, b| lines.joined && a + 1 == *b) {
                         let depth = run.len() * part.len();

@@ -8,14 +8,8 @@ use rayon::prelude::*;
 use std::sync::Arc;
 
 impl<T: Real> EnsembleOps for Cpu<T> {
-    fn ensemble_pseudo_label(
-        &self,
-        core: &Tensor<T>,
-        assist: &Tensor<T>,
-        size: Size,
-        ensemble: &Ensemble,
-    ) -> PseudoLabel<Self> {
-        forward(core, assist, size, ensemble)
+    fn ensemble_pseudo_label(&self, teachers: &TeacherLogits<'_, Self>, size: Size) -> PseudoLabel<Self> {
+        forward(teachers, size)
     }
 }
 
@@ -26,12 +20,8 @@ const ROWS: usize = 32;
 const LANES: usize = 8;
 
 /// Label (first maximum) and confidence of every pixel of the ensemble's softmax at `size`.
-pub fn forward<T: Real>(
-    core: &Tensor<T>,
-    assist: &Tensor<T>,
-    size: Size,
-    ensemble: &Ensemble,
-) -> PseudoLabel<Cpu<T>> {
+fn forward<T: Real>(teachers: &TeacherLogits<'_, Cpu<T>>, size: Size) -> PseudoLabel<Cpu<T>> {
+    let &TeacherLogits { core, assist, ensemble } = teachers;
     let grid = Grid::new(core.shape(), size);
     let (height, width) = size;
     let shape = Shape::new(core.shape().n, height, width, 1);

@@ -77,6 +77,16 @@ pub struct Gather {
     pub classes: Vec<Class>,
 }
 
+/// What is gathered of a tensor.
+pub struct Source<'a, T> {
+    /// Its values.
+    pub values: &'a [T],
+    /// Values from position to position.
+    pub width: usize,
+    /// Those of a position that are read.
+    pub columns: std::ops::Range<usize>,
+}
+
 impl Gather {
     /// Outputs read inputs.
     pub fn fprop(conv: &Conv2d, x: Shape) -> Gather {
@@ -200,18 +210,16 @@ impl Gather {
         runs
     }
 
-    /// For each of `places` a row of `strip`: what it reads through `taps`, one tap after the other, of each tap the
-    /// values `columns` of a position of `source`, whose positions are `width` values apart; zeros for padding.
+    /// For each of `places` a row of `strip`: what it reads through `taps`, one tap after the other; zeros for padding.
     pub fn fill<T: Real>(
         &self,
         strip: &mut [T],
         class: &Class,
         places: &[Place],
         taps: &[usize],
-        source: &[T],
-        width: usize,
-        columns: std::ops::Range<usize>,
+        source: Source<'_, T>,
     ) {
+        let Source { values: source, width, columns } = source;
         let len = columns.len();
         let full = |p: &Place| class.exact || self.y.full[p.y] && self.x.full[p.x];
         let mut runs: Option<Vec<Run>> = None;

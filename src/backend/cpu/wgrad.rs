@@ -6,7 +6,7 @@
 //! copy all taps of a position together and leave partial sums, which are added in their order.
 
 use super::channels::Channels;
-use super::gather::Gather;
+use super::gather::{Gather, Source};
 use super::gemm::{Matrix, product, product_into};
 use super::memory::Buffer;
 use super::parallel::{Disjoint, tasks};
@@ -134,7 +134,8 @@ fn by_position<T: Real>(
         for from in (first..end).step_by(depth) {
             let rows = depth.min(end - from);
             let places = gather.places(&whole, from, rows);
-            gather.fill(&mut strip, &whole, &places, &whole.taps, x.data, x.step, 0..cin);
+            let read = Source { values: x.data, width: x.step, columns: 0..cin };
+            gather.fill(&mut strip, &whole, &places, &whole.taps, read);
             product_into(
                 sums,
                 inner,

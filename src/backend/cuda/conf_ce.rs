@@ -7,18 +7,8 @@ use super::*;
 use bytemuck::{Pod, Zeroable};
 
 impl ConfCeOps for Cuda {
-    fn conf_ce(
-        &self,
-        student: &Tensor,
-        pseudo: &PseudoLabel<Self>,
-        core: &Tensor,
-        assist: &Tensor,
-        ensemble: &Ensemble,
-        mix: &Mix,
-        spec: &ConfCe,
-        grad_scale: f64,
-    ) -> ConfCeOut<Self> {
-        forward_backward(self, student, pseudo, core, assist, ensemble, mix, spec, grad_scale)
+    fn conf_ce(&self, op: &ConfCeArgs<'_, Cuda>) -> ConfCeOut<Cuda> {
+        forward_backward(self, op)
     }
 }
 
@@ -37,17 +27,15 @@ plain_arg!(Pseudo);
 
 /// Loss terms, counts and the gradient of positive + negative + square_weight * square times `grad_scale`. Confidences are
 /// f32, as `ensemble_pseudo_label` makes them.
-pub fn forward_backward(
-    d: &Cuda,
-    student: &Tensor,
-    pseudo: &PseudoLabel<Cuda>,
-    core: &Tensor,
-    assist: &Tensor,
-    ensemble: &Ensemble,
-    mix: &Mix,
-    spec: &ConfCe,
-    grad_scale: f64,
-) -> ConfCeOut<Cuda> {
+fn forward_backward(d: &Cuda, op: &ConfCeArgs<'_, Cuda>) -> ConfCeOut<Cuda> {
+    let &ConfCeArgs {
+        student,
+        pseudo,
+        teachers: TeacherLogits { core, assist, ensemble },
+        mix,
+        spec,
+        grad_scale,
+    } = op;
     if pseudo.confidence.dtype != Dtype::F32 {
         d.note::<()>(Err(Error::shape(FILE, "confidences in f32", "bf16")));
     }

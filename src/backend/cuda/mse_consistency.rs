@@ -4,49 +4,34 @@ use super::cut_mix::mix_buffer;
 use super::loss::{Boxes, Plan, Teachers, Term};
 use super::*;
 
-impl MseConsistencyOps for Cuda {
-    fn mse_consistency(
-        &self,
-        student: &Tensor,
-        core: &Tensor,
-        assist: &Tensor,
-        size: Size,
-        ensemble: &Ensemble,
-        mix: &Mix,
-        grad_scale: f64,
-    ) -> LossGrad<Self> {
-        forward_backward(self, student, core, assist, size, ensemble, mix, grad_scale)
-    }
-}
-
 const FILE: &str = "mse_consistency";
 
-/// Mean over (pixel, class) of (softmax(student) - softmax(ensemble))² and its gradient times `grad_scale`.
-pub fn forward_backward(
-    d: &Cuda,
-    student: &Tensor,
-    core: &Tensor,
-    assist: &Tensor,
-    size: Size,
-    ensemble: &Ensemble,
-    mix: &Mix,
-    grad_scale: f64,
-) -> LossGrad<Cuda> {
-    let plan = Plan::new(student.shape, size, 3);
-    let (workspace, loss, boxes) = (plan.workspace(d, 1), d.scalar(), mix_buffer(d, mix));
-    let args = args![
-        workspace.parts,
-        workspace.sums,
-        student,
-        core,
-        assist,
-        Teachers::new(ensemble),
-        Boxes::new(&boxes),
-        plan.upsample
-    ];
-    d.launch_typed(FILE, "mse_consistency_fwd_bwd", student.dtype, plan.fold(), args);
-    let values = (student.shape.n * size.0 * size.1 * student.shape.c) as f64;
-    let term = Term::new(None, Some(&loss), 1.0 / values, grad_scale);
-    let dlogits = plan.finish(d, &workspace, student.dtype, &[term], None);
-    LossGrad { loss, dlogits }
+impl MseConsistencyOps for Cuda {
+    fn mse_consistency(&self, op: &MseConsistencyArgs<'_, Cuda>) -> LossGrad<Cuda> {
+        let &MseConsistencyArgs {
+            student,
+            teachers: TeacherLogits { core, assist, ensemble },
+            size,
+            mix,
+            grad_scale,
+        } = op;
+        let d = self;
+        let plan = Plan::new(student.shape, size, 3);
+        let (workspace, loss, boxes) = (plan.workspace(d, 1), d.scalar(), mix_buffer(d, mix));
+        let args = args![
+            workspace.parts,
+            workspace.sums,
+            student,
+            core,
+            assist,
+            Teachers::new(ensemble),
+            Boxes::new(&boxes),
+            plan.upsample
+        ];
+        d.launch_typed(FILE, "mse_consistency_fwd_bwd", student.dtype, plan.fold(), args);
+        let values = (student.shape.n * size.0 * size.1 * student.shape.c) as f64;
+        let term = Term::new(None, Some(&loss), 1.0 / values, grad_scale);
+        let dlogits = plan.finish(d, &workspace, student.dtype, &[term], None);
+        LossGrad { loss, dlogits }
+    }
 }

@@ -1,6 +1,7 @@
 //! What kernels call: the functions that tools/emulator/cpp/emulated.cuh and emulated_sm90.cuh declare. Each runs on the coroutine of the thread
 //! that calls it, and owns nothing when it suspends that thread.
 
+use super::bulk::BulkLoad;
 use super::copies::{AsyncCopy, COPY_BYTES};
 use super::shadow::Access;
 use super::thread::{Place, Thread, WarpOp};
@@ -179,7 +180,10 @@ unsafe extern "C" fn emu_bulk_load(
     line: u32,
 ) {
     // SAFETY: kernels pass the running thread, one of their tensor maps, and arrays of these sizes.
-    unsafe { Thread::bulk_load(thread, to, map, *at, *offsets, barrier, mask, Place { file, line }) }
+    unsafe {
+        let load = BulkLoad { to, map, at: *at, offsets: *offsets, barrier, mask };
+        Thread::bulk_load(thread, &load, Place { file, line })
+    }
 }
 
 #[unsafe(no_mangle)]

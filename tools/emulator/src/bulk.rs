@@ -21,6 +21,20 @@ pub fn swizzled(address: usize) -> usize {
     address ^ ((address >> 7 & 7) << 4)
 }
 
+/// What a thread asks for.
+pub struct BulkLoad {
+    /// Address of the box in the thread's own shared memory.
+    pub to: usize,
+    pub map: *const TensorMap,
+    /// Where the box begins in the tensor, and the offsets of the tap.
+    pub at: [i32; 4],
+    pub offsets: [u32; 2],
+    /// Address of the mbarrier.
+    pub barrier: usize,
+    /// A bit for each block of the cluster that the box comes to; 0 for the thread's own.
+    pub mask: u32,
+}
+
 /// A copy that is under way.
 pub struct BulkCopy {
     /// Where in shared memory of the block of this rank, as an offset, and the mbarrier's address.
@@ -131,16 +145,8 @@ impl Thread {
     ///
     /// # Safety
     /// Called on this thread's coroutine; `map` is a tensor map.
-    pub unsafe fn bulk_load(
-        this: *mut Thread,
-        to: usize,
-        map: *const TensorMap,
-        at: [i32; 4],
-        offsets: [u32; 2],
-        barrier: usize,
-        mask: u32,
-        place: Place,
-    ) {
+    pub unsafe fn bulk_load(this: *mut Thread, load: &BulkLoad, place: Place) {
+        let &BulkLoad { to, map, at, offsets, barrier, mask } = load;
         // SAFETY: as promised by the caller; no reference to the cluster is alive where the thread fails.
         unsafe {
             let spec: TensorMapSpec = bytemuck::cast((*map).0);

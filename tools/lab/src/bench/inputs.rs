@@ -276,8 +276,11 @@ impl<B: Backend> Inputs<B> {
                 for _ in 0..3 {
                     i.tensors.push(wide(b, tensor(*logits))?);
                 }
-                i.pseudo =
-                    Some(ops::ensemble_pseudo_label(b, &i.tensors[1], &i.tensors[2], *size, ensemble)?);
+                i.pseudo = Some(ops::ensemble_pseudo_label(
+                    b,
+                    &ops::TeacherLogits { core: &i.tensors[1], assist: &i.tensors[2], ensemble },
+                    *size,
+                )?);
             }
             Call::MseConsistency { logits, .. } => {
                 for _ in 0..3 {
@@ -292,7 +295,11 @@ impl<B: Backend> Inputs<B> {
                     let logits = Shape::new(x.n, x.h.div_ceil(4), x.w.div_ceil(4), *classes);
                     let (core, assist) = (wide(b, tensor(logits))?, wide(b, tensor(logits))?);
                     let ensemble = Ensemble { topk: 2, gamma: 0.5 };
-                    i.pseudo = Some(ops::ensemble_pseudo_label(b, &core, &assist, size, &ensemble)?);
+                    i.pseudo = Some(ops::ensemble_pseudo_label(
+                        b,
+                        &ops::TeacherLogits { core: &core, assist: &assist, ensemble: &ensemble },
+                        size,
+                    )?);
                 }
             }
             Call::NormalizeBytes { x } | Call::Photometric { x, .. } => {
@@ -552,19 +559,42 @@ impl<B: Backend> Inputs<B> {
                 label_loss(o, ops::ohem_cross_entropy(b, &t[0], &self.labels[0], ohem, 1.0)?);
             }
             Call::EnsemblePseudoLabel { size, ensemble, .. } => {
-                let pseudo = ops::ensemble_pseudo_label(b, &t[0], &t[1], *size, ensemble)?;
+                let pseudo = ops::ensemble_pseudo_label(
+                    b,
+                    &ops::TeacherLogits { core: &t[0], assist: &t[1], ensemble },
+                    *size,
+                )?;
                 o.labels.push(pseudo.label);
                 o.tensors.push(pseudo.confidence);
             }
             Call::ConfCe { ensemble, mix, conf_ce, .. } => {
                 let pseudo = self.pseudo.as_ref().expect("drawn so");
-                let c = ops::conf_ce(b, &t[0], pseudo, &t[1], &t[2], ensemble, mix, conf_ce, 1.0)?;
+                let c = ops::conf_ce(
+                    b,
+                    &ops::ConfCeArgs {
+                        student: &t[0],
+                        pseudo,
+                        teachers: ops::TeacherLogits { core: &t[1], assist: &t[2], ensemble },
+                        mix,
+                        spec: conf_ce,
+                        grad_scale: 1.0,
+                    },
+                )?;
                 o.tensors.push(c.dstudent);
                 o.scalars.extend([c.positive, c.negative, c.square, c.passed]);
                 o.counts.extend([c.histogram, c.confusion]);
             }
             Call::MseConsistency { size, ensemble, mix, .. } => {
-                let l = ops::mse_consistency(b, &t[0], &t[1], &t[2], *size, ensemble, mix, 1.0)?;
+                let l = ops::mse_consistency(
+                    b,
+                    &ops::MseConsistencyArgs {
+                        student: &t[0],
+                        teachers: ops::TeacherLogits { core: &t[1], assist: &t[2], ensemble },
+                        size: *size,
+                        mix,
+                        grad_scale: 1.0,
+                    },
+                )?;
                 o.tensors.push(l.dlogits);
                 o.scalars.push(l.loss);
             }
@@ -648,7 +678,7 @@ fn read_by_conv<B: Backend>(b: &B, params: B::Vector) -> Result<B::Vector> {
         dilation: 1,
     };
     let x = b.upload(Shape::new(1, 1, 1, 1), &[1.0]);
-    ops::conv2d_fprop(b, &ops::Fprop::new(&x, &params, &conv))?.y;
+    ops::conv2d_fprop(b, &ops::Fprop::new(&x, &params, &conv))?;
     Ok(params)
 }
 

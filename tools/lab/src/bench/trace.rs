@@ -269,33 +269,18 @@ impl CrossEntropyOps for Trace {
 }
 
 impl EnsembleOps for Trace {
-    fn ensemble_pseudo_label(
-        &self,
-        core: &Shape,
-        _: &Shape,
-        size: Size,
-        ensemble: &Ensemble,
-    ) -> PseudoLabel<Trace> {
-        self.note(Call::EnsemblePseudoLabel { logits: *core, size, ensemble: *ensemble });
-        let pixels = sized(&core.with_channels(1), size);
+    fn ensemble_pseudo_label(&self, teachers: &TeacherLogits<'_, Trace>, size: Size) -> PseudoLabel<Trace> {
+        let (logits, ensemble) = (*teachers.core, *teachers.ensemble);
+        self.note(Call::EnsemblePseudoLabel { logits, size, ensemble });
+        let pixels = sized(&logits.with_channels(1), size);
         PseudoLabel { label: pixels, confidence: pixels }
     }
 }
 
 impl ConfCeOps for Trace {
-    fn conf_ce(
-        &self,
-        student: &Shape,
-        pseudo: &PseudoLabel<Trace>,
-        _: &Shape,
-        _: &Shape,
-        ensemble: &Ensemble,
-        mix: &Mix,
-        conf_ce: &ConfCe,
-        _: f64,
-    ) -> ConfCeOut<Trace> {
-        let (logits, size) = (*student, (pseudo.label.h, pseudo.label.w));
-        let (ensemble, mix, conf_ce) = (*ensemble, mix.clone(), *conf_ce);
+    fn conf_ce(&self, op: &ConfCeArgs<'_, Trace>) -> ConfCeOut<Trace> {
+        let (logits, size) = (*op.student, (op.pseudo.label.h, op.pseudo.label.w));
+        let (ensemble, mix, conf_ce) = (*op.teachers.ensemble, op.mix.clone(), *op.spec);
         self.note(Call::ConfCe { logits, size, ensemble, mix, conf_ce });
         ConfCeOut {
             positive: (),
@@ -310,18 +295,10 @@ impl ConfCeOps for Trace {
 }
 
 impl MseConsistencyOps for Trace {
-    fn mse_consistency(
-        &self,
-        student: &Shape,
-        _: &Shape,
-        _: &Shape,
-        size: Size,
-        ensemble: &Ensemble,
-        mix: &Mix,
-        _: f64,
-    ) -> LossGrad<Trace> {
-        self.note(Call::MseConsistency { logits: *student, size, ensemble: *ensemble, mix: mix.clone() });
-        LossGrad { loss: (), dlogits: *student }
+    fn mse_consistency(&self, op: &MseConsistencyArgs<'_, Trace>) -> LossGrad<Trace> {
+        let (logits, ensemble) = (*op.student, *op.teachers.ensemble);
+        self.note(Call::MseConsistency { logits, size: op.size, ensemble, mix: op.mix.clone() });
+        LossGrad { loss: (), dlogits: logits }
     }
 }
 

@@ -131,8 +131,22 @@ impl Loss for ConfidenceLoss {
     fn of<B: Backend>(&self, b: &B, logits: &B::Tensor) -> Result<(f64, B::Tensor)> {
         let ConfidenceLoss(teachers, spec) = self;
         let (Teachers { size, ensemble, mix, .. }, (core, assist)) = (teachers, teachers.upload(b));
-        let pseudo = ops::ensemble_pseudo_label(b, &core, &assist, *size, ensemble)?;
-        let out = ops::conf_ce(b, logits, &pseudo, &core, &assist, ensemble, mix, spec, GRAD_SCALE)?;
+        let pseudo = ops::ensemble_pseudo_label(
+            b,
+            &ops::TeacherLogits { core: &core, assist: &assist, ensemble },
+            *size,
+        )?;
+        let out = ops::conf_ce(
+            b,
+            &ops::ConfCeArgs {
+                student: logits,
+                pseudo: &pseudo,
+                teachers: ops::TeacherLogits { core: &core, assist: &assist, ensemble },
+                mix,
+                spec,
+                grad_scale: GRAD_SCALE,
+            },
+        )?;
         let [positive, negative, square] =
             [out.positive, out.negative, out.square].map(|s| b.read_scalar(&s));
         Ok((positive + negative + spec.square_weight * square, out.dstudent))
@@ -170,7 +184,16 @@ struct Consistency(Teachers);
 impl Loss for Consistency {
     fn of<B: Backend>(&self, b: &B, logits: &B::Tensor) -> Result<(f64, B::Tensor)> {
         let (Teachers { size, ensemble, mix, .. }, (core, assist)) = (&self.0, self.0.upload(b));
-        let out = ops::mse_consistency(b, logits, &core, &assist, *size, ensemble, mix, GRAD_SCALE)?;
+        let out = ops::mse_consistency(
+            b,
+            &ops::MseConsistencyArgs {
+                student: logits,
+                teachers: ops::TeacherLogits { core: &core, assist: &assist, ensemble },
+                size: *size,
+                mix,
+                grad_scale: GRAD_SCALE,
+            },
+        )?;
         Ok((b.read_scalar(&out.loss), out.dlogits))
     }
 }

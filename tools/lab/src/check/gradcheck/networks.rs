@@ -341,11 +341,34 @@ fn step<B: Claimant>(claimant: &B, rng: &mut Stream, args: StepArgs) -> Result<P
         let logits = forward(&arch, &student, &params, &x_u, Some(&r_u))?;
         let (ensemble, mix) = (&args.ensemble, &batch.mix);
         let unsupervised = if args.algorithm == Algorithm::MeanTeacher {
-            let out = ops::mse_consistency(&b, &logits, &core, &assist, size, ensemble, mix, 1.0)?;
+            let out = ops::mse_consistency(
+                &b,
+                &ops::MseConsistencyArgs {
+                    student: &logits,
+                    teachers: ops::TeacherLogits { core: &core, assist: &assist, ensemble },
+                    size,
+                    mix,
+                    grad_scale: 1.0,
+                },
+            )?;
             b.read_scalar(&out.loss)
         } else {
-            let pseudo = ops::ensemble_pseudo_label(&b, &core, &assist, size, ensemble)?;
-            let out = ops::conf_ce(&b, &logits, &pseudo, &core, &assist, ensemble, mix, &args.conf_ce, 1.0)?;
+            let pseudo = ops::ensemble_pseudo_label(
+                &b,
+                &ops::TeacherLogits { core: &core, assist: &assist, ensemble },
+                size,
+            )?;
+            let out = ops::conf_ce(
+                &b,
+                &ops::ConfCeArgs {
+                    student: &logits,
+                    pseudo: &pseudo,
+                    teachers: ops::TeacherLogits { core: &core, assist: &assist, ensemble },
+                    mix,
+                    spec: &args.conf_ce,
+                    grad_scale: 1.0,
+                },
+            )?;
             b.read_scalar(&out.positive)
                 + b.read_scalar(&out.negative)
                 + args.conf_ce.square_weight * b.read_scalar(&out.square)

@@ -70,7 +70,11 @@ pub(super) fn ensemble_pseudo_label<B: Backend>(run: &mut Run<'_, B>) -> Result<
     let EnsembleAttrs { size, topk, gamma } = run.attrs()?;
     let (core, assist) = (run.tensor("core")?, run.tensor("assist")?);
     let size = run.size(B::shape(&core).n, size)?;
-    let pseudo = ops::ensemble_pseudo_label(run.b, &core, &assist, size, &Ensemble { topk, gamma })?;
+    let pseudo = ops::ensemble_pseudo_label(
+        run.b,
+        &ops::TeacherLogits { core: &core, assist: &assist, ensemble: &Ensemble { topk, gamma } },
+        size,
+    )?;
     let shape = B::labels_shape(&pseudo.label);
     let label = run.b.download_labels(&pseudo.label).into_iter().map(i32::from).collect();
     let shape = vec![shape.n, shape.h, shape.w];
@@ -98,8 +102,22 @@ pub(super) fn conf_ce<B: Backend>(run: &mut Run<'_, B>) -> Result<()> {
     let mix = mix(run.fixture, n, size)?;
     let ensemble = Ensemble { topk, gamma };
     let spec = ConfCe { threshold, negative_threshold, square_weight: 0.0, weighted: true };
-    let pseudo = ops::ensemble_pseudo_label(run.b, &core, &assist, size, &ensemble)?;
-    let out = ops::conf_ce(run.b, &student, &pseudo, &core, &assist, &ensemble, &mix, &spec, 1.0)?;
+    let pseudo = ops::ensemble_pseudo_label(
+        run.b,
+        &ops::TeacherLogits { core: &core, assist: &assist, ensemble: &ensemble },
+        size,
+    )?;
+    let out = ops::conf_ce(
+        run.b,
+        &ops::ConfCeArgs {
+            student: &student,
+            pseudo: &pseudo,
+            teachers: ops::TeacherLogits { core: &core, assist: &assist, ensemble: &ensemble },
+            mix: &mix,
+            spec: &spec,
+            grad_scale: 1.0,
+        },
+    )?;
     run.put_scalar("positive", run.b.read_scalar(&out.positive));
     run.put_scalar("negative", run.b.read_scalar(&out.negative));
     let histogram = run.b.read_counts(&out.histogram);

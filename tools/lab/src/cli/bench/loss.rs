@@ -19,8 +19,19 @@ fn loss<B: Backend>(b: &B, run: &Run) -> Result<()> {
     let size = (run.sizes.crop, run.sizes.crop);
     let make = |b: &B| Ok([7, 8, 9].map(|number| images(b, run.sizes.logits(), number)));
     let work = |b: &B, [core, assist, student]: &mut [B::Tensor; 3]| {
-        let pseudo = ops::ensemble_pseudo_label(b, core, assist, size, &ensemble)?;
-        ops::conf_ce(b, student, &pseudo, core, assist, &ensemble, &mix, &conf_ce, 1.0)
+        let pseudo =
+            ops::ensemble_pseudo_label(b, &ops::TeacherLogits { core, assist, ensemble: &ensemble }, size)?;
+        ops::conf_ce(
+            b,
+            &ops::ConfCeArgs {
+                student,
+                pseudo: &pseudo,
+                teachers: ops::TeacherLogits { core, assist, ensemble: &ensemble },
+                mix: &mix,
+                spec: &conf_ce,
+                grad_scale: 1.0,
+            },
+        )
     };
     let mut oracle = run.oracle()?;
     let mut worst = 0f64;
