@@ -101,7 +101,16 @@ pub fn update<B: Backend>(b: &B, arch: &DeepLab, nets: &mut Networks<B>, args: &
         student_stats: &student.stats,
         keep: args.ema_decay,
     };
-    ops::sgd_ema(b, &mut student.params, grads, momentum, &sgd(arch, args), follower)
+    ops::sgd(
+        b,
+        ops::SgdStep {
+            params: &mut student.params,
+            grads,
+            momentum,
+            spec: &sgd(arch, args),
+            teacher: Some(follower),
+        },
+    )
 }
 
 /// [`accumulate`] on labelled images alone, of any network: for the warm-up of all three, and the supervised baseline.
@@ -142,7 +151,10 @@ pub fn supervised_update<B: Backend>(
     grads: &B::Vector,
     args: &StepArgs,
 ) -> Result<()> {
-    ops::sgd(b, &mut net.params, grads, momentum, &sgd(arch, args))
+    ops::sgd(
+        b,
+        ops::SgdStep { params: &mut net.params, grads, momentum, spec: &sgd(arch, args), teacher: None },
+    )
 }
 
 fn supervised_loss<B: Backend>(

@@ -4,111 +4,6 @@
 use super::memory::MemoryPlan;
 use super::*;
 
-/// What a loss returns: its value and its gradient with respect to the low-resolution logits.
-pub struct LossGrad<B: Device> {
-    /// Value, on the device until [`Backend::read_scalar`].
-    pub loss: B::Scalar,
-    /// Gradient with respect to the logits, times the `grad_scale` that was asked for.
-    pub dlogits: B::Tensor,
-}
-
-/// What a loss over labelled pixels returns.
-pub struct LabelLoss<B: Device> {
-    /// Value, on the device until [`Backend::read_scalar`].
-    pub loss: B::Scalar,
-    /// Gradient with respect to the logits, times the `grad_scale` that was asked for.
-    pub dlogits: B::Tensor,
-    /// Counts `[classes, classes]` over all labelled pixels: row = label, column = largest logit, of equal ones the first.
-    pub confusion: B::Counts,
-}
-
-/// Hard labels and their confidences, one a pixel.
-pub struct PseudoLabel<B: Device> {
-    /// Arg max class.
-    pub label: B::Labels,
-    /// Its probability, `[n, h, w, 1]`.
-    pub confidence: B::Tensor,
-}
-
-/// What [`Backend::conf_ce`] returns.
-pub struct ConfCeOut<B: Device> {
-    /// Mean over passed pixels of confidence times cross entropy (0 if none passed).
-    pub positive: B::Scalar,
-    /// Mean over selected (pixel, class) pairs of -log(1 - p) (0 if negative learning is off).
-    pub negative: B::Scalar,
-    /// Mean squared student probability over (pixel, class); 0 unless `square_weight` > 0.
-    pub square: B::Scalar,
-    /// Number of pixels that reached the threshold.
-    pub passed: B::Scalar,
-    /// Confidences in [`HISTOGRAM_BINS`] equal bins over [0, 1], 1 in the last.
-    pub histogram: B::Counts,
-    /// Counts `[classes, classes]` over passed pixels: row = pseudo label, column = the student's largest logit.
-    pub confusion: B::Counts,
-    /// Gradient of positive + negative + square_weight * square with respect to the student's logits.
-    pub dstudent: B::Tensor,
-}
-
-/// What training-mode batch norm keeps for its backward pass.
-#[derive(Clone)]
-pub struct BatchNormSaved<B: Device> {
-    /// Mean of each channel, then 1 / sqrt(var + eps) of each channel.
-    pub moments: B::Vector,
-}
-
-/// A teacher that follows a student, as [`Backend::sgd_ema`] moves it.
-pub struct Teacher<'a, B: Device> {
-    /// Its parameters.
-    pub params: &'a mut B::Vector,
-    /// Its running statistics.
-    pub stats: &'a mut B::Vector,
-    /// The student's running statistics.
-    pub student_stats: &'a B::Vector,
-    /// The share of itself that it keeps.
-    pub keep: f64,
-}
-
-/// A batch norm's training pass as a gradient finds it on its way back.
-pub struct NormPass<'a, B: Device> {
-    /// Its input.
-    pub x: &'a B::Tensor,
-    /// Its output.
-    pub y: &'a B::Tensor,
-    /// What it kept.
-    pub saved: &'a BatchNormSaved<B>,
-    /// The layer.
-    pub bn: &'a BatchNorm,
-    /// Its activation.
-    pub act: Activation,
-    /// Whether a residual was added before the activation.
-    pub residual: bool,
-}
-
-/// A batch norm with running statistics, which stay as they are, behind a convolution.
-pub struct FrozenNorm<'a, B: Device> {
-    /// The running statistics.
-    pub stats: &'a B::Vector,
-    /// The layer.
-    pub bn: &'a BatchNorm,
-    /// Its activation.
-    pub act: Activation,
-}
-
-impl<B: Device> Clone for NormPass<'_, B> {
-    fn clone(&self) -> Self {
-        *self
-    }
-}
-
-impl<B: Device> Copy for NormPass<'_, B> {}
-
-impl<B: Device> Clone for FrozenNorm<'_, B> {
-    fn clone(&self) -> Self {
-        *self
-    }
-}
-
-impl<B: Device> Copy for FrozenNorm<'_, B> {}
-
 /// A device with its memory. Tensors are handles to device memory that is written once, by the op that makes it; cloning is cheap
 /// and shares.
 pub trait Device: Send + Sync + Sized + 'static {
@@ -185,7 +80,7 @@ pub trait Device: Send + Sync + Sized + 'static {
     }
     /// This device with the memory of its steps planned, and the plan. `rehearse` is called with a device of the same kind
     /// that computes nothing (its results are zeros) and does there what the run will do: makes what is held throughout,
-    /// then each kind of [`Backend::step`] twice, as the first may make what stays. `None` where nothing is planned.
+    /// then each kind of [`Device::step`] twice, as the first may make what stays. `None` where nothing is planned.
     ///
     /// # Errors
     /// Those of `rehearse`.

@@ -3,8 +3,57 @@
 //! y = act(weight (x - mean) / sqrt(var + eps) + bias + residual) a channel, moments over n, h, w. The running variance
 //! takes the unbiased variance, so training needs more than one value a channel.
 
-use super::{Activation, Backend, BatchNorm, BatchNormSaved, Device, FrozenNorm, NormPass, Shape, check};
+use super::{Activation, Backend, BatchNorm, Device, Shape, check};
 use crate::{Error, Result};
+
+/// What training-mode batch norm keeps for its backward pass.
+#[derive(Clone)]
+pub struct BatchNormSaved<B: Device> {
+    /// Mean of each channel, then 1 / sqrt(var + eps) of each channel.
+    pub moments: B::Vector,
+}
+
+/// A batch norm's training pass as a gradient finds it on its way back.
+pub struct NormPass<'a, B: Device> {
+    /// Its input.
+    pub x: &'a B::Tensor,
+    /// Its output.
+    pub y: &'a B::Tensor,
+    /// What it kept.
+    pub saved: &'a BatchNormSaved<B>,
+    /// The layer.
+    pub bn: &'a BatchNorm,
+    /// Its activation.
+    pub act: Activation,
+    /// Whether a residual was added before the activation.
+    pub residual: bool,
+}
+
+impl<B: Device> Clone for NormPass<'_, B> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<B: Device> Copy for NormPass<'_, B> {}
+
+/// A batch norm with running statistics, which stay as they are, behind a convolution.
+pub struct FrozenNorm<'a, B: Device> {
+    /// The running statistics.
+    pub stats: &'a B::Vector,
+    /// The layer.
+    pub bn: &'a BatchNorm,
+    /// Its activation.
+    pub act: Activation,
+}
+
+impl<B: Device> Clone for FrozenNorm<'_, B> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<B: Device> Copy for FrozenNorm<'_, B> {}
 
 /// Training-mode batch norm of `x`: the batch's moments, and running = (1 - momentum) running + momentum batch.
 pub struct BatchNormTrain<'a, B: Device> {

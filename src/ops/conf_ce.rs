@@ -1,7 +1,7 @@
 //! Confidence-weighted cross entropy (PS-MT, equations 6 and 7): validated entry point.
 
 use super::ensemble_pseudo_label::teachers;
-use super::{Backend, ConfCe, ConfCeOut, Device, Mix, PseudoLabel, TeacherLogits, check};
+use super::{Backend, ConfCe, Device, Mix, PseudoLabel, TeacherLogits, check};
 use crate::Result;
 
 /// Confidence-weighted cross entropy of the student against pseudo labels, and what it reads.
@@ -18,6 +18,24 @@ pub struct ConfCeArgs<'a, B: Device> {
     pub spec: &'a ConfCe,
     /// Factor of the gradient.
     pub grad_scale: f64,
+}
+
+/// What [`conf_ce`] returns.
+pub struct ConfCeOut<B: Device> {
+    /// Mean over passed pixels of confidence times cross entropy (0 if none passed).
+    pub positive: B::Scalar,
+    /// Mean over selected (pixel, class) pairs of -log(1 - p) (0 if negative learning is off).
+    pub negative: B::Scalar,
+    /// Mean squared student probability over (pixel, class); 0 unless `square_weight` > 0.
+    pub square: B::Scalar,
+    /// Number of pixels that reached the threshold.
+    pub passed: B::Scalar,
+    /// Confidences in [`HISTOGRAM_BINS`] equal bins over [0, 1], 1 in the last.
+    pub histogram: B::Counts,
+    /// Counts `[classes, classes]` over passed pixels: row = pseudo label, column = the student's largest logit.
+    pub confusion: B::Counts,
+    /// Gradient of positive + negative + square_weight * square with respect to the student's logits.
+    pub dstudent: B::Tensor,
 }
 
 /// What a device must be able to do of this family. Input is what the functions of this module have validated.

@@ -6,7 +6,7 @@ use crate::Result;
 /// What a device must be able to do of this family. Input is what the functions of this module have validated.
 pub trait ConfusionMatrixOps: Device {
     /// Counts `[num_classes, num_classes]`, row = target, column = prediction; ignored targets do not count, nor, with
-    /// `above`, pixels whose confidence is below its threshold (compared in the type that [`Backend::conf_ce`] compares in).
+    /// `above`, pixels whose confidence is below its threshold (compared in the type that [`conf_ce`](super::conf_ce) compares in).
     fn confusion_matrix(
         &self,
         pred: &Self::Labels,

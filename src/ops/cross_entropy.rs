@@ -1,8 +1,18 @@
 //! Supervised losses over labelled pixels: validated entry points. Logits `[n, h, w, classes]` at low resolution are
 //! interpolated (bilinear, align_corners) to the target's size inside; labels are classes or [`super::IGNORE`].
 
-use super::{Backend, Device, LabelLoss, Ohem, check};
+use super::{Backend, Device, Ohem, check};
 use crate::{Error, Result};
+
+/// What a loss over labelled pixels returns.
+pub struct LabelLoss<B: Device> {
+    /// Value, on the device until [`Device::read_scalar`].
+    pub loss: B::Scalar,
+    /// Gradient with respect to the logits, times the `grad_scale` that was asked for.
+    pub dlogits: B::Tensor,
+    /// Counts `[classes, classes]` over all labelled pixels: row = label, column = largest logit, of equal ones the first.
+    pub confusion: B::Counts,
+}
 
 /// What a device must be able to do of this family. Input is what the functions of this module have validated.
 pub trait CrossEntropyOps: Device {

@@ -15,7 +15,7 @@ pub trait ElementwiseOps: Device {
     fn slice_channels(&self, x: &Self::Tensor, offset: usize, len: usize) -> Self::Tensor;
     /// x + alpha y; where y has one position an image it is added at every position of that image.
     fn add(&self, x: &Self::Tensor, y: &Self::Tensor, alpha: f64) -> Self::Tensor;
-    /// Sum over the positions of each image: `[n, 1, 1, c]` (backward of the broadcast in [`Backend::add`]).
+    /// Sum over the positions of each image: `[n, 1, 1, c]` (backward of the broadcast in [`add`]).
     fn sum_positions(&self, x: &Self::Tensor) -> Self::Tensor;
 }
 

@@ -1,6 +1,6 @@
 //! Pseudo labels of the two teachers' ensemble (PS-MT, section 3.1): validated entry point.
 
-use super::{Backend, Device, Ensemble, PseudoLabel, Size, check};
+use super::{Backend, Device, Ensemble, Size, check};
 use crate::{Error, Result};
 
 /// Two teachers' logits `[n, h, w, classes]` and how they are combined.
@@ -20,6 +20,14 @@ impl<B: Device> Clone for TeacherLogits<'_, B> {
 }
 
 impl<B: Device> Copy for TeacherLogits<'_, B> {}
+
+/// Hard labels and their confidences, one a pixel.
+pub struct PseudoLabel<B: Device> {
+    /// Arg max class.
+    pub label: B::Labels,
+    /// Its probability, `[n, h, w, 1]`.
+    pub confidence: B::Tensor,
+}
 
 /// What a device must be able to do of this family. Input is what the functions of this module have validated.
 pub trait EnsembleOps: Device {

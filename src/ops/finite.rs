@@ -8,7 +8,7 @@ const INDEX_BITS: u32 = 36;
 /// Places are below this.
 pub const MAX_PLACES: u32 = 1 << (64 - INDEX_BITS);
 
-/// What [`Backend::watch_tensor`] notes of element `index` of what is watched as `place`: earlier places, then smaller indices,
+/// What [`Device::watch_tensor`](super::Device::watch_tensor) notes of element `index` of what is watched as `place`: earlier places, then smaller indices,
 /// have larger keys, and none is 0.
 pub fn watch_key(place: u32, index: u64) -> u64 {
     !(u64::from(place) << INDEX_BITS | index)

@@ -1,5 +1,6 @@
-//! The op vocabulary: specifications, the [`Backend`] trait, and one public function an op that validates shapes and
-//! then calls the backend. Backends assume valid input. Nothing here knows of networks or of the method.
+//! The op vocabulary. A family of ops has its arguments, a trait with what a device must be able to do, and for each op a public function
+//! that validates and then calls the device, which assumes valid input. A [`Device`] is memory; a [`Backend`] has all families. Nothing
+//! here knows of networks or of the method.
 //!
 //! Activations are NHWC. Parameters, gradients and running statistics are flat vectors; ops address parts of them by
 //! [`Span`]. A gradient with respect to an activation is returned (overwrites); a gradient with respect to a parameter

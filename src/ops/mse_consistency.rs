@@ -1,8 +1,16 @@
 //! The mean teacher's consistency loss (Tarvainen and Valpola, 2017): validated entry point.
 
 use super::ensemble_pseudo_label::teachers;
-use super::{Backend, Device, LossGrad, Mix, Size, TeacherLogits, check};
+use super::{Backend, Device, Mix, Size, TeacherLogits, check};
 use crate::Result;
+
+/// What a loss returns: its value and its gradient with respect to the low-resolution logits.
+pub struct LossGrad<B: Device> {
+    /// Value, on the device until [`Device::read_scalar`].
+    pub loss: B::Scalar,
+    /// Gradient with respect to the logits, times the `grad_scale` that was asked for.
+    pub dlogits: B::Tensor,
+}
 
 /// The consistency of a student with its teachers, and what it reads.
 pub struct MseConsistencyArgs<'a, B: Device> {

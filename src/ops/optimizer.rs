@@ -1,23 +1,40 @@
 //! Updates over flat vectors: stochastic gradient descent, with the exponential moving average behind it, and copies of parts;
 //! validated entry points.
 
-use super::{Backend, Device, Sgd, Span, Teacher, check};
+use super::{Backend, Device, Sgd, Span, check};
 use crate::{Error, Result};
+
+/// A teacher that follows the student.
+pub struct Teacher<'a, B: Device> {
+    /// Its parameters.
+    pub params: &'a mut B::Vector,
+    /// Its running statistics.
+    pub stats: &'a mut B::Vector,
+    /// The student's running statistics.
+    pub student_stats: &'a B::Vector,
+    /// The share of itself that it keeps.
+    pub keep: f64,
+}
+
+/// One step of stochastic gradient descent over flat vectors, and of the teacher's average after it.
+pub struct SgdStep<'a, B: Device> {
+    /// Parameters, which move.
+    pub params: &'a mut B::Vector,
+    /// Their gradients.
+    pub grads: &'a B::Vector,
+    /// The momentum; zeros before the first step.
+    pub momentum: &'a mut B::Vector,
+    /// Rates.
+    pub spec: &'a Sgd,
+    /// A teacher to be moved after the student.
+    pub teacher: Option<Teacher<'a, B>>,
+}
 
 /// What a device must be able to do of this family. Input is what the functions of this module have validated.
 pub trait OptimizerOps: Device {
-    /// One step of [`Sgd`] over flat vectors.
-    fn sgd(&self, params: &mut Self::Vector, grads: &Self::Vector, momentum: &mut Self::Vector, sgd: &Sgd);
-    /// [`Backend::sgd`], then teacher = keep teacher + (1 - keep) student, of parameters and of running statistics.
-    fn sgd_ema(
-        &self,
-        params: &mut Self::Vector,
-        grads: &Self::Vector,
-        momentum: &mut Self::Vector,
-        sgd: &Sgd,
-        teacher: Teacher<'_, Self>,
-    );
-    /// `to[at..at + span.len] = from[span]` for each (span, at).
+    /// As [`sgd`].
+    fn sgd(&self, op: SgdStep<'_, Self>);
+    /// As [`copy_spans`].
     fn copy_spans(&self, to: &mut Self::Vector, from: &Self::Vector, moves: &[(Span, usize)]);
 }
 
@@ -30,60 +47,28 @@ fn same_len<B: Backend>(op: &'static str, what: &str, vector: &B::Vector, len: u
 }
 
 /// g = grads + weight_decay params (the first `num_decayed` only), momentum = momentum·v + g, params -= lr momentum: one
-/// step of PyTorch's `SGD`. A zero momentum vector is the first step.
+/// step of PyTorch's `SGD`. Then teacher = keep teacher + (1 - keep) student (Tarvainen and Valpola, 2017), of parameters and of
+/// running statistics: what ends a step of PS-MT, in one pass over memory on a GPU.
 ///
 /// # Errors
-/// [`Error::Shape`] where the vectors differ in length or are shorter than `num_decayed`.
-pub fn sgd<B: Backend>(
-    b: &B,
-    params: &mut B::Vector,
-    grads: &B::Vector,
-    momentum: &mut B::Vector,
-    sgd: &Sgd,
-) -> Result<()> {
-    valid_sgd::<B>("sgd", params, grads, momentum, sgd)?;
-    b.sgd(params, grads, momentum, sgd);
-    Ok(())
-}
-
-/// [`sgd`], then teacher = keep teacher + (1 - keep) student (Tarvainen and Valpola, 2017), of parameters and of running
-/// statistics: what ends a step of PS-MT, in one pass over memory on a GPU.
-///
-/// # Errors
-/// Those of [`sgd`], and where the teacher's vectors are not as long as the student's or `keep` is not within 0 to 1.
-pub fn sgd_ema<B: Backend>(
-    b: &B,
-    params: &mut B::Vector,
-    grads: &B::Vector,
-    momentum: &mut B::Vector,
-    sgd: &Sgd,
-    teacher: Teacher<'_, B>,
-) -> Result<()> {
-    const OP: &str = "sgd_ema";
-    valid_sgd::<B>(OP, params, grads, momentum, sgd)?;
-    same_len::<B>(OP, "a teacher", teacher.params, B::vector_len(params))?;
-    same_len::<B>(OP, "a teacher's statistics", teacher.stats, B::vector_len(teacher.student_stats))?;
-    if !(0.0..=1.0).contains(&teacher.keep) {
-        return Err(Error::shape(OP, "keep within 0 to 1", teacher.keep.to_string()));
-    }
-    b.sgd_ema(params, grads, momentum, sgd, teacher);
-    Ok(())
-}
-
-fn valid_sgd<B: Backend>(
-    op: &'static str,
-    params: &B::Vector,
-    grads: &B::Vector,
-    momentum: &B::Vector,
-    sgd: &Sgd,
-) -> Result<()> {
-    let len = B::vector_len(params);
-    same_len::<B>(op, "grads", grads, len)?;
-    same_len::<B>(op, "momentum", momentum, len)?;
-    if sgd.num_decayed > len {
+/// [`Error::Shape`] where the vectors differ in length or are shorter than `num_decayed`, or `keep` is not within 0 to 1.
+pub fn sgd<B: Backend>(b: &B, op: SgdStep<'_, B>) -> Result<()> {
+    const OP: &str = "sgd";
+    let len = B::vector_len(op.params);
+    same_len::<B>(OP, "grads", op.grads, len)?;
+    same_len::<B>(OP, "momentum", op.momentum, len)?;
+    if op.spec.num_decayed > len {
         let expected = format!("at most {len} decayed parameters");
-        return Err(Error::shape(op, expected, sgd.num_decayed.to_string()));
+        return Err(Error::shape(OP, expected, op.spec.num_decayed.to_string()));
     }
+    if let Some(teacher) = &op.teacher {
+        same_len::<B>(OP, "a teacher", teacher.params, len)?;
+        same_len::<B>(OP, "a teacher's statistics", teacher.stats, B::vector_len(teacher.student_stats))?;
+        if !(0.0..=1.0).contains(&teacher.keep) {
+            return Err(Error::shape(OP, "keep within 0 to 1", teacher.keep.to_string()));
+        }
+    }
+    b.sgd(op);
     Ok(())
 }
 

@@ -11,7 +11,7 @@ pub trait TvatOps: Device {
     fn uniform_noise(&self, shape: Shape, key: Key) -> Self::Tensor;
     /// scale * d / (‖d‖ + 1e-8), norm over each image.
     fn normalize(&self, d: &Self::Tensor, scale: f64) -> Self::Tensor;
-    /// x + [`Backend::normalize`] of d.
+    /// x + [`normalize`] of d.
     fn add_normalized(&self, x: &Self::Tensor, d: &Self::Tensor, scale: f64) -> Self::Tensor;
     /// Low-resolution cotangent of exact T-VAT, the same for each of k decoders, whose logits lie side by side:
     /// upᵀ(p t - p (p·t)) / k with p = softmax(mean of up(logits)), t = mean of up(tangents).

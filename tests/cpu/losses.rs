@@ -451,7 +451,7 @@ fn updates_follow_their_formulas() {
     let (p, g, v, s) = (vector(70_001), vector(70_001), vector(70_001), vector(70_001));
     let sgd = Sgd { lr: 0.1, momentum: 0.9, weight_decay: 1e-2, num_decayed: 40_003 };
     let (mut p1, mut v1) = (p.clone(), v.clone());
-    b.sgd(&mut p1, &g, &mut v1, &sgd);
+    b.sgd(SgdStep { params: &mut p1, grads: &g, momentum: &mut v1, spec: &sgd, teacher: None });
     let decay = |i: usize| if i < 40_003 { 1e-2 * p[i] } else { 0.0 };
     let want_v: Vec<f64> = (0..p.len()).map(|i| 0.9 * v[i] + g[i] + decay(i)).collect();
     let want_p: Vec<f64> = p.iter().zip(&want_v).map(|(p, v)| p - 0.1 * v).collect();
@@ -459,7 +459,7 @@ fn updates_follow_their_formulas() {
     all_close(&p1, &want_p, 1e-14, "parameters");
     let (mut p2, mut v2, mut teacher, mut stats) = (p.clone(), v.clone(), s.clone(), g.clone());
     let follower = Teacher { params: &mut teacher, stats: &mut stats, student_stats: &s, keep: 0.996 };
-    b.sgd_ema(&mut p2, &g, &mut v2, &sgd, follower);
+    b.sgd(SgdStep { params: &mut p2, grads: &g, momentum: &mut v2, spec: &sgd, teacher: Some(follower) });
     assert_eq!((&p2, &v2), (&p1, &v1));
     let average = |teacher: &[f64], student: &[f64]| -> Vec<f64> {
         teacher.iter().zip(student).map(|(t, s)| 0.996 * t + 0.004 * s).collect()

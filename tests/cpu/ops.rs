@@ -381,7 +381,20 @@ fn losses_of_tensors_that_do_not_belong_together() {
 fn updates_of_vectors_of_other_lengths() {
     let b = cpu();
     let spec = Sgd { lr: 0.1, momentum: 0.9, weight_decay: 0.0, num_decayed: 5 };
-    refused(ops::sgd(&b, &mut vec![0.0; 4], &vec![0.0; 3], &mut vec![0.0; 4], &spec), "sgd", &["grads of 4"]);
+    refused(
+        ops::sgd(
+            &b,
+            ops::SgdStep {
+                params: &mut vec![0.0; 4],
+                grads: &vec![0.0; 3],
+                momentum: &mut vec![0.0; 4],
+                spec: &spec,
+                teacher: None,
+            },
+        ),
+        "sgd",
+        &["grads of 4"],
+    );
     let fitting = Sgd { num_decayed: 4, ..spec };
     for (params, stats, keep, why) in
         [(3, 2, 0.9, "a teacher of 4"), (4, 3, 0.9, "statistics of 2"), (4, 2, 1.1, "keep within")]
@@ -390,9 +403,35 @@ fn updates_of_vectors_of_other_lengths() {
         let student_stats = vec![0.0; 2];
         let teacher = Teacher { params: &mut params, stats: &mut stats, student_stats: &student_stats, keep };
         let (mut p, g, mut m) = (vec![0.0; 4], vec![0.0; 4], vec![0.0; 4]);
-        refused(ops::sgd_ema(&b, &mut p, &g, &mut m, &fitting, teacher), "sgd_ema", &[why]);
+        refused(
+            ops::sgd(
+                &b,
+                ops::SgdStep {
+                    params: &mut p,
+                    grads: &g,
+                    momentum: &mut m,
+                    spec: &fitting,
+                    teacher: Some(teacher),
+                },
+            ),
+            "sgd",
+            &[why],
+        );
     }
-    refused(ops::sgd(&b, &mut vec![0.0; 4], &vec![0.0; 4], &mut vec![0.0; 4], &spec), "sgd", &["at most 4"]);
+    refused(
+        ops::sgd(
+            &b,
+            ops::SgdStep {
+                params: &mut vec![0.0; 4],
+                grads: &vec![0.0; 4],
+                momentum: &mut vec![0.0; 4],
+                spec: &spec,
+                teacher: None,
+            },
+        ),
+        "sgd",
+        &["at most 4"],
+    );
     let from = vec![1.0; 4];
     let copy = |moves: &[(Span, usize)]| ops::copy_spans(&b, &mut vec![0.0; 6], &from, moves);
     let span = |offset, len| Span { offset, len };

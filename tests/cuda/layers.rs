@@ -349,14 +349,26 @@ fn optimizer<B: Backend>(b: &B, run: &mut Run) {
     for (len, num_decayed) in [(1, 0), (3, 3), (1003, 517)] {
         let (mut params, grads, mut momentum) = (run.vector(b, len), run.vector(b, len), run.vector(b, len));
         let spec = Sgd { lr: 0.01, momentum: 0.9, weight_decay: 0.1, num_decayed };
-        b.sgd(&mut params, &grads, &mut momentum, &spec);
+        b.sgd(SgdStep {
+            params: &mut params,
+            grads: &grads,
+            momentum: &mut momentum,
+            spec: &spec,
+            teacher: None,
+        });
         run.put_vector(b, "params", &params);
         run.put_vector(b, "momentum", &momentum);
         let (mut teacher, mut stats, student_stats) =
             (run.vector(b, len), run.vector(b, len + 6), run.vector(b, len + 6));
         let follower =
             Teacher { params: &mut teacher, stats: &mut stats, student_stats: &student_stats, keep: 0.9 };
-        b.sgd_ema(&mut params, &grads, &mut momentum, &spec, follower);
+        b.sgd(SgdStep {
+            params: &mut params,
+            grads: &grads,
+            momentum: &mut momentum,
+            spec: &spec,
+            teacher: Some(follower),
+        });
         run.put_vector(b, "params of both", &params);
         run.put_vector(b, "momentum of both", &momentum);
         run.put_vector(b, "teacher", &teacher);

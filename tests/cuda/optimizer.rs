@@ -45,7 +45,17 @@ fn convolutions_see_what_was_written_last() {
     let (mut stats, student_stats) = (b.zeros(5), b.upload_vector(&values[..5]));
     let follower =
         Teacher { params: &mut teacher, stats: &mut stats, student_stats: &student_stats, keep: 0.3 };
-    ops::sgd_ema(&b, &mut params, &grads, &mut momentum, &spec, follower).unwrap();
+    ops::sgd(
+        &b,
+        ops::SgdStep {
+            params: &mut params,
+            grads: &grads,
+            momentum: &mut momentum,
+            spec: &spec,
+            teacher: Some(follower),
+        },
+    )
+    .unwrap();
     follows(&b, &params);
     follows(&b, &teacher);
     assert_ne!([output(&b, &params), output(&b, &teacher)], before);

@@ -7,20 +7,12 @@ use crate::ops::*;
 use rayon::prelude::*;
 
 impl<T: Real> OptimizerOps for Cpu<T> {
-    fn sgd(&self, params: &mut Vec<T>, grads: &Vec<T>, momentum: &mut Vec<T>, spec: &Sgd) {
-        sgd(params, grads, momentum, spec)
-    }
-    fn sgd_ema(
-        &self,
-        params: &mut Vec<T>,
-        grads: &Vec<T>,
-        momentum: &mut Vec<T>,
-        spec: &Sgd,
-        teacher: Teacher<'_, Self>,
-    ) {
-        sgd(params, grads, momentum, spec);
-        ema(teacher.params, params, teacher.keep);
-        ema(teacher.stats, teacher.student_stats, teacher.keep);
+    fn sgd(&self, op: SgdStep<'_, Self>) {
+        sgd(op.params, op.grads, op.momentum, op.spec);
+        if let Some(teacher) = op.teacher {
+            ema(teacher.params, op.params, teacher.keep);
+            ema(teacher.stats, teacher.student_stats, teacher.keep);
+        }
     }
     fn copy_spans(&self, to: &mut Vec<T>, from: &Vec<T>, moves: &[(Span, usize)]) {
         copy_spans(to, from, moves)

@@ -5,18 +5,18 @@ use super::*;
 use bytemuck::{Pod, Zeroable};
 
 impl OptimizerOps for Cuda {
-    fn sgd(&self, params: &mut Vector, grads: &Vector, momentum: &mut Vector, spec: &Sgd) {
-        sgd(self, params, grads, momentum, spec, None)
-    }
-    fn sgd_ema(
-        &self,
-        params: &mut Vector,
-        grads: &Vector,
-        momentum: &mut Vector,
-        spec: &Sgd,
-        teacher: Teacher<'_, Cuda>,
-    ) {
-        sgd(self, params, grads, momentum, spec, Some(teacher))
+    fn sgd(&self, op: SgdStep<'_, Cuda>) {
+        let (d, SgdStep { params, grads, momentum, spec, teacher }) = (self, op);
+        let (len, keep) = (params.len, teacher.as_ref().map_or(1.0, |t| t.keep));
+        let mut args = args![params.buffer, momentum.buffer, params.half(), grads.buffer];
+        args.push(copied(teacher.as_ref().map(|t| &*t.params)));
+        args.push(teacher.as_ref().map_or(DevicePtr(0), |t| t.stats.buffer.ptr()));
+        args.push(teacher.as_ref().map_or(DevicePtr(0), |t| t.student_stats.buffer.ptr()));
+        args.push(len as u64);
+        args.push(spec.num_decayed as u64);
+        args.push(teacher.as_ref().map_or(0, |t| t.stats.len) as u64);
+        args.push([-spec.lr, spec.momentum, spec.weight_decay, keep, 1.0 - keep].map(|v| v as f32));
+        d.launch(FILE, "sgd", Launch::linear(len / WIDTH), args);
     }
     fn copy_spans(&self, to: &mut Vector, from: &Vector, moves: &[(Span, usize)]) {
         copy_spans(self, to, from, moves)
@@ -32,28 +32,6 @@ const WIDTH: usize = 4;
 fn copied(v: Option<&Vector>) -> [DevicePtr; 2] {
     let half = v.and_then(Vector::half).map_or(DevicePtr(0), |h| h.ptr());
     [v.map_or(DevicePtr(0), |v| v.buffer.ptr()), half]
-}
-
-/// v = momentum v + g, p -= lr v; g is the gradient, plus weight_decay p for the first `num_decayed` parameters. Where there is
-/// a teacher, also teacher = keep teacher + (1 - keep) student, of parameters and of running statistics.
-pub fn sgd(
-    d: &Cuda,
-    params: &mut Vector,
-    grads: &Vector,
-    momentum: &mut Vector,
-    spec: &Sgd,
-    teacher: Option<Teacher<'_, Cuda>>,
-) {
-    let (len, keep) = (params.len, teacher.as_ref().map_or(1.0, |t| t.keep));
-    let mut args = args![params.buffer, momentum.buffer, params.half(), grads.buffer];
-    args.push(copied(teacher.as_ref().map(|t| &*t.params)));
-    args.push(teacher.as_ref().map_or(DevicePtr(0), |t| t.stats.buffer.ptr()));
-    args.push(teacher.as_ref().map_or(DevicePtr(0), |t| t.student_stats.buffer.ptr()));
-    args.push(len as u64);
-    args.push(spec.num_decayed as u64);
-    args.push(teacher.as_ref().map_or(0, |t| t.stats.len) as u64);
-    args.push([-spec.lr, spec.momentum, spec.weight_decay, keep, 1.0 - keep].map(|v| v as f32));
-    d.launch(FILE, "sgd", Launch::linear(len / WIDTH), args);
 }
 
 /// Most parts that one launch copies.

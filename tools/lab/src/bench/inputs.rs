@@ -624,14 +624,14 @@ impl<B: Backend> Inputs<B> {
             }
             Call::Sgd { sgd, .. } => {
                 let [params, grads, momentum] = &mut v[..] else { unreachable!("drawn so") };
-                ops::sgd(b, params, grads, momentum, sgd)?;
+                ops::sgd(b, ops::SgdStep { params, grads, momentum, spec: sgd, teacher: None })?;
             }
             Call::SgdEma { sgd, .. } => {
                 let [params, grads, momentum, teacher, stats, student_stats] = &mut v[..] else {
                     unreachable!("drawn so")
                 };
                 let teacher = Teacher { params: teacher, stats, student_stats, keep: 0.99 };
-                ops::sgd_ema(b, params, grads, momentum, sgd, teacher)?;
+                ops::sgd(b, ops::SgdStep { params, grads, momentum, spec: sgd, teacher: Some(teacher) })?;
             }
             Call::CopySpans { moves, .. } => {
                 let [to, from] = &mut v[..] else { unreachable!("drawn so") };

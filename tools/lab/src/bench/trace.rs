@@ -346,11 +346,12 @@ impl TvatOps for Trace {
 }
 
 impl OptimizerOps for Trace {
-    fn sgd(&self, params: &mut usize, _: &usize, _: &mut usize, sgd: &Sgd) {
-        self.note(Call::Sgd { len: *params, sgd: *sgd });
-    }
-    fn sgd_ema(&self, params: &mut usize, _: &usize, _: &mut usize, sgd: &Sgd, teacher: Teacher<'_, Trace>) {
-        self.note(Call::SgdEma { len: *params, stats: *teacher.stats, sgd: *sgd });
+    fn sgd(&self, op: SgdStep<'_, Trace>) {
+        let (len, sgd) = (*op.params, *op.spec);
+        self.note(match op.teacher {
+            Some(teacher) => Call::SgdEma { len, stats: *teacher.stats, sgd },
+            None => Call::Sgd { len, sgd },
+        });
     }
     fn copy_spans(&self, to: &mut usize, from: &usize, moves: &[(Span, usize)]) {
         self.note(Call::CopySpans { to: *to, from: *from, moves: moves.to_vec() });
