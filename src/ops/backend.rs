@@ -1,5 +1,4 @@
-//! The [`Backend`] trait: what a device must be able to do. Implementations assume input that the functions of this
-//! module's siblings have validated.
+//! What a device is: its memory ([`Device`]), and all families of ops ([`Backend`]).
 
 use super::memory::MemoryPlan;
 use super::*;

@@ -45,7 +45,19 @@ impl<T: Real> Conv2dOps for Cpu<T> {
     }
 
     fn conv2d_wgrad(&self, x: &Tensor<T>, dy: &Tensor<T>, grads: &mut Vec<T>, conv: &Conv2d) {
-        wgrad(x, dy, grads, conv)
+        if let Some(bias) = conv.bias {
+            wgrad::bias(dy, &mut grads[bias.range()]);
+        }
+        for g in 0..conv.groups {
+            let (x, dy) = (Channels::group(x, g, conv.groups), Channels::group(dy, g, conv.groups));
+            let conv = conv.group(g);
+            let dweight = &mut grads[conv.weight.range()];
+            if winograd::suits::<T>(&conv, x.shape) {
+                winograd::wgrad(&x, &dy, dweight, &conv);
+            } else {
+                wgrad::weight(&x, &dy, dweight, &conv);
+            }
+        }
     }
 }
 
@@ -123,23 +135,6 @@ fn dgrad_group<T: Real>(dx: &Target<'_, T>, dy: &Channels<'_, T>, params: &[T], 
         let lines =
             Lines { data: weight, taps: starts, inner_step: taps * cin, column_step: 1, joined: false };
         convolve(dx, dy, &lines, gather, None);
-    }
-}
-
-/// Adds the gradients of weight and bias to `grads`.
-pub fn wgrad<T: Real>(x: &Tensor<T>, dy: &Tensor<T>, grads: &mut [T], conv: &Conv2d) {
-    if let Some(bias) = conv.bias {
-        wgrad::bias(dy, &mut grads[bias.range()]);
-    }
-    for g in 0..conv.groups {
-        let (x, dy) = (Channels::group(x, g, conv.groups), Channels::group(dy, g, conv.groups));
-        let conv = conv.group(g);
-        let dweight = &mut grads[conv.weight.range()];
-        if winograd::suits::<T>(&conv, x.shape) {
-            winograd::wgrad(&x, &dy, dweight, &conv);
-        } else {
-            wgrad::weight(&x, &dy, dweight, &conv);
-        }
     }
 }
 

@@ -10,7 +10,10 @@ use rayon::prelude::*;
 
 impl<T: Real> CrossEntropyOps for Cpu<T> {
     fn cross_entropy(&self, logits: &Tensor<T>, target: &Labels, grad_scale: f64) -> LabelLoss<Self> {
-        cross_entropy(logits, target, grad_scale)
+        let grid = Grid::new(logits.shape(), (target.shape.h, target.shape.w));
+        mean(&grid, logits, target, grad_scale, target.data.iter().filter(|&&t| t != IGNORE).count(), |_| {
+            true
+        })
     }
     fn ohem_cross_entropy(
         &self,
@@ -19,44 +22,26 @@ impl<T: Real> CrossEntropyOps for Cpu<T> {
         ohem: &Ohem,
         grad_scale: f64,
     ) -> LabelLoss<Self> {
-        ohem_cross_entropy(logits, target, ohem, grad_scale)
+        let grid = Grid::new(logits.shape(), (target.shape.h, target.shape.w));
+        let valid = target.data.iter().filter(|&&t| t != IGNORE).count();
+        // With min_kept = 0 the bound is the largest probability: nothing is dropped.
+        if ohem.min_kept > valid || ohem.min_kept == 0 {
+            return mean(&grid, logits, target, grad_scale, valid, |_| true);
+        }
+        let p = true_class_probability(&grid, logits, target);
+        let mut sorted = p.clone();
+        let (_, kth, _) =
+            sorted.select_nth_unstable_by(ohem.min_kept - 1, |a, b| a.to_f64().total_cmp(&b.to_f64()));
+        let bound = kth.max(T::from_f64(ohem.threshold));
+        // A NaN must reach the loss, where it is reported.
+        let keep = |i: usize| p[i] <= bound || p[i].to_f64().is_nan();
+        let kept = target.data.iter().enumerate().filter(|&(i, &t)| t != IGNORE && keep(i)).count();
+        mean(&grid, logits, target, grad_scale, kept, keep)
     }
 }
 
 /// Output rows of one task of the pass that only reads.
 const ROWS: usize = 32;
-
-/// Mean cross entropy over labelled pixels and its gradient times `grad_scale`; zero where all are ignored.
-pub fn cross_entropy<T: Real>(logits: &Tensor<T>, target: &Labels, grad_scale: f64) -> LabelLoss<Cpu<T>> {
-    let grid = Grid::new(logits.shape(), (target.shape.h, target.shape.w));
-    mean(&grid, logits, target, grad_scale, target.data.iter().filter(|&&t| t != IGNORE).count(), |_| true)
-}
-
-/// Cross entropy over the hardest pixels: those whose true-class probability is at most the larger of `ohem.threshold`
-/// and the `min_kept`-th smallest (ignored pixels count as 1). Everything is kept where fewer than `min_kept` pixels
-/// have a label.
-pub fn ohem_cross_entropy<T: Real>(
-    logits: &Tensor<T>,
-    target: &Labels,
-    ohem: &Ohem,
-    grad_scale: f64,
-) -> LabelLoss<Cpu<T>> {
-    let grid = Grid::new(logits.shape(), (target.shape.h, target.shape.w));
-    let valid = target.data.iter().filter(|&&t| t != IGNORE).count();
-    // With min_kept = 0 the bound is the largest probability: nothing is dropped.
-    if ohem.min_kept > valid || ohem.min_kept == 0 {
-        return mean(&grid, logits, target, grad_scale, valid, |_| true);
-    }
-    let p = true_class_probability(&grid, logits, target);
-    let mut sorted = p.clone();
-    let (_, kth, _) =
-        sorted.select_nth_unstable_by(ohem.min_kept - 1, |a, b| a.to_f64().total_cmp(&b.to_f64()));
-    let bound = kth.max(T::from_f64(ohem.threshold));
-    // A NaN must reach the loss, where it is reported.
-    let keep = |i: usize| p[i] <= bound || p[i].to_f64().is_nan();
-    let kept = target.data.iter().enumerate().filter(|&(i, &t)| t != IGNORE && keep(i)).count();
-    mean(&grid, logits, target, grad_scale, kept, keep)
-}
 
 /// Mean over the `count` labelled pixels that `keep` keeps.
 fn mean<T: Real>(

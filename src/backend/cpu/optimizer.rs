@@ -15,7 +15,11 @@ impl<T: Real> OptimizerOps for Cpu<T> {
         }
     }
     fn copy_spans(&self, to: &mut Vec<T>, from: &Vec<T>, moves: &[(Span, usize)]) {
-        copy_spans(to, from, moves)
+        for &(span, at) in moves {
+            let chunks =
+                to[at..at + span.len].par_chunks_mut(CHUNK).zip(from[span.range()].par_chunks(CHUNK));
+            chunks.for_each(|(to, from)| to.copy_from_slice(from));
+        }
     }
 }
 
@@ -49,12 +53,4 @@ pub fn ema<T: Real>(teacher: &mut [T], student: &[T], keep: f64) {
             *t = keep.mul_add(*t, rest * s);
         }
     });
-}
-
-/// to[at..at + span.len] = from[span] for each (span, at).
-pub fn copy_spans<T: Real>(to: &mut [T], from: &[T], moves: &[(Span, usize)]) {
-    for &(span, at) in moves {
-        let chunks = to[at..at + span.len].par_chunks_mut(CHUNK).zip(from[span.range()].par_chunks(CHUNK));
-        chunks.for_each(|(to, from)| to.copy_from_slice(from));
-    }
 }

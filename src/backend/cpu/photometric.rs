@@ -9,40 +9,35 @@ use crate::ops::*;
 
 impl<T: Real> PhotometricOps for Cpu<T> {
     fn normalize_bytes(&self, images: &Images<Self>, normalize: &Normalize) -> Tensor<T> {
-        normalize_bytes(images, normalize)
+        let table: [[T; 256]; 3] = std::array::from_fn(|c| {
+            let (mean, std) = (T::from_f32(normalize.mean[c]), T::from_f32(normalize.std[c]));
+            std::array::from_fn(|v| (T::from_f64(v as f64) / T::from_f64(255.0) - mean) / std)
+        });
+        let shape = images.bytes.shape;
+        let width = shape.w * 3;
+        Tensor::overwrite(shape, |out| {
+            parallel::rows(out, width, |first, rows| {
+                for (row, out) in rows.chunks_exact_mut(width).enumerate() {
+                    let row = first + row;
+                    let [y0, x0, y1, x1] = images.shown[row / shape.h];
+                    out.fill(T::ZERO);
+                    if (y0..y1).contains(&(row % shape.h)) {
+                        let bytes = &images.bytes.data[row * width..][..width];
+                        let shown = x0 * 3..x1 * 3;
+                        let pairs = out[shown.clone()].chunks_exact_mut(3).zip(bytes[shown].chunks_exact(3));
+                        for (out, rgb) in pairs {
+                            for c in 0..3 {
+                                out[c] = table[c][usize::from(rgb[c])];
+                            }
+                        }
+                    }
+                }
+            });
+        })
     }
     fn photometric(&self, pixels: Pixels<'_, Self>, strong: &[Strong], normalize: &Normalize) -> Tensor<T> {
         photometric(pixels, strong, normalize)
     }
-}
-
-/// (byte / 255 - mean) / std, 0 outside the part that is shown.
-pub fn normalize_bytes<T: Real>(images: &Images<Cpu<T>>, normalize: &Normalize) -> Tensor<T> {
-    let table: [[T; 256]; 3] = std::array::from_fn(|c| {
-        let (mean, std) = (T::from_f32(normalize.mean[c]), T::from_f32(normalize.std[c]));
-        std::array::from_fn(|v| (T::from_f64(v as f64) / T::from_f64(255.0) - mean) / std)
-    });
-    let shape = images.bytes.shape;
-    let width = shape.w * 3;
-    Tensor::overwrite(shape, |out| {
-        parallel::rows(out, width, |first, rows| {
-            for (row, out) in rows.chunks_exact_mut(width).enumerate() {
-                let row = first + row;
-                let [y0, x0, y1, x1] = images.shown[row / shape.h];
-                out.fill(T::ZERO);
-                if (y0..y1).contains(&(row % shape.h)) {
-                    let bytes = &images.bytes.data[row * width..][..width];
-                    let shown = x0 * 3..x1 * 3;
-                    let pairs = out[shown.clone()].chunks_exact_mut(3).zip(bytes[shown].chunks_exact(3));
-                    for (out, rgb) in pairs {
-                        for c in 0..3 {
-                            out[c] = table[c][usize::from(rgb[c])];
-                        }
-                    }
-                }
-            }
-        });
-    })
 }
 
 /// Each image with its colours changed, then (value - mean) / std.

@@ -11,13 +11,21 @@ use rayon::prelude::*;
 
 impl<T: Real> TvatOps for Cpu<T> {
     fn uniform_noise(&self, shape: Shape, key: Key) -> Tensor<T> {
-        uniform_noise(shape, key)
+        Tensor::overwrite(shape, |out| {
+            out.par_chunks_mut(CHUNK).enumerate().for_each(|(task, values)| {
+                for (block, values) in (task * CHUNK / 4..).zip(values.chunks_mut(4)) {
+                    for (v, word) in values.iter_mut().zip(key.block(block as u64)) {
+                        *v = T::from_f32(unit(word) - 0.5);
+                    }
+                }
+            });
+        })
     }
     fn normalize(&self, d: &Tensor<T>, scale: f64) -> Tensor<T> {
-        normalize(d, scale)
+        scaled(d, scale, |_, v| v)
     }
     fn add_normalized(&self, x: &Tensor<T>, d: &Tensor<T>, scale: f64) -> Tensor<T> {
-        add_normalized(x, d, scale)
+        scaled(d, scale, |i, v| x.data()[i] + v)
     }
     fn tvat_cotangent(
         &self,
@@ -35,35 +43,27 @@ impl<T: Real> TvatOps for Cpu<T> {
         decoders: usize,
         size: Size,
     ) -> Tensor<T> {
-        kl_gradient(clean, perturbed, decoders, size)
+        let (mean_clean, mean_perturbed) = (mean(clean, decoders), mean(perturbed, decoders));
+        let grid = Grid::new(mean_clean.shape(), size);
+        let init = || {
+            let readers = (Reader::new(&grid, &mean_clean), Reader::new(&grid, &mean_perturbed));
+            (readers, Softmax::new(size.1), vec![T::ZERO; grid.row_len()])
+        };
+        let (out, _) = grid.transpose_planes(1, init, |((clean, perturbed), softmax, p), image, y, row| {
+            clean.row(image, y, p);
+            softmax.probabilities(p);
+            perturbed.row(image, y, row);
+            softmax.probabilities(row);
+            for (q, &p) in row.iter_mut().zip(p.iter()) {
+                *q -= p;
+            }
+        });
+        repeated(&out, decoders, 1.0 / (grid.low.n * decoders) as f64)
     }
 }
 
 /// Elements of one task; a multiple of the four numbers a block of the generator gives.
 const CHUNK: usize = 1 << 14;
-
-/// Uniform noise in [-0.5, 0.5): element i (NHWC) is `key.uniform(i) - 0.5`.
-pub fn uniform_noise<T: Real>(shape: Shape, key: Key) -> Tensor<T> {
-    Tensor::overwrite(shape, |out| {
-        out.par_chunks_mut(CHUNK).enumerate().for_each(|(task, values)| {
-            for (block, values) in (task * CHUNK / 4..).zip(values.chunks_mut(4)) {
-                for (v, word) in values.iter_mut().zip(key.block(block as u64)) {
-                    *v = T::from_f32(unit(word) - 0.5);
-                }
-            }
-        });
-    })
-}
-
-/// scale * d / (‖d‖ + 1e-8), the norm over each image.
-pub fn normalize<T: Real>(d: &Tensor<T>, scale: f64) -> Tensor<T> {
-    scaled(d, scale, |_, v| v)
-}
-
-/// x + [`normalize`] of d.
-pub fn add_normalized<T: Real>(x: &Tensor<T>, d: &Tensor<T>, scale: f64) -> Tensor<T> {
-    scaled(d, scale, |i, v| x.data()[i] + v)
-}
 
 /// `put(i, value)` of each element of the normalised d.
 fn scaled<T: Real>(d: &Tensor<T>, scale: f64, put: impl Fn(usize, T) -> T + Sync) -> Tensor<T> {
@@ -111,32 +111,6 @@ pub fn cotangent<T: Real>(
         softmax_gradient(row, p, &mut softmax.pixel);
     });
     repeated(&out, decoders, 1.0 / decoders as f64)
-}
-
-/// upᵀ(q - p) / (n k) with p, q the softmax of the mean upsampled clean and perturbed logits, n images, k decoders side by
-/// side.
-pub fn kl_gradient<T: Real>(
-    clean: &Tensor<T>,
-    perturbed: &Tensor<T>,
-    decoders: usize,
-    size: Size,
-) -> Tensor<T> {
-    let (mean_clean, mean_perturbed) = (mean(clean, decoders), mean(perturbed, decoders));
-    let grid = Grid::new(mean_clean.shape(), size);
-    let init = || {
-        let readers = (Reader::new(&grid, &mean_clean), Reader::new(&grid, &mean_perturbed));
-        (readers, Softmax::new(size.1), vec![T::ZERO; grid.row_len()])
-    };
-    let (out, _) = grid.transpose_planes(1, init, |((clean, perturbed), softmax, p), image, y, row| {
-        clean.row(image, y, p);
-        softmax.probabilities(p);
-        perturbed.row(image, y, row);
-        softmax.probabilities(row);
-        for (q, &p) in row.iter_mut().zip(p.iter()) {
-            *q -= p;
-        }
-    });
-    repeated(&out, decoders, 1.0 / (grid.low.n * decoders) as f64)
 }
 
 /// Mean over `parts` equal parts of the channels.

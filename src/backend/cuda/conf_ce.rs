@@ -8,7 +8,78 @@ use bytemuck::{Pod, Zeroable};
 
 impl ConfCeOps for Cuda {
     fn conf_ce(&self, op: &ConfCeArgs<'_, Cuda>) -> ConfCeOut<Cuda> {
-        forward_backward(self, op)
+        let d = self;
+        let &ConfCeArgs {
+            student,
+            pseudo,
+            teachers: TeacherLogits { core, assist, ensemble },
+            mix,
+            spec,
+            grad_scale,
+        } = op;
+        if pseudo.confidence.dtype != Dtype::F32 {
+            d.note::<()>(Err(Error::shape(FILE, "confidences in f32", "bf16")));
+        }
+        let full = pseudo.label.shape;
+        let (negative_on, square_on) = (spec.negative_threshold > 0.0, spec.square_weight > 0.0);
+        let plain = !negative_on && !square_on;
+        let groups = if plain { 1 } else { 3 };
+        let plan = Plan::new(student.shape, (full.h, full.w), groups);
+        let workspace = plan.workspace(d, groups);
+        let [positive, negative, square, passed] = [(); 4].map(|()| d.scalar());
+        // Numbers of passed pixels and of selected pairs.
+        let (counts, histogram, boxes) = (d.counts(2), d.counts(HISTOGRAM_BINS), mix_buffer(d, mix));
+        let confusion = d.counts(student.shape.c * student.shape.c);
+        let (launch, tally) = plan.fold_counting(&confusion);
+        let labels = Pseudo {
+            label: pseudo.label.buffer.ptr(),
+            confidence: pseudo.confidence.buffer.ptr(),
+            threshold: spec.threshold as f32,
+            weighted: i32::from(spec.weighted),
+        };
+        let Workspace { parts, sums } = &workspace;
+        let values = (full.positions() * student.shape.c) as f64;
+        let terms = [
+            Term::new(Some((&counts, 0)), Some(&positive), 1.0, grad_scale),
+            Term::new(Some((&counts, 1)), Some(&negative), 1.0, grad_scale),
+            Term::new(None, Some(&square), 1.0 / values, grad_scale * spec.square_weight),
+        ];
+        if plain {
+            d.clear_buffer(&negative.0);
+            d.clear_buffer(&square.0);
+            let args = args![
+                parts,
+                sums,
+                counts,
+                histogram,
+                tally,
+                student,
+                labels,
+                Boxes::new(&boxes),
+                plan.upsample
+            ];
+            d.launch_typed(FILE, "conf_ce_fwd_bwd", student.dtype, launch, args);
+        } else {
+            let args = args![
+                parts,
+                sums,
+                counts,
+                histogram,
+                tally,
+                student,
+                core,
+                assist,
+                labels,
+                Teachers::new(ensemble),
+                Boxes::new(&boxes),
+                spec.negative_threshold as f32,
+                i32::from(square_on),
+                plan.upsample
+            ];
+            d.launch_typed(FILE, "conf_ce_negative_fwd_bwd", student.dtype, launch, args);
+        }
+        let dstudent = plan.finish(d, &workspace, student.dtype, &terms[..groups], Some(&passed));
+        ConfCeOut { positive, negative, square, passed, histogram, confusion, dstudent }
     }
 }
 
@@ -24,70 +95,3 @@ struct Pseudo {
     weighted: i32,
 }
 plain_arg!(Pseudo);
-
-/// Loss terms, counts and the gradient of positive + negative + square_weight * square times `grad_scale`. Confidences are
-/// f32, as `ensemble_pseudo_label` makes them.
-fn forward_backward(d: &Cuda, op: &ConfCeArgs<'_, Cuda>) -> ConfCeOut<Cuda> {
-    let &ConfCeArgs {
-        student,
-        pseudo,
-        teachers: TeacherLogits { core, assist, ensemble },
-        mix,
-        spec,
-        grad_scale,
-    } = op;
-    if pseudo.confidence.dtype != Dtype::F32 {
-        d.note::<()>(Err(Error::shape(FILE, "confidences in f32", "bf16")));
-    }
-    let full = pseudo.label.shape;
-    let (negative_on, square_on) = (spec.negative_threshold > 0.0, spec.square_weight > 0.0);
-    let plain = !negative_on && !square_on;
-    let groups = if plain { 1 } else { 3 };
-    let plan = Plan::new(student.shape, (full.h, full.w), groups);
-    let workspace = plan.workspace(d, groups);
-    let [positive, negative, square, passed] = [(); 4].map(|()| d.scalar());
-    // Numbers of passed pixels and of selected pairs.
-    let (counts, histogram, boxes) = (d.counts(2), d.counts(HISTOGRAM_BINS), mix_buffer(d, mix));
-    let confusion = d.counts(student.shape.c * student.shape.c);
-    let (launch, tally) = plan.fold_counting(&confusion);
-    let labels = Pseudo {
-        label: pseudo.label.buffer.ptr(),
-        confidence: pseudo.confidence.buffer.ptr(),
-        threshold: spec.threshold as f32,
-        weighted: i32::from(spec.weighted),
-    };
-    let Workspace { parts, sums } = &workspace;
-    let values = (full.positions() * student.shape.c) as f64;
-    let terms = [
-        Term::new(Some((&counts, 0)), Some(&positive), 1.0, grad_scale),
-        Term::new(Some((&counts, 1)), Some(&negative), 1.0, grad_scale),
-        Term::new(None, Some(&square), 1.0 / values, grad_scale * spec.square_weight),
-    ];
-    if plain {
-        d.clear_buffer(&negative.0);
-        d.clear_buffer(&square.0);
-        let args =
-            args![parts, sums, counts, histogram, tally, student, labels, Boxes::new(&boxes), plan.upsample];
-        d.launch_typed(FILE, "conf_ce_fwd_bwd", student.dtype, launch, args);
-    } else {
-        let args = args![
-            parts,
-            sums,
-            counts,
-            histogram,
-            tally,
-            student,
-            core,
-            assist,
-            labels,
-            Teachers::new(ensemble),
-            Boxes::new(&boxes),
-            spec.negative_threshold as f32,
-            i32::from(square_on),
-            plan.upsample
-        ];
-        d.launch_typed(FILE, "conf_ce_negative_fwd_bwd", student.dtype, launch, args);
-    }
-    let dstudent = plan.finish(d, &workspace, student.dtype, &terms[..groups], Some(&passed));
-    ConfCeOut { positive, negative, square, passed, histogram, confusion, dstudent }
-}

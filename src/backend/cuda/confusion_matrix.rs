@@ -10,7 +10,22 @@ impl ConfusionMatrixOps for Cuda {
         num_classes: usize,
         above: Option<(&Tensor, f64)>,
     ) -> Counts {
-        count(self, pred, target, num_classes, above)
+        let d = self;
+        if above.is_some_and(|(confidence, _)| confidence.dtype != Dtype::F32) {
+            d.note::<()>(Err(Error::shape(FILE, "confidences in f32", "bf16")));
+        }
+        let (confidence, threshold) = (above.map(|a| a.0), above.map_or(0.0, |a| a.1) as f32);
+        let counts = d.counts(num_classes * num_classes);
+        let len = target.shape.len();
+        let args = args![counts, pred, target, confidence, len as u64, num_classes as u32, threshold];
+        let launch = Launch::new((len / WIDTH).div_ceil(256).clamp(1, BLOCKS), 256);
+        let bytes = 4 * num_classes * num_classes;
+        if bytes <= SHARED {
+            d.launch(FILE, "confusion_matrix_shared", launch.with_shared(bytes), args);
+        } else {
+            d.launch(FILE, "confusion_matrix_global", launch, args);
+        }
+        counts
     }
 }
 
@@ -22,29 +37,3 @@ const WIDTH: usize = 16;
 const SHARED: usize = 48 << 10;
 /// Blocks at most: each adds its whole matrix to the result.
 const BLOCKS: usize = 528;
-
-/// Counts `[num_classes, num_classes]`, row = target, column = prediction, with `above` over pixels whose confidence reaches
-/// the threshold. Confidences are f32, as `ensemble_pseudo_label` makes them.
-pub fn count(
-    d: &Cuda,
-    pred: &Labels,
-    target: &Labels,
-    num_classes: usize,
-    above: Option<(&Tensor, f64)>,
-) -> Counts {
-    if above.is_some_and(|(confidence, _)| confidence.dtype != Dtype::F32) {
-        d.note::<()>(Err(Error::shape(FILE, "confidences in f32", "bf16")));
-    }
-    let (confidence, threshold) = (above.map(|a| a.0), above.map_or(0.0, |a| a.1) as f32);
-    let counts = d.counts(num_classes * num_classes);
-    let len = target.shape.len();
-    let args = args![counts, pred, target, confidence, len as u64, num_classes as u32, threshold];
-    let launch = Launch::new((len / WIDTH).div_ceil(256).clamp(1, BLOCKS), 256);
-    let bytes = 4 * num_classes * num_classes;
-    if bytes <= SHARED {
-        d.launch(FILE, "confusion_matrix_shared", launch.with_shared(bytes), args);
-    } else {
-        d.launch(FILE, "confusion_matrix_global", launch, args);
-    }
-    counts
-}

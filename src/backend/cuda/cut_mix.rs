@@ -4,7 +4,14 @@ use super::*;
 
 impl CutMixOps for Cuda {
     fn cut_mix(&self, x: &Tensor, mix: &Mix) -> Tensor {
-        forward(self, x, mix)
+        let d = self;
+        let y = d.tensor_of(x.dtype, x.shape);
+        let Shape { n, h, w, c } = x.shape;
+        let (boxes, rounds) = mix_buffer(d, mix);
+        let launch = Launch::linear(x.shape.len() / x.dtype.vector_width(c));
+        let args = args![y, x, boxes, rounds, n as u32, h as u32, w as u32, c as u32];
+        d.launch_typed(FILE, "cut_mix_fwd", x.dtype, launch, args);
+        y
     }
 }
 
@@ -17,15 +24,4 @@ pub fn mix_buffer(d: &Cuda, mix: &Mix) -> (Buffer, u32) {
     let data: Vec<i32> =
         rows.flat_map(|(&[y0, x0, y1, x1], &image)| [y0, x0, y1, x1, image].map(|v| v as i32)).collect();
     (d.upload_buffer(&data), mix.boxes.len() as u32)
-}
-
-/// Images after CutMix.
-pub fn forward(d: &Cuda, x: &Tensor, mix: &Mix) -> Tensor {
-    let y = d.tensor_of(x.dtype, x.shape);
-    let Shape { n, h, w, c } = x.shape;
-    let (boxes, rounds) = mix_buffer(d, mix);
-    let launch = Launch::linear(x.shape.len() / x.dtype.vector_width(c));
-    let args = args![y, x, boxes, rounds, n as u32, h as u32, w as u32, c as u32];
-    d.launch_typed(FILE, "cut_mix_fwd", x.dtype, launch, args);
-    y
 }

@@ -16,7 +16,9 @@ impl TvatOps for Cuda {
         normalize(self, Some(x), d, scale)
     }
     fn tvat_cotangent(&self, logits: &Tensor, tangents: &Tensor, decoders: usize, size: Size) -> Tensor {
-        cotangent(self, logits, tangents, decoders, size)
+        let d = self;
+        let k = decoders as f64;
+        fold_pair(d, "tvat_cotangent", (logits, LOG2_E / k), (tangents, 1.0 / k), decoders, size, 1.0 / k)
     }
     fn kl_gradient(&self, clean: &Tensor, perturbed: &Tensor, decoders: usize, size: Size) -> Tensor {
         kl_gradient(self, clean, perturbed, decoders, size)
@@ -54,12 +56,6 @@ pub fn normalize(d: &Cuda, base: Option<&Tensor>, x: &Tensor, scale: f64) -> Ten
     let args = args![y, base, x, squares, blocks as i32, scale, image_len as u64];
     d.launch_typed(FILE, "normalize", x.dtype, launch, args);
     y
-}
-
-/// upᵀ(p t - p (p·t)) / k with p = softmax(mean of up(logits)), t = mean of up(tangents) over k decoders side by side.
-pub fn cotangent(d: &Cuda, logits: &Tensor, tangents: &Tensor, decoders: usize, size: Size) -> Tensor {
-    let k = decoders as f64;
-    fold_pair(d, "tvat_cotangent", (logits, LOG2_E / k), (tangents, 1.0 / k), decoders, size, 1.0 / k)
 }
 
 /// upᵀ(q - p) / (n k) with p, q the softmax of the mean upsampled clean and perturbed logits, n images, k decoders side by
