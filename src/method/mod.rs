@@ -16,6 +16,7 @@ pub use tvat::{Tvat, TvatArgs};
 
 use crate::model::Network;
 use crate::ops::{Backend, ConfCe, Ensemble, Mix, Ohem};
+use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 
 /// What a run trains: the method or one of the baselines that the paper compares with.
@@ -86,15 +87,13 @@ pub struct StepArgs {
     pub keep_noise: bool,
 }
 
-/// The three networks, the student's momentum and its gradient of the last step.
+/// The networks of an algorithm, the student's momentum and its gradient of the last step.
 #[derive(Clone)]
 pub struct Networks<B: Backend> {
     /// Learns by gradient descent.
     pub student: Network<B>,
-    /// Average of the student over odd epochs.
-    pub teacher1: Network<B>,
-    /// Average of the student over even epochs.
-    pub teacher2: Network<B>,
+    /// As many as [`Algorithm::num_teachers`]. Of two the first is an average of the student over odd epochs, the second over even ones.
+    pub teachers: Vec<Network<B>>,
     /// SGD momentum buffer of the student.
     pub momentum: B::Vector,
     /// Gradient of the last step.
@@ -102,23 +101,41 @@ pub struct Networks<B: Backend> {
 }
 
 /// One step's input on the device. Images are normalised.
+#[derive(Clone)]
 pub struct Batch<B: Backend> {
     /// Labelled images.
-    pub x_l: B::Tensor,
+    pub x: B::Tensor,
     /// Their labels.
-    pub y_l: B::Labels,
-    /// Unlabelled images, weakly augmented, for the teachers.
-    pub x_u_weak: B::Tensor,
+    pub y: B::Labels,
+    /// What an algorithm with teachers has besides; `None` for [`Algorithm::Supervised`].
+    pub unlabeled: Option<Unlabeled<B>>,
+}
+
+/// The unlabelled part of a step's input.
+#[derive(Clone)]
+pub struct Unlabeled<B: Backend> {
+    /// Images, weakly augmented, for the teachers.
+    pub weak: B::Tensor,
     /// The same crops, strongly augmented, for the student.
-    pub x_u_strong: B::Tensor,
-    /// True labels of the unlabelled images where they are known, to measure pseudo labels with. Nothing learns from them.
-    pub y_u: Option<B::Labels>,
+    pub strong: B::Tensor,
+    /// True labels where they are known, to measure pseudo labels with. Nothing learns from them.
+    pub truth: Option<B::Labels>,
     /// CutMix of the strong images.
     pub mix: Mix,
-    /// Raw T-VAT noise, shaped as the labelled features.
-    pub d_l: B::Tensor,
-    /// Raw T-VAT noise, shaped as the unlabelled features.
-    pub d_u: B::Tensor,
+    /// Raw T-VAT noise, shaped as the features of the labelled images.
+    pub noise_labeled: B::Tensor,
+    /// Raw T-VAT noise, shaped as the features of the unlabelled images.
+    pub noise_unlabeled: B::Tensor,
+}
+
+/// The teachers that `algorithm` has.
+///
+/// # Errors
+/// [`Error::Usage`] where there are fewer.
+fn teachers_of<B: Backend>(teachers: &mut [Network<B>], algorithm: Algorithm) -> Result<&mut [Network<B>]> {
+    let (found, expected) = (teachers.len(), algorithm.num_teachers());
+    let few = || Error::Usage(format!("a step of {algorithm:?} needs {expected} teachers, found {found}"));
+    teachers.get_mut(..expected).ok_or_else(few)
 }
 
 /// What a step leaves on the device beside the updated networks.
@@ -158,7 +175,7 @@ pub struct PseudoCounts<B: Backend> {
     pub histogram: B::Counts,
     /// Passed pixels: row = pseudo label, column = the student's largest class.
     pub confusion: B::Counts,
-    /// Passed pixels of the images before CutMix: row = true label, column = pseudo label; `None` without [`Batch::y_u`].
+    /// Passed pixels of the images before CutMix: row = true label, column = pseudo label; `None` without [`Unlabeled::truth`].
     pub truth: Option<B::Counts>,
 }
 

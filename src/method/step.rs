@@ -3,10 +3,10 @@
 //! are alive; the gradients add up.
 
 use super::targets::Targets;
-use super::{Algorithm, Batch, Networks, StepArgs, StepOut, SupervisedLoss, tvat};
-use crate::Result;
+use super::{Algorithm, Batch, Networks, StepArgs, StepOut, SupervisedLoss, teachers_of, tvat};
 use crate::model::{DecoderSaved, Decoders, DeepLab, EncoderSaved, Network, Norm};
 use crate::ops::{self, Backend, Device, LabelLoss, Sgd, Size, Teacher};
+use crate::{Error, Result};
 
 /// What memory is for, in the words of a plan.
 const STUDENT: &str = "student's activations";
@@ -42,40 +42,54 @@ pub fn accumulate<B: Backend>(
     args: &StepArgs,
     share: f64,
 ) -> Result<StepOut<B>> {
-    if args.algorithm == Algorithm::Supervised {
-        let Networks { student, grads, .. } = nets;
-        return supervised_pass(b, arch, student, grads, (&batch.x_l, &batch.y_l), args, share);
-    }
-    let Networks { student, teacher1, teacher2, grads, .. } = nets;
+    let Networks { student, teachers, grads, .. } = nets;
+    let Some(unlabeled) = &batch.unlabeled else {
+        return supervised_pass(b, arch, student, grads, (&batch.x, &batch.y), args, share);
+    };
+    let teachers = teachers_of(teachers, args.algorithm)?;
     // The student's first features need no teacher.
     let (targets, encoded) = b.join(
-        || Targets::new(b, arch, (teacher1, teacher2), &batch.x_u_weak, args),
-        || encode(b, arch, student, &batch.x_l),
+        || Targets::new(b, arch, teachers, &unlabeled.weak, args),
+        || encode(b, arch, student, &batch.x),
     );
     let (targets, encoded) = (targets?, encoded?);
 
     // From here until the update nothing of the teachers changes, so both student passes share their decoders.
     b.phase(TVAT);
-    let teachers: &[&Network<B>] =
-        if args.algorithm.num_teachers() == 2 { &[teacher1, teacher2] } else { &[teacher1] };
-    let adversary = if args.tvat.kind.asks_teachers() { Some(arch.decoders(b, teachers)?) } else { None };
+    let teachers: Vec<&Network<B>> = teachers.iter().collect();
+    let adversary = if args.tvat.kind.asks_teachers() { Some(arch.decoders(b, &teachers)?) } else { None };
 
-    let size = image_size::<B>(&batch.x_l);
-    let labelled = student_forward(b, arch, student, adversary.as_ref(), encoded, (size, &batch.d_l), args)?;
+    let size = image_size::<B>(&batch.x);
+    let labelled = student_forward(
+        b,
+        arch,
+        student,
+        adversary.as_ref(),
+        encoded,
+        (size, &unlabeled.noise_labeled),
+        args,
+    )?;
     b.phase("losses");
     let LabelLoss { loss: loss_sup, dlogits, confusion } =
-        supervised_loss(b, &labelled.logits, &batch.y_l, args, share)?;
+        supervised_loss(b, &labelled.logits, &batch.y, args, share)?;
     let (logits_l, r_l) = (labelled.logits.clone(), labelled.noise.clone());
     student_backward(b, arch, &student.params, grads, labelled, &dlogits)?;
 
-    let x_u = ops::cut_mix(b, &batch.x_u_strong, &batch.mix)?;
+    let x_u = ops::cut_mix(b, &unlabeled.strong, &unlabeled.mix)?;
     let encoded = encode(b, arch, student, &x_u)?;
     let size = image_size::<B>(&x_u);
-    let unlabelled =
-        student_forward(b, arch, student, adversary.as_ref(), encoded, (size, &batch.d_u), args)?;
+    let unlabelled = student_forward(
+        b,
+        arch,
+        student,
+        adversary.as_ref(),
+        encoded,
+        (size, &unlabeled.noise_unlabeled),
+        args,
+    )?;
     drop(adversary);
     b.phase("losses");
-    let (unsup, dlogits) = targets.unsupervised_loss(b, &unlabelled.logits, batch, args, share)?;
+    let (unsup, dlogits) = targets.unsupervised_loss(b, &unlabelled.logits, unlabeled, args, share)?;
     let (logits_u, r_u) = (unlabelled.logits.clone(), unlabelled.noise.clone());
     student_backward(b, arch, &student.params, grads, unlabelled, &dlogits)?;
 
@@ -90,11 +104,14 @@ pub fn accumulate<B: Backend>(
 /// # Errors
 /// Those of the ops.
 pub fn update<B: Backend>(b: &B, arch: &DeepLab, nets: &mut Networks<B>, args: &StepArgs) -> Result<()> {
-    let Networks { student, teacher1, teacher2, momentum, grads } = nets;
+    let Networks { student, teachers, momentum, grads } = nets;
     if args.algorithm == Algorithm::Supervised {
         return supervised_update(b, arch, student, momentum, grads, args);
     }
-    let teacher = if args.active_teacher == 1 { teacher1 } else { teacher2 };
+    let Some(teacher) = teachers.get_mut(args.active_teacher.wrapping_sub(1)) else {
+        let (active, found) = (args.active_teacher, teachers.len());
+        return Err(Error::Usage(format!("teacher {active} is to be moved, found {found} teachers")));
+    };
     let follower = Teacher {
         params: &mut teacher.params,
         stats: &mut teacher.stats,

@@ -2,10 +2,10 @@
 //! ops; must not know how a step is made of its parts.
 
 use super::step::image_size;
-use super::{Batch, PseudoCounts, StepArgs, Unsup};
-use crate::Result;
+use super::{PseudoCounts, StepArgs, Unlabeled, Unsup};
 use crate::model::{DeepLab, Network, Norm};
 use crate::ops::{self, Backend, ConfCeOut, LossGrad, PseudoLabel, Size};
+use crate::{Error, Result};
 
 /// The pseudo labels that a training step with `args` would give to weakly augmented images `x`; `None` for an algorithm without.
 /// Teachers run in training mode: their running statistics move.
@@ -15,7 +15,7 @@ use crate::ops::{self, Backend, ConfCeOut, LossGrad, PseudoLabel, Size};
 pub fn pseudo_labels<B: Backend>(
     b: &B,
     arch: &DeepLab,
-    teachers: (&mut Network<B>, &mut Network<B>),
+    teachers: &mut [Network<B>],
     x: &B::Tensor,
     args: &StepArgs,
 ) -> Result<Option<PseudoLabel<B>>> {
@@ -36,7 +36,7 @@ impl<B: Backend> Targets<B> {
     pub fn new(
         b: &B,
         arch: &DeepLab,
-        (teacher1, teacher2): (&mut Network<B>, &mut Network<B>),
+        teachers: &mut [Network<B>],
         x: &B::Tensor,
         args: &StepArgs,
     ) -> Result<Targets<B>> {
@@ -46,12 +46,14 @@ impl<B: Backend> Targets<B> {
             let (f, _) = arch.encoder_forward(b, &net.params, Norm::Train(&mut net.stats), x, false)?;
             Ok(arch.decoder_forward(b, &net.params, Norm::Train(&mut net.stats), &f, false)?.0)
         };
-        let (core, assist) = if args.algorithm.num_teachers() == 2 {
-            let (t1, t2) = b.join(|| logits(teacher1), || logits(teacher2));
-            let (t1, t2) = (t1?, t2?);
-            if args.active_teacher == 1 { (t1, Some(t2)) } else { (t2, Some(t1)) }
-        } else {
-            (logits(teacher1)?, None)
+        let (core, assist) = match teachers {
+            [first, second] => {
+                let (first, second) = b.join(|| logits(first), || logits(second));
+                let (first, second) = (first?, second?);
+                if args.active_teacher == 1 { (first, Some(second)) } else { (second, Some(first)) }
+            }
+            [teacher] => (logits(teacher)?, None),
+            _ => return Err(Error::Usage(format!("expected one or two teachers, found {}", teachers.len()))),
         };
         let mut targets = Targets { core, assist, pseudo: None, size };
         if args.algorithm.has_pseudo_labels() {
@@ -75,12 +77,12 @@ impl<B: Backend> Targets<B> {
         &self,
         b: &B,
         student: &B::Tensor,
-        batch: &Batch<B>,
+        unlabeled: &Unlabeled<B>,
         args: &StepArgs,
         share: f64,
     ) -> Result<(Unsup<B>, B::Tensor)> {
         let (core, assist) = self.pair();
-        let (mix, weight) = (&batch.mix, args.unsup_weight);
+        let (mix, weight) = (&unlabeled.mix, args.unsup_weight);
         let scale = share * weight;
         let Some(pseudo) = &self.pseudo else {
             let LossGrad { loss, dlogits } = ops::mse_consistency(
@@ -113,7 +115,7 @@ impl<B: Backend> Targets<B> {
         ];
         let above = Some((&pseudo.confidence, args.conf_ce.threshold));
         let count = |y: &B::Labels| ops::confusion_matrix(b, &pseudo.label, y, B::shape(student).c, above);
-        let truth = batch.y_u.as_ref().map(count).transpose()?;
+        let truth = unlabeled.truth.as_ref().map(count).transpose()?;
         let ConfCeOut { passed, histogram, confusion, dstudent, .. } = out;
         Ok((Unsup { terms, pseudo: Some(PseudoCounts { passed, histogram, confusion, truth }) }, dstudent))
     }

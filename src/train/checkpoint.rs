@@ -228,8 +228,8 @@ impl Checkpoint {
         }
         state.nets.momentum = momenta.remove(0);
         state.teacher_momenta = momenta;
-        let slots = [&mut state.nets.student, &mut state.nets.teacher1, &mut state.nets.teacher2];
-        for (slot, net) in slots.into_iter().zip(nets) {
+        let slots = [&mut state.nets.student].into_iter().chain(&mut state.nets.teachers);
+        for (slot, net) in slots.zip(nets) {
             *slot = net;
         }
         state.progress = self.meta.progress.clone();

@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 
 /// The values of a run.
 pub struct State<B: Backend> {
-    /// Student and teachers; teachers that the algorithm does not use stay as they were initialised.
+    /// Student and teachers; as many teachers as the algorithm has.
     pub nets: Networks<B>,
     /// Momenta of teacher 1 and 2, while the warm-up trains them.
     pub teacher_momenta: Vec<B::Vector>,
@@ -160,12 +160,10 @@ impl<B: Backend> State<B> {
         };
         let zeros = || b.zeros(arch.table.num_params);
         let student = net(0)?;
-        // A teacher that the algorithm leaves out is a cheap stand-in for the struct's field.
-        let teacher1 = if algorithm.num_teachers() >= 1 { net(1)? } else { student.clone() };
-        let teacher2 = if algorithm.num_teachers() >= 2 { net(2)? } else { student.clone() };
+        let teachers = (1..=algorithm.num_teachers() as u64).map(net).collect::<Result<_>>()?;
         b.phase("momentum and gradient");
         Ok(State {
-            nets: Networks { student, teacher1, teacher2, momentum: zeros(), grads: zeros() },
+            nets: Networks { student, teachers, momentum: zeros(), grads: zeros() },
             teacher_momenta: config
                 .warm_up_networks()
                 .iter()
@@ -187,27 +185,20 @@ impl<B: Backend> State<B> {
 
     /// Makes the teachers copies of the student.
     pub fn copy_to_teachers(&mut self) {
-        self.nets.teacher1 = self.nets.student.clone();
-        self.nets.teacher2 = self.nets.student.clone();
+        self.nets.teachers.fill(self.nets.student.clone());
     }
 
     /// The networks that `algorithm` trains, by their names in checkpoints.
     pub fn named(&self, algorithm: Algorithm) -> Vec<(&'static str, &Network<B>)> {
-        let all = [
-            ("student", &self.nets.student),
-            (Which::Teacher1.name(), &self.nets.teacher1),
-            (Which::Teacher2.name(), &self.nets.teacher2),
-        ];
-        all.into_iter().take(1 + algorithm.num_teachers()).collect()
+        let names = ["student", Which::Teacher1.name(), Which::Teacher2.name()];
+        let all = names.into_iter().zip([&self.nets.student].into_iter().chain(&self.nets.teachers));
+        all.take(1 + algorithm.num_teachers()).collect()
     }
 
     /// The same for predictions.
     pub fn eval_nets(&self, algorithm: Algorithm) -> Nets<'_, B> {
-        let teachers = [&self.nets.teacher1, &self.nets.teacher2];
-        Nets {
-            student: &self.nets.student,
-            teachers: teachers.into_iter().take(algorithm.num_teachers()).collect(),
-        }
+        let teachers = self.nets.teachers.iter().take(algorithm.num_teachers()).collect();
+        Nets { student: &self.nets.student, teachers }
     }
 
     /// Names the first stored value that is not finite.

@@ -6,7 +6,7 @@ use super::watch::{Watch, Watched};
 use crate::Result;
 use crate::config::RunConfig;
 use crate::data::{HostImages, LabeledBatch, UnlabeledBatch};
-use crate::method::{self, Batch, NetworkName, Networks, StepArgs, StepOut, Unsup, cut_mix};
+use crate::method::{self, Batch, NetworkName, Networks, StepArgs, StepOut, Unlabeled, Unsup, cut_mix};
 use crate::model::DeepLab;
 use crate::ops::{self, Backend, Images, Normalize, Pixels, Shape, Span, View};
 use crate::rng::{Domain, Key};
@@ -83,8 +83,8 @@ pub fn warm_up<B: Backend>(
         let nets = &mut state.nets;
         let (net, momentum) = match network {
             NetworkName::Student => (&mut nets.student, &mut nets.momentum),
-            NetworkName::Teacher1 => (&mut nets.teacher1, &mut state.teacher_momenta[0]),
-            NetworkName::Teacher2 => (&mut nets.teacher2, &mut state.teacher_momenta[1]),
+            NetworkName::Teacher1 => (&mut nets.teachers[0], &mut state.teacher_momenta[0]),
+            NetworkName::Teacher2 => (&mut nets.teachers[1], &mut state.teacher_momenta[1]),
         };
         b.clear(&mut nets.grads);
         for batch in batches {
@@ -119,12 +119,11 @@ pub fn method<B: Backend>(
             b.phase(INPUT);
             let number = step * batches.len() as u64 + k as u64;
             let batch = batch(b, arch, config, number, labeled, unlabeled.as_ref())?;
-            let shape = B::shape(&batch.x_u_weak);
             let share = 1.0 / batches.len() as f64;
             let out = method::accumulate(b, arch, &mut state.nets, &batch, args, share)?;
             let (out, logits) = BatchOutcome::of(out);
             watch.batch(b, &logits, &state.nets.grads, ("student", false), 0, &mut outcome.watched);
-            outcome.pixels += if out.unsup.is_some() { shape.positions() as u64 } else { 0 };
+            outcome.pixels += batch.unlabeled.map_or(0, |u| B::shape(&u.weak).positions() as u64);
             outcome.batches.push(out);
         }
         method::update(b, arch, &mut state.nets, args)?;
@@ -149,10 +148,10 @@ pub fn pseudo_labels<B: Backend>(
         let x = ops::normalize_bytes(b, &images, &config.normalize)?;
         let args = StepArgs { active_teacher: core, ..config.step_args() };
         // Teachers use the batch's statistics, which moves the running ones: these are put back.
-        let Networks { teacher1, teacher2, .. } = nets;
-        let stats = [copy(b, &teacher1.stats)?, copy(b, &teacher2.stats)?];
-        let pseudo = method::pseudo_labels(b, arch, (teacher1, teacher2), &x, &args)?;
-        for (teacher, stats) in [teacher1, teacher2].into_iter().zip(&stats) {
+        let teachers = &mut nets.teachers;
+        let stats: Vec<B::Vector> = teachers.iter().map(|t| copy(b, &t.stats)).collect::<Result<_>>()?;
+        let pseudo = method::pseudo_labels(b, arch, teachers, &x, &args)?;
+        for (teacher, stats) in teachers.iter_mut().zip(&stats) {
             let all = Span { offset: 0, len: B::vector_len(stats) };
             ops::copy_spans(b, &mut teacher.stats, stats, &[(all, 0)])?;
         }
@@ -167,7 +166,7 @@ fn copy<B: Backend>(b: &B, v: &B::Vector) -> Result<B::Vector> {
     Ok(copied)
 }
 
-/// The input of batch `number` of the epochs. Without unlabelled images only the labelled part is read.
+/// The input of batch `number` of the epochs.
 fn batch<B: Backend>(
     b: &B,
     arch: &DeepLab,
@@ -176,31 +175,38 @@ fn batch<B: Backend>(
     labeled: &LabeledBatch,
     unlabeled: Option<&UnlabeledBatch>,
 ) -> Result<Batch<B>> {
+    let (x, y) = upload(b, labeled, &config.normalize)?;
+    let features = arch.feature_shape(B::shape(&x));
+    let unlabeled =
+        unlabeled.map(|images| self::unlabeled(b, arch, config, number, images, features)).transpose()?;
+    Ok(Batch { x, y, unlabeled })
+}
+
+/// The unlabelled part of batch `number`; `features` is the shape of the labelled images' features.
+fn unlabeled<B: Backend>(
+    b: &B,
+    arch: &DeepLab,
+    config: &RunConfig,
+    number: u64,
+    unlabeled: &UnlabeledBatch,
+    features: Shape,
+) -> Result<Unlabeled<B>> {
     let (seed, normalize) = (config.schedule.seed, &config.normalize);
     let noise = |shape: Shape, domain| b.uniform_noise(shape, Key::new(seed, domain, number));
-    let (x_l, y_l) = upload(b, labeled, normalize)?;
-    let Some(unlabeled) = unlabeled else {
-        let d = noise(Shape::new(1, 1, 1, 1), Domain::NoiseLabeled);
-        let (x_u_weak, x_u_strong) = (x_l.clone(), x_l.clone());
-        let (mix, y_u) = (Default::default(), None);
-        return Ok(Batch { x_l, y_l, x_u_weak, x_u_strong, y_u, mix, d_l: d.clone(), d_u: d });
-    };
     let shape = unlabeled.images.shape;
     let Shape { n, h, w, .. } = shape;
     // Pseudo labels are measured with them where there are any.
     let truth = unlabeled.labels.as_ref().filter(|_| config.method.algorithm.has_pseudo_labels());
     let images = images(b, &unlabeled.images)?;
-    let x_u_weak = ops::normalize_bytes(b, &images, normalize)?;
-    let x_u_strong = ops::photometric(b, Pixels::Bytes(&images), &unlabeled.strong, normalize)?;
-    Ok(Batch {
-        d_l: noise(arch.feature_shape(B::shape(&x_l)), Domain::NoiseLabeled),
-        d_u: noise(arch.feature_shape(B::shape(&x_u_weak)), Domain::NoiseUnlabeled),
+    let weak = ops::normalize_bytes(b, &images, normalize)?;
+    let strong = ops::photometric(b, Pixels::Bytes(&images), &unlabeled.strong, normalize)?;
+    Ok(Unlabeled {
+        noise_labeled: noise(features, Domain::NoiseLabeled),
+        noise_unlabeled: noise(arch.feature_shape(B::shape(&weak)), Domain::NoiseUnlabeled),
         mix: cut_mix::sample(config.method.cut_mix, n, (h, w), Key::new(seed, Domain::CutMix, number)),
-        x_l,
-        y_l,
-        x_u_weak,
-        x_u_strong,
-        y_u: truth.map(|labels| b.upload_labels(shape.with_channels(1), labels)),
+        weak,
+        strong,
+        truth: truth.map(|labels| b.upload_labels(shape.with_channels(1), labels)),
     })
 }
 

@@ -2,7 +2,7 @@
 
 use crate::cli_common::{Project, expect, read};
 use psmt_fast::backend::cpu::Cpu;
-use psmt_fast::method::{self, Algorithm, Batch, Networks, StepArgs, Tvat, TvatArgs, cut_mix};
+use psmt_fast::method::{self, Algorithm, Batch, Networks, StepArgs, Tvat, TvatArgs, Unlabeled, cut_mix};
 use psmt_fast::model::{DeepLab, Initialization, ModelConfig, Network};
 use psmt_fast::ops::{Device, IGNORE, Shape};
 use psmt_fast::rng::{Domain, Key};
@@ -28,7 +28,7 @@ fn networks(b: &Cpu64, arch: &DeepLab) -> Networks<Cpu64> {
         Network::upload(b, &params, &stats)
     };
     let zeros = || b.zeros(arch.table.num_params);
-    Networks { student: net(0), teacher1: net(1), teacher2: net(2), momentum: zeros(), grads: zeros() }
+    Networks { student: net(0), teachers: vec![net(1), net(2)], momentum: zeros(), grads: zeros() }
 }
 
 fn batch(b: &Cpu64, arch: &DeepLab, seed: u64) -> Batch<Cpu64> {
@@ -45,14 +45,21 @@ fn batch(b: &Cpu64, arch: &DeepLab, seed: u64) -> Batch<Cpu64> {
     let features = arch.feature_shape(shape);
     let noise = |n| b.upload(features, &draw(n, features.len()));
     Batch {
-        x_l: b.upload(shape, &draw(1, shape.len())),
-        y_l: b.upload_labels(shape.with_channels(1), &labels),
-        x_u_weak: b.upload(shape, &draw(2, shape.len())),
-        x_u_strong: b.upload(shape, &draw(3, shape.len())),
-        y_u: None,
-        mix: cut_mix::sample(cut_mix::CutMixForm::Voc, 2, (CROP, CROP), Key::new(seed, Domain::CutMix, 0)),
-        d_l: noise(6),
-        d_u: noise(7),
+        x: b.upload(shape, &draw(1, shape.len())),
+        y: b.upload_labels(shape.with_channels(1), &labels),
+        unlabeled: Some(Unlabeled {
+            weak: b.upload(shape, &draw(2, shape.len())),
+            strong: b.upload(shape, &draw(3, shape.len())),
+            truth: None,
+            mix: cut_mix::sample(
+                cut_mix::CutMixForm::Voc,
+                2,
+                (CROP, CROP),
+                Key::new(seed, Domain::CutMix, 0),
+            ),
+            noise_labeled: noise(6),
+            noise_unlabeled: noise(7),
+        }),
     }
 }
 
@@ -101,7 +108,7 @@ fn two_halves_of_the_same_batch_are_one_step() {
         method::update(&b, &arch, &mut halves, &args).unwrap();
         // Halves are exact, so parameters have the same bits; running statistics moved twice.
         let params = |n: &Networks<Cpu64>| {
-            [&n.student, &n.teacher1, &n.teacher2].map(|net| b.download_vector(&net.params))
+            [&n.student, &n.teachers[0], &n.teachers[1]].map(|net| b.download_vector(&net.params))
         };
         assert_eq!(params(&whole), params(&halves), "{algorithm:?}");
         let stats = |n: &Networks<Cpu64>| b.download_vector(&n.student.stats);
@@ -150,12 +157,14 @@ fn pseudo_labels_are_measured_and_true_labels_teach_nothing() {
     let classes = arch.config.num_classes;
     for algorithm in [Algorithm::PsMt, Algorithm::OneTeacher, Algorithm::MeanTeacher] {
         let plain = batch(&b, &arch, 1);
-        let measured = Batch { y_u: Some(plain.y_l.clone()), ..batch(&b, &arch, 1) };
+        let unlabeled = plain.unlabeled.clone().unwrap();
+        let truth = Some(plain.y.clone());
+        let measured = Batch { unlabeled: Some(Unlabeled { truth, ..unlabeled.clone() }), ..plain.clone() };
         let mut args = step_args(algorithm);
         // In the middle of the confidences, and not at one, which the device holds in double precision.
         let mut nets = networks(&b, &arch);
-        let (t1, t2) = (&mut nets.teacher1, &mut nets.teacher2);
-        let pseudo = method::pseudo_labels(&b, &arch, (t1, t2), &plain.x_u_weak, &args).unwrap();
+        let teachers = &mut nets.teachers[..algorithm.num_teachers()];
+        let pseudo = method::pseudo_labels(&b, &arch, teachers, &unlabeled.weak, &args).unwrap();
         let mut want = None;
         if let Some(pseudo) = &pseudo {
             let confidence = b.download(&pseudo.confidence);
@@ -163,7 +172,7 @@ fn pseudo_labels_are_measured_and_true_labels_teach_nothing() {
             sorted.sort_by(f32::total_cmp);
             let middle = sorted.len() / 2;
             args.conf_ce.threshold = (f64::from(sorted[middle - 1]) + f64::from(sorted[middle])) / 2.0;
-            let (label, truth) = (b.download_labels(&pseudo.label), b.download_labels(&plain.y_l));
+            let (label, truth) = (b.download_labels(&pseudo.label), b.download_labels(&plain.y));
             let mut counts = vec![0u64; classes * classes];
             for i in 0..truth.len() {
                 if truth[i] != IGNORE && f64::from(confidence[i]) >= args.conf_ce.threshold {

@@ -2,7 +2,9 @@
 
 use psmt_fast::Result;
 use psmt_fast::backend::cuda::Cuda;
-use psmt_fast::method::{self, Batch, Networks, StepArgs, SupervisedLoss, Tvat, TvatArgs, cut_mix};
+use psmt_fast::method::{
+    self, Batch, Networks, StepArgs, SupervisedLoss, Tvat, TvatArgs, Unlabeled, cut_mix,
+};
 use psmt_fast::model::{DeepLab, Initialization, ModelConfig, Network};
 use psmt_fast::ops::*;
 use psmt_fast::rng::{Domain, Key};
@@ -24,7 +26,7 @@ pub fn networks<B: Backend>(b: &B, arch: &DeepLab) -> Networks<B> {
         Network::upload(b, &params, &stats)
     };
     let zeros = || b.zeros(arch.table.num_params);
-    Networks { student: net(0), teacher1: net(1), teacher2: net(2), momentum: zeros(), grads: zeros() }
+    Networks { student: net(0), teachers: vec![net(1), net(2)], momentum: zeros(), grads: zeros() }
 }
 
 /// A step, of which the losses outlive its memory.
@@ -54,14 +56,16 @@ pub fn step<B: Backend>(
         let labels: Vec<u8> = (0..IMAGES.positions()).map(|i| (i / 7 % 3) as u8).collect();
         let features = arch.feature_shape(IMAGES);
         let batch: Batch<B> = Batch {
-            x_l: image(0),
-            y_l: b.upload_labels(IMAGES.with_channels(1), &labels),
-            x_u_weak: image(1),
-            x_u_strong: image(2),
-            y_u: Some(b.upload_labels(IMAGES.with_channels(1), &labels)),
-            mix: cut_mix::sample(cut_mix::CutMixForm::Voc, IMAGES.n, (IMAGES.h, IMAGES.w), key(3)),
-            d_l: b.uniform_noise(features, key(4)),
-            d_u: b.uniform_noise(features, key(5)),
+            x: image(0),
+            y: b.upload_labels(IMAGES.with_channels(1), &labels),
+            unlabeled: Some(Unlabeled {
+                weak: image(1),
+                strong: image(2),
+                truth: Some(b.upload_labels(IMAGES.with_channels(1), &labels)),
+                mix: cut_mix::sample(cut_mix::CutMixForm::Voc, IMAGES.n, (IMAGES.h, IMAGES.w), key(3)),
+                noise_labeled: b.uniform_noise(features, key(4)),
+                noise_unlabeled: b.uniform_noise(features, key(5)),
+            }),
         };
         let out = method::train_step(b, arch, nets, &batch, &args)?;
         let term = out.unsup.unwrap().terms[0].1.clone();

@@ -4,7 +4,7 @@ use super::call::Call;
 use super::stage::{self, Sizes};
 use super::trace::{Counted, Trace};
 use psmt_fast::Result;
-use psmt_fast::method::{self, Algorithm, Batch, Networks, StepArgs, SupervisedLoss, Tvat};
+use psmt_fast::method::{self, Algorithm, Batch, Networks, StepArgs, SupervisedLoss, Tvat, Unlabeled};
 use psmt_fast::model::Network;
 use psmt_fast::ops::{ConfCe, Ohem, Shape};
 
@@ -85,22 +85,23 @@ fn one_step(sizes: &Sizes, args: &StepArgs) -> Result<Vec<Counted>> {
     let net = || Network { params: table.num_params, stats: table.num_stats };
     let mut nets = Networks {
         student: net(),
-        teacher1: net(),
-        teacher2: net(),
+        teachers: vec![net(), net()],
         momentum: table.num_params,
         grads: table.num_params,
     };
     let images = sizes.images();
     let features = sizes.arch.feature_shape(images);
     let batch: Batch<Trace> = Batch {
-        x_l: images,
-        y_l: images.with_channels(1),
-        x_u_weak: images,
-        x_u_strong: images,
-        y_u: None,
-        mix: stage::mix(sizes),
-        d_l: features,
-        d_u: features,
+        x: images,
+        y: images.with_channels(1),
+        unlabeled: Some(Unlabeled {
+            weak: images,
+            strong: images,
+            truth: None,
+            mix: stage::mix(sizes),
+            noise_labeled: features,
+            noise_unlabeled: features,
+        }),
     };
     method::train_step(&trace, &sizes.arch, &mut nets, &batch, args)?;
     Ok(trace.calls())

@@ -1,7 +1,7 @@
 //! The networks, batches and settings that stages of a training step are timed with: those of the PyTorch benchmark.
 
 use psmt_fast::config::{self, MethodConfig, RunConfig};
-use psmt_fast::method::{Batch, Networks, StepArgs, Tvat};
+use psmt_fast::method::{Batch, Networks, StepArgs, Tvat, Unlabeled};
 use psmt_fast::model::{DeepLab, Initialization, ModelConfig, Network};
 use psmt_fast::ops::{Adjust, Backend, Blur, Mix, Shape, Strong};
 use psmt_fast::rng::{Domain, Key};
@@ -58,7 +58,7 @@ pub fn networks<B: Backend>(b: &B, sizes: &Sizes) -> Networks<B> {
         Network::upload(b, &params, &stats)
     };
     let zeros = || b.zeros(arch.table.num_params);
-    Networks { student: net(0), teacher1: net(1), teacher2: net(2), momentum: zeros(), grads: zeros() }
+    Networks { student: net(0), teachers: vec![net(1), net(2)], momentum: zeros(), grads: zeros() }
 }
 
 /// Images of normal values.
@@ -91,14 +91,16 @@ pub fn random_batch<B: Backend>(b: &B, sizes: &Sizes) -> Batch<B> {
     let features = sizes.arch.feature_shape(shape);
     let noise = |number| b.uniform_noise(features, Key::new(0, Domain::Bench, number));
     Batch {
-        x_l: images(b, shape, 0),
-        y_l: b.upload_labels(shape.with_channels(1), &labels),
-        x_u_weak: images(b, shape, 1),
-        x_u_strong: images(b, shape, 2),
-        y_u: None,
-        mix: mix(sizes),
-        d_l: noise(4),
-        d_u: noise(5),
+        x: images(b, shape, 0),
+        y: b.upload_labels(shape.with_channels(1), &labels),
+        unlabeled: Some(Unlabeled {
+            weak: images(b, shape, 1),
+            strong: images(b, shape, 2),
+            truth: None,
+            mix: mix(sizes),
+            noise_labeled: noise(4),
+            noise_unlabeled: noise(5),
+        }),
     }
 }
 

@@ -101,13 +101,14 @@ pub(super) fn ambiguous_threshold(fixture: &Fixture) -> Result<bool> {
 
 /// The two largest target probabilities of every pixel of a `train_step` fixture, and its threshold.
 fn train_step_targets(fixture: &Fixture) -> Result<(Vec<(f64, f64)>, f64)> {
-    let TrainStepInputs { arch, mut nets, batch, args } = TrainStepInputs::read(&Cpu::<f64>::new(), fixture)?;
-    let first = teacher_logits(&arch, &mut nets.teacher1, &batch.x_u_weak)?;
-    let second = teacher_logits(&arch, &mut nets.teacher2, &batch.x_u_weak)?;
+    let TrainStepInputs { arch, mut nets, unlabeled, args, .. } =
+        TrainStepInputs::read(&Cpu::<f64>::new(), fixture)?;
+    let first = teacher_logits(&arch, &mut nets.teachers[0], &unlabeled.weak)?;
+    let second = teacher_logits(&arch, &mut nets.teachers[1], &unlabeled.weak)?;
     let (core, assist) = if args.active_teacher == 1 { (first, second) } else { (second, first) };
-    let shape = batch.x_u_weak.shape();
+    let shape = unlabeled.weak.shape();
     let top = TopTwo::new(&core, &assist, (shape.h, shape.w), &args.ensemble)?;
-    Ok((top.mixed(&batch.mix), args.conf_ce.threshold))
+    Ok((top.mixed(&unlabeled.mix), args.conf_ce.threshold))
 }
 
 fn teacher_logits(arch: &DeepLab, net: &mut Network<Cpu<f64>>, x: &Tensor<f64>) -> Result<Tensor<f64>> {

@@ -4,7 +4,8 @@
 use super::{Claim, Claimant, Exact, Function, Problem, dot, normals, take, tensor, upload};
 use psmt_fast::backend::cpu::Tensor;
 use psmt_fast::method::{
-    Algorithm, Batch, Networks, StepArgs, SupervisedLoss, Tvat, TvatArgs, cut_mix, train_step as method_step,
+    Algorithm, Batch, Networks, StepArgs, SupervisedLoss, Tvat, TvatArgs, Unlabeled, cut_mix,
+    train_step as method_step,
 };
 use psmt_fast::model::{DecoderSaved, DeepLab, Initialization, ModelConfig, Network, Norm, Stem};
 use psmt_fast::ops::{self, Backend, ConfCe, Device, Ensemble, IGNORE, Ohem, Shape};
@@ -288,14 +289,16 @@ impl Drawn {
     fn upload<B: Backend>(&self, b: &B) -> Batch<B> {
         let key = Key::new(1, Domain::CutMix, 0);
         Batch {
-            x_l: upload(b, IMAGES, &self.x_l),
-            y_l: b.upload_labels(IMAGES.with_channels(1), &self.y_l),
-            x_u_weak: upload(b, IMAGES, &self.x_u_weak),
-            x_u_strong: upload(b, IMAGES, &self.x_u_strong),
-            y_u: None,
-            mix: cut_mix::sample(cut_mix::CutMixForm::Voc, IMAGES.n, (IMAGES.h, IMAGES.w), key),
-            d_l: upload(b, self.features, &self.d_l),
-            d_u: upload(b, self.features, &self.d_u),
+            x: upload(b, IMAGES, &self.x_l),
+            y: b.upload_labels(IMAGES.with_channels(1), &self.y_l),
+            unlabeled: Some(Unlabeled {
+                weak: upload(b, IMAGES, &self.x_u_weak),
+                strong: upload(b, IMAGES, &self.x_u_strong),
+                truth: None,
+                mix: cut_mix::sample(cut_mix::CutMixForm::Voc, IMAGES.n, (IMAGES.h, IMAGES.w), key),
+                noise_labeled: upload(b, self.features, &self.d_l),
+                noise_unlabeled: upload(b, self.features, &self.d_u),
+            }),
         }
     }
 }
@@ -307,8 +310,7 @@ fn step<B: Claimant>(claimant: &B, rng: &mut Stream, args: StepArgs) -> Result<P
     let [student, teacher1, teacher2] = [(); 3].map(|()| Values::draw(&arch, rng));
     let mut nets = Networks {
         student: student.upload(claimant),
-        teacher1: teacher1.upload(claimant),
-        teacher2: teacher2.upload(claimant),
+        teachers: vec![teacher1.upload(claimant), teacher2.upload(claimant)],
         momentum: claimant.zeros(arch.table.num_params),
         grads: claimant.zeros(arch.table.num_params),
     };
@@ -318,28 +320,29 @@ fn step<B: Claimant>(claimant: &B, rng: &mut Stream, args: StepArgs) -> Result<P
     let claim = Claim::Gradient(claimant.vector_values(&nets.grads));
 
     let b = Exact::new();
-    let batch = drawn.upload(&b);
+    let Batch { x, y, unlabeled } = drawn.upload(&b);
+    let unlabeled = unlabeled.expect("drawn so");
     let teacher = |values: &Values| {
         let net = values.upload(&b);
-        forward(&arch, &net, &net.params, &batch.x_u_weak, None)
+        forward(&arch, &net, &net.params, &unlabeled.weak, None)
     };
     let (core, assist) = match (args.algorithm.num_teachers(), args.active_teacher) {
         (2, 1) => (teacher(&teacher1)?, teacher(&teacher2)?),
         (2, _) => (teacher(&teacher2)?, teacher(&teacher1)?),
         _ => (teacher(&teacher1)?, teacher(&teacher1)?),
     };
-    let x_u = ops::cut_mix(&b, &batch.x_u_strong, &batch.mix)?;
+    let x_u = ops::cut_mix(&b, &unlabeled.strong, &unlabeled.mix)?;
     let student = student.upload(&b);
     let point = student.params.clone();
     let loss = move |params: &[f64]| -> Result<f64> {
         let params = params.to_vec();
-        let logits = forward(&arch, &student, &params, &batch.x_l, Some(&r_l))?;
+        let logits = forward(&arch, &student, &params, &x, Some(&r_l))?;
         let supervised = match &args.supervised_loss {
-            SupervisedLoss::CrossEntropy => ops::cross_entropy(&b, &logits, &batch.y_l, 1.0)?,
-            SupervisedLoss::Ohem(ohem) => ops::ohem_cross_entropy(&b, &logits, &batch.y_l, ohem, 1.0)?,
+            SupervisedLoss::CrossEntropy => ops::cross_entropy(&b, &logits, &y, 1.0)?,
+            SupervisedLoss::Ohem(ohem) => ops::ohem_cross_entropy(&b, &logits, &y, ohem, 1.0)?,
         };
         let logits = forward(&arch, &student, &params, &x_u, Some(&r_u))?;
-        let (ensemble, mix) = (&args.ensemble, &batch.mix);
+        let (ensemble, mix) = (&args.ensemble, &unlabeled.mix);
         let unsupervised = if args.algorithm == Algorithm::MeanTeacher {
             let out = ops::mse_consistency(
                 &b,

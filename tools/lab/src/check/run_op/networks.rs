@@ -4,8 +4,8 @@ use super::{Run, Values, mix};
 use crate::check::fixture::{Array, Fixture};
 use psmt_fast::method::schedule::{RampUp, poly_lr};
 use psmt_fast::method::{
-    Algorithm, Batch, Networks, StepArgs, SupervisedLoss, Tvat, TvatArgs, train_step as method_step,
-    tvat as method_tvat,
+    Algorithm, Batch, Networks, StepArgs, SupervisedLoss, Tvat, TvatArgs, Unlabeled,
+    train_step as method_step, tvat as method_tvat,
 };
 use psmt_fast::model::{DeepLab, ModelConfig, Network, Norm};
 use psmt_fast::ops::{self, Backend, ConfCe, Ensemble, Shape};
@@ -188,7 +188,9 @@ struct ReferenceStep {
 pub(in crate::check) struct TrainStepInputs<B: Backend> {
     pub arch: DeepLab,
     pub nets: Networks<B>,
-    pub batch: Batch<B>,
+    pub x: B::Tensor,
+    pub y: B::Labels,
+    pub unlabeled: Unlabeled<B>,
     pub args: StepArgs,
 }
 
@@ -212,20 +214,20 @@ impl<B: Backend> TrainStepInputs<B> {
         }
         let x_u_weak = run.tensor("x_u_weak")?;
         let shape_u: Shape = B::shape(&x_u_weak);
-        let batch = Batch {
-            x_u_strong: run.tensor_of("x_u_strong", shape_u)?,
-            y_u: None,
+        let unlabeled = Unlabeled {
+            strong: run.tensor_of("x_u_strong", shape_u)?,
+            truth: None,
             mix: mix(fixture, shape_u.n, (shape_u.h, shape_u.w))?,
-            d_l: run.tensor_of("d_l", arch.feature_shape(shape))?,
-            d_u: run.tensor_of("d_u", arch.feature_shape(shape_u))?,
-            x_l,
-            y_l,
-            x_u_weak,
+            noise_labeled: run.tensor_of("d_l", arch.feature_shape(shape))?,
+            noise_unlabeled: run.tensor_of("d_u", arch.feature_shape(shape_u))?,
+            weak: x_u_weak,
         };
         let nets = Networks {
             student: values(b, fixture, &arch, "student", false)?,
-            teacher1: values(b, fixture, &arch, "teacher1", false)?,
-            teacher2: values(b, fixture, &arch, "teacher2", false)?,
+            teachers: ["teacher1", "teacher2"]
+                .into_iter()
+                .map(|name| values(b, fixture, &arch, name, false))
+                .collect::<Result<_>>()?,
             momentum: b.zeros(arch.table.num_params),
             grads: b.zeros(arch.table.num_params),
         };
@@ -248,13 +250,14 @@ impl<B: Backend> TrainStepInputs<B> {
             algorithm: Algorithm::PsMt,
             keep_noise: true,
         };
-        Ok(TrainStepInputs { arch, nets, batch, args })
+        Ok(TrainStepInputs { arch, nets, x: x_l, y: y_l, unlabeled, args })
     }
 }
 
 pub(super) fn train_step<B: Backend>(run: &mut Run<'_, B>) -> Result<()> {
     let b = run.b;
-    let TrainStepInputs { arch, mut nets, batch, args } = TrainStepInputs::read(b, run.fixture)?;
+    let TrainStepInputs { arch, mut nets, x, y, unlabeled, args } = TrainStepInputs::read(b, run.fixture)?;
+    let batch = Batch { x, y, unlabeled: Some(unlabeled) };
     let out = method_step(b, &arch, &mut nets, &batch, &args)?;
     run.put_scalar("loss_sup", b.read_scalar(&out.loss_sup));
     run.put_scalar("loss_unsup", out.loss_unsup(b));
@@ -267,9 +270,8 @@ pub(super) fn train_step<B: Backend>(run: &mut Run<'_, B>) -> Result<()> {
         run.put_tensor("r_u", &r_u);
     }
     put_grads(run, &arch, &nets.grads);
-    for (prefix, net) in
-        [("student", &nets.student), ("teacher1", &nets.teacher1), ("teacher2", &nets.teacher2)]
-    {
+    let named = ["student", "teacher1", "teacher2"].into_iter();
+    for (prefix, net) in named.zip([&nets.student].into_iter().chain(&nets.teachers)) {
         put_network(run, &arch, prefix, net, true);
     }
     Ok(())
