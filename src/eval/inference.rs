@@ -220,8 +220,8 @@ impl<B: Backend> Logits<B> {
     ) -> Result<Logits<B>> {
         let run = |name: Which, net: Option<&&Network<B>>, wanted: &[Which]| -> Result<Option<B::Tensor>> {
             let Some(net) = net.filter(|_| wanted.iter().any(|w| which.contains(w))) else { return Ok(None) };
-            let (f, _) = arch.encoder_forward(b, &net.params, Norm::Frozen(&net.stats), x, false)?;
-            let logits = arch.decoder_forward(b, &net.params, Norm::Frozen(&net.stats), &f, false)?.0;
+            let features = arch.encoder(b, &net.params, Norm::Frozen(&net.stats), x)?;
+            let logits = arch.decoder(b, &net.params, Norm::Frozen(&net.stats), &features)?;
             let shape = B::shape(&logits);
             match ops::first_non_finite_in(b, &logits) {
                 Some(at) => Err(Error::NonFiniteLogits {

@@ -4,7 +4,7 @@
 
 use super::targets::Targets;
 use super::{Algorithm, Batch, Networks, StepArgs, StepOut, SupervisedLoss, teachers_of, tvat};
-use crate::model::{DecoderSaved, Decoders, DeepLab, EncoderSaved, Network, Norm};
+use crate::model::{DecoderSaved, Decoders, DeepLab, EncoderSaved, Network};
 use crate::ops::{self, Backend, Device, LabelLoss, Sgd, Size, Teacher};
 use crate::{Error, Result};
 
@@ -144,13 +144,11 @@ pub fn supervised_pass<B: Backend>(
     share: f64,
 ) -> Result<StepOut<B>> {
     b.phase(STUDENT);
-    let (features, encoder) = arch.encoder_forward(b, &net.params, Norm::Train(&mut net.stats), x, true)?;
-    let (logits, decoder) =
-        arch.decoder_forward(b, &net.params, Norm::Train(&mut net.stats), &features, true)?;
+    let (features, encoder) = arch.encoder_train(b, &net.params, &mut net.stats, x)?;
+    let (logits, decoder) = arch.decoder_train(b, &net.params, &mut net.stats, &features)?;
     b.phase("losses");
     let LabelLoss { loss, dlogits, confusion } = supervised_loss(b, &logits, y, args, share)?;
     b.phase(BACKWARD);
-    let (encoder, decoder) = (encoder.expect("saved"), decoder.expect("saved"));
     let dfeatures = arch.decoder_backward(b, &net.params, grads, decoder, &dlogits)?;
     arch.encoder_backward(b, &net.params, grads, encoder, &dfeatures)?;
     Ok(StepOut { loss_sup: loss, confusion, unsup: None, noise: None, logits: vec![("labelled", logits)] })
@@ -215,9 +213,7 @@ pub(super) fn image_size<B: Backend>(x: &B::Tensor) -> Size {
 
 fn encode<B: Backend>(b: &B, arch: &DeepLab, student: &mut Network<B>, x: &B::Tensor) -> Result<Encoded<B>> {
     b.phase(STUDENT);
-    let norm = Norm::Train(&mut student.stats);
-    let (features, saved) = arch.encoder_forward(b, &student.params, norm, x, true)?;
-    Ok((features, saved.expect("saved")))
+    arch.encoder_train(b, &student.params, &mut student.stats, x)
 }
 
 /// The student's pass from its features on, for images of `size` with the raw noise `d`. `adversary` has the teachers' decoders,
@@ -245,9 +241,8 @@ fn student_forward<B: Backend>(
         features = noise.add_to(b, &features)?;
         kept = if args.keep_noise { Some(noise.values(b)?) } else { None };
     }
-    let norm = Norm::Train(&mut student.stats);
-    let (logits, decoder) = arch.decoder_forward(b, &student.params, norm, &features, true)?;
-    Ok(StudentPass { logits, noise: kept, encoder, decoder: decoder.expect("saved") })
+    let (logits, decoder) = arch.decoder_train(b, &student.params, &mut student.stats, &features)?;
+    Ok(StudentPass { logits, noise: kept, encoder, decoder })
 }
 
 /// Adds the student's gradient. The noise is a constant: the gradient of the features is that of the noisy features.

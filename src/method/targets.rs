@@ -43,8 +43,8 @@ impl<B: Backend> Targets<B> {
         b.phase("teachers' passes");
         let size = image_size::<B>(x);
         let logits = |net: &mut Network<B>| -> Result<B::Tensor> {
-            let (f, _) = arch.encoder_forward(b, &net.params, Norm::Train(&mut net.stats), x, false)?;
-            Ok(arch.decoder_forward(b, &net.params, Norm::Train(&mut net.stats), &f, false)?.0)
+            let features = arch.encoder(b, &net.params, Norm::Train(&mut net.stats), x)?;
+            arch.decoder(b, &net.params, Norm::Train(&mut net.stats), &features)
         };
         let (core, assist) = match teachers {
             [first, second] => {

@@ -88,23 +88,28 @@ pub fn noise<B: Backend>(
         return noise(d.clone());
     }
     let decoders = decoders.ok_or_else(|| Error::Usage("T-VAT needs at least one decoder".into()))?;
-    let exact = args.kind != Tvat::FiniteDifference;
-    let (clean, saved) = decoders.forward(b, features, exact)?;
+    let (clean, masks) = match args.kind {
+        Tvat::FiniteDifference => (decoders.logits(b, features)?, None),
+        _ => {
+            let (clean, masks) = decoders.masks(b, features)?;
+            (clean, Some(masks))
+        }
+    };
     let mut gradient = d.clone();
     for _ in 0..rounds {
         // Directions have length 1 while they probe.
         let direction = ops::normalize(b, &gradient, 1.0)?;
-        gradient = match &saved {
-            Some(saved) => {
-                let tangents = decoders.tangent(b, saved, &direction)?;
+        gradient = match &masks {
+            Some(masks) => {
+                let tangents = decoders.tangent(b, masks, &direction)?;
                 let cotangent = ops::tvat_cotangent(b, &clean, &tangents, decoders.count(), size)?;
-                decoders.pullback(b, saved, &cotangent)?
+                decoders.pullback(b, masks, &cotangent)?
             }
             None => {
                 let probe = ops::add(b, features, &direction, args.xi)?;
-                let (perturbed, saved) = decoders.forward(b, &probe, true)?;
+                let (perturbed, masks) = decoders.masks(b, &probe)?;
                 let dlogits = ops::kl_gradient(b, &clean, &perturbed, decoders.count(), size)?;
-                decoders.pullback(b, &saved.expect("saved"), &dlogits)?
+                decoders.pullback(b, &masks, &dlogits)?
             }
         };
     }

@@ -3,7 +3,7 @@
 
 use super::ModelConfig;
 use super::graph::Graph;
-use super::layers::{Backward, BnSaved, Cost, Forward, Gradient, Onto};
+use super::layers::{Backward, BnSaved, Cost, Gradient, Onto, Output, Pass};
 use super::table::{Builder, NormArgs};
 use crate::Result;
 use crate::ops::{self, Activation, Backend, BatchNorm, Conv2d, NormPass, Shape};
@@ -92,32 +92,24 @@ impl Aspp {
     }
 
     /// `[n, h, w, 32 planes]` to `[n, h, w, aspp]`.
-    pub fn forward<B: Backend>(
-        &self,
-        pass: &mut Forward<'_, B>,
-        x: B::Tensor,
-    ) -> Result<(B::Tensor, Option<AsppSaved<B>>)> {
-        let b = pass.b;
-        let pool = ops::adaptive_avg_pool2d(b, &x, (1, 1))?;
+    pub fn forward<B: Backend, P: Pass<B>>(&self, pass: &mut P, x: B::Tensor) -> Output<B, P, AsppSaved<B>> {
+        let pool = ops::adaptive_avg_pool2d(pass.b(), &x, (1, 1))?;
         let branches: Vec<B::Tensor> =
             self.map_convs.iter().map(|conv| pass.conv(conv, &x)).collect::<Result<_>>()?;
-        let x = pass.save.then_some(x);
-        let map = ops::concat(b, &branches.iter().collect::<Vec<_>>())?;
+        let x = P::keep(|| x);
+        let map = ops::concat(pass.b(), &branches.iter().collect::<Vec<_>>())?;
         drop(branches);
-        let (map, map_saved) = pass.batch_norm(&self.map_bn, LEAKY, map, None)?;
+        let (map, map_saved) = pass.batch_norm((&self.map_bn, LEAKY), map, None)?;
         let out = pass.conv(&self.red_conv, &map)?;
         drop(map);
         let global = pass.conv(&self.global_pooling_conv, &pool)?;
-        let (global, global_saved) = pass.batch_norm(&self.global_pooling_bn, LEAKY, global, None)?;
+        let (global, global_saved) = pass.batch_norm((&self.global_pooling_bn, LEAKY), global, None)?;
         let global = pass.conv(&self.pool_red_conv, &global)?;
-        let out = ops::add(b, &out, &global, 1.0)?;
-        let (y, reduced) = pass.batch_norm(&self.red_bn, LEAKY, out, None)?;
-        let saved = match (x, map_saved, global_saved, reduced) {
-            (Some(x), Some(map), Some(global), Some(reduced)) => {
-                Some(AsppSaved { x, map, pool, global, reduced })
-            }
-            _ => None,
-        };
+        let out = ops::add(pass.b(), &out, &global, 1.0)?;
+        let (y, reduced) = pass.batch_norm((&self.red_bn, LEAKY), out, None)?;
+        let saved = P::zip(P::zip(x, map_saved), P::zip(global_saved, reduced));
+        let saved =
+            P::map(saved, |((x, map), (global, reduced))| AsppSaved { x, map, pool, global, reduced });
         Ok((y, saved))
     }
 

@@ -2,12 +2,12 @@
 //! frozen batch norm, tangent and pullback, which exact T-VAT iterates. Knows layers only.
 
 use super::ModelConfig;
-use super::deeplab::Network;
 use super::graph::Graph;
-use super::layers::{Backward, ConvBn, ConvBnSaved, Cost, Forward, Norm, Onto};
+use super::layers::{Backward, ConvBn, ConvBnSaved, Cost, Forward, Norm, Onto, Output, Pass};
+use super::network::Network;
 use super::table::{Builder, NormArgs};
+use crate::Result;
 use crate::ops::{self, Backend, Conv2d, RELU, Shape};
-use crate::{Error, Result};
 
 /// Features `[n, h, w, aspp + low_level]` to logits `[n, h, w, num_classes]`.
 #[derive(Clone, Debug)]
@@ -17,35 +17,19 @@ pub(super) struct Decoder {
     pub classifier: Conv2d,
 }
 
-/// What the decoder keeps of a pass.
-pub enum DecoderSaved<B: Backend> {
-    /// Of a pass in training mode, for the backward pass.
-    Train {
-        /// First convolution.
-        conv1: ConvBnSaved<B>,
-        /// Second convolution.
-        conv2: ConvBnSaved<B>,
-        /// Input of the classifier.
-        y: B::Tensor,
-    },
-    /// Of a pass with frozen batch norm, for tangent and pullback: the outputs, whose signs are the activation masks.
-    Frozen {
-        /// After the first convolution.
-        y1: B::Tensor,
-        /// After the second convolution.
-        y2: B::Tensor,
-    },
+/// What the decoder keeps of a pass in training mode, for the backward pass.
+pub struct DecoderSaved<B: Backend> {
+    conv1: ConvBnSaved<B>,
+    conv2: ConvBnSaved<B>,
+    /// Input of the classifier.
+    y: B::Tensor,
 }
 
-impl<B: Backend> DecoderSaved<B> {
-    fn frozen(&self, op: &'static str) -> Result<(&B::Tensor, &B::Tensor)> {
-        match self {
-            DecoderSaved::Frozen { y1, y2 } => Ok((y1, y2)),
-            DecoderSaved::Train { .. } => {
-                Err(Error::shape(op, "what a pass with frozen batch norm saved", "that of a training pass"))
-            }
-        }
-    }
+/// What the decoder keeps of a pass with frozen batch norm, for tangent and pullback: the outputs of its two convolutions, whose signs
+/// are the activation masks.
+pub struct DecoderMasks<B: Backend> {
+    y1: B::Tensor,
+    y2: B::Tensor,
 }
 
 impl Decoder {
@@ -77,21 +61,29 @@ impl Decoder {
         g.conv(&self.classifier, &y)
     }
 
-    pub fn forward<B: Backend>(
+    pub fn forward<B: Backend, P: Pass<B>>(
         &self,
-        pass: &mut Forward<'_, B>,
+        pass: &mut P,
         x: B::Tensor,
-    ) -> Result<(B::Tensor, Option<DecoderSaved<B>>)> {
-        let (y1, conv1) = self.conv1.forward(pass, x, None)?;
-        let mask1 = (pass.save && matches!(pass.norm, Norm::Frozen(_))).then(|| y1.clone());
-        let (y2, conv2) = self.conv2.forward(pass, y1, None)?;
-        let logits = pass.conv(&self.classifier, &y2)?;
-        let saved = match (conv1, conv2, mask1) {
-            (Some(conv1), Some(conv2), _) => Some(DecoderSaved::Train { conv1, conv2, y: y2 }),
-            (_, _, Some(y1)) => Some(DecoderSaved::Frozen { y1, y2 }),
-            _ => None,
-        };
+    ) -> Output<B, P, DecoderSaved<B>> {
+        let (y, conv1) = self.conv1.forward(pass, x, None)?;
+        let (y, conv2) = self.conv2.forward(pass, y, None)?;
+        let logits = pass.conv(&self.classifier, &y)?;
+        let saved = P::map(P::zip(conv1, conv2), |(conv1, conv2)| DecoderSaved { conv1, conv2, y });
         Ok((logits, saved))
+    }
+
+    /// Logits with frozen batch norm, for tangent and pullback.
+    pub fn masks<B: Backend>(
+        &self,
+        b: &B,
+        net: &Network<B>,
+        x: B::Tensor,
+    ) -> Result<(B::Tensor, DecoderMasks<B>)> {
+        let mut pass = Forward { b, params: &net.params, norm: Norm::Frozen(&net.stats) };
+        let (y1, ()) = self.conv1.forward(&mut pass, x, None)?;
+        let (y2, ()) = self.conv2.forward(&mut pass, y1.clone(), None)?;
+        Ok((pass.conv(&self.classifier, &y2)?, DecoderMasks { y1, y2 }))
     }
 
     pub fn backward<B: Backend>(
@@ -100,10 +92,7 @@ impl Decoder {
         saved: DecoderSaved<B>,
         dlogits: &B::Tensor,
     ) -> Result<B::Tensor> {
-        let DecoderSaved::Train { conv1, conv2, y } = saved else {
-            let expected = "what a training pass saved";
-            return Err(Error::shape("decoder_backward", expected, "that of a pass with frozen batch norm"));
-        };
+        let DecoderSaved { conv1, conv2, y } = saved;
         let onto = Onto::norm(self.conv2.pass(&conv2, false));
         let d = pass.conv(&self.classifier, &y, dlogits, onto)?;
         drop(y);
@@ -116,10 +105,9 @@ impl Decoder {
         &self,
         b: &B,
         net: &Network<B>,
-        saved: &DecoderSaved<B>,
+        DecoderMasks { y1, y2 }: &DecoderMasks<B>,
         t: &B::Tensor,
     ) -> Result<B::Tensor> {
-        let (y1, y2) = saved.frozen("decoder_tangent")?;
         let t = self.conv1.tangent(b, net, y1, t)?;
         let t = self.conv2.tangent(b, net, y2, &t)?;
         let conv = Conv2d { bias: None, ..self.classifier };
@@ -130,10 +118,9 @@ impl Decoder {
         &self,
         b: &B,
         net: &Network<B>,
-        saved: &DecoderSaved<B>,
+        DecoderMasks { y1, y2 }: &DecoderMasks<B>,
         dlogits: &B::Tensor,
     ) -> Result<B::Tensor> {
-        let (y1, y2) = saved.frozen("decoder_pullback")?;
         let params = &net.params;
         // Each data gradient goes through the batch norm that it arrives at, at once.
         let norm = self.conv2.frozen(net);

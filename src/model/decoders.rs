@@ -2,9 +2,10 @@
 //! iterates: the first convolution has the output channels of all, everything behind it a group a network. Knows decoders
 //! and flat vectors, not the method.
 
-use super::decoder::{Decoder, DecoderSaved};
-use super::deeplab::{DeepLab, Network};
+use super::decoder::{Decoder, DecoderMasks};
+use super::deeplab::DeepLab;
 use super::layers::{ConvBn, Forward, Norm};
+use super::network::Network;
 use crate::ops::{self, Backend, BatchNorm, Conv2d, Span};
 use crate::{Error, Result};
 use std::borrow::Cow;
@@ -45,34 +46,38 @@ impl<B: Backend> Decoders<'_, B> {
         self.count
     }
 
-    /// Logits of features at their own size; with `save`, also what tangent and pullback need.
+    /// Logits of features at their own size.
     ///
     /// # Errors
     /// [`Error::Shape`] for features of another number of channels.
-    pub fn forward(
-        &self,
-        b: &B,
-        features: &B::Tensor,
-        save: bool,
-    ) -> Result<(B::Tensor, Option<DecoderSaved<B>>)> {
+    pub fn logits(&self, b: &B, features: &B::Tensor) -> Result<B::Tensor> {
         let norm = Norm::Frozen(&self.net.stats);
-        self.decoder.forward(&mut Forward { b, params: &self.net.params, norm, save }, features.clone())
+        let mut pass = Forward { b, params: &self.net.params, norm };
+        Ok(self.decoder.forward(&mut pass, features.clone())?.0)
     }
 
-    /// J t: the Jacobian of all logits at the saved pass applied to a tangent `t` of the features.
+    /// The same with what tangent and pullback need.
+    ///
+    /// # Errors
+    /// As [`Decoders::logits`].
+    pub fn masks(&self, b: &B, features: &B::Tensor) -> Result<(B::Tensor, DecoderMasks<B>)> {
+        self.decoder.masks(b, &self.net, features.clone())
+    }
+
+    /// J t: the Jacobian of all logits at the pass of `masks` applied to a tangent `t` of the features.
     ///
     /// # Errors
     /// [`Error::Shape`] where `t` has another shape than the features.
-    pub fn tangent(&self, b: &B, saved: &DecoderSaved<B>, t: &B::Tensor) -> Result<B::Tensor> {
-        self.decoder.tangent(b, &self.net, saved, t)
+    pub fn tangent(&self, b: &B, masks: &DecoderMasks<B>, t: &B::Tensor) -> Result<B::Tensor> {
+        self.decoder.tangent(b, &self.net, masks, t)
     }
 
-    /// Jᵀ dlogits: the features' gradient at the saved pass, summed over the networks.
+    /// Jᵀ dlogits: the features' gradient at the pass of `masks`, summed over the networks.
     ///
     /// # Errors
     /// [`Error::Shape`] where `dlogits` has another shape than the logits.
-    pub fn pullback(&self, b: &B, saved: &DecoderSaved<B>, dlogits: &B::Tensor) -> Result<B::Tensor> {
-        self.decoder.pullback(b, &self.net, saved, dlogits)
+    pub fn pullback(&self, b: &B, masks: &DecoderMasks<B>, dlogits: &B::Tensor) -> Result<B::Tensor> {
+        self.decoder.pullback(b, &self.net, masks, dlogits)
     }
 }
 

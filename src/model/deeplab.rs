@@ -2,40 +2,17 @@
 //! This is the model's interface to the method; it knows values only as flat vectors that are passed in.
 
 use super::aspp::{Aspp, AsppSaved};
-use super::decoder::{Decoder, DecoderSaved};
+use super::decoder::{Decoder, DecoderMasks, DecoderSaved};
 use super::graph::Graph;
-use super::layers::{Backward, ConvBn, ConvBnSaved, Cost, Forward, Gradient, Norm, Onto};
-use super::resnet::{Backbone, BackboneOut, BackboneSaved};
+use super::layers::{
+    Backward, ConvBn, ConvBnSaved, Cost, Forward, Gradient, Norm, Onto, Output, Pass, TrainPass,
+};
+use super::network::Network;
+use super::resnet::{Backbone, BackboneSaved};
 use super::table::{Builder, NormArgs, ParamTable};
 use super::{Initialization, ModelConfig, init};
 use crate::ops::{self, Backend, RELU, Shape};
 use crate::{Error, Result};
-
-/// Values of one network on a device.
-pub struct Network<B: Backend> {
-    /// Flat parameters, as [`ParamTable::params`] lays them out.
-    pub params: B::Vector,
-    /// Flat running statistics, as [`ParamTable::stats`] lays them out.
-    pub stats: B::Vector,
-}
-
-impl<B: Backend> Clone for Network<B> {
-    fn clone(&self) -> Network<B> {
-        Network { params: self.params.clone(), stats: self.stats.clone() }
-    }
-}
-
-impl<B: Backend> Network<B> {
-    /// Copies flat values to the device.
-    pub fn upload(b: &B, params: &[f32], stats: &[f32]) -> Network<B> {
-        Network { params: b.upload_vector(params), stats: b.upload_vector(stats) }
-    }
-
-    /// Copies (parameters, running statistics) to the host.
-    pub fn download(&self, b: &B) -> (Vec<f32>, Vec<f32>) {
-        (b.download_vector(&self.params), b.download_vector(&self.stats))
-    }
-}
 
 /// The architecture: layers with their places in the flat vectors, no values.
 #[derive(Clone, Debug)]
@@ -134,41 +111,50 @@ impl DeepLab {
         init::init(&self.table, law, seed, network)
     }
 
-    /// Features of images `x` `[n, h, w, 3]`. In training mode with `save`, also what the backward pass needs; with
-    /// frozen batch norm nothing is saved, as only decoders have a tangent.
+    /// Features of images `x` `[n, h, w, 3]`, without what a backward pass would need.
     ///
     /// # Errors
     /// [`Error::Shape`] where x has not three channels, or has one image in training mode (the image-pooling branch
-    /// has one value an image).
-    pub fn encoder_forward<B: Backend>(
+    /// has one value for each image).
+    pub fn encoder<B: Backend>(
         &self,
         b: &B,
         params: &B::Vector,
         norm: Norm<'_, B>,
         x: &B::Tensor,
-        save: bool,
-    ) -> Result<(B::Tensor, Option<EncoderSaved<B>>)> {
-        let shape = B::shape(x);
-        if matches!(norm, Norm::Train(_)) && shape.n < 2 {
-            return Err(Error::shape(
-                "encoder_forward",
-                "at least two images in a training batch (batch norm of the image-pooling branch sees one value an image)",
-                shape.to_string(),
-            ));
+    ) -> Result<B::Tensor> {
+        if matches!(norm, Norm::Train(_)) {
+            several::<B>(x)?;
         }
-        let mut pass = Forward { b, params, norm, save };
-        let BackboneOut { low, high, saved: backbone } = self.backbone.forward(&mut pass, x.clone())?;
-        let (high, aspp) = self.aspp.forward(&mut pass, high)?;
+        Ok(self.encode(&mut Forward { b, params, norm }, x)?.0)
+    }
+
+    /// The same in training mode, which moves `stats`, with what the backward pass needs.
+    ///
+    /// # Errors
+    /// As [`DeepLab::encoder`].
+    pub fn encoder_train<B: Backend>(
+        &self,
+        b: &B,
+        params: &B::Vector,
+        stats: &mut B::Vector,
+        x: &B::Tensor,
+    ) -> Result<(B::Tensor, EncoderSaved<B>)> {
+        several::<B>(x)?;
+        self.encode(&mut TrainPass { b, params, stats }, x)
+    }
+
+    fn encode<B: Backend, P: Pass<B>>(&self, pass: &mut P, x: &B::Tensor) -> Output<B, P, EncoderSaved<B>> {
+        let ([low, high], backbone) = self.backbone.forward(pass, x.clone())?;
+        let (high, aspp) = self.aspp.forward(pass, high)?;
         let (size, high_shape) = (B::shape(&low), B::shape(&high));
-        let high = ops::interpolate(b, &high, (size.h, size.w))?;
-        let (low, reduce) = self.reduce.forward(&mut pass, low, None)?;
-        let features = ops::concat(b, &[&high, &low])?;
-        let saved = match (backbone, aspp, reduce) {
-            (Some(backbone), Some(aspp), Some(reduce)) => {
-                Some(EncoderSaved { backbone, aspp, reduce, aspp_size: (high_shape.h, high_shape.w) })
-            }
-            _ => None,
-        };
+        let high = ops::interpolate(pass.b(), &high, (size.h, size.w))?;
+        let (low, reduce) = self.reduce.forward(pass, low, None)?;
+        let features = ops::concat(pass.b(), &[&high, &low])?;
+        let aspp_size = (high_shape.h, high_shape.w);
+        let saved = P::zip(P::zip(backbone, aspp), reduce);
+        let saved =
+            P::map(saved, |((backbone, aspp), reduce)| EncoderSaved { backbone, aspp, reduce, aspp_size });
         Ok((features, saved))
     }
 
@@ -197,26 +183,51 @@ impl DeepLab {
         self.backbone.backward_low(&mut pass, backbone, dlow)
     }
 
-    /// Logits `[n, h, w, num_classes]` of features at their own size (stride 4 of the image). With `save`, also what the
-    /// backward pass (training mode) or tangent and pullback (frozen batch norm) need.
+    /// Logits `[n, h, w, num_classes]` of features at their own size (stride 4 of the image), without what a backward pass would need.
     ///
     /// # Errors
     /// [`Error::Shape`] for features of another number of channels.
-    pub fn decoder_forward<B: Backend>(
+    pub fn decoder<B: Backend>(
         &self,
         b: &B,
         params: &B::Vector,
         norm: Norm<'_, B>,
         features: &B::Tensor,
-        save: bool,
-    ) -> Result<(B::Tensor, Option<DecoderSaved<B>>)> {
-        self.decoder.forward(&mut Forward { b, params, norm, save }, features.clone())
+    ) -> Result<B::Tensor> {
+        Ok(self.decoder.forward(&mut Forward { b, params, norm }, features.clone())?.0)
+    }
+
+    /// The same in training mode, which moves `stats`, with what the backward pass needs.
+    ///
+    /// # Errors
+    /// As [`DeepLab::decoder`].
+    pub fn decoder_train<B: Backend>(
+        &self,
+        b: &B,
+        params: &B::Vector,
+        stats: &mut B::Vector,
+        features: &B::Tensor,
+    ) -> Result<(B::Tensor, DecoderSaved<B>)> {
+        self.decoder.forward(&mut TrainPass { b, params, stats }, features.clone())
+    }
+
+    /// The same with frozen batch norm, with what tangent and pullback need.
+    ///
+    /// # Errors
+    /// As [`DeepLab::decoder`].
+    pub fn decoder_masks<B: Backend>(
+        &self,
+        b: &B,
+        net: &Network<B>,
+        features: &B::Tensor,
+    ) -> Result<(B::Tensor, DecoderMasks<B>)> {
+        self.decoder.masks(b, net, features.clone())
     }
 
     /// Backward of the decoder in training mode: returns dfeatures, adds the parameters' gradients to `grads`.
     ///
     /// # Errors
-    /// [`Error::Shape`] where `saved` is of a frozen pass or `dlogits` has another shape.
+    /// [`Error::Shape`] where `dlogits` has another shape.
     pub fn decoder_backward<B: Backend>(
         &self,
         b: &B,
@@ -228,32 +239,32 @@ impl DeepLab {
         self.decoder.backward(&mut Backward { b, params, grads }, saved, dlogits)
     }
 
-    /// J t: the decoder's Jacobian at the saved pass, batch norm frozen, applied to a tangent `t` of the features.
+    /// J t: the decoder's Jacobian at the pass of `masks`, batch norm frozen, applied to a tangent `t` of the features.
     ///
     /// # Errors
-    /// [`Error::Shape`] where `saved` is of a training pass or `t` has another shape.
+    /// [`Error::Shape`] where `t` has another shape.
     pub fn decoder_tangent<B: Backend>(
         &self,
         b: &B,
         net: &Network<B>,
-        saved: &DecoderSaved<B>,
+        masks: &DecoderMasks<B>,
         t: &B::Tensor,
     ) -> Result<B::Tensor> {
-        self.decoder.tangent(b, net, saved, t)
+        self.decoder.tangent(b, net, masks, t)
     }
 
-    /// Jᵀ dlogits: the features' gradient at the saved pass, batch norm frozen; no parameter gradients.
+    /// Jᵀ dlogits: the features' gradient at the pass of `masks`, batch norm frozen; no parameter gradients.
     ///
     /// # Errors
-    /// [`Error::Shape`] where `saved` is of a training pass or `dlogits` has another shape.
+    /// [`Error::Shape`] where `dlogits` has another shape.
     pub fn decoder_pullback<B: Backend>(
         &self,
         b: &B,
         net: &Network<B>,
-        saved: &DecoderSaved<B>,
+        masks: &DecoderMasks<B>,
         dlogits: &B::Tensor,
     ) -> Result<B::Tensor> {
-        self.decoder.pullback(b, net, saved, dlogits)
+        self.decoder.pullback(b, net, masks, dlogits)
     }
 
     /// Stride-4 logits of images `x` in evaluation mode.
@@ -261,7 +272,17 @@ impl DeepLab {
     /// # Errors
     /// [`Error::Shape`] where x has not three channels.
     pub fn predict<B: Backend>(&self, b: &B, net: &Network<B>, x: &B::Tensor) -> Result<B::Tensor> {
-        let (features, _) = self.encoder_forward(b, &net.params, Norm::Frozen(&net.stats), x, false)?;
-        Ok(self.decoder_forward(b, &net.params, Norm::Frozen(&net.stats), &features, false)?.0)
+        let features = self.encoder(b, &net.params, Norm::Frozen(&net.stats), x)?;
+        self.decoder(b, &net.params, Norm::Frozen(&net.stats), &features)
     }
+}
+
+/// In training mode the batch norm of the image-pooling branch sees one value for each image.
+fn several<B: Backend>(x: &B::Tensor) -> Result<()> {
+    let shape = B::shape(x);
+    if shape.n >= 2 {
+        return Ok(());
+    }
+    let expected = "at least two images in a training batch (batch norm of the image-pooling branch sees one value an image)";
+    Err(Error::shape("encoder_forward", expected, shape.to_string()))
 }

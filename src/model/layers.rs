@@ -1,12 +1,12 @@
 //! The layer that networks are made of: convolution, batch norm, residual and activation, with forward, backward,
 //! tangent and pullback, and the passes that layers run in. Knows ops, not how layers are connected.
 
-use super::deeplab::Network;
 use super::graph::Graph;
+use super::network::Network;
 use super::table::{Builder, NormArgs};
 use crate::Result;
 use crate::ops::{
-    self, Activation, Backend, BatchNorm, BatchNormSaved, Conv2d, Dgrad, DgradOut, Fprop, FpropOut,
+    self, Activation, Backend, BatchNorm, BatchNormSaved, Conv2d, Device, Dgrad, DgradOut, Fprop, FpropOut,
     FrozenNorm, NormPass, OutputEnd, Shape,
 };
 
@@ -18,92 +18,188 @@ pub enum Norm<'a, B: Backend> {
     Frozen(&'a B::Vector),
 }
 
-/// A forward pass over a network's layers.
+/// A layer's output and what the pass keeps of it for the backward pass.
+pub(super) type Output<B, P, Saved, Y = <B as Device>::Tensor> = Result<(Y, <P as Pass<B>>::Kept<Saved>)>;
+
+/// A forward pass over a network's layers. What the backward pass needs of a layer is `Kept`: there in training, nothing otherwise.
+pub(super) trait Pass<B: Backend> {
+    /// A value that the backward pass needs.
+    type Kept<T>;
+
+    fn b(&self) -> &B;
+    fn params(&self) -> &B::Vector;
+
+    /// y = act(batch_norm(x) + residual).
+    fn batch_norm(
+        &mut self,
+        norm: (&BatchNorm, Activation),
+        x: B::Tensor,
+        residual: Option<&B::Tensor>,
+    ) -> Output<B, Self, BnSaved<B>>;
+
+    /// y = act(batch_norm(conv(x)) + residual), whose batch norm knows what the convolution saw of its moments.
+    fn conv_batch_norm(
+        &mut self,
+        layer: &ConvBn,
+        x: B::Tensor,
+        residual: Option<&B::Tensor>,
+    ) -> Output<B, Self, ConvBnSaved<B>>;
+
+    fn conv(&self, conv: &Conv2d, x: &B::Tensor) -> Result<B::Tensor> {
+        Ok(ops::conv2d_fprop(self.b(), &Fprop::new(x, self.params(), conv))?.y)
+    }
+
+    /// Keeps what `value` gives, or frees what it holds.
+    fn keep<T>(value: impl FnOnce() -> T) -> Self::Kept<T>;
+    fn zip<S, T>(first: Self::Kept<S>, second: Self::Kept<T>) -> Self::Kept<(S, T)>;
+    fn map<S, T>(kept: Self::Kept<S>, f: impl FnOnce(S) -> T) -> Self::Kept<T>;
+    fn all<T>(kept: Vec<Self::Kept<T>>) -> Self::Kept<Vec<T>>;
+}
+
+/// In training mode, for a backward pass: with the batch's statistics, towards which the running ones are moved.
+pub(super) struct TrainPass<'a, B: Backend> {
+    pub b: &'a B,
+    pub params: &'a B::Vector,
+    pub stats: &'a mut B::Vector,
+}
+
+impl<B: Backend> TrainPass<'_, B> {
+    fn train(
+        &mut self,
+        (bn, act): (&BatchNorm, Activation),
+        (x, moments): (B::Tensor, Option<B::Moments>),
+        residual: Option<&B::Tensor>,
+    ) -> Result<(B::Tensor, BnSaved<B>)> {
+        let (y, saved) = train(self.b, self.params, self.stats, (bn, act), (&x, moments), residual)?;
+        let mask = if act == Activation::Identity { x.clone() } else { y.clone() };
+        Ok((y, BnSaved { x, y: mask, moments: saved }))
+    }
+}
+
+impl<B: Backend> Pass<B> for TrainPass<'_, B> {
+    type Kept<T> = T;
+
+    fn b(&self) -> &B {
+        self.b
+    }
+
+    fn params(&self) -> &B::Vector {
+        self.params
+    }
+
+    fn batch_norm(
+        &mut self,
+        norm: (&BatchNorm, Activation),
+        x: B::Tensor,
+        residual: Option<&B::Tensor>,
+    ) -> Result<(B::Tensor, BnSaved<B>)> {
+        self.train(norm, (x, None), residual)
+    }
+
+    fn conv_batch_norm(
+        &mut self,
+        layer: &ConvBn,
+        x: B::Tensor,
+        residual: Option<&B::Tensor>,
+    ) -> Result<(B::Tensor, ConvBnSaved<B>)> {
+        let fprop = Fprop::new(&x, self.params, &layer.conv).with(OutputEnd::Moments);
+        let FpropOut { y: z, moments } = ops::conv2d_fprop(self.b, &fprop)?;
+        let (y, bn) = self.train((&layer.bn, layer.act), (z, moments), residual)?;
+        Ok((y, ConvBnSaved { x, bn }))
+    }
+
+    fn keep<T>(value: impl FnOnce() -> T) -> T {
+        value()
+    }
+
+    fn zip<S, T>(first: S, second: T) -> (S, T) {
+        (first, second)
+    }
+
+    fn map<S, T>(kept: S, f: impl FnOnce(S) -> T) -> T {
+        f(kept)
+    }
+
+    fn all<T>(kept: Vec<T>) -> Vec<T> {
+        kept
+    }
+}
+
+/// Without a backward pass; what later layers do not read is given back at once.
 pub(super) struct Forward<'a, B: Backend> {
     pub b: &'a B,
     pub params: &'a B::Vector,
     pub norm: Norm<'a, B>,
-    /// Whether layers keep what the backward pass needs; they do so in training mode only.
-    pub save: bool,
 }
 
-impl<B: Backend> Forward<'_, B> {
-    pub fn conv(&self, conv: &Conv2d, x: &B::Tensor) -> Result<B::Tensor> {
-        Ok(ops::conv2d_fprop(self.b, &Fprop::new(x, self.params, conv))?.y)
+impl<B: Backend> Pass<B> for Forward<'_, B> {
+    type Kept<T> = ();
+
+    fn b(&self) -> &B {
+        self.b
     }
 
-    /// y = act(batch_norm(conv(x)) + residual), whose batch norm knows what the convolution saw of its moments.
-    pub fn conv_batch_norm(
+    fn params(&self) -> &B::Vector {
+        self.params
+    }
+
+    fn batch_norm(
         &mut self,
-        (conv, bn, act): (&Conv2d, &BatchNorm, Activation),
+        (bn, act): (&BatchNorm, Activation),
         x: B::Tensor,
         residual: Option<&B::Tensor>,
-    ) -> Result<(B::Tensor, Option<ConvBnSaved<B>>)> {
-        let fprop = Fprop::new(&x, self.params, conv);
-        let out = match self.norm {
-            Norm::Train(_) => ops::conv2d_fprop(self.b, &fprop.with(OutputEnd::Moments))?,
+    ) -> Result<(B::Tensor, ())> {
+        let (b, params) = (self.b, self.params);
+        let y = match &mut self.norm {
+            Norm::Train(stats) => train(b, params, stats, (bn, act), (&x, None), residual)?.0,
             Norm::Frozen(stats) => {
-                let end = OutputEnd::Norm(FrozenNorm { stats, bn, act }, residual);
-                return Ok((ops::conv2d_fprop(self.b, &fprop.with(end))?.y, None));
+                let norm = FrozenNorm { stats: *stats, bn, act };
+                ops::batch_norm_eval(b, &ops::BatchNormEval { x: &x, params, norm, residual })?
             }
         };
-        let FpropOut { y: z, moments } = out;
-        // What nothing keeps is given back before more is taken.
-        let x = self.save.then_some(x);
-        let (y, saved) = self.batch_norm_moments(bn, act, z, moments, residual)?;
-        Ok((y, x.zip(saved).map(|(x, bn)| ConvBnSaved { x, bn })))
+        Ok((y, ()))
     }
 
-    /// y = act(batch_norm(x) + residual).
-    pub fn batch_norm(
+    fn conv_batch_norm(
         &mut self,
-        bn: &BatchNorm,
-        act: Activation,
+        layer: &ConvBn,
         x: B::Tensor,
         residual: Option<&B::Tensor>,
-    ) -> Result<(B::Tensor, Option<BnSaved<B>>)> {
-        self.batch_norm_moments(bn, act, x, None, residual)
-    }
-
-    fn batch_norm_moments(
-        &mut self,
-        bn: &BatchNorm,
-        act: Activation,
-        x: B::Tensor,
-        moments: Option<B::Moments>,
-        residual: Option<&B::Tensor>,
-    ) -> Result<(B::Tensor, Option<BnSaved<B>>)> {
-        match &mut self.norm {
+    ) -> Result<(B::Tensor, ())> {
+        let (b, params, norm) = (self.b, self.params, (&layer.bn, layer.act));
+        let fprop = Fprop::new(&x, params, &layer.conv);
+        let y = match &mut self.norm {
             Norm::Train(stats) => {
-                let (y, moments) = ops::batch_norm_train(
-                    self.b,
-                    ops::BatchNormTrain {
-                        x: &x,
-                        params: self.params,
-                        stats,
-                        bn,
-                        act,
-                        residual,
-                        moments: moments.as_ref(),
-                    },
-                )?;
-                let mask = if act == Activation::Identity { x.clone() } else { y.clone() };
-                Ok((y, self.save.then_some(BnSaved { x, y: mask, moments })))
+                let FpropOut { y: z, moments } = ops::conv2d_fprop(b, &fprop.with(OutputEnd::Moments))?;
+                // What nothing keeps is given back before more is taken.
+                drop(x);
+                train(b, params, stats, norm, (&z, moments), residual)?.0
             }
-            Norm::Frozen(stats) => Ok((
-                ops::batch_norm_eval(
-                    self.b,
-                    &ops::BatchNormEval {
-                        x: &x,
-                        params: self.params,
-                        norm: ops::FrozenNorm { stats, bn, act },
-                        residual,
-                    },
-                )?,
-                None,
-            )),
-        }
+            Norm::Frozen(stats) => {
+                let norm = FrozenNorm { stats: *stats, bn: norm.0, act: norm.1 };
+                ops::conv2d_fprop(b, &fprop.with(OutputEnd::Norm(norm, residual)))?.y
+            }
+        };
+        Ok((y, ()))
     }
+
+    fn keep<T>(_: impl FnOnce() -> T) {}
+    fn zip<S, T>((): (), (): ()) {}
+    fn map<S, T>((): (), _: impl FnOnce(S) -> T) {}
+    fn all<T>(_: Vec<()>) {}
+}
+
+/// Training-mode batch norm of x with what a convolution left of it.
+fn train<B: Backend>(
+    b: &B,
+    params: &B::Vector,
+    stats: &mut B::Vector,
+    (bn, act): (&BatchNorm, Activation),
+    (x, moments): (&B::Tensor, Option<B::Moments>),
+    residual: Option<&B::Tensor>,
+) -> Result<(B::Tensor, BatchNormSaved<B>)> {
+    let moments = moments.as_ref();
+    ops::batch_norm_train(b, ops::BatchNormTrain { x, params, stats, bn, act, residual, moments })
 }
 
 /// A backward pass over a network's layers; the parameters' gradients are added to `grads`.
@@ -273,13 +369,13 @@ impl ConvBn {
         g.activation(self.act, &y)
     }
 
-    pub fn forward<B: Backend>(
+    pub fn forward<B: Backend, P: Pass<B>>(
         &self,
-        pass: &mut Forward<'_, B>,
+        pass: &mut P,
         x: B::Tensor,
         residual: Option<B::Tensor>,
-    ) -> Result<(B::Tensor, Option<ConvBnSaved<B>>)> {
-        pass.conv_batch_norm((&self.conv, &self.bn, self.act), x, residual.as_ref())
+    ) -> Output<B, P, ConvBnSaved<B>> {
+        pass.conv_batch_norm(self, x, residual.as_ref())
     }
 
     /// The pass of the batch norm, for what comes back to it.

@@ -2,7 +2,7 @@
 //! stride 16: the last stage keeps its size and dilates by 2, 4, 8. Knows layers, not what is built on its features.
 
 use super::graph::Graph;
-use super::layers::{Backward, ConvBn, ConvBnSaved, Cost, Forward, Gradient, Onto};
+use super::layers::{Backward, ConvBn, ConvBnSaved, Cost, Gradient, Onto, Output, Pass};
 use super::table::{Builder, NormArgs};
 use super::{ModelConfig, Stem};
 use crate::Result;
@@ -67,24 +67,28 @@ impl Bottleneck {
         self.conv3.graph(g, &y, Some(&shortcut))
     }
 
-    fn forward<B: Backend>(
+    fn forward<B: Backend, P: Pass<B>>(
         &self,
-        pass: &mut Forward<'_, B>,
+        pass: &mut P,
         x: B::Tensor,
-    ) -> Result<(B::Tensor, Option<BottleneckSaved<B>>)> {
+    ) -> Output<B, P, BottleneckSaved<B>> {
         let (shortcut, downsample) = match &self.downsample {
-            Some(d) => d.forward(pass, x.clone(), None)?,
-            None => (x.clone(), None),
+            Some(d) => {
+                let (y, saved) = d.forward(pass, x.clone(), None)?;
+                (y, P::map(saved, Some))
+            }
+            None => (x.clone(), P::keep(|| None)),
         };
         let (y, conv1) = self.conv1.forward(pass, x, None)?;
         let (y, conv2) = self.conv2.forward(pass, y, None)?;
         let (y, conv3) = self.conv3.forward(pass, y, Some(shortcut))?;
-        let saved = match (conv1, conv2, conv3) {
-            (Some(conv1), Some(conv2), Some(conv3)) => {
-                Some(BottleneckSaved { conv1, conv2, conv3, downsample })
-            }
-            _ => None,
-        };
+        let saved = P::zip(P::zip(conv1, conv2), P::zip(conv3, downsample));
+        let saved = P::map(saved, |((conv1, conv2), (conv3, downsample))| BottleneckSaved {
+            conv1,
+            conv2,
+            conv3,
+            downsample,
+        });
         Ok((y, saved))
     }
 
@@ -133,16 +137,6 @@ pub struct BackboneSaved<B: Backend> {
     /// Input of the max pooling.
     pooled: B::Tensor,
     blocks: Vec<BottleneckSaved<B>>,
-}
-
-/// Result of the backbone.
-pub(super) struct BackboneOut<B: Backend> {
-    /// Stride-4 features.
-    pub low: B::Tensor,
-    /// Stride-16 features.
-    pub high: B::Tensor,
-    /// Of a training pass that saves.
-    pub saved: Option<BackboneSaved<B>>,
 }
 
 impl Backbone {
@@ -207,30 +201,35 @@ impl Backbone {
     }
 
     /// Stride-4 and stride-16 features of images `[n, h, w, 3]`.
-    pub fn forward<B: Backend>(&self, pass: &mut Forward<'_, B>, x: B::Tensor) -> Result<BackboneOut<B>> {
+    pub fn forward<B: Backend, P: Pass<B>>(
+        &self,
+        pass: &mut P,
+        x: B::Tensor,
+    ) -> Output<B, P, BackboneSaved<B>, [B::Tensor; 2]> {
         let mut y = x;
         let mut stem = Vec::with_capacity(self.stem.len());
         for layer in &self.stem {
             let (next, saved) = layer.forward(pass, y, None)?;
             y = next;
-            stem.extend(saved);
+            stem.push(saved);
         }
         let pooled = y;
-        y = ops::max_pool2d(pass.b, &pooled, &POOL)?;
-        let pooled = (stem.len() == self.stem.len()).then_some(pooled);
+        y = ops::max_pool2d(pass.b(), &pooled, &POOL)?;
+        let pooled = P::keep(|| pooled);
         let mut low = None;
         let mut blocks = Vec::with_capacity(self.blocks.len());
         for (i, block) in self.blocks.iter().enumerate() {
             let (next, saved) = block.forward(pass, y)?;
             y = next;
-            blocks.extend(saved);
+            blocks.push(saved);
             if i + 1 == self.low_blocks {
                 low = Some(y.clone());
             }
         }
         let low = low.unwrap_or_else(|| y.clone());
-        let saved = pooled.map(|pooled| BackboneSaved { stem, pooled, blocks });
-        Ok(BackboneOut { low, high: y, saved })
+        let saved = P::zip(P::zip(P::all(stem), pooled), P::all(blocks));
+        let saved = P::map(saved, |((stem, pooled), blocks)| BackboneSaved { stem, pooled, blocks });
+        Ok(([low, y], saved))
     }
 
     /// The pass of the batch norm whose output the stride-16 features are; `None` where those are the stride-4 features too.

@@ -54,11 +54,9 @@ fn check_network<T: Real>(tolerance: f64) {
     let x = activation::<T>(&file, "in.x");
     let size = (x.shape().h, x.shape().w);
 
-    let (features, encoder) =
-        arch.encoder_forward(&b, &net.params, Norm::Train(&mut net.stats), &x, true).unwrap();
+    let (features, encoder) = arch.encoder_train(&b, &net.params, &mut net.stats, &x).unwrap();
     assert_eq!(features.shape(), arch.feature_shape(x.shape()));
-    let (logits, decoder) =
-        arch.decoder_forward(&b, &net.params, Norm::Train(&mut net.stats), &features, true).unwrap();
+    let (logits, decoder) = arch.decoder_train(&b, &net.params, &mut net.stats, &features).unwrap();
     assert_eq!(logits.shape(), arch.logits_shape(x.shape()));
     let full = ops::interpolate(&b, &logits, size).unwrap();
     assert_tensor("logits", &full, &activation(&file, "out.logits"), tolerance);
@@ -66,8 +64,8 @@ fn check_network<T: Real>(tolerance: f64) {
     let dfull = activation::<T>(&file, "in.dlogits");
     let dlogits = ops::interpolate_bwd(&b, &dfull, (logits.shape().h, logits.shape().w)).unwrap();
     let mut grads = b.zeros(arch.table.num_params);
-    let dfeatures = arch.decoder_backward(&b, &net.params, &mut grads, decoder.unwrap(), &dlogits).unwrap();
-    arch.encoder_backward(&b, &net.params, &mut grads, encoder.unwrap(), &dfeatures).unwrap();
+    let dfeatures = arch.decoder_backward(&b, &net.params, &mut grads, decoder, &dlogits).unwrap();
+    arch.encoder_backward(&b, &net.params, &mut grads, encoder, &dfeatures).unwrap();
 
     let (_, stats) = net.download(&b);
     let grads = arch.table.export(&b.download_vector(&grads), &[]);
@@ -122,20 +120,18 @@ fn decoder_tangent_and_pullback_are_its_jacobian() {
     let net = Network::upload(&b, &params, &stats);
     let shape = arch.feature_shape(Shape::new(2, 29, 37, 3));
     let (x, t) = (normal(shape, 1), normal(shape, 2));
-    let forward = |x: &Tensor<f64>, save| {
-        arch.decoder_forward(&b, &net.params, Norm::Frozen(&net.stats), x, save).unwrap()
-    };
-    let saved = forward(&x, true).1.unwrap();
-    assert!(forward(&x, false).1.is_none());
+    let forward = |x: &Tensor<f64>| arch.decoder(&b, &net.params, Norm::Frozen(&net.stats), x).unwrap();
+    let (clean, masks) = arch.decoder_masks(&b, &net, &x).unwrap();
+    assert_eq!(clean.data(), forward(&x).data());
 
-    let jt = arch.decoder_tangent(&b, &net, &saved, &t).unwrap();
+    let jt = arch.decoder_tangent(&b, &net, &masks, &t).unwrap();
     let h = 1e-6;
-    let (plus, minus) = (forward(&along(&x, &t, h), false).0, forward(&along(&x, &t, -h), false).0);
+    let (plus, minus) = (forward(&along(&x, &t, h)), forward(&along(&x, &t, -h)));
     let difference = Tensor::from_fn(plus.shape(), |i| (plus.data()[i] - minus.data()[i]) / (2.0 * h));
     assert_tensor("tangent", &jt, &difference, 1e-7);
 
     let c = normal(jt.shape(), 3);
-    let jc = arch.decoder_pullback(&b, &net, &saved, &c).unwrap();
+    let jc = arch.decoder_pullback(&b, &net, &masks, &c).unwrap();
     assert_eq!(jc.shape(), shape);
     let (left, right) = (dot(&jt, &c), dot(&t, &jc));
     assert!((left - right).abs() < 1e-11 * left.abs(), "<J t, c> {left}, <t, Jᵀ c> {right}");
@@ -162,46 +158,43 @@ fn decoders_side_by_side_are_those_of_each_network() {
         let nets: Vec<_> = nets[..count].iter().collect();
         let decoders = arch.decoders(&b, &nets).unwrap();
         assert_eq!(decoders.count(), count);
-        let (logits, saved) = decoders.forward(&b, &x, true).unwrap();
-        let saved = saved.unwrap();
-        let tangent = decoders.tangent(&b, &saved, &t).unwrap();
+        let (logits, masks) = decoders.masks(&b, &x).unwrap();
+        assert_eq!(logits.data(), decoders.logits(&b, &x).unwrap().data());
+        let tangent = decoders.tangent(&b, &masks, &t).unwrap();
         let c = normal(logits.shape(), 3);
-        let pullback = decoders.pullback(&b, &saved, &c).unwrap();
-        assert!(decoders.forward(&b, &x, false).unwrap().1.is_none());
+        let pullback = decoders.pullback(&b, &masks, &c).unwrap();
 
         let mut sum = Tensor::from_fn(shape, |_| 0.0);
         for (i, net) in nets.iter().enumerate() {
             let part = |wide: &Tensor<f64>| b.slice_channels(wide, 5 * i, 5);
-            let norm = Norm::Frozen(&net.stats);
-            let (want, saved) = arch.decoder_forward(&b, &net.params, norm, &x, true).unwrap();
-            let saved = saved.unwrap();
+            let (want, masks) = arch.decoder_masks(&b, net, &x).unwrap();
             assert_tensor("logits", &part(&logits), &want, 1e-12);
-            let want = arch.decoder_tangent(&b, net, &saved, &t).unwrap();
+            let want = arch.decoder_tangent(&b, net, &masks, &t).unwrap();
             assert_tensor("tangent", &part(&tangent), &want, 1e-12);
-            sum = along(&sum, &arch.decoder_pullback(&b, net, &saved, &part(&c)).unwrap(), 1.0);
+            sum = along(&sum, &arch.decoder_pullback(&b, net, &masks, &part(&c)).unwrap(), 1.0);
         }
         assert_tensor("pullback", &pullback, &sum, 1e-12);
     }
 }
 
+/// A pass without a backward pass computes the same, in training mode and with running statistics.
 #[test]
-fn saved_passes_of_the_wrong_mode_are_errors() {
+fn what_is_kept_changes_no_values() {
     let arch = DeepLab::new(ModelConfig::tiny(3)).unwrap();
     let b = Cpu::<f32>::new();
     let (params, stats) = arch.init(Initialization::default(), 0, 0);
-    let mut net = Network::upload(&b, &params, &stats);
-    let shape = arch.feature_shape(Shape::new(2, 16, 16, 3));
-    let x = b.upload(shape, &vec![0.5; shape.len()]);
-    let frozen = arch.decoder_forward(&b, &net.params, Norm::Frozen(&net.stats), &x, true).unwrap();
-    let train = arch.decoder_forward(&b, &net.params, Norm::Train(&mut net.stats), &x, true).unwrap();
-    let mut grads = b.zeros(arch.table.num_params);
-    let backward = arch.decoder_backward(&b, &net.params, &mut grads, frozen.1.unwrap(), &frozen.0);
-    assert!(matches!(backward, Err(Error::Shape { op: "decoder_backward", .. })));
-    let saved = train.1.unwrap();
-    let tangent = arch.decoder_tangent(&b, &net, &saved, &x);
-    assert!(matches!(tangent, Err(Error::Shape { op: "decoder_tangent", .. })));
-    let pullback = arch.decoder_pullback(&b, &net, &saved, &train.0);
-    assert!(matches!(pullback, Err(Error::Shape { op: "decoder_pullback", .. })));
+    let net = Network::upload(&b, &params, &stats);
+    let (mut kept, mut free) = (net.stats.clone(), net.stats.clone());
+    let shape = Shape::new(2, 17, 23, 3);
+    let x = b.upload(shape, &(0..shape.len()).map(|i| (i as f32 * 0.37).sin()).collect::<Vec<_>>());
+    let (features, _) = arch.encoder_train(&b, &net.params, &mut kept, &x).unwrap();
+    let same = arch.encoder(&b, &net.params, Norm::Train(&mut free), &x).unwrap();
+    assert_eq!(features.data(), same.data());
+    let (logits, _) = arch.decoder_train(&b, &net.params, &mut kept, &features).unwrap();
+    let same = arch.decoder(&b, &net.params, Norm::Train(&mut free), &features).unwrap();
+    assert_eq!(logits.data(), same.data());
+    assert_eq!(kept, free);
+    assert_ne!(kept, net.stats);
 }
 
 #[test]
@@ -212,7 +205,7 @@ fn one_image_cannot_be_trained_on_but_evaluated() {
     let mut net = Network::upload(&b, &params, &stats);
     let shape = Shape::new(1, 17, 23, 3);
     let x = b.upload(shape, &vec![0.5; shape.len()]);
-    let Err(error) = arch.encoder_forward(&b, &net.params, Norm::Train(&mut net.stats), &x, true) else {
+    let Err(error) = arch.encoder_train(&b, &net.params, &mut net.stats, &x) else {
         panic!("one image was trained on");
     };
     assert!(error.to_string().contains("at least two images"), "{error}");

@@ -113,8 +113,8 @@ fn train_step_targets(fixture: &Fixture) -> Result<(Vec<(f64, f64)>, f64)> {
 
 fn teacher_logits(arch: &DeepLab, net: &mut Network<Cpu<f64>>, x: &Tensor<f64>) -> Result<Tensor<f64>> {
     let b = Cpu::<f64>::new();
-    let (features, _) = arch.encoder_forward(&b, &net.params, Norm::Train(&mut net.stats), x, false)?;
-    Ok(arch.decoder_forward(&b, &net.params, Norm::Train(&mut net.stats), &features, false)?.0)
+    let features = arch.encoder(&b, &net.params, Norm::Train(&mut net.stats), x)?;
+    arch.decoder(&b, &net.params, Norm::Train(&mut net.stats), &features)
 }
 
 fn tensor(fixture: &Fixture, name: &str) -> Result<Tensor<f64>> {

@@ -7,7 +7,7 @@ use psmt_fast::method::{
     Algorithm, Batch, Networks, StepArgs, SupervisedLoss, Tvat, TvatArgs, Unlabeled, cut_mix,
     train_step as method_step,
 };
-use psmt_fast::model::{DecoderSaved, DeepLab, Initialization, ModelConfig, Network, Norm, Stem};
+use psmt_fast::model::{DecoderMasks, DeepLab, Initialization, ModelConfig, Network, Norm, Stem};
 use psmt_fast::ops::{self, Backend, ConfCe, Device, Ensemble, IGNORE, Ohem, Shape};
 use psmt_fast::rng::{Domain, Key, Stream};
 use psmt_fast::{Error, Result};
@@ -70,10 +70,9 @@ fn encoder_with<B: Claimant>(b: &B, stem: Stem, rng: &mut Stream) -> Result<Prob
     let shape = arch.feature_shape(IMAGES);
     let dy = normals(rng, shape.len());
     let Network { params, mut stats } = values.upload(b);
-    let norm = Norm::Train(&mut stats);
-    let (_, saved) = arch.encoder_forward(b, &params, norm, &upload(b, IMAGES, &x), true)?;
+    let (_, saved) = arch.encoder_train(b, &params, &mut stats, &upload(b, IMAGES, &x))?;
     let mut grads = b.zeros(arch.table.num_params);
-    arch.encoder_backward(b, &params, &mut grads, kept(saved)?, &upload(b, shape, &dy))?;
+    arch.encoder_backward(b, &params, &mut grads, saved, &upload(b, shape, &dy))?;
 
     let (exact, x) = (Exact::new(), tensor(IMAGES, &x));
     let net = values.upload(&exact);
@@ -82,7 +81,7 @@ fn encoder_with<B: Claimant>(b: &B, stem: Stem, rng: &mut Stream) -> Result<Prob
         point: net.params,
         value: Box::new(move |p| {
             let norm = Norm::Train(&mut net.stats.clone());
-            Ok(dot(arch.encoder_forward(&exact, &p.to_vec(), norm, &x, false)?.0.data(), &dy))
+            Ok(dot(arch.encoder(&exact, &p.to_vec(), norm, &x)?.data(), &dy))
         }),
         claim: Claim::Gradient(b.vector_values(&grads)),
     })
@@ -96,10 +95,9 @@ pub(super) fn decoder<B: Claimant>(b: &B, rng: &mut Stream) -> Result<Vec<Proble
     let mut point = normals(rng, features.len());
     let dy = normals(rng, logits.len());
     let Network { params, mut stats } = values.upload(b);
-    let norm = Norm::Train(&mut stats);
-    let (_, saved) = arch.decoder_forward(b, &params, norm, &upload(b, features, &point), true)?;
+    let (_, saved) = arch.decoder_train(b, &params, &mut stats, &upload(b, features, &point))?;
     let mut grads = b.zeros(arch.table.num_params);
-    let dx = arch.decoder_backward(b, &params, &mut grads, kept(saved)?, &upload(b, logits, &dy))?;
+    let dx = arch.decoder_backward(b, &params, &mut grads, saved, &upload(b, logits, &dy))?;
 
     let exact = Exact::new();
     let net = values.upload(&exact);
@@ -110,7 +108,7 @@ pub(super) fn decoder<B: Claimant>(b: &B, rng: &mut Stream) -> Result<Vec<Proble
         value: Box::new(move |mut p| {
             let x = take(&mut p, features);
             let norm = Norm::Train(&mut net.stats.clone());
-            Ok(dot(arch.decoder_forward(&exact, &p.to_vec(), norm, &x, false)?.0.data(), &dy))
+            Ok(dot(arch.decoder(&exact, &p.to_vec(), norm, &x)?.data(), &dy))
         }),
         claim: Claim::Gradient([b.values(&dx), b.vector_values(&grads)].concat()),
     }])
@@ -141,17 +139,17 @@ impl Frozen {
             (self.arch.clone(), self.values.upload(&exact), self.features, self.dy.clone());
         Box::new(move |p| {
             let norm = Norm::Frozen(&net.stats);
-            let (y, _) = arch.decoder_forward(&exact, &net.params, norm, &tensor(features, p), false)?;
+            let y = arch.decoder(&exact, &net.params, norm, &tensor(features, p))?;
             Ok(dot(y.data(), &dy))
         })
     }
 
     /// The network on `b`, and what its pass keeps.
-    fn pass<B: Backend>(&self, b: &B) -> Result<(Network<B>, DecoderSaved<B>)> {
+    fn pass<B: Backend>(&self, b: &B) -> Result<(Network<B>, DecoderMasks<B>)> {
         let net = self.values.upload(b);
         let x = upload(b, self.features, &self.point);
-        let (_, saved) = self.arch.decoder_forward(b, &net.params, Norm::Frozen(&net.stats), &x, true)?;
-        Ok((net, kept(saved)?))
+        let (_, masks) = self.arch.decoder_masks(b, &net, &x)?;
+        Ok((net, masks))
     }
 }
 
@@ -193,7 +191,7 @@ pub(super) fn decoders<B: Claimant>(b: &B, rng: &mut Stream) -> Result<Vec<Probl
     let wide = logits.with_channels(2 * logits.c);
     let on_device = drawn.each_ref().map(|values| values.upload(b));
     let pair = arch.decoders(b, &on_device.each_ref())?;
-    let saved = kept(pair.forward(b, &upload(b, features, &point), true)?.1)?;
+    let (_, saved) = pair.masks(b, &upload(b, features, &point))?;
     let dx = b.values(&pair.pullback(b, &saved, &upload(b, wide, &dy))?);
     drop(pair);
     let function = || -> Function {
@@ -203,7 +201,7 @@ pub(super) fn decoders<B: Claimant>(b: &B, rng: &mut Stream) -> Result<Vec<Probl
             let mut sum = 0.0;
             for (i, net) in nets.iter().enumerate() {
                 let (x, norm) = (tensor(features, p), Norm::Frozen(&net.stats));
-                let (y, _) = arch.decoder_forward(&Exact::new(), &net.params, norm, &x, false)?;
+                let y = arch.decoder(&Exact::new(), &net.params, norm, &x)?;
                 let part = dy.chunks_exact(logits.c).skip(i).step_by(2).flatten();
                 sum += y.data().iter().zip(part).map(|(y, dy)| y * dy).sum::<f64>();
             }
@@ -403,9 +401,9 @@ fn forward(
 ) -> Result<Tensor<f64>> {
     let b = Exact::new();
     let mut stats = net.stats.clone();
-    let (mut features, _) = arch.encoder_forward(&b, params, Norm::Train(&mut stats), x, false)?;
+    let mut features = arch.encoder(&b, params, Norm::Train(&mut stats), x)?;
     if let Some(r) = noise {
         features = ops::add(&b, &features, r, 1.0)?;
     }
-    Ok(arch.decoder_forward(&b, params, Norm::Train(&mut stats), &features, false)?.0)
+    arch.decoder(&b, params, Norm::Train(&mut stats), &features)
 }

@@ -7,7 +7,7 @@ use psmt_fast::method::{
     Algorithm, Batch, Networks, StepArgs, SupervisedLoss, Tvat, TvatArgs, Unlabeled,
     train_step as method_step, tvat as method_tvat,
 };
-use psmt_fast::model::{DeepLab, ModelConfig, Network, Norm};
+use psmt_fast::model::{DeepLab, ModelConfig, Network};
 use psmt_fast::ops::{self, Backend, ConfCe, Ensemble, Shape};
 use psmt_fast::{Error, Result};
 use serde::Deserialize;
@@ -109,11 +109,8 @@ pub(super) fn network<B: Backend>(run: &mut Run<'_, B>) -> Result<()> {
     let size = (shape.h, shape.w);
     let dlogits = run.tensor_of("dlogits", shape.with_channels(arch.config.num_classes))?;
 
-    let missing = || Error::shape("network", "activations kept for the backward pass", "none");
-    let (features, encoder) = arch.encoder_forward(b, &net.params, Norm::Train(&mut net.stats), &x, true)?;
-    let (logits, decoder) =
-        arch.decoder_forward(b, &net.params, Norm::Train(&mut net.stats), &features, true)?;
-    let (encoder, decoder) = (encoder.ok_or_else(missing)?, decoder.ok_or_else(missing)?);
+    let (features, encoder) = arch.encoder_train(b, &net.params, &mut net.stats, &x)?;
+    let (logits, decoder) = arch.decoder_train(b, &net.params, &mut net.stats, &features)?;
     let low = B::shape(&logits);
     let dlow = ops::interpolate_bwd(b, &dlogits, (low.h, low.w))?;
     let mut grads = b.zeros(arch.table.num_params);
@@ -123,8 +120,7 @@ pub(super) fn network<B: Backend>(run: &mut Run<'_, B>) -> Result<()> {
     put_grads(run, &arch, &grads);
     put_network(run, &arch, "student", &net, false);
 
-    let (features, _) = arch.encoder_forward(b, &net.params, Norm::Frozen(&net.stats), &x, false)?;
-    let (logits, _) = arch.decoder_forward(b, &net.params, Norm::Frozen(&net.stats), &features, false)?;
+    let logits = arch.predict(b, &net, &x)?;
     run.put_tensor("logits_eval_after", &ops::interpolate(b, &logits, size)?);
     Ok(())
 }
