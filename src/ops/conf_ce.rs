@@ -30,7 +30,7 @@ pub struct ConfCeOut<B: Device> {
     pub square: B::Scalar,
     /// Number of pixels that reached the threshold.
     pub passed: B::Scalar,
-    /// Confidences in [`HISTOGRAM_BINS`] equal bins over [0, 1], 1 in the last.
+    /// Confidences in [`super::HISTOGRAM_BINS`] equal bins over [0, 1], 1 in the last.
     pub histogram: B::Counts,
     /// Counts `[classes, classes]` over passed pixels: row = pseudo label, column = the student's largest logit.
     pub confusion: B::Counts,

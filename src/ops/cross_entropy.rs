@@ -16,7 +16,7 @@ pub struct LabelLoss<B: Device> {
 
 /// What a device must be able to do of this family. Input is what the functions of this module have validated.
 pub trait CrossEntropyOps: Device {
-    /// Mean cross entropy over pixels that are not [`IGNORE`]; 0 with zero gradient where there is none.
+    /// Mean cross entropy over pixels that are not [`super::IGNORE`]; 0 with zero gradient where there is none.
     fn cross_entropy(&self, logits: &Self::Tensor, target: &Self::Labels, grad_scale: f64)
     -> LabelLoss<Self>;
     /// Cross entropy over the hardest pixels.

@@ -11,7 +11,7 @@ use crate::model::DeepLab;
 use crate::ops::{self, Backend, Images, Normalize, Pixels, Shape, Span, View};
 use crate::rng::{Domain, Key};
 
-/// Kinds of [`Backend::step`] of the warm-up: the views take different memory.
+/// Kinds of [`Device::step`](crate::ops::Device::step) of the warm-up: the views take different memory.
 fn warm_up_kind(view: View) -> &'static str {
     match view {
         View::Weak => "warm-up step",
@@ -19,9 +19,9 @@ fn warm_up_kind(view: View) -> &'static str {
     }
 }
 
-/// Kind of [`Backend::step`] of the method and its baselines.
+/// Kind of [`Device::step`](crate::ops::Device::step) of the method and its baselines.
 pub const METHOD: &str = "training step";
-/// Kind of [`Backend::step`] of a picture.
+/// Kind of [`Device::step`](crate::ops::Device::step) of a picture.
 pub const PICTURE: &str = "picture of pseudo labels";
 /// What memory is for, in the words of a plan.
 const INPUT: &str = "images, labels and noise";
