@@ -107,7 +107,7 @@ pub struct Batch<B: Backend> {
     pub x: B::Tensor,
     /// Their labels.
     pub y: B::Labels,
-    /// What an algorithm with teachers has besides; `None` for [`Algorithm::Supervised`].
+    /// What an algorithm with teachers needs besides; [`Algorithm::Supervised`] reads none of it.
     pub unlabeled: Option<Unlabeled<B>>,
 }
 

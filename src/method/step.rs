@@ -33,7 +33,7 @@ pub fn train_step<B: Backend>(
 /// Adds `share` of the batch's gradient to `nets.grads`. The running statistics of all networks move; parameters stay.
 ///
 /// # Errors
-/// Those of the ops.
+/// [`Error::Usage`] where the algorithm's teachers or unlabelled images are missing; those of the ops.
 pub fn accumulate<B: Backend>(
     b: &B,
     arch: &DeepLab,
@@ -43,9 +43,11 @@ pub fn accumulate<B: Backend>(
     share: f64,
 ) -> Result<StepOut<B>> {
     let Networks { student, teachers, grads, .. } = nets;
-    let Some(unlabeled) = &batch.unlabeled else {
+    if args.algorithm == Algorithm::Supervised {
         return supervised_pass(b, arch, student, grads, (&batch.x, &batch.y), args, share);
-    };
+    }
+    let missing = || Error::Usage(format!("a step of {:?} needs unlabelled images", args.algorithm));
+    let unlabeled = batch.unlabeled.as_ref().ok_or_else(missing)?;
     let teachers = teachers_of(teachers, args.algorithm)?;
     // The student's first features need no teacher.
     let (targets, encoded) = b.join(
@@ -102,7 +104,7 @@ pub fn accumulate<B: Backend>(
 /// Moves the student by `nets.grads`, and the active teacher towards it.
 ///
 /// # Errors
-/// Those of the ops.
+/// [`Error::Usage`] without the active teacher; those of the op.
 pub fn update<B: Backend>(b: &B, arch: &DeepLab, nets: &mut Networks<B>, args: &StepArgs) -> Result<()> {
     let Networks { student, teachers, momentum, grads } = nets;
     if args.algorithm == Algorithm::Supervised {

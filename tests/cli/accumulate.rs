@@ -93,6 +93,27 @@ fn the_gradient_is_the_mean_of_the_batches() {
 }
 
 #[test]
+fn what_an_algorithm_lacks_is_named() {
+    let b = Cpu64::new();
+    let arch = DeepLab::new(ModelConfig::tiny(4)).unwrap();
+    let whole = batch(&b, &arch, 1);
+    let step = |batch: &Batch<Cpu64>, teachers: usize, algorithm| {
+        let mut nets = networks(&b, &arch);
+        nets.teachers.truncate(teachers);
+        let result = method::train_step(&b, &arch, &mut nets, batch, &step_args(algorithm));
+        result.map(|_| ()).map_err(|e| e.to_string())
+    };
+    let labeled = Batch { unlabeled: None, ..whole.clone() };
+    assert_eq!(step(&labeled, 0, Algorithm::Supervised), Ok(()));
+    for (batch, teachers, expected) in
+        [(&labeled, 2, "PsMt needs unlabelled images"), (&whole, 1, "PsMt needs 2 teachers, found 1")]
+    {
+        let said = step(batch, teachers, Algorithm::PsMt).unwrap_err();
+        assert!(said.contains(expected), "{said}");
+    }
+}
+
+#[test]
 fn two_halves_of_the_same_batch_are_one_step() {
     let b = Cpu64::new();
     let arch = DeepLab::new(ModelConfig::tiny(4)).unwrap();
