@@ -95,13 +95,12 @@ pub fn save<B: Backend>(
     paths: &[PathBuf],
 ) -> Result<()> {
     let mut tensors = Vec::new();
-    let named = state.named(meta.algorithm);
-    for (name, net) in &named {
+    for (name, net) in state.named() {
         let (params, stats) = net.download(b);
         tensors.extend(prefixed(name, arch.table.export(&params, &stats)));
     }
     let momenta = std::iter::once(&state.nets.momentum).chain(&state.teacher_momenta);
-    for ((name, _), momentum) in named.iter().zip(momenta) {
+    for ((name, _), momentum) in state.named().zip(momenta) {
         let values = arch.table.export(&b.download_vector(momentum), &[]);
         tensors.extend(prefixed(&format!("{MOMENTUM}.{name}"), values));
     }
@@ -217,7 +216,7 @@ impl Checkpoint {
     /// # Errors
     /// [`Error::Checkpoint`] naming a tensor that is missing or has another shape.
     pub fn restore<B: Backend>(&self, b: &B, arch: &DeepLab, state: &mut State<B>) -> Result<()> {
-        let names: Vec<_> = state.named(self.meta.algorithm).into_iter().map(|(name, _)| name).collect();
+        let names: Vec<_> = state.named().map(|(name, _)| name).collect();
         let (mut nets, mut momenta) = (Vec::new(), Vec::new());
         for name in names {
             nets.push(self.network(b, arch, name)?);

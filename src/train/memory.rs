@@ -64,7 +64,7 @@ fn validation_bytes<B: Backend>(b: &B, config: &RunConfig, images: &ImageSizes) 
     }
     let planned = b.planned(|twin| {
         let state = State::zeros(twin, arch, config)?;
-        let nets = state.eval_nets(config.method.algorithm);
+        let nets = state.eval_nets();
         twin.step(VALIDATION, || inference::rehearse(twin, arch, &nets, &nets.available(), &settings, &asked))
     })?;
     Ok(planned.map_or(0, |(_, plan)| plan.step_bytes()))
@@ -342,7 +342,7 @@ mod tests {
             let (_, plan) = b
                 .planned(|twin| {
                     let state = State::zeros(twin, &arch, &config)?;
-                    let nets = state.eval_nets(config.method.algorithm);
+                    let nets = state.eval_nets();
                     let settings = config.eval.settings(config.normalize);
                     twin.step(VALIDATION, || {
                         eval::evaluate(twin, &arch, &nets, &nets.available(), &source, &settings, |_| true)

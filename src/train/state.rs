@@ -5,7 +5,7 @@ use super::records::Losses;
 use crate::Result;
 use crate::config::RunConfig;
 use crate::eval::{Confusion, Nets, Scores, Which};
-use crate::method::{Algorithm, NetworkName, Networks};
+use crate::method::{NetworkName, Networks};
 use crate::model::{DeepLab, Network};
 use crate::ops::{Backend, HISTOGRAM_BINS, first_non_finite};
 use crate::weights::Weights;
@@ -188,22 +188,20 @@ impl<B: Backend> State<B> {
         self.nets.teachers.fill(self.nets.student.clone());
     }
 
-    /// The networks that `algorithm` trains, by their names in checkpoints.
-    pub fn named(&self, algorithm: Algorithm) -> Vec<(&'static str, &Network<B>)> {
+    /// The networks by their names in checkpoints.
+    pub fn named(&self) -> impl Iterator<Item = (&'static str, &Network<B>)> {
         let names = ["student", Which::Teacher1.name(), Which::Teacher2.name()];
-        let all = names.into_iter().zip([&self.nets.student].into_iter().chain(&self.nets.teachers));
-        all.take(1 + algorithm.num_teachers()).collect()
+        names.into_iter().zip([&self.nets.student].into_iter().chain(&self.nets.teachers))
     }
 
     /// The same for predictions.
-    pub fn eval_nets(&self, algorithm: Algorithm) -> Nets<'_, B> {
-        let teachers = self.nets.teachers.iter().take(algorithm.num_teachers()).collect();
-        Nets { student: &self.nets.student, teachers }
+    pub fn eval_nets(&self) -> Nets<'_, B> {
+        Nets { student: &self.nets.student, teachers: self.nets.teachers.iter().collect() }
     }
 
     /// Names the first stored value that is not finite.
-    pub fn first_non_finite(&self, b: &B, arch: &DeepLab, algorithm: Algorithm) -> Option<String> {
-        for (name, net) in self.named(algorithm) {
+    pub fn first_non_finite(&self, b: &B, arch: &DeepLab) -> Option<String> {
+        for (name, net) in self.named() {
             if let Some(i) = first_non_finite(b, &net.params) {
                 return Some(format!("{name}.{}", param_name(arch, i)));
             }

@@ -223,7 +223,7 @@ impl<B: Backend> Trainer<'_, B> {
             End::WarmUpPass { last, .. } => (0, last || self.checkpoint_due()),
             End::Epoch(epoch) => (epoch, true),
         };
-        if saved && let Some(tensor) = self.state.first_non_finite(self.b, self.arch, self.algorithm()) {
+        if saved && let Some(tensor) = self.state.first_non_finite(self.b, self.arch) {
             return Err(self.non_finite(tensor, self.state.progress.step));
         }
         let seconds = clock.since.elapsed().as_secs_f64();
@@ -317,7 +317,7 @@ impl<B: Backend> Trainer<'_, B> {
     }
 
     fn validate(&mut self, epoch: u64) -> Result<Option<BTreeMap<String, Scores>>> {
-        let nets = self.state.eval_nets(self.algorithm());
+        let nets = self.state.eval_nets();
         let which = nets.available();
         let shown = self.meta.decides();
         let palette = Palette::new(self.meta.preset, self.arch.config.num_classes);
@@ -350,7 +350,7 @@ impl<B: Backend> Trainer<'_, B> {
 
     /// Writes `last`, and `best` before it where this is the best: a crash in between costs nothing.
     fn save(&mut self, best: bool) -> Result<()> {
-        if let Some(tensor) = self.state.first_non_finite(self.b, self.arch, self.algorithm()) {
+        if let Some(tensor) = self.state.first_non_finite(self.b, self.arch) {
             return Err(self.non_finite(tensor, self.state.progress.step));
         }
         self.metrics.sync()?;
