@@ -7,9 +7,8 @@ use super::*;
 impl BatchNormOps for Cuda {
     fn batch_norm_train(&self, op: BatchNormTrain<'_, Cuda>) -> (Tensor, BatchNormSaved<Cuda>) {
         let BatchNormTrain { x, params, stats, bn, act, residual, moments: moments_of_x } = op;
-        let d = self;
-        let moments = d.vector(2 * bn.channels);
-        let parts = moments_of_x.cloned().unwrap_or_else(|| moments_of_parts(d, x));
+        let moments = self.vector(2 * bn.channels);
+        let parts = moments_of_x.cloned().unwrap_or_else(|| moments_of_parts(self, x));
         let running = [bn.running_mean, bn.running_var].map(|span| stats.at(span.offset));
         let (positions, c) = (x.shape.positions() as u32, x.shape.c as u32);
         let (len, (join, lanes)) = (parts.len as u32, join(parts.parts, c));
@@ -25,8 +24,8 @@ impl BatchNormOps for Cuda {
             bn.momentum,
             bn.eps
         ];
-        d.launch(FILE, "batch_norm_moments", join, args);
-        let y = normalise(d, x, Norm::batch(&moments, params, bn), act, residual);
+        self.launch(FILE, "batch_norm_moments", join, args);
+        let y = normalise(self, x, Norm::batch(&moments, params, bn), act, residual);
         (y, BatchNormSaved { moments })
     }
 
@@ -38,9 +37,8 @@ impl BatchNormOps for Cuda {
     fn batch_norm_train_bwd(&self, op: BatchNormTrainBwd<'_, Cuda>) -> (Tensor, Option<Tensor>) {
         let BatchNormTrainBwd { dy, norm: NormPass { x, y, saved, bn, act, residual }, params, grads, sums } =
             op;
-        let d = self;
-        let dx = d.tensor_of(x.dtype, x.shape);
-        let dres = residual.then(|| d.tensor_of(x.dtype, x.shape));
+        let dx = self.tensor_of(x.dtype, x.shape);
+        let dres = residual.then(|| self.tensor_of(x.dtype, x.shape));
         let norm = Norm::batch(&saved.moments, params, bn);
         let pass = Pass::new(x);
         if !wants_sums(x.shape) {
@@ -49,39 +47,37 @@ impl BatchNormOps for Cuda {
             let args =
                 args![dx, dres, dweight, dbias, dy, x, y, weight, slope, bn.eps, pass.positions, pass.c];
             let blocks = bn.channels.div_ceil(THREADS as usize);
-            d.launch_typed(FILE, "batch_norm_bwd_few", x.dtype, Launch::new(blocks, THREADS), args);
+            self.launch_typed(FILE, "batch_norm_bwd_few", x.dtype, Launch::new(blocks, THREADS), args);
             return (dx, dres);
         }
-        let lines = d.buffer(4 * 2 * bn.channels);
+        let lines = self.buffer(4 * 2 * bn.channels);
         // Without a residual the input says where the activation bent, and the output is not read.
         let y = residual.then_some(y);
-        let sums = sums.cloned().unwrap_or_else(|| sums_of_parts(d, (dy, x, y), norm, act, None));
-        gradients(d, &sums, x.shape, norm, grads, bn, Some(&lines));
+        let sums = sums.cloned().unwrap_or_else(|| sums_of_parts(self, (dy, x, y), norm, act, None));
+        gradients(self, &sums, x.shape, norm, grads, bn, Some(&lines));
         let args =
             args![dx, dres, dy, x, y, lines, norm, slope(act), pass.rows.lanes, pass.positions, pass.c];
-        d.launch_typed(FILE, "batch_norm_bwd", x.dtype, pass.launch(), args);
+        self.launch_typed(FILE, "batch_norm_bwd", x.dtype, pass.launch(), args);
         (dx, dres)
     }
 
     /// In one pass: the input says where the activation bent.
     fn batch_norm_eval_bwd(&self, op: BatchNormEvalBwd<'_, Cuda>) -> Tensor {
         let BatchNormEvalBwd { dy, x, params, grads, norm: FrozenNorm { stats, bn, act }, .. } = op;
-        let d = self;
-        let dx = d.tensor_of(x.dtype, x.shape);
+        let dx = self.tensor_of(x.dtype, x.shape);
         let norm = Norm::frozen(stats, params, bn);
-        let sums = sums_of_parts(d, (dy, x, None), norm, act, Some(&dx));
-        gradients(d, &sums, x.shape, norm, grads, bn, None);
+        let sums = sums_of_parts(self, (dy, x, None), norm, act, Some(&dx));
+        gradients(self, &sums, x.shape, norm, grads, bn, None);
         dx
     }
 
     fn batch_norm_tangent(&self, op: &BatchNormTangent<'_, Cuda>) -> Tensor {
         let BatchNormTangent { t, y, params, norm: FrozenNorm { stats, bn, act } } = *op;
-        let d = self;
-        let out = d.tensor_of(t.dtype, t.shape);
+        let out = self.tensor_of(t.dtype, t.shape);
         let pass = Pass::new(t);
         let norm = Norm::frozen(stats, params, bn);
         let args = args![out, t, y, norm, slope(act), pass.rows.lanes, pass.positions, pass.c];
-        d.launch_typed(FILE, "batch_norm_tangent", t.dtype, pass.launch(), args);
+        self.launch_typed(FILE, "batch_norm_tangent", t.dtype, pass.launch(), args);
         out
     }
 }

@@ -8,7 +8,6 @@ use bytemuck::{Pod, Zeroable};
 
 impl ConfCeOps for Cuda {
     fn conf_ce(&self, op: &ConfCeArgs<'_, Cuda>) -> ConfCeOut<Cuda> {
-        let d = self;
         let &ConfCeArgs {
             student,
             pseudo,
@@ -18,18 +17,18 @@ impl ConfCeOps for Cuda {
             grad_scale,
         } = op;
         if pseudo.confidence.dtype != Dtype::F32 {
-            d.note::<()>(Err(Error::shape(FILE, "confidences in f32", "bf16")));
+            self.note::<()>(Err(Error::shape(FILE, "confidences in f32", "bf16")));
         }
         let full = pseudo.label.shape;
         let (negative_on, square_on) = (spec.negative_threshold > 0.0, spec.square_weight > 0.0);
         let plain = !negative_on && !square_on;
         let groups = if plain { 1 } else { 3 };
         let plan = Plan::new(student.shape, (full.h, full.w), groups);
-        let workspace = plan.workspace(d, groups);
-        let [positive, negative, square, passed] = [(); 4].map(|()| d.scalar());
+        let workspace = plan.workspace(self, groups);
+        let [positive, negative, square, passed] = [(); 4].map(|()| self.scalar());
         // Numbers of passed pixels and of selected pairs.
-        let (counts, histogram, boxes) = (d.counts(2), d.counts(HISTOGRAM_BINS), mix_buffer(d, mix));
-        let confusion = d.counts(student.shape.c * student.shape.c);
+        let (counts, histogram, boxes) = (self.counts(2), self.counts(HISTOGRAM_BINS), mix_buffer(self, mix));
+        let confusion = self.counts(student.shape.c * student.shape.c);
         let (launch, tally) = plan.fold_counting(&confusion);
         let labels = Pseudo {
             label: pseudo.label.buffer.ptr(),
@@ -45,8 +44,8 @@ impl ConfCeOps for Cuda {
             Term::new(None, Some(&square), 1.0 / values, grad_scale * spec.square_weight),
         ];
         if plain {
-            d.clear_buffer(&negative.0);
-            d.clear_buffer(&square.0);
+            self.clear_buffer(&negative.0);
+            self.clear_buffer(&square.0);
             let args = args![
                 parts,
                 sums,
@@ -58,7 +57,7 @@ impl ConfCeOps for Cuda {
                 Boxes::new(&boxes),
                 plan.upsample
             ];
-            d.launch_typed(FILE, "conf_ce_fwd_bwd", student.dtype, launch, args);
+            self.launch_typed(FILE, "conf_ce_fwd_bwd", student.dtype, launch, args);
         } else {
             let args = args![
                 parts,
@@ -76,9 +75,9 @@ impl ConfCeOps for Cuda {
                 i32::from(square_on),
                 plan.upsample
             ];
-            d.launch_typed(FILE, "conf_ce_negative_fwd_bwd", student.dtype, launch, args);
+            self.launch_typed(FILE, "conf_ce_negative_fwd_bwd", student.dtype, launch, args);
         }
-        let dstudent = plan.finish(d, &workspace, student.dtype, &terms[..groups], Some(&passed));
+        let dstudent = plan.finish(self, &workspace, student.dtype, &terms[..groups], Some(&passed));
         ConfCeOut { positive, negative, square, passed, histogram, confusion, dstudent }
     }
 }

@@ -10,20 +10,19 @@ impl ConfusionMatrixOps for Cuda {
         num_classes: usize,
         above: Option<(&Tensor, f64)>,
     ) -> Counts {
-        let d = self;
         if above.is_some_and(|(confidence, _)| confidence.dtype != Dtype::F32) {
-            d.note::<()>(Err(Error::shape(FILE, "confidences in f32", "bf16")));
+            self.note::<()>(Err(Error::shape(FILE, "confidences in f32", "bf16")));
         }
         let (confidence, threshold) = (above.map(|a| a.0), above.map_or(0.0, |a| a.1) as f32);
-        let counts = d.counts(num_classes * num_classes);
+        let counts = self.counts(num_classes * num_classes);
         let len = target.shape.len();
         let args = args![counts, pred, target, confidence, len as u64, num_classes as u32, threshold];
         let launch = Launch::new((len / WIDTH).div_ceil(256).clamp(1, BLOCKS), 256);
         let bytes = 4 * num_classes * num_classes;
         if bytes <= SHARED {
-            d.launch(FILE, "confusion_matrix_shared", launch.with_shared(bytes), args);
+            self.launch(FILE, "confusion_matrix_shared", launch.with_shared(bytes), args);
         } else {
-            d.launch(FILE, "confusion_matrix_global", launch, args);
+            self.launch(FILE, "confusion_matrix_global", launch, args);
         }
         counts
     }

@@ -4,13 +4,12 @@ use super::*;
 
 impl CutMixOps for Cuda {
     fn cut_mix(&self, x: &Tensor, mix: &Mix) -> Tensor {
-        let d = self;
-        let y = d.tensor_of(x.dtype, x.shape);
+        let y = self.tensor_of(x.dtype, x.shape);
         let Shape { n, h, w, c } = x.shape;
-        let (boxes, rounds) = mix_buffer(d, mix);
+        let (boxes, rounds) = mix_buffer(self, mix);
         let launch = Launch::linear(x.shape.len() / x.dtype.vector_width(c));
         let args = args![y, x, boxes, rounds, n as u32, h as u32, w as u32, c as u32];
-        d.launch_typed(FILE, "cut_mix_fwd", x.dtype, launch, args);
+        self.launch_typed(FILE, "cut_mix_fwd", x.dtype, launch, args);
         y
     }
 }

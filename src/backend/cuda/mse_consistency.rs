@@ -15,9 +15,8 @@ impl MseConsistencyOps for Cuda {
             mix,
             grad_scale,
         } = op;
-        let d = self;
         let plan = Plan::new(student.shape, size, 3);
-        let (workspace, loss, boxes) = (plan.workspace(d, 1), d.scalar(), mix_buffer(d, mix));
+        let (workspace, loss, boxes) = (plan.workspace(self, 1), self.scalar(), mix_buffer(self, mix));
         let args = args![
             workspace.parts,
             workspace.sums,
@@ -28,10 +27,10 @@ impl MseConsistencyOps for Cuda {
             Boxes::new(&boxes),
             plan.upsample
         ];
-        d.launch_typed(FILE, "mse_consistency_fwd_bwd", student.dtype, plan.fold(), args);
+        self.launch_typed(FILE, "mse_consistency_fwd_bwd", student.dtype, plan.fold(), args);
         let values = (student.shape.n * size.0 * size.1 * student.shape.c) as f64;
         let term = Term::new(None, Some(&loss), 1.0 / values, grad_scale);
-        let dlogits = plan.finish(d, &workspace, student.dtype, &[term], None);
+        let dlogits = plan.finish(self, &workspace, student.dtype, &[term], None);
         LossGrad { loss, dlogits }
     }
 }

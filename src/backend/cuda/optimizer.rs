@@ -6,7 +6,7 @@ use bytemuck::{Pod, Zeroable};
 
 impl OptimizerOps for Cuda {
     fn sgd(&self, op: SgdStep<'_, Cuda>) {
-        let (d, SgdStep { params, grads, momentum, spec, teacher }) = (self, op);
+        let SgdStep { params, grads, momentum, spec, teacher } = op;
         let (len, keep) = (params.len, teacher.as_ref().map_or(1.0, |t| t.keep));
         let mut args = args![params.buffer, momentum.buffer, params.half(), grads.buffer];
         args.push(copied(teacher.as_ref().map(|t| &*t.params)));
@@ -16,7 +16,7 @@ impl OptimizerOps for Cuda {
         args.push(spec.num_decayed as u64);
         args.push(teacher.as_ref().map_or(0, |t| t.stats.len) as u64);
         args.push([-spec.lr, spec.momentum, spec.weight_decay, keep, 1.0 - keep].map(|v| v as f32));
-        d.launch(FILE, "sgd", Launch::linear(len / WIDTH), args);
+        self.launch(FILE, "sgd", Launch::linear(len / WIDTH), args);
     }
     fn copy_spans(&self, to: &mut Vector, from: &Vector, moves: &[(Span, usize)]) {
         copy_spans(self, to, from, moves)

@@ -16,9 +16,8 @@ impl TvatOps for Cuda {
         normalize(self, Some(x), d, scale)
     }
     fn tvat_cotangent(&self, logits: &Tensor, tangents: &Tensor, decoders: usize, size: Size) -> Tensor {
-        let d = self;
         let k = decoders as f64;
-        fold_pair(d, "tvat_cotangent", (logits, LOG2_E / k), (tangents, 1.0 / k), decoders, size, 1.0 / k)
+        fold_pair(self, "tvat_cotangent", (logits, LOG2_E / k), (tangents, 1.0 / k), decoders, size, 1.0 / k)
     }
     fn kl_gradient(&self, clean: &Tensor, perturbed: &Tensor, decoders: usize, size: Size) -> Tensor {
         kl_gradient(self, clean, perturbed, decoders, size)

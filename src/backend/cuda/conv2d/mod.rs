@@ -20,17 +20,17 @@ pub use tile::{ForcedTile, Tile, TileUses};
 
 impl Conv2dOps for Cuda {
     fn conv2d_fprop(&self, op: &Fprop<'_, Cuda>) -> FpropOut<Cuda> {
-        let (d, &Fprop { x, params, conv, .. }) = (self, op);
-        let y = d.tensor_of(x.dtype, conv.out_shape(x.shape));
-        let Some(plan) = d.plan(plan::fprop(conv, x.shape, d.kernels(x.dtype))) else {
+        let &Fprop { x, params, conv, .. } = op;
+        let y = self.tensor_of(x.dtype, conv.out_shape(x.shape));
+        let Some(plan) = self.plan(plan::fprop(conv, x.shape, self.kernels(x.dtype))) else {
             return FpropOut { y, moments: None };
         };
-        let weight = weight::Weight::new(d, params, conv, x.dtype);
+        let weight = weight::Weight::new(self, params, conv, x.dtype);
         let bias = conv.bias.map(|bias| offset(params.buffer.ptr(), 4 * bias.offset));
         let part = plan.moments_part(y.shape).filter(|_| matches!(op.end, OutputEnd::Moments));
         let moments = part.map(|len| {
             let parts = y.shape.positions().div_ceil(len);
-            Moments { buffer: Arc::new(d.buffer(8 * parts * 2 * y.shape.c)), len, parts }
+            Moments { buffer: Arc::new(self.buffer(8 * parts * 2 * y.shape.c)), len, parts }
         });
         let within = plan.finishes_output(conv, x.dtype);
         let end = match &moments {
@@ -40,18 +40,18 @@ impl Conv2dOps for Cuda {
         };
         if plan.tile == Tile::Stem {
             let to = moments.as_ref().map(|m| m.buffer.ptr());
-            launch(d, "fprop", conv, x.dtype, &plan, args![y, x, weight.ptr, bias, to, plan.sizes]);
+            launch(self, "fprop", conv, x.dtype, &plan, args![y, x, weight.ptr, bias, to, plan.sizes]);
         } else if !plan.tile.is_wgmma() {
-            launch(d, "fprop", conv, x.dtype, &plan, args![y, x, weight.ptr, bias, end, plan.sizes]);
-        } else if let Some([a, b]) = d.tensor_maps(bulk::fprop(place(x), weight.ptr, conv, plan.tile)) {
-            launch(d, "fprop", conv, x.dtype, &plan, args![y, a, b, bias, end, plan.sizes]);
+            launch(self, "fprop", conv, x.dtype, &plan, args![y, x, weight.ptr, bias, end, plan.sizes]);
+        } else if let Some([a, b]) = self.tensor_maps(bulk::fprop(place(x), weight.ptr, conv, plan.tile)) {
+            launch(self, "fprop", conv, x.dtype, &plan, args![y, a, b, bias, end, plan.sizes]);
         }
         let y = match op.end {
             OutputEnd::Norm(norm, residual) if !within => {
-                d.batch_norm_eval(&BatchNormEval { x: &y, params, norm, residual })
+                self.batch_norm_eval(&BatchNormEval { x: &y, params, norm, residual })
             }
             OutputEnd::Tangent(norm, clean) if !within => {
-                d.batch_norm_tangent(&BatchNormTangent { t: &y, y: clean, params, norm })
+                self.batch_norm_tangent(&BatchNormTangent { t: &y, y: clean, params, norm })
             }
             _ => y,
         };
@@ -59,32 +59,32 @@ impl Conv2dOps for Cuda {
     }
 
     fn conv2d_dgrad(&self, op: &Dgrad<'_, Cuda>) -> DgradOut<Cuda> {
-        let (d, &Dgrad { dy, params, conv, .. }, x_shape) = (self, op, op.x_shape());
-        let dx = d.tensor_of(dy.dtype, x_shape);
-        let Some(plan) = d.plan(plan::dgrad(conv, x_shape, d.kernels(dy.dtype))) else {
+        let (&Dgrad { dy, params, conv, .. }, x_shape) = (op, op.x_shape());
+        let dx = self.tensor_of(dy.dtype, x_shape);
+        let Some(plan) = self.plan(plan::dgrad(conv, x_shape, self.kernels(dy.dtype))) else {
             return DgradOut { dx, sums: None };
         };
-        let weight = weight::Weight::new(d, params, conv, dy.dtype);
+        let weight = weight::Weight::new(self, params, conv, dy.dtype);
         // Rows that are no whole chunks are added, summed and multiplied in passes of their own.
         let within = plan.finishes();
         let gathers = within && matches!(op.onto, Onto::Norm(..)) && batch_norm::wants_sums(x_shape);
         let sums = gathers.then(|| {
             let parts = plan.dgrad_parts();
-            Sums { buffer: Arc::new(d.buffer(4 * parts * 2 * x_shape.c)), parts }
+            Sums { buffer: Arc::new(self.buffer(4 * parts * 2 * x_shape.c)), parts }
         });
         let end = match within {
             true => end::Gradient::new(&op.onto, sums.as_ref(), params),
             false => end::Gradient::default(),
         };
         if !plan.tile.is_wgmma() {
-            launch(d, "dgrad", conv, dy.dtype, &plan, args![dx, dy, weight.ptr, end, plan.sizes]);
-        } else if let Some([a, b]) = d.tensor_maps(bulk::dgrad(place(dy), weight.ptr, conv, plan.tile)) {
-            launch(d, "dgrad", conv, dy.dtype, &plan, args![dx, a, b, end, plan.sizes]);
+            launch(self, "dgrad", conv, dy.dtype, &plan, args![dx, dy, weight.ptr, end, plan.sizes]);
+        } else if let Some([a, b]) = self.tensor_maps(bulk::dgrad(place(dy), weight.ptr, conv, plan.tile)) {
+            launch(self, "dgrad", conv, dy.dtype, &plan, args![dx, a, b, end, plan.sizes]);
         }
         let dx = match op.onto {
-            Onto::Add(to) | Onto::Norm(_, Some(to)) if !within => d.add(&dx, to, 1.0),
+            Onto::Add(to) | Onto::Norm(_, Some(to)) if !within => self.add(&dx, to, 1.0),
             Onto::Frozen(norm, y) if !within => {
-                d.batch_norm_tangent(&BatchNormTangent { t: &dx, y, params, norm })
+                self.batch_norm_tangent(&BatchNormTangent { t: &dx, y, params, norm })
             }
             _ => dx,
         };
