@@ -1,26 +1,9 @@
 //! How good pseudo labels are, through the built program: lists of unlabelled images that name masks, what training then says,
 //! and that it learns the same.
 
-use crate::cli_common::{Project, expect, read, text};
-use serde_json::Value;
+use crate::cli_common::{Project, epochs, expect, read, records, text};
 
 const KEYS: [&str; 2] = ["pseudo_label_miou", "pseudo_label_accuracy"];
-
-fn records(p: &Project, run: &str) -> Vec<Value> {
-    let text = String::from_utf8(read(&p.path(&format!("{run}/metrics.jsonl")))).unwrap();
-    let parse = |line: &str| {
-        let mut v: Value = serde_json::from_str(line).unwrap();
-        for key in ["seconds", "images_per_second", "data_wait", "memory_mib"] {
-            v.as_object_mut().unwrap().remove(key);
-        }
-        v
-    };
-    text.lines().map(parse).collect()
-}
-
-fn epochs(p: &Project, run: &str) -> Vec<Value> {
-    records(p, run).into_iter().filter(|r| r["kind"] == "epoch").collect()
-}
 
 /// The project's unlabelled list, with masks.
 fn name_masks(p: &Project) {
@@ -34,12 +17,12 @@ fn masks_of_unlabelled_images_measure_and_change_nothing_else() {
     let plain = p.train("plain", &[]);
     expect(&plain, 0, &[]);
     assert!(!text(&plain).contains("% right"));
-    let without = records(&p, "plain");
+    let without = records(&p.path("plain"));
     assert!(without.iter().all(|r| KEYS.iter().all(|key| r.get(key).is_none())));
 
     name_masks(&p);
     expect(&p.train("measured", &[]), 0, &["pseudo labels", "mIoU", "% right"]);
-    let mut with = records(&p, "measured");
+    let mut with = records(&p.path("measured"));
     let mut told = 0;
     for record in with.iter_mut().filter(|r| r["kind"] == "epoch") {
         let [miou, right] = KEYS.map(|key| record[key].as_f64().unwrap_or(-1.0));
@@ -50,7 +33,7 @@ fn masks_of_unlabelled_images_measure_and_change_nothing_else() {
     }
     assert_eq!(told, 3);
     // The square is easy to learn: the last epoch's labels are mostly right.
-    let last = epochs(&p, "measured").pop().unwrap();
+    let last = epochs(&p.path("measured")).pop().unwrap();
     assert!(last[KEYS[1]].as_f64().unwrap() > 0.5, "{last}");
     // The same training, to the last bit.
     assert_eq!(with, without);
@@ -82,7 +65,7 @@ fn masks_of_unlabelled_images_measure_and_change_nothing_else() {
     // Nothing of it without pictures, and the run is the same without.
     expect(&p.train("bare", &["--set", "run.pictures=0"]), 0, &[]);
     assert!(!p.path("bare/pictures/unlabeled-0003.png").exists());
-    assert_eq!(records(&p, "bare"), records(&p, "measured"));
+    assert_eq!(records(&p.path("bare")), records(&p.path("measured")));
 }
 
 #[test]
@@ -101,12 +84,12 @@ fn masks_that_cannot_be_used_are_left_out_with_one_warning() {
         &["2 masks of unlabelled images", "left out of the measure", "wide.png: the mask is 31 x 32"],
     );
     assert_eq!(text(&out).matches("left out of the measure").count(), 1);
-    assert!(epochs(&p, "o").iter().all(|r| r[KEYS[0]].is_number()));
+    assert!(epochs(&p.path("o")).iter().all(|r| r[KEYS[0]].is_number()));
     // Where none is left nothing is measured.
     p.write("unlabeled.txt", "images/4.png masks/wide.png\nimages/5.png masks/none.png\n");
     let out = p.train("none", &["--epochs", "2"]);
     expect(&out, 0, &["1 masks of unlabelled images"]);
-    assert!(epochs(&p, "none").iter().all(|r| r.get(KEYS[0]).is_none()));
+    assert!(epochs(&p.path("none")).iter().all(|r| r.get(KEYS[0]).is_none()));
 }
 
 #[test]
@@ -124,7 +107,7 @@ fn a_measured_run_that_is_killed_continues_to_the_same_bits() {
     for file in files.into_iter().chain(pictures) {
         assert!(read(&p.path("whole").join(&file)) == read(&p.path("killed").join(&file)), "{file}");
     }
-    assert_eq!(records(&p, "whole"), records(&p, "killed"));
+    assert_eq!(records(&p.path("whole")), records(&p.path("killed")));
 }
 
 #[test]
@@ -134,7 +117,7 @@ fn only_algorithms_with_pseudo_labels_measure_them() {
     for (name, has) in [("one-teacher", true), ("mean-teacher", false), ("supervised", false)] {
         expect(&p.train(name, &["--algorithm", name, "--epochs", "2"]), 0, &[]);
         assert!(
-            epochs(&p, name).iter().all(|r| KEYS.iter().all(|key| r.get(key).is_some() == has)),
+            epochs(&p.path(name)).iter().all(|r| KEYS.iter().all(|key| r.get(key).is_some() == has)),
             "{name}"
         );
         assert_eq!(p.path(name).join("pictures/unlabeled-0002.png").exists(), has, "{name}");
@@ -145,7 +128,7 @@ fn only_algorithms_with_pseudo_labels_measure_them() {
         0,
         &["0 % of pixels pass"],
     );
-    assert!(epochs(&p, "strict").iter().all(|r| r.get(KEYS[0]).is_none()));
+    assert!(epochs(&p.path("strict")).iter().all(|r| r.get(KEYS[0]).is_none()));
 }
 
 #[test]
@@ -159,7 +142,7 @@ fn drawn_scenes_have_masks() {
         args.extend(["--set", set]);
     }
     expect(&p.run(&args), 0, &["pseudo labels", "% right"]);
-    let epoch = &epochs(&p, "demo")[0];
+    let epoch = &epochs(&p.path("demo"))[0];
     assert!(KEYS.iter().all(|key| epoch[key].is_number()), "{epoch}");
     assert!(p.path("demo/pictures/unlabeled-0001.png").is_file());
 }

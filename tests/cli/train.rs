@@ -1,21 +1,8 @@
 //! Training through the built program: records, pictures, checkpoints, and runs that are interrupted and resumed.
 
-use crate::cli_common::{Project, expect, read, text};
+use crate::cli_common::{Project, expect, read, records, text};
 use serde_json::Value;
 use std::path::Path;
-
-/// Records without what depends on the clock and the machine.
-fn records(run: &Path) -> Vec<Value> {
-    let text = String::from_utf8(read(&run.join("metrics.jsonl"))).unwrap();
-    let parse = |line: &str| {
-        let mut v: Value = serde_json::from_str(line).unwrap();
-        for key in ["seconds", "images_per_second", "data_wait", "memory_mib"] {
-            v.as_object_mut().unwrap().remove(key);
-        }
-        v
-    };
-    text.lines().map(parse).collect()
-}
 
 fn assert_same_run(a: &Path, b: &Path) {
     for file in ["checkpoints/last.safetensors", "checkpoints/best.safetensors", "config.toml"] {

@@ -1,5 +1,6 @@
 //! A small data set in a temporary folder and the built program to run on it.
 
+use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
@@ -163,4 +164,24 @@ pub fn oversized_png(path: &Path, color: png::ColorType, depth: png::BitDepth) {
     writer.write_chunk(png::chunk::IDAT, &[0x78, 0x9C, 3, 0, 0, 0, 0, 1]).unwrap();
     drop(writer);
     std::fs::write(path, file).unwrap();
+}
+
+/// Records of the run in a folder, without what depends on the clock and the machine.
+#[allow(dead_code)] // not every test binary trains
+pub fn records(run: &Path) -> Vec<Value> {
+    let text = String::from_utf8(read(&run.join("metrics.jsonl"))).unwrap();
+    let parse = |line: &str| {
+        let mut v: Value = serde_json::from_str(line).unwrap();
+        for key in ["seconds", "images_per_second", "data_wait", "memory_mib"] {
+            v.as_object_mut().unwrap().remove(key);
+        }
+        v
+    };
+    text.lines().map(parse).collect()
+}
+
+/// Those of its epochs.
+#[allow(dead_code)] // not every test binary trains
+pub fn epochs(run: &Path) -> Vec<Value> {
+    records(run).into_iter().filter(|r| r["kind"] == "epoch").collect()
 }

@@ -110,18 +110,7 @@ impl<B: Backend> Inputs<B> {
                 let (bn, mut moved) = (behind(conv, bn), stats(bn));
                 let params = weights_and_affine(conv, &bn);
                 let other = residual.then(|| tensor(B::shape(&x)));
-                let (y, saved) = ops::batch_norm_train(
-                    b,
-                    ops::BatchNormTrain {
-                        x: &x,
-                        params: &params,
-                        stats: &mut moved,
-                        bn: &bn,
-                        act: *act,
-                        residual: other.as_ref(),
-                        moments: None,
-                    },
-                )?;
+                let (y, saved) = train(b, &x, &params, (&bn, *act), &mut moved, other.as_ref())?;
                 (i.tensors, i.vectors, i.saved) = (vec![dy, to, x, y], vec![params], Some(saved));
             }
             Call::FpropNorm { conv, bn, x, residual, .. } => {
@@ -191,18 +180,7 @@ impl<B: Backend> Inputs<B> {
                 let (dy, x) = (tensor(*x), tensor(*x));
                 let (params, mut moved) = (affine(bn), stats(bn));
                 let other = residual.then(|| tensor(B::shape(&x)));
-                let (y, saved) = ops::batch_norm_train(
-                    b,
-                    ops::BatchNormTrain {
-                        x: &x,
-                        params: &params,
-                        stats: &mut moved,
-                        bn,
-                        act: *act,
-                        residual: other.as_ref(),
-                        moments: None,
-                    },
-                )?;
+                let (y, saved) = train(b, &x, &params, (bn, *act), &mut moved, other.as_ref())?;
                 i.tensors = vec![dy, x, y];
                 i.vectors = vec![params, b.zeros(2 * bn.channels)];
                 i.saved = Some(saved);
@@ -214,18 +192,7 @@ impl<B: Backend> Inputs<B> {
                 let bn = &behind(&conv, bn);
                 let params = weights_and_affine(&conv, bn);
                 let other = residual.then(|| tensor(B::shape(&x)));
-                let (y, saved) = ops::batch_norm_train(
-                    b,
-                    ops::BatchNormTrain {
-                        x: &x,
-                        params: &params,
-                        stats: &mut moved,
-                        bn,
-                        act: *act,
-                        residual: other.as_ref(),
-                        moments: None,
-                    },
-                )?;
+                let (y, saved) = train(b, &x, &params, (bn, *act), &mut moved, other.as_ref())?;
                 let norm = NormPass { x: &x, y: &y, saved: &saved, bn, act: *act, residual: *residual };
                 let ops::DgradOut { dx: dy, sums } = ops::conv2d_dgrad(
                     b,
@@ -650,6 +617,18 @@ impl<B: Backend> Inputs<B> {
         self.vectors = v;
         Ok(out)
     }
+}
+
+/// Output and saved moments of a batch norm in training over `x` alone, which moves `stats`.
+fn train<B: Backend>(
+    b: &B,
+    x: &B::Tensor,
+    params: &B::Vector,
+    (bn, act): (&BatchNorm, Activation),
+    stats: &mut B::Vector,
+    residual: Option<&B::Tensor>,
+) -> Result<(B::Tensor, BatchNormSaved<B>)> {
+    ops::batch_norm_train(b, BatchNormTrain { x, params, stats, bn, act, residual, moments: None })
 }
 
 fn label_loss<B: Backend>(out: &mut Outputs<B>, loss: LabelLoss<B>) {

@@ -1,25 +1,8 @@
 //! Training on the emulated device beside the processor: dry runs, and pseudo labels with their pictures.
 
-use crate::cli_common::{Project, expect, read, text};
-use serde_json::Value;
+use crate::cli_common::{Project, epochs, expect, text};
 
 const KEYS: [&str; 2] = ["pseudo_label_miou", "pseudo_label_accuracy"];
-
-fn records(p: &Project, run: &str) -> Vec<Value> {
-    let text = String::from_utf8(read(&p.path(&format!("{run}/metrics.jsonl")))).unwrap();
-    let parse = |line: &str| {
-        let mut v: Value = serde_json::from_str(line).unwrap();
-        for key in ["seconds", "images_per_second", "data_wait", "memory_mib"] {
-            v.as_object_mut().unwrap().remove(key);
-        }
-        v
-    };
-    text.lines().map(parse).collect()
-}
-
-fn epochs(p: &Project, run: &str) -> Vec<Value> {
-    records(p, run).into_iter().filter(|r| r["kind"] == "epoch").collect()
-}
 
 /// One epoch of a small demo; `None`, with a word, where this build has no such device.
 fn demo(p: &Project, device: &str) -> Option<()> {
@@ -47,13 +30,13 @@ fn drawn_scenes_have_masks_on_every_device() {
         let path = p.path(&format!("{device}/pictures/unlabeled-0001.png"));
         image::open(path).unwrap().into_rgb8()
     };
-    let cpu = &epochs(&p, "cpu")[0];
+    let cpu = &epochs(&p.path("cpu"))[0];
     assert!(KEYS.iter().all(|key| cpu[key].is_number()), "{cpu}");
     if demo(&p, "emulated").is_none() {
         return;
     }
     // Memory is planned there, also that of the picture; rounding turns few labels in three steps.
-    let emulated = &epochs(&p, "emulated")[0];
+    let emulated = &epochs(&p.path("emulated"))[0];
     for key in KEYS {
         let [a, b] = [cpu, emulated].map(|r| r[key].as_f64().unwrap());
         assert!((a - b).abs() < 0.01, "{key}: {a} and {b}");
