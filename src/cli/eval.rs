@@ -5,7 +5,7 @@ use super::train::DataArgs;
 use super::{DeviceArgs, on_device};
 use crate::config::{self, Overrides};
 use crate::eval::{self, Palette, Scores, Which, percent};
-use crate::model::DeepLab;
+use crate::model::Architecture;
 use crate::model::io::write_json;
 use crate::ops::Backend;
 use crate::train::{Checkpoint, RunDir, val_source};
@@ -79,7 +79,7 @@ fn run_on<B: Backend>(b: &B, args: Args) -> Result<()> {
     let source = val_source(&config.data)?;
     let settings = args.inference.apply(checkpoint.meta.settings())?;
 
-    let arch = DeepLab::new(checkpoint.meta.model.clone())?;
+    let arch = Architecture::new(checkpoint.meta.model.clone())?;
     let owned = checkpoint.networks(b, &arch)?;
     let nets = owned.nets();
     let decides = checkpoint.meta.decides();

@@ -3,7 +3,7 @@
 use super::eval::checkpoint_file;
 use crate::eval::{Palette, Which};
 use crate::export::{Info, Input, Naming, OnnxOptions, Output, Values, write_networks, write_onnx};
-use crate::model::DeepLab;
+use crate::model::Architecture;
 use crate::model::io::Float;
 use crate::train::Checkpoint;
 use crate::{Error, Result, host};
@@ -70,7 +70,7 @@ pub fn run(args: Args) -> Result<()> {
     args.check()?;
     let checkpoint = Checkpoint::open(&checkpoint_file(&args.checkpoint)?)?;
     let meta = &checkpoint.meta;
-    let arch = DeepLab::new(meta.model.clone())?;
+    let arch = Architecture::new(meta.model.clone())?;
     let (network, names) = args.networks(meta.algorithm.num_teachers(), meta.decides())?;
     // A file that does not hold what it says is a fault of the file, not of the machine.
     names.iter().try_for_each(|name| checkpoint.check(&arch, name))?;
@@ -114,7 +114,7 @@ pub fn run(args: Args) -> Result<()> {
 }
 
 /// Refuses networks that do not fit into memory, before any is read.
-fn check_memory(arch: &DeepLab, networks: usize) -> Result<()> {
+fn check_memory(arch: &Architecture, networks: usize) -> Result<()> {
     // As they are read, by their layers, as the file's values, and its bytes.
     const COPIES: usize = 4;
     let values = arch.table.num_params.saturating_add(arch.table.num_stats);

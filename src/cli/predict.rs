@@ -5,7 +5,7 @@ use super::inference::InferenceArgs;
 use super::{DeviceArgs, on_device, printable};
 use crate::data::{Sample, check_image, decode_upright};
 use crate::eval::{self, Palette, Settings, Which};
-use crate::model::DeepLab;
+use crate::model::Architecture;
 use crate::model::io::write_json;
 use crate::ops::Backend;
 use crate::train::Checkpoint;
@@ -81,7 +81,7 @@ pub fn run(args: Args) -> Result<()> {
 
 fn run_on<B: Backend>(b: &B, args: Args) -> Result<()> {
     let checkpoint = Checkpoint::open(&checkpoint_file(&args.checkpoint)?)?;
-    let arch = DeepLab::new(checkpoint.meta.model.clone())?;
+    let arch = Architecture::new(checkpoint.meta.model.clone())?;
     let owned = checkpoint.networks(b, &arch)?;
     let nets = owned.nets();
     let which = args.network.unwrap_or(checkpoint.meta.decides());
@@ -192,7 +192,7 @@ struct Target<'a> {
 /// Predicts one image, writes its pictures, and describes it: size, mean confidence, share of each class that occurs.
 fn predict<B: Backend>(
     b: &B,
-    arch: &DeepLab,
+    arch: &Architecture,
     nets: &eval::Nets<'_, B>,
     which: Which,
     sample: &Arc<Sample>,

@@ -407,7 +407,7 @@ fn dry_run<B: Backend>(
         config.augment.crop[0],
         config.augment.crop[1],
         config.optim.images_a_step(),
-        if config.method.algorithm == Algorithm::Supervised { "" } else { " and as many unlabelled" },
+        if config.method.algorithm.learns_unlabeled() { " and as many unlabelled" } else { "" },
         match config.optim.accumulate {
             1 => String::new(),
             n => format!(", in {n} batches of {}", config.optim.batch_size),

@@ -4,7 +4,7 @@ use super::RunConfig;
 use crate::Result;
 use crate::eval::Which;
 use crate::eval::memory as inference;
-use crate::model::DeepLab;
+use crate::model::Architecture;
 use crate::ops::{MemoryPlan, MemoryUse, Shape, Size, StepMemory};
 
 /// Kind of step of a validation in a plan.
@@ -37,7 +37,7 @@ pub fn step_images_bytes(config: &RunConfig) -> u64 {
 /// # Errors
 /// As [`RunConfig::model_config`].
 pub fn estimated_memory(config: &RunConfig, images: &ImageSizes) -> Result<MemoryPlan> {
-    let arch = DeepLab::new(config.model_config()?)?;
+    let arch = Architecture::new(config.model_config()?)?;
     let ([h, w], n) = (config.augment.crop, config.optim.batch_size);
     let values = 4 * (arch.table.num_params + arch.table.num_stats) as u64;
     let kept = arch.activation_bytes(Shape::new(n, h, w, 3));
@@ -82,7 +82,7 @@ pub fn validation_asked(config: &RunConfig, images: &ImageSizes) -> inference::A
 }
 
 /// What a validation takes.
-fn validation(config: &RunConfig, arch: &DeepLab, images: &ImageSizes) -> Vec<MemoryUse> {
+fn validation(config: &RunConfig, arch: &Architecture, images: &ImageSizes) -> Vec<MemoryUse> {
     let asked = validation_asked(config, images);
     let (together, (rows, columns)) = (asked.images, asked.size);
     let mut uses = vec![MemoryUse {

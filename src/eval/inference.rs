@@ -3,7 +3,7 @@
 
 use super::{Overlap, Settings, window};
 use crate::data::HostImages;
-use crate::model::{DeepLab, Network, Norm};
+use crate::model::{Architecture, Network, Norm};
 use crate::ops::{self, Backend, Ensemble, Normalize, Shape, Size};
 use crate::{Error, Result};
 use rayon::prelude::*;
@@ -99,7 +99,7 @@ pub struct Prediction<B: Backend> {
 /// A prediction that the networks cannot give, or a window that does not fit into memory.
 pub fn predict<B: Backend>(
     b: &B,
-    arch: &DeepLab,
+    arch: &Architecture,
     nets: &Nets<'_, B>,
     which: &[Which],
     images: &HostImages,
@@ -123,7 +123,7 @@ pub fn predict<B: Backend>(
 /// As [`predict`].
 pub fn probabilities<B: Backend>(
     b: &B,
-    arch: &DeepLab,
+    arch: &Architecture,
     nets: &Nets<'_, B>,
     which: &[Which],
     images: &HostImages,
@@ -144,7 +144,7 @@ pub fn probabilities<B: Backend>(
 /// As [`predict`].
 pub fn scores<B: Backend>(
     b: &B,
-    arch: &DeepLab,
+    arch: &Architecture,
     nets: &Nets<'_, B>,
     which: &[Which],
     images: &HostImages,
@@ -163,7 +163,7 @@ pub fn scores<B: Backend>(
 /// image is stretched to the next multiples, and its logits are upsampled to that size before they get the size of `out`.
 fn whole<B: Backend>(
     b: &B,
-    arch: &DeepLab,
+    arch: &Architecture,
     nets: &Nets<'_, B>,
     which: &[Which],
     images: &HostImages,
@@ -213,7 +213,7 @@ impl<B: Backend> Logits<B> {
     /// [`Error::NonFiniteLogits`], which no class and no confidence can be made of.
     pub(super) fn new(
         b: &B,
-        arch: &DeepLab,
+        arch: &Architecture,
         nets: &Nets<'_, B>,
         which: &[Which],
         x: &B::Tensor,

@@ -3,7 +3,7 @@
 
 use super::{Nets, Overlap, Prediction, Settings, Which, network_size};
 use crate::data::HostImages;
-use crate::model::DeepLab;
+use crate::model::Architecture;
 use crate::ops::{self, Backend, Shape, Size};
 use crate::{Error, Result};
 
@@ -25,7 +25,7 @@ const LARGEST: u64 = 1 << 36;
 
 /// Bytes that predicting takes beside the networks: images, activations, logits, and labels with confidences. On a device they are
 /// its own, but for the sums over windows and views.
-pub fn bytes(arch: &DeepLab, settings: &Settings, asked: &Asked) -> u64 {
+pub fn bytes(arch: &Architecture, settings: &Settings, asked: &Asked) -> u64 {
     let Asked { size, images, networks, predictions } = *asked;
     let (n, classes) = (images as u64, arch.config.num_classes as u64);
     let area = |(h, w): Size| (h as u64).saturating_mul(w as u64);
@@ -77,7 +77,7 @@ pub fn bytes(arch: &DeepLab, settings: &Settings, asked: &Asked) -> u64 {
 /// Those of [`super::predict`].
 pub fn rehearse<B: Backend>(
     b: &B,
-    arch: &DeepLab,
+    arch: &Architecture,
     nets: &Nets<'_, B>,
     which: &[Which],
     settings: &Settings,
@@ -119,7 +119,12 @@ fn zero_prediction<B: Backend>(b: &B, shape: Shape) -> Prediction<B> {
 ///
 /// # Errors
 /// [`Error::Memory`] with the settings that decide.
-pub(super) fn check<B: Backend>(b: &B, arch: &DeepLab, settings: &Settings, asked: &Asked) -> Result<()> {
+pub(super) fn check<B: Backend>(
+    b: &B,
+    arch: &Architecture,
+    settings: &Settings,
+    asked: &Asked,
+) -> Result<()> {
     let bytes = bytes(arch, settings, asked);
     let Some(available) = b.available_memory().filter(|&available| bytes > available) else { return Ok(()) };
     let Asked { size: (h, w), images, .. } = *asked;
@@ -159,7 +164,7 @@ mod tests {
     use crate::ops::Device;
 
     fn mib(settings: &Settings, size: Size, images: usize) -> u64 {
-        let arch = DeepLab::new(ModelConfig::resnet50(21)).unwrap();
+        let arch = Architecture::new(ModelConfig::resnet50(21)).unwrap();
         bytes(&arch, settings, &Asked { size, images, networks: 3, predictions: 4 }) >> 20
     }
 
@@ -180,7 +185,7 @@ mod tests {
 
     #[test]
     fn only_what_cannot_fit_is_refused() {
-        let arch = DeepLab::new(ModelConfig::tiny(3)).unwrap();
+        let arch = Architecture::new(ModelConfig::tiny(3)).unwrap();
         let b = Cpu::<f32>::new();
         if b.available_memory().is_none() {
             return eprintln!("skipped: nobody knows what memory is left");
@@ -207,7 +212,7 @@ mod tests {
     #[test]
     fn absurd_sizes_do_not_overflow() {
         let settings = Settings { window: 1 << 40, overlap: Overlap::Logits, ..Settings::default() };
-        let arch = DeepLab::new(ModelConfig::tiny(2)).unwrap();
+        let arch = Architecture::new(ModelConfig::tiny(2)).unwrap();
         let asked = Asked { size: (10, 10), images: 1, networks: 1, predictions: 1 };
         assert_eq!(bytes(&arch, &settings, &asked), u64::MAX);
     }

@@ -15,7 +15,7 @@ pub use views::{View, Views};
 pub use window::Overlap;
 
 use crate::data::{HostImages, Mask, Sample, Source};
-use crate::model::DeepLab;
+use crate::model::Architecture;
 use crate::ops::{self, Backend, Normalize, Shape, Size};
 use crate::{Error, Result};
 use rayon::prelude::*;
@@ -88,7 +88,7 @@ pub fn percent(share: Option<f64>, decimals: usize) -> String {
 /// An image that cannot be read, or one without mask.
 pub fn evaluate<B: Backend>(
     b: &B,
-    arch: &DeepLab,
+    arch: &Architecture,
     nets: &Nets<'_, B>,
     which: &[Which],
     source: &dyn Source,
@@ -132,7 +132,7 @@ fn mask_of(sample: &Arc<Sample>) -> Result<&Mask> {
 /// A prediction that the networks cannot give, and [`Error::NonFiniteLogits`] with the image's name.
 pub fn predict_group<B: Backend>(
     b: &B,
-    arch: &DeepLab,
+    arch: &Architecture,
     nets: &Nets<'_, B>,
     which: &[Which],
     group: &[Arc<Sample>],

@@ -5,7 +5,7 @@ use super::Settings;
 use super::inference::{Logits, Nets, Which, softmax, upload};
 use crate::Result;
 use crate::data::HostImages;
-use crate::model::DeepLab;
+use crate::model::Architecture;
 use crate::ops::{self, Backend, Box2d, Shape, Size};
 use serde::{Deserialize, Serialize};
 
@@ -81,7 +81,7 @@ fn starts(len: usize, window: usize) -> Vec<usize> {
 /// As the networks.
 pub(super) fn scores<B: Backend>(
     b: &B,
-    arch: &DeepLab,
+    arch: &Architecture,
     nets: &Nets<'_, B>,
     which: &[Which],
     images: &HostImages,

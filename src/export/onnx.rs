@@ -9,7 +9,7 @@ use super::proto::{
 };
 use super::{Info, Values};
 use crate::model::io::write_atomically;
-use crate::model::{DeepLab, NamedTensor};
+use crate::model::{Architecture, NamedTensor};
 use crate::ops::Normalize;
 use crate::{Error, Result};
 use prost::Message;
@@ -81,7 +81,7 @@ pub struct Written {
 /// cannot be written, and `path` is then as it was.
 pub fn write_onnx(
     path: &Path,
-    arch: &DeepLab,
+    arch: &Architecture,
     networks: &[Values],
     info: &Info,
     options: &OnnxOptions,
@@ -101,7 +101,7 @@ pub fn write_onnx(
 
 /// The model and the number of folded batch norms.
 fn build(
-    arch: &DeepLab,
+    arch: &Architecture,
     networks: &[Values],
     info: &Info,
     options: &OnnxOptions,

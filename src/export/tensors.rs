@@ -3,7 +3,7 @@
 
 use super::{Info, Values};
 use crate::model::io::{Float, prefixed, write_tensors_as};
-use crate::model::{DeepLab, NamedTensor};
+use crate::model::{Architecture, NamedTensor};
 use crate::{Error, Result};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -26,7 +26,7 @@ pub enum Naming {
 /// as it was.
 pub fn write_networks(
     path: &Path,
-    arch: &DeepLab,
+    arch: &Architecture,
     networks: &[Values],
     info: &Info,
     naming: Naming,

@@ -3,51 +3,24 @@
 //!
 //! Source: Liu et al., "Perturbed and Strict Mean Teachers for Semi-supervised Semantic Segmentation", CVPR 2022.
 
+mod algorithm;
 pub mod cut_mix;
+mod mean_teachers;
 pub mod schedule;
 mod step;
+mod student;
 mod targets;
 pub mod tvat;
 
+pub use algorithm::Algorithm;
 pub use schedule::{End, NetworkName, Phase, RampUp, Schedule, Step};
-pub use step::{accumulate, supervised_pass, supervised_update, train_step, update};
+pub use step::{accumulate, train_step, update};
+pub use student::{supervised_pass, supervised_update};
 pub use targets::pseudo_labels;
 pub use tvat::{Tvat, TvatArgs};
 
 use crate::model::Network;
 use crate::ops::{Backend, ConfCe, Ensemble, Mix, Ohem};
-use crate::{Error, Result};
-use serde::{Deserialize, Serialize};
-
-/// What a run trains: the method or one of the baselines that the paper compares with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "kebab-case")]
-pub enum Algorithm {
-    /// Two teachers, confidence-weighted cross entropy, T-VAT.
-    PsMt,
-    /// The same with teacher 1 alone.
-    OneTeacher,
-    /// Teacher 1 alone, mean squared error between probabilities (Tarvainen and Valpola, 2017).
-    MeanTeacher,
-    /// Labelled images only.
-    Supervised,
-}
-
-impl Algorithm {
-    /// Number of teachers that make pseudo labels.
-    pub fn num_teachers(self) -> usize {
-        match self {
-            Algorithm::PsMt => 2,
-            Algorithm::OneTeacher | Algorithm::MeanTeacher => 1,
-            Algorithm::Supervised => 0,
-        }
-    }
-
-    /// Whether teachers answer with labels of which some pass; the mean teacher's loss reads their probabilities.
-    pub fn has_pseudo_labels(self) -> bool {
-        matches!(self, Algorithm::PsMt | Algorithm::OneTeacher)
-    }
-}
 
 /// Loss on labelled images.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -58,7 +31,7 @@ pub enum SupervisedLoss {
     Ohem(Ohem),
 }
 
-/// Everything that decides what one step computes, beside its batch.
+/// Everything that decides what one step computes, apart from its batch.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct StepArgs {
     /// Learning rate of this step.
@@ -107,7 +80,7 @@ pub struct Batch<B: Backend> {
     pub x: B::Tensor,
     /// Their labels.
     pub y: B::Labels,
-    /// What an algorithm with teachers needs besides; [`Algorithm::Supervised`] reads none of it.
+    /// What an algorithm that learns from unlabelled images needs as well; [`Algorithm::Supervised`] reads none of it.
     pub unlabeled: Option<Unlabeled<B>>,
 }
 
@@ -128,17 +101,7 @@ pub struct Unlabeled<B: Backend> {
     pub noise_unlabeled: B::Tensor,
 }
 
-/// The teachers that `algorithm` has.
-///
-/// # Errors
-/// [`Error::Usage`] where there are fewer.
-fn teachers_of<B: Backend>(teachers: &mut [Network<B>], algorithm: Algorithm) -> Result<&mut [Network<B>]> {
-    let (found, expected) = (teachers.len(), algorithm.num_teachers());
-    let few = || Error::Usage(format!("a step of {algorithm:?} needs {expected} teachers, found {found}"));
-    teachers.get_mut(..expected).ok_or_else(few)
-}
-
-/// What a step leaves on the device beside the updated networks.
+/// What a step leaves on the device apart from the updated networks.
 pub struct StepOut<B: Backend> {
     /// Supervised loss.
     pub loss_sup: B::Scalar,

@@ -1,9 +1,9 @@
 //! What the teachers say of unlabelled images: logits, pseudo labels, and the loss of a student against them. Knows networks and
 //! ops; must not know how a step is made of its parts.
 
-use super::step::image_size;
+use super::student::image_size;
 use super::{PseudoCounts, StepArgs, Unlabeled, Unsup};
-use crate::model::{DeepLab, Network, Norm};
+use crate::model::{Architecture, Network, Norm};
 use crate::ops::{self, Backend, ConfCeOut, LossGrad, PseudoLabel, Size};
 use crate::{Error, Result};
 
@@ -14,7 +14,7 @@ use crate::{Error, Result};
 /// Those of the ops.
 pub fn pseudo_labels<B: Backend>(
     b: &B,
-    arch: &DeepLab,
+    arch: &Architecture,
     teachers: &mut [Network<B>],
     x: &B::Tensor,
     args: &StepArgs,
@@ -35,7 +35,7 @@ impl<B: Backend> Targets<B> {
     /// Runs the teachers on weakly augmented images `x`, in training mode: their running statistics move.
     pub fn new(
         b: &B,
-        arch: &DeepLab,
+        arch: &Architecture,
         teachers: &mut [Network<B>],
         x: &B::Tensor,
         args: &StepArgs,

@@ -1,24 +1,22 @@
-//! Several networks' decoders over the same features, side by side as one decoder with frozen batch norm, which T-VAT
-//! iterates: the first convolution has the output channels of all, everything behind it a group a network. Knows decoders
-//! and flat vectors, not the method.
+//! Several networks' decoders over the same features, stacked into one decoder with frozen batch norm, which T-VAT iterates. Must not
+//! know the method.
 
-use super::decoder::{Decoder, DecoderMasks};
-use super::deeplab::DeepLab;
-use super::layers::{ConvBn, Forward, Norm};
+use super::architecture::{AnyDecoder, Architecture, DecoderMasks};
+use super::layers::{Forward, Norm};
 use super::network::Network;
 use crate::ops::{self, Backend, BatchNorm, Conv2d, Span};
 use crate::{Error, Result};
 use std::borrow::Cow;
 
-/// The decoders of `count` networks at once. Logits are `[n, h, w, count * num_classes]`, one network's classes after the
+/// The decoders of `count` networks as one. Logits are `[n, h, w, count * num_classes]`, one network's classes after the
 /// other's. Holds copies of their values, or, of one network, the network itself.
 pub struct Decoders<'a, B: Backend> {
-    decoder: Decoder,
+    decoder: AnyDecoder,
     net: Cow<'a, Network<B>>,
     count: usize,
 }
 
-impl DeepLab {
+impl Architecture {
     /// The decoders of `nets` as they are now. Copies their parameters and running statistics if there are several.
     ///
     /// # Errors
@@ -29,10 +27,11 @@ impl DeepLab {
             [] => Err(Error::Usage("T-VAT needs at least one decoder".into())),
             [net] => Ok(Decoders { decoder: self.decoder.clone(), net: Cow::Borrowed(net), count }),
             _ => {
-                let (decoder, params, stats) = side_by_side(&self.decoder, count);
+                let mut stacking = Stacking { count, params: Layout::default(), stats: Layout::default() };
+                let decoder = self.decoder.stack(&mut stacking);
                 let net = Network {
-                    params: pack(b, &params, nets.iter().map(|net| &net.params))?,
-                    stats: pack(b, &stats, nets.iter().map(|net| &net.stats))?,
+                    params: pack(b, &stacking.params, nets.iter().map(|net| &net.params))?,
+                    stats: pack(b, &stacking.stats, nets.iter().map(|net| &net.stats))?,
                 };
                 Ok(Decoders { decoder, net: Cow::Owned(net), count })
             }
@@ -52,8 +51,7 @@ impl<B: Backend> Decoders<'_, B> {
     /// [`Error::Shape`] for features of another number of channels.
     pub fn logits(&self, b: &B, features: &B::Tensor) -> Result<B::Tensor> {
         let norm = Norm::Frozen(&self.net.stats);
-        let mut pass = Forward { b, params: &self.net.params, norm };
-        Ok(self.decoder.forward(&mut pass, features.clone())?.0)
+        self.decoder.forward(&mut Forward { b, params: &self.net.params, norm }, features)
     }
 
     /// The same with what tangent and pullback need.
@@ -61,7 +59,7 @@ impl<B: Backend> Decoders<'_, B> {
     /// # Errors
     /// As [`Decoders::logits`].
     pub fn masks(&self, b: &B, features: &B::Tensor) -> Result<(B::Tensor, DecoderMasks<B>)> {
-        self.decoder.masks(b, &self.net, features.clone())
+        self.decoder.masks(b, &self.net, features)
     }
 
     /// J t: the Jacobian of all logits at the pass of `masks` applied to a tangent `t` of the features.
@@ -69,7 +67,7 @@ impl<B: Backend> Decoders<'_, B> {
     /// # Errors
     /// [`Error::Shape`] where `t` has another shape than the features.
     pub fn tangent(&self, b: &B, masks: &DecoderMasks<B>, t: &B::Tensor) -> Result<B::Tensor> {
-        self.decoder.tangent(b, &self.net, masks, t)
+        masks.tangent(b, &self.net, t)
     }
 
     /// Jᵀ dlogits: the features' gradient at the pass of `masks`, summed over the networks.
@@ -77,7 +75,7 @@ impl<B: Backend> Decoders<'_, B> {
     /// # Errors
     /// [`Error::Shape`] where `dlogits` has another shape than the logits.
     pub fn pullback(&self, b: &B, masks: &DecoderMasks<B>, dlogits: &B::Tensor) -> Result<B::Tensor> {
-        self.decoder.pullback(b, &self.net, masks, dlogits)
+        masks.pullback(b, &self.net, dlogits)
     }
 }
 
@@ -99,37 +97,43 @@ impl Layout {
     }
 }
 
-/// `count` times `decoder` as one, with the layouts of its parameters and running statistics. Weights have the output
-/// channel outermost, so several are one behind the other. As in a network they come first: convolutions read them in
-/// whole chunks where channel counts allow it.
-fn side_by_side(decoder: &Decoder, count: usize) -> (Decoder, Layout, Layout) {
-    let (mut params, mut stats) = (Layout::default(), Layout::default());
-    let mut weight = |conv: &Conv2d, shared_input: bool| Conv2d {
-        weight: params.place(conv.weight, count),
-        in_channels: if shared_input { conv.in_channels } else { count * conv.in_channels },
-        out_channels: count * conv.out_channels,
-        groups: if shared_input { 1 } else { count },
-        ..*conv
-    };
-    let conv1 = weight(&decoder.conv1.conv, true);
-    let conv2 = weight(&decoder.conv2.conv, false);
-    let classifier = weight(&decoder.classifier, false);
-    let mut norm = |bn: &BatchNorm| BatchNorm {
-        weight: params.place(bn.weight, count),
-        bias: params.place(bn.bias, count),
-        running_mean: stats.place(bn.running_mean, count),
-        running_var: stats.place(bn.running_var, count),
-        channels: count * bn.channels,
-        ..*bn
-    };
-    let (bn1, bn2) = (norm(&decoder.conv1.bn), norm(&decoder.conv2.bn));
-    let bias = decoder.classifier.bias.map(|bias| params.place(bias, count));
-    let wide = Decoder {
-        conv1: ConvBn { conv: conv1, bn: bn1, act: decoder.conv1.act },
-        conv2: ConvBn { conv: conv2, bn: bn2, act: decoder.conv2.act },
-        classifier: Conv2d { bias, ..classifier },
-    };
-    (wide, params, stats)
+/// Places the layers of several networks' decoders in the vectors of one. Weights have the output channel outermost, so several are one
+/// after the other. A decoder places convolution weights first, as a network does: kernels then read them by whole vectors where
+/// channel counts allow it.
+pub(super) struct Stacking {
+    count: usize,
+    params: Layout,
+    stats: Layout,
+}
+
+impl Stacking {
+    /// A convolution whose input is the same for all networks.
+    pub fn conv_shared_input(&mut self, conv: &Conv2d) -> Conv2d {
+        let weight = self.params.place(conv.weight, self.count);
+        Conv2d { weight, out_channels: self.count * conv.out_channels, ..*conv }
+    }
+
+    /// A convolution with a group for each network.
+    pub fn conv(&mut self, conv: &Conv2d) -> Conv2d {
+        let (in_channels, groups) = (self.count * conv.in_channels, self.count * conv.groups);
+        Conv2d { in_channels, groups, ..self.conv_shared_input(conv) }
+    }
+
+    pub fn bias(&mut self, conv: &Conv2d) -> Option<Span> {
+        conv.bias.map(|bias| self.params.place(bias, self.count))
+    }
+
+    pub fn batch_norm(&mut self, bn: &BatchNorm) -> BatchNorm {
+        let count = self.count;
+        BatchNorm {
+            weight: self.params.place(bn.weight, count),
+            bias: self.params.place(bn.bias, count),
+            running_mean: self.stats.place(bn.running_mean, count),
+            running_var: self.stats.place(bn.running_var, count),
+            channels: count * bn.channels,
+            ..*bn
+        }
+    }
 }
 
 /// A vector of the parts of all `vectors`.

@@ -3,7 +3,7 @@
 
 use crate::ops::{Activation, BatchNorm, Conv2d, MaxPool2d};
 
-/// Somebody who writes down a network's operations, as [`DeepLab::graph`](super::DeepLab::graph) tells them in the order
+/// Somebody who writes down a network's operations, as [`Architecture::graph`](super::Architecture::graph) tells them in the order
 /// of computation. Specifications name their parameters and running statistics by their places in the network's
 /// [`ParamTable`](super::ParamTable); every operation is that of the same name in [`crate::ops`].
 pub trait Graph {

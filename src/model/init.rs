@@ -60,7 +60,7 @@ fn fan_in(table: &ParamTable, entry: &Entry) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{DeepLab, ModelConfig};
+    use crate::model::{Architecture, ModelConfig};
 
     /// Mean square and largest magnitude of the named parameters.
     fn moments(table: &ParamTable, values: &[f32], name: &str) -> (f64, f64) {
@@ -72,7 +72,7 @@ mod tests {
 
     #[test]
     fn weights_follow_their_law_and_all_else_is_neutral() {
-        let arch = DeepLab::new(ModelConfig::by_name("tiny", 5).unwrap()).unwrap();
+        let arch = Architecture::new(ModelConfig::by_name("tiny", 5).unwrap()).unwrap();
         let (conv, bias) = ("decoder.upsample.last_conv.0.weight", "decoder.upsample.classifier.bias");
         let entry = arch.table.params.iter().find(|e| e.name == conv).unwrap();
         let n = entry.shape[1..].iter().product::<usize>() as f64;

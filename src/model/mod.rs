@@ -4,10 +4,9 @@
 //! A forward pass returns what its backward pass needs as a named struct, which the backward pass consumes and frees
 //! layer by layer. Gradients of activations are returned, gradients of parameters are added to a flat vector.
 
-mod aspp;
+mod architecture;
 mod checksum;
 mod config;
-mod decoder;
 mod decoders;
 mod deeplab;
 mod graph;
@@ -18,15 +17,13 @@ mod network;
 mod peak;
 mod resnet;
 mod table;
+mod traits;
 
-pub use aspp::AsppSaved;
+pub use architecture::{Architecture, DecoderMasks, DecoderSaved, EncoderSaved};
 pub use config::{ModelConfig, NAMES as MODEL_NAMES, Stem};
-pub use decoder::{DecoderMasks, DecoderSaved};
 pub use decoders::Decoders;
-pub use deeplab::{DeepLab, EncoderSaved};
 pub use graph::Graph;
 pub use init::Initialization;
-pub use layers::{ConvBnSaved, Norm};
+pub use layers::Norm;
 pub use network::Network;
-pub use resnet::{BackboneSaved, BottleneckSaved};
 pub use table::{Entry, NamedTensor, ParamTable};

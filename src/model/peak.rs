@@ -1,6 +1,6 @@
 //! The memory of a pass in evaluation mode, counted from the operations that the network tells. Knows sizes only.
 
-use super::DeepLab;
+use super::Architecture;
 use super::graph::Graph;
 use crate::ops::{Activation, BatchNorm, Conv2d, MaxPool2d, Shape};
 use std::cell::Cell;
@@ -78,7 +78,7 @@ impl Graph for Meter {
     }
 }
 
-impl DeepLab {
+impl Architecture {
     /// Bytes of activations that a pass in evaluation mode over images `x` holds at most, images and logits included, in f32.
     pub fn inference_bytes(&self, x: Shape) -> u64 {
         let mut meter = Meter::default();
@@ -95,7 +95,7 @@ mod tests {
 
     #[test]
     fn memory_is_in_proportion_to_the_pixels_and_more_than_its_largest_layer() {
-        let arch = DeepLab::new(ModelConfig::resnet50(21)).unwrap();
+        let arch = Architecture::new(ModelConfig::resnet50(21)).unwrap();
         let at = |side: usize| arch.inference_bytes(Shape::new(1, side, side, 3));
         let ratio = at(1024) as f64 / at(512) as f64;
         assert!((3.9..4.1).contains(&ratio), "{ratio}");

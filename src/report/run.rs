@@ -3,7 +3,6 @@
 use crate::config::{self, RunConfig, flatten};
 use crate::data::{Preset, VocFamily};
 use crate::eval::Palette;
-use crate::method::Algorithm;
 use crate::train::RunDir;
 use crate::{Error, Result};
 use serde::Deserialize;
@@ -203,7 +202,7 @@ impl Run {
 
     /// Whether the run trains on unlabelled images; one without them records zeros of what it does not have.
     pub fn uses_unlabeled(&self) -> bool {
-        self.config.method.algorithm != Algorithm::Supervised
+        self.config.method.algorithm.learns_unlabeled()
     }
 
     /// Names and colours of the classes.

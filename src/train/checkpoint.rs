@@ -8,7 +8,7 @@ use crate::data::Preset;
 use crate::eval::{Nets, Settings, Which};
 use crate::method::Algorithm;
 use crate::model::io::{TensorFile, prefixed, write_tensors};
-use crate::model::{DeepLab, ModelConfig, Network};
+use crate::model::{Architecture, ModelConfig, Network};
 use crate::ops::{Backend, Normalize};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -89,7 +89,7 @@ impl Metadata {
 /// [`Error::Io`]; an older checkpoint at a path stays as it was.
 pub fn save<B: Backend>(
     b: &B,
-    arch: &DeepLab,
+    arch: &Architecture,
     state: &State<B>,
     meta: &Metadata,
     paths: &[PathBuf],
@@ -167,7 +167,7 @@ impl Checkpoint {
     ///
     /// # Errors
     /// [`Error::Checkpoint`] naming a tensor that is missing or has another shape.
-    pub fn check(&self, arch: &DeepLab, name: &str) -> Result<()> {
+    pub fn check(&self, arch: &Architecture, name: &str) -> Result<()> {
         self.file.check_network(&arch.table, name)
     }
 
@@ -175,17 +175,17 @@ impl Checkpoint {
     ///
     /// # Errors
     /// [`Error::Checkpoint`] naming a tensor that is missing or has another shape.
-    pub fn values(&self, arch: &DeepLab, name: &str) -> Result<(Vec<f32>, Vec<f32>)> {
+    pub fn values(&self, arch: &Architecture, name: &str) -> Result<(Vec<f32>, Vec<f32>)> {
         self.file.network(&arch.table, name)
     }
 
-    fn network<B: Backend>(&self, b: &B, arch: &DeepLab, name: &str) -> Result<Network<B>> {
+    fn network<B: Backend>(&self, b: &B, arch: &Architecture, name: &str) -> Result<Network<B>> {
         let (params, stats) = self.values(arch, name)?;
         Ok(Network::upload(b, &params, &stats))
     }
 
     /// The flat momentum of the network `name`; `None` where the file has none.
-    fn momentum(&self, arch: &DeepLab, name: &str) -> Result<Option<Vec<f32>>> {
+    fn momentum(&self, arch: &Architecture, name: &str) -> Result<Option<Vec<f32>>> {
         let prefix = format!("{MOMENTUM}.{name}");
         if !self.file.names().iter().any(|n| n.starts_with(&prefix)) {
             return Ok(None);
@@ -215,7 +215,7 @@ impl Checkpoint {
     ///
     /// # Errors
     /// [`Error::Checkpoint`] naming a tensor that is missing or has another shape.
-    pub fn restore<B: Backend>(&self, b: &B, arch: &DeepLab, state: &mut State<B>) -> Result<()> {
+    pub fn restore<B: Backend>(&self, b: &B, arch: &Architecture, state: &mut State<B>) -> Result<()> {
         let names: Vec<_> = state.named().map(|(name, _)| name).collect();
         let (mut nets, mut momenta) = (Vec::new(), Vec::new());
         for name in names {
@@ -239,7 +239,7 @@ impl Checkpoint {
     ///
     /// # Errors
     /// As [`Checkpoint::restore`].
-    pub fn networks<B: Backend>(&self, b: &B, arch: &DeepLab) -> Result<Owned<B>> {
+    pub fn networks<B: Backend>(&self, b: &B, arch: &Architecture) -> Result<Owned<B>> {
         let teachers = ["teacher1", "teacher2"].into_iter().take(self.meta.algorithm.num_teachers());
         Ok(Owned {
             student: self.network(b, arch, "student")?,

@@ -8,7 +8,7 @@ use crate::data::{
     SceneSpec, Source, UnlabeledBatch, VocFamily, check_disjoint, steps_per_pass, voc_family,
 };
 use crate::eval::Palette;
-use crate::method::{Algorithm, NetworkName, Schedule};
+use crate::method::{NetworkName, Schedule};
 use crate::ops::Size;
 use crate::{Error, Result};
 use rayon::prelude::*;
@@ -41,7 +41,7 @@ impl Datasets {
     /// [`Error::Data`] naming file, line and what was expected; [`Error::Config`] for a list that is not given.
     pub fn open(config: &RunConfig) -> Result<Datasets> {
         let d = &config.data;
-        let needs_unlabeled = config.method.algorithm != Algorithm::Supervised;
+        let needs_unlabeled = config.method.algorithm.learns_unlabeled();
         if d.preset == Some(Preset::Demo) {
             let [labeled, unlabeled, val] = demo(d)?;
             return Ok(Datasets { labeled, unlabeled: Some(unlabeled), val, voc_family: None });
@@ -153,7 +153,7 @@ impl Datasets {
 
     /// The loader of unlabelled batches, not yet started; `None` for the supervised baseline.
     pub(super) fn unlabeled_loader(&self, config: &RunConfig) -> Result<Option<Loader<UnlabeledBatch>>> {
-        let source = self.unlabeled.as_ref().filter(|_| config.method.algorithm != Algorithm::Supervised);
+        let source = self.unlabeled.as_ref().filter(|_| config.method.algorithm.learns_unlabeled());
         source.map(|s| Loader::unlabeled(s.clone(), loader_spec(config, UNLABELED_STREAM))).transpose()
     }
 }

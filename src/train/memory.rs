@@ -8,8 +8,7 @@ use super::watch::Watch;
 use crate::config::{self, ImageSizes, KEPT_IMAGES, RunConfig, VALIDATION};
 use crate::data::{HostImages, LabeledBatch, UnlabeledBatch};
 use crate::eval::memory as inference;
-use crate::method::Algorithm;
-use crate::model::DeepLab;
+use crate::model::Architecture;
 use crate::ops::{Backend, MemoryPlan, Strong, View};
 use crate::{Error, Result, host};
 
@@ -40,7 +39,7 @@ fn plan_beside<B: Backend>(
     images: &ImageSizes,
     validation: u64,
 ) -> Result<(Option<B>, MemoryPlan)> {
-    let arch = DeepLab::new(config.model_config()?)?;
+    let arch = Architecture::new(config.model_config()?)?;
     let Some((device, mut plan)) = b.planned(|twin| rehearse(twin, &arch, config, measured))? else {
         return Ok((None, config::estimated_memory(config, images)?));
     };
@@ -54,7 +53,7 @@ fn validation_bytes<B: Backend>(b: &B, config: &RunConfig, images: &ImageSizes) 
     if images.val == 0 {
         return Ok(0);
     }
-    let arch = &DeepLab::new(config.model_config()?)?;
+    let arch = &Architecture::new(config.model_config()?)?;
     let (settings, asked) =
         (config.eval.settings(config.normalize), config::validation_asked(config, images));
     // Images that no host holds are not made up to find that out.
@@ -239,7 +238,7 @@ pub fn smaller_batches<B: Backend>(
 }
 
 /// Does what a run does, with images of zeros: the networks, then each kind of step twice.
-fn rehearse<B: Backend>(b: &B, arch: &DeepLab, config: &RunConfig, measured: bool) -> Result<()> {
+fn rehearse<B: Backend>(b: &B, arch: &Architecture, config: &RunConfig, measured: bool) -> Result<()> {
     let mut state = State::zeros(b, arch, config)?;
     let mut watch = Watch::new(b);
     let images = || {
@@ -266,14 +265,14 @@ fn rehearse<B: Backend>(b: &B, arch: &DeepLab, config: &RunConfig, measured: boo
     }
     state.teacher_momenta.clear();
     let args = config.step_args();
-    let supervised = config.method.algorithm == Algorithm::Supervised;
+    let learns_unlabeled = config.method.algorithm.learns_unlabeled();
     let unlabeled = || {
         let images = images();
         let labels = measured.then(|| vec![0; images.shape.positions()]);
         UnlabeledBatch { images, strong: strong(), labels, indices: Vec::new() }
     };
     let view = config.method.labeled_view;
-    let batches: Vec<_> = batches().map(|_| (labeled(view), (!supervised).then(unlabeled))).collect();
+    let batches: Vec<_> = batches().map(|_| (labeled(view), learns_unlabeled.then(unlabeled))).collect();
     for _ in 0..2 {
         step::method(&setup, &mut state, (0, &batches), &args, &mut watch)?;
     }
@@ -291,6 +290,7 @@ mod tests {
     use crate::backend::cuda::{self, Dtype};
     use crate::data::{Preset, SceneSource, SceneSpec};
     use crate::eval::{self, Overlap};
+    use crate::method::Algorithm;
     use crate::ops::{Device, StepMemory};
 
     #[test]
@@ -328,7 +328,7 @@ mod tests {
             SceneSource::new(SceneSpec { seed: 1, first: 0, len: 2, size: (40, 56) }).expect("large enough");
         let mut config = RunConfig::preset(Some(Preset::Demo));
         let images = ImageSizes { largest_val: (40, 56), val: 2, ..ImageSizes::default() };
-        let arch = DeepLab::new(config.model_config().unwrap()).unwrap();
+        let arch = Architecture::new(config.model_config().unwrap()).unwrap();
         let mut seen = Vec::new();
         for (long_side, window, overlap, batch_size) in [
             (0, 0, Overlap::Probabilities, 1),

@@ -33,7 +33,7 @@ pub use step::METHOD;
 use crate::config::{self, ImageSizes, PretrainedNetworks, RunConfig};
 use crate::error::shell_word;
 use crate::eval::Scores;
-use crate::model::DeepLab;
+use crate::model::Architecture;
 use crate::model::io::write_atomically;
 use crate::ops::{Backend, MemoryPlan};
 use crate::weights::Weights;
@@ -138,10 +138,10 @@ fn open_weights(config: &RunConfig) -> Result<Option<Weights>> {
     let student_alone = config.model.pretrained_networks == PretrainedNetworks::Student;
     let open = match (&config.model.pretrained, &config.model.init) {
         (Some(path), _) => {
-            let weights = Weights::backbone(path, &DeepLab::new(config.model_config()?)?);
+            let weights = Weights::backbone(path, &Architecture::new(config.model_config()?)?);
             if student_alone { weights.map(Weights::for_student) } else { weights }
         }
-        (None, Some(path)) => Weights::networks(path, &DeepLab::new(config.model_config()?)?),
+        (None, Some(path)) => Weights::networks(path, &Architecture::new(config.model_config()?)?),
         (None, None) => return Ok(None),
     };
     open.map(Some)
@@ -191,7 +191,7 @@ fn run<B: Backend>(
     ready.check_memory(b, config)?;
     let (b, data) = (ready.device.as_ref().unwrap_or(b), &ready.data);
     signal::install();
-    let arch = DeepLab::new(config.model_config()?)?;
+    let arch = Architecture::new(config.model_config()?)?;
     let weights = ready.weights.as_ref().filter(|_| checkpoint.is_none());
     if let Some(weights) = weights {
         tracing::info!("starting with {}", weights.describe());

@@ -6,7 +6,7 @@ use crate::Result;
 use crate::config::RunConfig;
 use crate::eval::{Confusion, Nets, Scores, Which};
 use crate::method::{NetworkName, Networks};
-use crate::model::{DeepLab, Network};
+use crate::model::{Architecture, Network};
 use crate::ops::{Backend, HISTOGRAM_BINS, first_non_finite};
 use crate::weights::Weights;
 use serde::{Deserialize, Serialize};
@@ -126,7 +126,12 @@ impl<B: Backend> State<B> {
     ///
     /// # Errors
     /// A file of weights that is damaged or cannot be read.
-    pub fn new(b: &B, arch: &DeepLab, config: &RunConfig, weights: Option<&Weights>) -> Result<State<B>> {
+    pub fn new(
+        b: &B,
+        arch: &Architecture,
+        config: &RunConfig,
+        weights: Option<&Weights>,
+    ) -> Result<State<B>> {
         State::with(b, arch, config, |number| {
             let seeded = if config.method.shared_init { 0 } else { number };
             let (mut params, mut stats) =
@@ -139,7 +144,7 @@ impl<B: Backend> State<B> {
     }
 
     /// The same with values of no meaning, for what depends on sizes alone.
-    pub fn zeros(b: &B, arch: &DeepLab, config: &RunConfig) -> Result<State<B>> {
+    pub fn zeros(b: &B, arch: &Architecture, config: &RunConfig) -> Result<State<B>> {
         State::with(b, arch, config, |_| {
             Ok((vec![0.0; arch.table.num_params], vec![0.0; arch.table.num_stats]))
         })
@@ -148,7 +153,7 @@ impl<B: Backend> State<B> {
     /// Networks of (parameters, running statistics) that `init` gives for their numbers.
     fn with(
         b: &B,
-        arch: &DeepLab,
+        arch: &Architecture,
         config: &RunConfig,
         init: impl Fn(u64) -> Result<(Vec<f32>, Vec<f32>)>,
     ) -> Result<State<B>> {
@@ -176,7 +181,7 @@ impl<B: Backend> State<B> {
 
     /// Gives the teachers that still learn in the warm-up a momentum, and takes it from those that do not: a checkpoint of
     /// a run whose warm-up has become longer or shorter since has too few or too many.
-    pub fn fit_momenta(&mut self, b: &B, arch: &DeepLab, config: &RunConfig, warm_up: bool) {
+    pub fn fit_momenta(&mut self, b: &B, arch: &Architecture, config: &RunConfig, warm_up: bool) {
         let learners = config.warm_up_networks();
         let teachers = learners.iter().filter(|(name, _)| *name != NetworkName::Student).count();
         self.teacher_momenta
@@ -200,7 +205,7 @@ impl<B: Backend> State<B> {
     }
 
     /// Names the first stored value that is not finite.
-    pub fn first_non_finite(&self, b: &B, arch: &DeepLab) -> Option<String> {
+    pub fn first_non_finite(&self, b: &B, arch: &Architecture) -> Option<String> {
         for (name, net) in self.named() {
             if let Some(i) = first_non_finite(b, &net.params) {
                 return Some(format!("{name}.{}", param_name(arch, i)));
@@ -215,6 +220,6 @@ impl<B: Backend> State<B> {
 }
 
 /// Name of the parameter at index `i` of the flat vector.
-pub fn param_name(arch: &DeepLab, i: usize) -> String {
+pub fn param_name(arch: &Architecture, i: usize) -> String {
     arch.table.param_at(i).map_or_else(|| format!("parameter {i}"), |e| e.name.clone())
 }

@@ -7,7 +7,7 @@ use crate::Result;
 use crate::config::RunConfig;
 use crate::data::{HostImages, LabeledBatch, UnlabeledBatch};
 use crate::method::{self, Batch, NetworkName, Networks, StepArgs, StepOut, Unlabeled, Unsup, cut_mix};
-use crate::model::DeepLab;
+use crate::model::Architecture;
 use crate::ops::{self, Backend, Images, Normalize, Pixels, Shape, Span, View};
 use crate::rng::{Domain, Key};
 
@@ -58,7 +58,7 @@ pub struct Setup<'a, B: Backend> {
     /// The device.
     pub b: &'a B,
     /// The architecture of all networks.
-    pub arch: &'a DeepLab,
+    pub arch: &'a Architecture,
     /// The run's configuration.
     pub config: &'a RunConfig,
 }
@@ -169,7 +169,7 @@ fn copy<B: Backend>(b: &B, v: &B::Vector) -> Result<B::Vector> {
 /// The input of batch `number` of the epochs.
 fn batch<B: Backend>(
     b: &B,
-    arch: &DeepLab,
+    arch: &Architecture,
     config: &RunConfig,
     number: u64,
     labeled: &LabeledBatch,
@@ -185,7 +185,7 @@ fn batch<B: Backend>(
 /// The unlabelled part of batch `number`; `features` is the shape of the labelled images' features.
 fn unlabeled<B: Backend>(
     b: &B,
-    arch: &DeepLab,
+    arch: &Architecture,
     config: &RunConfig,
     number: u64,
     unlabeled: &UnlabeledBatch,

@@ -15,7 +15,7 @@ use crate::config::{RunConfig, TeacherStart};
 use crate::error::shell_word;
 use crate::eval::{self, Palette, Scores, Which};
 use crate::method::{Algorithm, End, NetworkName, Phase, Schedule, StepArgs};
-use crate::model::DeepLab;
+use crate::model::Architecture;
 use crate::ops::Backend;
 use crate::{Error, Result};
 use serde_json::Value;
@@ -27,7 +27,7 @@ pub struct Trainer<'a, B: Backend> {
     /// The device.
     pub b: &'a B,
     /// The network's architecture.
-    pub arch: &'a DeepLab,
+    pub arch: &'a Architecture,
     /// Settings.
     pub config: &'a RunConfig,
     /// What each step does.
@@ -139,8 +139,9 @@ impl<B: Backend> Trainer<'_, B> {
                 };
                 let mut next = || {
                     let labeled = loaders.labeled(step.network)?;
-                    let supervised = args.algorithm == Algorithm::Supervised;
-                    Ok((labeled, if supervised { None } else { Some(loaders.unlabeled()?) }))
+                    let unlabeled =
+                        args.algorithm.learns_unlabeled().then(|| loaders.unlabeled()).transpose()?;
+                    Ok((labeled, unlabeled))
                 };
                 let batches: Vec<_> = batches.map(|_| clock.waiting(&mut next)).collect::<Result<_>>()?;
                 step::method(&setup, state, (step.step, &batches), &args, watch)?
@@ -190,10 +191,7 @@ impl<B: Backend> Trainer<'_, B> {
     }
 
     fn images_per_step(&self, phase: Phase) -> f64 {
-        let batches = match (phase, self.algorithm()) {
-            (Phase::WarmUp, _) | (_, Algorithm::Supervised) => 1,
-            _ => 2,
-        };
+        let batches = if phase == Phase::Train && self.algorithm().learns_unlabeled() { 2 } else { 1 };
         (batches * self.config.optim.images_a_step()) as f64
     }
 

@@ -6,7 +6,7 @@ use super::step::Outcome;
 use super::watch::{Found, Watch};
 use crate::Result;
 use crate::method::Step;
-use crate::model::DeepLab;
+use crate::model::Architecture;
 use crate::ops::Backend;
 use std::time::{Duration, Instant};
 
@@ -68,7 +68,7 @@ impl<B: Backend> Unread<B> {
     ///
     /// # Errors
     /// A fault of the device.
-    pub fn read(&mut self, b: &B, arch: &DeepLab) -> Result<Reading<B>> {
+    pub fn read(&mut self, b: &B, arch: &Architecture) -> Result<Reading<B>> {
         let found = self.watch.read(b);
         self.since = Instant::now();
         let mut steps = Vec::with_capacity(self.steps.len());
@@ -117,7 +117,7 @@ fn add(counts: impl Iterator<Item = Vec<u64>>) -> Vec<u64> {
 
 /// The first thing of a step that is not finite: logits come before losses, gradients after them.
 fn non_finite<B: Backend>(
-    arch: &DeepLab,
+    arch: &Architecture,
     outcome: &Outcome<B>,
     losses: &Losses,
     found: Option<&Found>,

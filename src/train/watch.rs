@@ -2,7 +2,7 @@
 //! through, and one number keeps the first place of all steps since the last reading.
 
 use super::state::param_name;
-use crate::model::DeepLab;
+use crate::model::Architecture;
 use crate::ops::{Backend, MAX_PLACES, watched};
 
 /// Tensors that a step looks through, at most.
@@ -100,7 +100,7 @@ impl Watched {
     }
 
     /// The tensor in words, for the element at `index`.
-    pub fn describe(&self, arch: &DeepLab, index: usize) -> String {
+    pub fn describe(&self, arch: &Architecture, index: usize) -> String {
         let net = self.net;
         let tensor = match self.what {
             What::Logits(name) => format!("{name} logits"),

@@ -4,7 +4,7 @@
 use super::names::{BACKBONE, Role, Spelling};
 use super::{WeightFile, copies, infer};
 use crate::model::io::fault;
-use crate::model::{DeepLab, Entry, ModelConfig};
+use crate::model::{Architecture, Entry, ModelConfig};
 use crate::{Error, Result};
 use std::collections::HashSet;
 
@@ -54,7 +54,7 @@ impl Fit {
     /// # Errors
     /// [`Error::Checkpoint`] naming the first tensor with a value that no network can have, [`Error::Io`] where it cannot be
     /// read.
-    pub fn check_values(&self, file: &WeightFile, arch: &DeepLab) -> Result<()> {
+    pub fn check_values(&self, file: &WeightFile, arch: &Architecture) -> Result<()> {
         self.pairs.iter().try_for_each(|&(tensor, i)| read(file, tensor, entry(arch, i)).map(|_| ()))
     }
 
@@ -76,7 +76,7 @@ impl Fit {
 }
 
 /// The entry at index `i` over parameters and then statistics.
-pub fn entry(arch: &DeepLab, i: usize) -> &Entry {
+pub fn entry(arch: &Architecture, i: usize) -> &Entry {
     let params = &arch.table.params;
     params.get(i).unwrap_or_else(|| &arch.table.stats[i - params.len()])
 }
@@ -97,7 +97,7 @@ pub fn read(file: &WeightFile, tensor: usize, entry: &Entry) -> Result<Vec<f32>>
 }
 
 /// How `spelling` fits the tensors of `arch` that are wanted.
-pub fn judge(file: &WeightFile, arch: &DeepLab, wanted: Wanted, spelling: &Spelling) -> Fit {
+pub fn judge(file: &WeightFile, arch: &Architecture, wanted: Wanted, spelling: &Spelling) -> Fit {
     let (mut pairs, mut missing, mut unreadable, mut misshapen) =
         (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     let mut used = HashSet::new();
@@ -151,7 +151,7 @@ impl Chosen {
     ///
     /// # Errors
     /// As [`Fit::check_values`].
-    pub fn check_values(&self, file: &WeightFile, arch: &DeepLab) -> Result<()> {
+    pub fn check_values(&self, file: &WeightFile, arch: &Architecture) -> Result<()> {
         self.fits.iter().try_for_each(|fit| fit.check_values(file, arch))
     }
 }
@@ -189,7 +189,12 @@ fn selected(file: &WeightFile, wanted: Wanted, selector: Option<&str>) -> Result
 /// # Errors
 /// [`Error::Checkpoint`] where nothing fits (naming the closest spelling and the first tensors at fault), where a network
 /// that the file names is damaged, or where several fit and nothing says which is meant.
-pub fn fits(file: &WeightFile, arch: &DeepLab, wanted: Wanted, selector: Option<&str>) -> Result<Chosen> {
+pub fn fits(
+    file: &WeightFile,
+    arch: &Architecture,
+    wanted: Wanted,
+    selector: Option<&str>,
+) -> Result<Chosen> {
     let fail = |message: String| Err(Error::checkpoint(file.path(), message));
     let judged: Vec<_> =
         selected(file, wanted, selector)?.iter().map(|s| judge(file, arch, wanted, s)).collect();

@@ -15,7 +15,7 @@ pub use element::Element;
 pub use file::{Format, Info, WeightFile};
 pub use start::Weights;
 
-use crate::model::{DeepLab, ModelConfig};
+use crate::model::{Architecture, ModelConfig};
 use crate::{Error, Result};
 use fit::Wanted;
 use names::Spelling;
@@ -46,7 +46,7 @@ pub fn survey(file: &WeightFile) -> Vec<Finding> {
     for wanted in [Wanted::Network, Wanted::Backbone] {
         for spelling in fit::spellings(file, wanted) {
             let Some(config) = infer::config(file, &spelling) else { continue };
-            let Ok(arch) = DeepLab::new(config.clone()) else { continue };
+            let Ok(arch) = Architecture::new(config.clone()) else { continue };
             let fit = fit::judge(file, &arch, wanted, &spelling);
             let taken =
                 if fit.is_complete() { taken(file, &arch, wanted, &spelling) } else { Err(fit.faults()) };
@@ -74,7 +74,7 @@ pub fn survey(file: &WeightFile) -> Vec<Finding> {
 /// Why no run takes it.
 fn taken(
     file: &WeightFile,
-    arch: &DeepLab,
+    arch: &Architecture,
     wanted: Wanted,
     spelling: &Spelling,
 ) -> std::result::Result<Option<String>, String> {

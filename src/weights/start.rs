@@ -5,7 +5,7 @@ use super::WeightFile;
 use super::fit::{self, Chosen, Wanted};
 use super::names::Role;
 use crate::Result;
-use crate::model::DeepLab;
+use crate::model::Architecture;
 use std::path::{Path, PathBuf};
 
 /// Tensors that cannot be read of which a description names so many.
@@ -36,7 +36,7 @@ impl Weights {
     /// # Errors
     /// As [`WeightFile::open`], and [`Error::Checkpoint`](crate::Error::Checkpoint) where nothing fits `arch`, nothing says
     /// which of several is meant, or a value is none that a network can have.
-    pub fn backbone(path: &Path, arch: &DeepLab) -> Result<Weights> {
+    pub fn backbone(path: &Path, arch: &Architecture) -> Result<Weights> {
         Weights::open(path, arch, Wanted::Backbone)
     }
 
@@ -46,11 +46,11 @@ impl Weights {
     /// # Errors
     /// As [`WeightFile::open`], and [`Error::Checkpoint`](crate::Error::Checkpoint) where nothing fits `arch`, nothing says
     /// which of several is meant, or a value is none that a network can have.
-    pub fn networks(path: &Path, arch: &DeepLab) -> Result<Weights> {
+    pub fn networks(path: &Path, arch: &Architecture) -> Result<Weights> {
         Weights::open(path, arch, Wanted::Network)
     }
 
-    fn open(path: &Path, arch: &DeepLab, wanted: Wanted) -> Result<Weights> {
+    fn open(path: &Path, arch: &Architecture, wanted: Wanted) -> Result<Weights> {
         let (path, selector) = split_selector(path);
         let file = WeightFile::open(&path)?;
         let chosen = fit::fits(&file, arch, wanted, selector.as_deref())?;
@@ -101,7 +101,7 @@ impl Weights {
     /// # Errors
     /// [`Error::Checkpoint`](crate::Error::Checkpoint) for a tensor that was damaged since the file was opened,
     /// [`Error::Io`](crate::Error::Io) where the file cannot be read.
-    pub fn put(&self, arch: &DeepLab, number: u64, params: &mut [f32], stats: &mut [f32]) -> Result<()> {
+    pub fn put(&self, arch: &Architecture, number: u64, params: &mut [f32], stats: &mut [f32]) -> Result<()> {
         if self.student_alone && number > 0 {
             return Ok(());
         }

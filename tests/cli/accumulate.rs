@@ -3,7 +3,7 @@
 use crate::cli_common::{Project, expect, read};
 use psmt_fast::backend::cpu::Cpu;
 use psmt_fast::method::{self, Algorithm, Batch, Networks, StepArgs, Tvat, TvatArgs, Unlabeled, cut_mix};
-use psmt_fast::model::{DeepLab, Initialization, ModelConfig, Network};
+use psmt_fast::model::{Architecture, Initialization, ModelConfig, Network};
 use psmt_fast::ops::{Device, IGNORE, Shape};
 use psmt_fast::rng::{Domain, Key};
 
@@ -22,7 +22,7 @@ fn step_args(algorithm: Algorithm) -> StepArgs {
     }
 }
 
-fn networks(b: &Cpu64, arch: &DeepLab) -> Networks<Cpu64> {
+fn networks(b: &Cpu64, arch: &Architecture) -> Networks<Cpu64> {
     let net = |number| {
         let (params, stats) = arch.init(Initialization::default(), 5, number);
         Network::upload(b, &params, &stats)
@@ -31,7 +31,7 @@ fn networks(b: &Cpu64, arch: &DeepLab) -> Networks<Cpu64> {
     Networks { student: net(0), teachers: vec![net(1), net(2)], momentum: zeros(), grads: zeros() }
 }
 
-fn batch(b: &Cpu64, arch: &DeepLab, seed: u64) -> Batch<Cpu64> {
+fn batch(b: &Cpu64, arch: &Architecture, seed: u64) -> Batch<Cpu64> {
     let shape = Shape::new(2, CROP, CROP, 3);
     let draw = |n: u64, len: usize| -> Vec<f32> {
         let key = Key::new(seed, Domain::Bench, n);
@@ -63,7 +63,7 @@ fn batch(b: &Cpu64, arch: &DeepLab, seed: u64) -> Batch<Cpu64> {
     }
 }
 
-fn gradient(b: &Cpu64, arch: &DeepLab, args: &StepArgs, batches: &[(&Batch<Cpu64>, f64)]) -> Vec<f32> {
+fn gradient(b: &Cpu64, arch: &Architecture, args: &StepArgs, batches: &[(&Batch<Cpu64>, f64)]) -> Vec<f32> {
     let mut nets = networks(b, arch);
     b.clear(&mut nets.grads);
     for &(batch, share) in batches {
@@ -75,7 +75,7 @@ fn gradient(b: &Cpu64, arch: &DeepLab, args: &StepArgs, batches: &[(&Batch<Cpu64
 #[test]
 fn the_gradient_is_the_mean_of_the_batches() {
     let b = Cpu64::new();
-    let arch = DeepLab::new(ModelConfig::tiny(4)).unwrap();
+    let arch = Architecture::new(ModelConfig::tiny(4)).unwrap();
     let (one, other) = (batch(&b, &arch, 1), batch(&b, &arch, 2));
     for algorithm in [Algorithm::Supervised, Algorithm::PsMt, Algorithm::OneTeacher, Algorithm::MeanTeacher] {
         let args = step_args(algorithm);
@@ -95,7 +95,7 @@ fn the_gradient_is_the_mean_of_the_batches() {
 #[test]
 fn what_an_algorithm_lacks_is_named() {
     let b = Cpu64::new();
-    let arch = DeepLab::new(ModelConfig::tiny(4)).unwrap();
+    let arch = Architecture::new(ModelConfig::tiny(4)).unwrap();
     let whole = batch(&b, &arch, 1);
     let step = |batch: &Batch<Cpu64>, teachers: usize, algorithm| {
         let mut nets = networks(&b, &arch);
@@ -116,7 +116,7 @@ fn what_an_algorithm_lacks_is_named() {
 #[test]
 fn two_halves_of_the_same_batch_are_one_step() {
     let b = Cpu64::new();
-    let arch = DeepLab::new(ModelConfig::tiny(4)).unwrap();
+    let arch = Architecture::new(ModelConfig::tiny(4)).unwrap();
     let batch = batch(&b, &arch, 3);
     for algorithm in [Algorithm::Supervised, Algorithm::PsMt] {
         let args = step_args(algorithm);
@@ -174,7 +174,7 @@ fn runs_of_several_batches_a_step_repeat_and_resume() {
 #[test]
 fn pseudo_labels_are_measured_and_true_labels_teach_nothing() {
     let b = Cpu64::new();
-    let arch = DeepLab::new(ModelConfig::tiny(4)).unwrap();
+    let arch = Architecture::new(ModelConfig::tiny(4)).unwrap();
     let classes = arch.config.num_classes;
     for algorithm in [Algorithm::PsMt, Algorithm::OneTeacher, Algorithm::MeanTeacher] {
         let plain = batch(&b, &arch, 1);

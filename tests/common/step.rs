@@ -5,7 +5,7 @@ use psmt_fast::backend::cuda::Cuda;
 use psmt_fast::method::{
     self, Batch, Networks, StepArgs, SupervisedLoss, Tvat, TvatArgs, Unlabeled, cut_mix,
 };
-use psmt_fast::model::{DeepLab, Initialization, ModelConfig, Network};
+use psmt_fast::model::{Architecture, Initialization, ModelConfig, Network};
 use psmt_fast::ops::*;
 use psmt_fast::rng::{Domain, Key};
 
@@ -13,13 +13,13 @@ use psmt_fast::rng::{Domain, Key};
 pub const IMAGES: Shape = Shape::new(2, 33, 33, 3);
 
 /// The network.
-pub fn arch() -> DeepLab {
-    DeepLab::new(ModelConfig { stem_width: 4, planes: 2, aspp: 6, low_level: 4, ..ModelConfig::tiny(3) })
+pub fn arch() -> Architecture {
+    Architecture::new(ModelConfig { stem_width: 4, planes: 2, aspp: 6, low_level: 4, ..ModelConfig::tiny(3) })
         .unwrap()
 }
 
 /// Networks of different weights.
-pub fn networks<B: Backend>(b: &B, arch: &DeepLab) -> Networks<B> {
+pub fn networks<B: Backend>(b: &B, arch: &Architecture) -> Networks<B> {
     b.phase("networks");
     let net = |number| {
         let (params, stats) = arch.init(Initialization::default(), 5, number);
@@ -32,7 +32,7 @@ pub fn networks<B: Backend>(b: &B, arch: &DeepLab) -> Networks<B> {
 /// A step, of which the losses outlive its memory.
 pub fn step<B: Backend>(
     b: &B,
-    arch: &DeepLab,
+    arch: &Architecture,
     nets: &mut Networks<B>,
     number: u64,
 ) -> Result<[B::Scalar; 2]> {
@@ -74,7 +74,7 @@ pub fn step<B: Backend>(
 }
 
 /// Bits of three steps' losses and of the student afterwards.
-pub fn run(b: &Cuda, arch: &DeepLab) -> (Vec<u64>, Vec<u32>) {
+pub fn run(b: &Cuda, arch: &Architecture) -> (Vec<u64>, Vec<u32>) {
     let mut nets = networks(b, arch);
     let mut kept = Vec::new();
     for number in 0..3 {
@@ -87,7 +87,7 @@ pub fn run(b: &Cuda, arch: &DeepLab) -> (Vec<u64>, Vec<u32>) {
 }
 
 /// What a planned device has to know.
-pub fn rehearse(twin: &Cuda, arch: &DeepLab) -> Result<()> {
+pub fn rehearse(twin: &Cuda, arch: &Architecture) -> Result<()> {
     let mut nets = networks(twin, arch);
     (0..2).try_for_each(|number| step(twin, arch, &mut nets, number).map(drop))
 }

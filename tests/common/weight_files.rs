@@ -2,7 +2,7 @@
 #![allow(dead_code)] // every test binary uses a part
 
 use psmt_fast::model::io::write_tensors;
-use psmt_fast::model::{DeepLab, ModelConfig, NamedTensor, Stem};
+use psmt_fast::model::{Architecture, ModelConfig, NamedTensor, Stem};
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
@@ -10,8 +10,8 @@ use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, ZipWriter};
 
 /// The network of `cli_common`'s configuration.
-pub fn arch(stem: Stem, num_classes: usize) -> DeepLab {
-    DeepLab::new(ModelConfig {
+pub fn arch(stem: Stem, num_classes: usize) -> Architecture {
+    Architecture::new(ModelConfig {
         blocks: [1, 1, 1, 1],
         stem,
         stem_width: 2,
@@ -24,14 +24,14 @@ pub fn arch(stem: Stem, num_classes: usize) -> DeepLab {
 }
 
 /// Values of a network, no two tensors alike.
-pub fn network(arch: &DeepLab, seed: u64) -> (Vec<f32>, Vec<f32>) {
+pub fn network(arch: &Architecture, seed: u64) -> (Vec<f32>, Vec<f32>) {
     let value = |i: usize| (seed as usize * 1000 + i) as f32 / 4096.0 + 0.125;
     ((0..arch.table.num_params).map(value).collect(), (0..arch.table.num_stats).map(value).collect())
 }
 
 /// The network's tensors under the names that `rename` gives, without those that get none.
 pub fn renamed(
-    arch: &DeepLab,
+    arch: &Architecture,
     (params, stats): &(Vec<f32>, Vec<f32>),
     rename: &dyn Fn(&str) -> Option<String>,
 ) -> Vec<NamedTensor> {

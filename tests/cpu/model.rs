@@ -2,7 +2,7 @@
 
 use psmt_fast::Error;
 use psmt_fast::backend::cpu::{Cpu, Real, Tensor};
-use psmt_fast::model::{DeepLab, Initialization, ModelConfig, NamedTensor, Network, Norm, io};
+use psmt_fast::model::{Architecture, Initialization, ModelConfig, NamedTensor, Network, Norm, io};
 use psmt_fast::ops::{self, Device, ElementwiseOps, Shape};
 use psmt_fast::rng::{Domain, Key};
 use std::collections::BTreeMap;
@@ -47,7 +47,7 @@ fn check_network<T: Real>(tolerance: f64) {
     let attrs: serde_json::Value = serde_json::from_str(file.metadata("attrs").unwrap()).unwrap();
     let config: ModelConfig = serde_json::from_value(attrs["model"].clone()).unwrap();
     assert_eq!(config, ModelConfig::tiny(5));
-    let arch = DeepLab::new(config).unwrap();
+    let arch = Architecture::new(config).unwrap();
     let b = Cpu::<T>::new();
     let (params, stats) = file.network(&arch.table, "in.student").unwrap();
     let mut net = Network::upload(&b, &params, &stats);
@@ -64,8 +64,8 @@ fn check_network<T: Real>(tolerance: f64) {
     let dfull = activation::<T>(&file, "in.dlogits");
     let dlogits = ops::interpolate_bwd(&b, &dfull, (logits.shape().h, logits.shape().w)).unwrap();
     let mut grads = b.zeros(arch.table.num_params);
-    let dfeatures = arch.decoder_backward(&b, &net.params, &mut grads, decoder, &dlogits).unwrap();
-    arch.encoder_backward(&b, &net.params, &mut grads, encoder, &dfeatures).unwrap();
+    let dfeatures = decoder.backward(&b, &net.params, &mut grads, &dlogits).unwrap();
+    encoder.backward(&b, &net.params, &mut grads, &dfeatures).unwrap();
 
     let (_, stats) = net.download(&b);
     let grads = arch.table.export(&b.download_vector(&grads), &[]);
@@ -111,7 +111,7 @@ fn along(x: &Tensor<f64>, t: &Tensor<f64>, step: f64) -> Tensor<f64> {
 
 #[test]
 fn decoder_tangent_and_pullback_are_its_jacobian() {
-    let arch = DeepLab::new(ModelConfig::tiny(7)).unwrap();
+    let arch = Architecture::new(ModelConfig::tiny(7)).unwrap();
     let b = Cpu::<f64>::new();
     let (mut params, mut stats) = arch.init(Initialization::default(), 3, 1);
     let mut stream = Key::new(6, Domain::Bench, 0).stream();
@@ -124,14 +124,14 @@ fn decoder_tangent_and_pullback_are_its_jacobian() {
     let (clean, masks) = arch.decoder_masks(&b, &net, &x).unwrap();
     assert_eq!(clean.data(), forward(&x).data());
 
-    let jt = arch.decoder_tangent(&b, &net, &masks, &t).unwrap();
+    let jt = masks.tangent(&b, &net, &t).unwrap();
     let h = 1e-6;
     let (plus, minus) = (forward(&along(&x, &t, h)), forward(&along(&x, &t, -h)));
     let difference = Tensor::from_fn(plus.shape(), |i| (plus.data()[i] - minus.data()[i]) / (2.0 * h));
     assert_tensor("tangent", &jt, &difference, 1e-7);
 
     let c = normal(jt.shape(), 3);
-    let jc = arch.decoder_pullback(&b, &net, &masks, &c).unwrap();
+    let jc = masks.pullback(&b, &net, &c).unwrap();
     assert_eq!(jc.shape(), shape);
     let (left, right) = (dot(&jt, &c), dot(&t, &jc));
     assert!((left - right).abs() < 1e-11 * left.abs(), "<J t, c> {left}, <t, Jᵀ c> {right}");
@@ -140,7 +140,7 @@ fn decoder_tangent_and_pullback_are_its_jacobian() {
 /// Several decoders side by side give each one's logits and tangent, and the sum of their pullbacks.
 #[test]
 fn decoders_side_by_side_are_those_of_each_network() {
-    let arch = DeepLab::new(ModelConfig::tiny(5)).unwrap();
+    let arch = Architecture::new(ModelConfig::tiny(5)).unwrap();
     let b = Cpu::<f64>::new();
     let mut stream = Key::new(7, Domain::Bench, 0).stream();
     let nets: Vec<Network<Cpu<f64>>> = (0..3)
@@ -169,9 +169,9 @@ fn decoders_side_by_side_are_those_of_each_network() {
             let part = |wide: &Tensor<f64>| b.slice_channels(wide, 5 * i, 5);
             let (want, masks) = arch.decoder_masks(&b, net, &x).unwrap();
             assert_tensor("logits", &part(&logits), &want, 1e-12);
-            let want = arch.decoder_tangent(&b, net, &masks, &t).unwrap();
+            let want = masks.tangent(&b, net, &t).unwrap();
             assert_tensor("tangent", &part(&tangent), &want, 1e-12);
-            sum = along(&sum, &arch.decoder_pullback(&b, net, &masks, &part(&c)).unwrap(), 1.0);
+            sum = along(&sum, &masks.pullback(&b, net, &part(&c)).unwrap(), 1.0);
         }
         assert_tensor("pullback", &pullback, &sum, 1e-12);
     }
@@ -180,7 +180,7 @@ fn decoders_side_by_side_are_those_of_each_network() {
 /// A pass without a backward pass computes the same, in training mode and with running statistics.
 #[test]
 fn what_is_kept_changes_no_values() {
-    let arch = DeepLab::new(ModelConfig::tiny(3)).unwrap();
+    let arch = Architecture::new(ModelConfig::tiny(3)).unwrap();
     let b = Cpu::<f32>::new();
     let (params, stats) = arch.init(Initialization::default(), 0, 0);
     let net = Network::upload(&b, &params, &stats);
@@ -199,7 +199,7 @@ fn what_is_kept_changes_no_values() {
 
 #[test]
 fn one_image_cannot_be_trained_on_but_evaluated() {
-    let arch = DeepLab::new(ModelConfig::tiny(3)).unwrap();
+    let arch = Architecture::new(ModelConfig::tiny(3)).unwrap();
     let b = Cpu::<f32>::new();
     let (params, stats) = arch.init(Initialization::default(), 0, 0);
     let mut net = Network::upload(&b, &params, &stats);
@@ -216,7 +216,7 @@ fn one_image_cannot_be_trained_on_but_evaluated() {
 
 #[test]
 fn initial_values_depend_on_seed_and_network_only() {
-    let arch = DeepLab::new(ModelConfig::tiny(3)).unwrap();
+    let arch = Architecture::new(ModelConfig::tiny(3)).unwrap();
     let (params, stats) = arch.init(Initialization::default(), 1, 2);
     assert_eq!(arch.init(Initialization::default(), 1, 2), (params.clone(), stats));
     assert_ne!(arch.init(Initialization::default(), 1, 1).0, params);
@@ -236,7 +236,7 @@ fn sizes_are_those_of_the_published_networks() {
         (ModelConfig::resnet101(19), 59_467_571),
         (ModelConfig::tiny(5), 101_277),
     ] {
-        let arch = DeepLab::new(config).unwrap();
+        let arch = Architecture::new(config).unwrap();
         assert_eq!(arch.table.num_params, num_params);
         let covered: usize = arch.table.params.iter().map(|e| e.span.len).sum();
         assert_eq!(covered, num_params);
@@ -247,7 +247,7 @@ fn sizes_are_those_of_the_published_networks() {
             assert_eq!(e.shape.len() == 4, end <= arch.table.num_decayed, "{i} {}", e.name);
         }
     }
-    let arch = DeepLab::new(ModelConfig::resnet50(21)).unwrap();
+    let arch = Architecture::new(ModelConfig::resnet50(21)).unwrap();
     let x = Shape::new(2, 128, 128, 3);
     assert!(arch.activation_bytes(x) > 50 << 20 && arch.activation_bytes(x) < 500 << 20);
     assert!(arch.flops(Shape { n: 4, ..x }) == 2 * arch.flops(x));
@@ -256,8 +256,8 @@ fn sizes_are_those_of_the_published_networks() {
 #[test]
 fn bad_configurations_name_the_key() {
     let bad = ModelConfig { planes: 0, ..ModelConfig::tiny(3) };
-    assert!(DeepLab::new(bad).unwrap_err().to_string().contains("planes"));
-    assert!(DeepLab::new(ModelConfig::tiny(256)).unwrap_err().to_string().contains("num_classes"));
+    assert!(Architecture::new(bad).unwrap_err().to_string().contains("planes"));
+    assert!(Architecture::new(ModelConfig::tiny(256)).unwrap_err().to_string().contains("num_classes"));
     assert!(ModelConfig::by_name("vgg", 3).unwrap_err().to_string().contains("resnet50"));
     let unknown: Result<ModelConfig, _> = serde_json::from_str(r#"{"depth": 3}"#);
     assert!(unknown.unwrap_err().to_string().contains("depth"));
@@ -267,7 +267,7 @@ fn bad_configurations_name_the_key() {
 fn files_hold_several_networks_and_bad_ones_say_why() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("networks.safetensors");
-    let arch = DeepLab::new(ModelConfig::tiny(3)).unwrap();
+    let arch = Architecture::new(ModelConfig::tiny(3)).unwrap();
     let networks = [
         ("student", arch.init(Initialization::default(), 1, 0)),
         ("teacher1", arch.init(Initialization::default(), 1, 1)),
@@ -293,9 +293,9 @@ fn files_hold_several_networks_and_bad_ones_say_why() {
     };
     let missing = message(file.network(&arch.table, "teacher2").map(|_| ()));
     assert!(missing.contains("teacher2") && missing.contains("missing"), "{missing}");
-    let wider = DeepLab::new(ModelConfig { aspp: 20, ..ModelConfig::tiny(3) }).unwrap();
+    let wider = Architecture::new(ModelConfig { aspp: 20, ..ModelConfig::tiny(3) }).unwrap();
     assert!(message(file.network(&wider.table, "student").map(|_| ())).contains("expected shape"));
-    let deeper = DeepLab::new(ModelConfig { blocks: [2, 1, 1, 1], ..ModelConfig::tiny(3) }).unwrap();
+    let deeper = Architecture::new(ModelConfig { blocks: [2, 1, 1, 1], ..ModelConfig::tiny(3) }).unwrap();
     assert!(message(file.network(&deeper.table, "student").map(|_| ())).contains("layer1.1"));
     let extra =
         [tensors, io::prefixed("student", deeper.table.export(&vec![0.0; deeper.table.num_params], &[]))];

@@ -7,7 +7,7 @@ use psmt_fast::backend::cuda::Dtype;
 use psmt_fast::data::{HostImages, RgbImage, Sample};
 use psmt_fast::eval::{self, Nets, Overlap, Settings, Views, Which};
 use psmt_fast::model::io::TensorFile;
-use psmt_fast::model::{DeepLab, ModelConfig, Network};
+use psmt_fast::model::{Architecture, ModelConfig, Network};
 use psmt_fast::ops::{Backend, Normalize, Size};
 use serde::Deserialize;
 use std::path::Path;
@@ -48,7 +48,7 @@ impl Case {
 struct Published {
     file: TensorFile,
     attrs: Attrs,
-    arch: DeepLab,
+    arch: Architecture,
 }
 
 /// Values of a case.
@@ -64,7 +64,7 @@ impl Published {
     fn read() -> Published {
         let file = TensorFile::open(Path::new(FILE)).unwrap();
         let attrs: Attrs = serde_json::from_str(file.metadata("attrs").unwrap()).unwrap();
-        let arch = DeepLab::new(attrs.model.clone()).unwrap();
+        let arch = Architecture::new(attrs.model.clone()).unwrap();
         Published { file, attrs, arch }
     }
 

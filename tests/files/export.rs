@@ -9,7 +9,7 @@ use psmt_fast::export::{
     Info, Input, Naming, OnnxOptions, Output, Values, proto, write_networks, write_onnx,
 };
 use psmt_fast::model::io::{Float, TensorFile, write_tensors};
-use psmt_fast::model::{DeepLab, Initialization, ModelConfig, NamedTensor, Network};
+use psmt_fast::model::{Architecture, Initialization, ModelConfig, NamedTensor, Network};
 use psmt_fast::ops::{self, Device, Normalize, Shape};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -28,14 +28,14 @@ fn noise(seed: usize) -> impl FnMut() -> f32 {
 
 /// Networks as training leaves them: no batch norm is the identity, some scales are negative.
 struct Trained {
-    arch: DeepLab,
+    arch: Architecture,
     networks: Vec<Values>,
 }
 
 impl Trained {
     fn new() -> Trained {
         let config = ModelConfig { blocks: [2, 1, 1, 2], ..ModelConfig::tiny(CLASSES) };
-        let arch = DeepLab::new(config).unwrap();
+        let arch = Architecture::new(config).unwrap();
         let network = |i: usize, name: &str| {
             let (mut params, mut stats) = arch.init(Initialization::default(), 3, i as u64);
             let mut noise = noise(i);
@@ -98,7 +98,7 @@ impl Trained {
 }
 
 /// Shifts the classifier so that no class wins everywhere.
-fn center(arch: &DeepLab, params: &mut [f32], stats: &[f32]) {
+fn center(arch: &Architecture, params: &mut [f32], stats: &[f32]) {
     let b = Cpu::<f32>::new();
     let images = images(1, (64, 64));
     let x = crate::onnx_run::activation(images.shape, &fed(&images, Input::Normalized));

@@ -12,7 +12,7 @@ use mutate::mutated;
 use psmt_fast::backend::cpu::Cpu;
 use psmt_fast::config::{self, ImageSizes, estimated_memory};
 use psmt_fast::data::{Layout, List, Masks, decode_image, decode_mask, decode_upright};
-use psmt_fast::model::DeepLab;
+use psmt_fast::model::Architecture;
 use psmt_fast::train::Checkpoint;
 use psmt_fast::weights::{self, WeightFile};
 use psmt_fast::{Error, report};
@@ -143,7 +143,7 @@ fn checkpoints() {
     let seed = std::fs::read(p.path("o/checkpoints/last.safetensors")).unwrap();
     check("checkpoint", &[seed], SMALL, |path| {
         let checkpoint = Checkpoint::open(path)?;
-        let arch = DeepLab::new(checkpoint.meta.model.clone())?;
+        let arch = Architecture::new(checkpoint.meta.model.clone())?;
         checkpoint.networks(&Cpu::<f32>::new(), &arch).map(|_| ())
     });
 }

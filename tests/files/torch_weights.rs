@@ -1,6 +1,6 @@
 //! Files that PyTorch itself wrote, read to the same bits. Needs a Python with torch, and says so where there is none.
 
-use psmt_fast::model::{DeepLab, ModelConfig, Stem};
+use psmt_fast::model::{Architecture, ModelConfig, Stem};
 use psmt_fast::weights::{WeightFile, Weights};
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -58,7 +58,8 @@ fn files_of_torch_are_read_to_the_same_bits() {
     }
     for name in ["resnet50.pth", "resnet50_legacy.pth"].iter().filter(|n| index.contains_key(**n)) {
         let path = dir.path().join(name);
-        let arch = DeepLab::new(ModelConfig { stem: Stem::Single, ..ModelConfig::resnet50(21) }).unwrap();
+        let arch =
+            Architecture::new(ModelConfig { stem: Stem::Single, ..ModelConfig::resnet50(21) }).unwrap();
         let found = Weights::backbone(&path, &arch).unwrap();
         let (mut params, mut stats) = (vec![0.0; arch.table.num_params], vec![0.0; arch.table.num_stats]);
         found.put(&arch, 0, &mut params, &mut stats).unwrap();
@@ -69,7 +70,7 @@ fn files_of_torch_are_read_to_the_same_bits() {
             let (at, _) = file.find(name).unwrap();
             assert!(file.read(at).unwrap() == tensor.data, "{name}");
         }
-        let error = Weights::backbone(&path, &DeepLab::new(ModelConfig::resnet101(21)).unwrap());
+        let error = Weights::backbone(&path, &Architecture::new(ModelConfig::resnet101(21)).unwrap());
         let text = error.map(|_| ()).unwrap_err().to_string();
         assert!(text.contains("is resnet50, 7x7 stem, the run's resnet101, deep stem"), "{text}");
     }

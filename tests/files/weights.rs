@@ -3,7 +3,7 @@
 
 use crate::weight_files::{Pickle, arch, network, renamed, write, zip_file};
 use psmt_fast::model::io::{Float, write_tensors_as};
-use psmt_fast::model::{DeepLab, ModelConfig, NamedTensor, Stem};
+use psmt_fast::model::{Architecture, ModelConfig, NamedTensor, Stem};
 use psmt_fast::weights::{Format, WeightFile, Weights, survey};
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
@@ -271,14 +271,14 @@ fn other_files_are_named() {
 }
 
 /// Values of network `number` after `weights` were put over zeros.
-fn put(weights: &Weights, arch: &DeepLab, number: u64) -> (Vec<f32>, Vec<f32>) {
+fn put(weights: &Weights, arch: &Architecture, number: u64) -> (Vec<f32>, Vec<f32>) {
     let (mut params, mut stats) = (vec![0.0; arch.table.num_params], vec![0.0; arch.table.num_stats]);
     weights.put(arch, number, &mut params, &mut stats).unwrap();
     (params, stats)
 }
 
 /// `values` where the table's entry is of the backbone, else zero.
-fn backbone_only(arch: &DeepLab, (params, stats): &(Vec<f32>, Vec<f32>)) -> (Vec<f32>, Vec<f32>) {
+fn backbone_only(arch: &Architecture, (params, stats): &(Vec<f32>, Vec<f32>)) -> (Vec<f32>, Vec<f32>) {
     let (mut p, mut s) = (vec![0.0; params.len()], vec![0.0; stats.len()]);
     for (entries, from, to) in [(&arch.table.params, params, &mut p), (&arch.table.stats, stats, &mut s)] {
         for e in entries.iter().filter(|e| e.name.starts_with("encoder.backbone.")) {
@@ -464,7 +464,7 @@ fn what_does_not_fit_is_named() {
     let arch = arch(Stem::Deep, 3);
     let values = network(&arch, 1);
     let same = |n: &str| Some(n.to_string());
-    let error = |tensors: &[NamedTensor], arch: &DeepLab, whole: bool| {
+    let error = |tensors: &[NamedTensor], arch: &Architecture, whole: bool| {
         write(&path, tensors);
         let opened = if whole { Weights::networks(&path, arch) } else { Weights::backbone(&path, arch) };
         let error = opened.map(|_| ()).unwrap_err();
@@ -490,7 +490,7 @@ fn what_does_not_fit_is_named() {
         &["missing (encoder.backbone.conv1.weight [2, 3, 7, 7]", "deep stem", "7x7 stem"],
     );
     // A deeper network holds all of a shallower one's tensors and is another one all the same.
-    let deeper = DeepLab::new(ModelConfig { blocks: [1, 2, 1, 1], ..arch.config.clone() }).unwrap();
+    let deeper = Architecture::new(ModelConfig { blocks: [1, 2, 1, 1], ..arch.config.clone() }).unwrap();
     let of_deeper = renamed(&deeper, &network(&deeper, 1), &same);
     expect(error(&of_deeper, &arch, true), &["not in this network", "layer2.1.", "blocks [1, 2, 1, 1]"]);
     let mut lacking = tensors.clone();

@@ -3,12 +3,12 @@
 
 use crate::cli_common::{Project, expect, text};
 use crate::weight_files::{Pickle, arch, network, renamed, write, zip_file};
-use psmt_fast::model::{DeepLab, NamedTensor, Stem};
+use psmt_fast::model::{Architecture, NamedTensor, Stem};
 use psmt_fast::weights::{WeightFile, Weights};
 use std::path::Path;
 
 /// A file with a backbone behind each prefix, no two alike.
-fn backbones(path: &Path, arch: &DeepLab, prefixes: &[&str]) {
+fn backbones(path: &Path, arch: &Architecture, prefixes: &[&str]) {
     let mut tensors = Vec::new();
     for (seed, prefix) in prefixes.iter().enumerate() {
         let rest = |n: &str| n.strip_prefix("encoder.backbone.").map(|n| format!("{prefix}{n}"));
@@ -18,7 +18,7 @@ fn backbones(path: &Path, arch: &DeepLab, prefixes: &[&str]) {
 }
 
 /// Which of [`backbones`] a run starts from.
-fn taken(weights: &Weights, arch: &DeepLab) -> usize {
+fn taken(weights: &Weights, arch: &Architecture) -> usize {
     let (mut params, mut stats) = (vec![0.0; arch.table.num_params], vec![0.0; arch.table.num_stats]);
     weights.put(arch, 0, &mut params, &mut stats).unwrap();
     let first =

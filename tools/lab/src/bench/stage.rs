@@ -2,7 +2,7 @@
 
 use psmt_fast::config::{self, MethodConfig, RunConfig};
 use psmt_fast::method::{Batch, Networks, StepArgs, Tvat, Unlabeled};
-use psmt_fast::model::{DeepLab, Initialization, ModelConfig, Network};
+use psmt_fast::model::{Architecture, Initialization, ModelConfig, Network};
 use psmt_fast::ops::{Adjust, Backend, Blur, Mix, Shape, Strong};
 use psmt_fast::rng::{Domain, Key};
 use psmt_fast::{Error, Result};
@@ -11,7 +11,7 @@ use psmt_fast::{Error, Result};
 #[derive(Clone, Debug)]
 pub struct Sizes {
     /// The network.
-    pub arch: DeepLab,
+    pub arch: Architecture,
     /// Side of the images.
     pub crop: usize,
     /// Labelled images, and as many unlabelled ones.
@@ -28,7 +28,7 @@ impl Sizes {
         if crop == 0 {
             return Err(Error::Usage("--crop: expected at least 1 pixel, got 0".into()));
         }
-        Ok(Sizes { arch: DeepLab::new(model)?, crop, batch })
+        Ok(Sizes { arch: Architecture::new(model)?, crop, batch })
     }
 
     /// Small ones of the same number of classes, which a processor computes in double precision in a moment.

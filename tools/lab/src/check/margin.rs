@@ -6,7 +6,7 @@ use super::Fixture;
 use super::run_op::{ConfCeAttrs, EnsembleAttrs, TrainStepInputs, mix};
 use psmt_fast::Result;
 use psmt_fast::backend::cpu::{Cpu, Tensor};
-use psmt_fast::model::{DeepLab, Network, Norm};
+use psmt_fast::model::{Architecture, Network, Norm};
 use psmt_fast::ops::{self, Ensemble, HISTOGRAM_BINS, Mix, Shape, Size};
 
 /// A pixel nearer than this to a decision may go either way.
@@ -111,7 +111,7 @@ fn train_step_targets(fixture: &Fixture) -> Result<(Vec<(f64, f64)>, f64)> {
     Ok((top.mixed(&unlabeled.mix), args.conf_ce.threshold))
 }
 
-fn teacher_logits(arch: &DeepLab, net: &mut Network<Cpu<f64>>, x: &Tensor<f64>) -> Result<Tensor<f64>> {
+fn teacher_logits(arch: &Architecture, net: &mut Network<Cpu<f64>>, x: &Tensor<f64>) -> Result<Tensor<f64>> {
     let b = Cpu::<f64>::new();
     let features = arch.encoder(&b, &net.params, Norm::Train(&mut net.stats), x)?;
     arch.decoder(&b, &net.params, Norm::Train(&mut net.stats), &features)

@@ -7,18 +7,18 @@ use psmt_fast::method::{
     Algorithm, Batch, Networks, StepArgs, SupervisedLoss, Tvat, TvatArgs, Unlabeled, cut_mix,
     train_step as method_step,
 };
-use psmt_fast::model::{DecoderMasks, DeepLab, Initialization, ModelConfig, Network, Norm, Stem};
+use psmt_fast::model::{Architecture, DecoderMasks, Initialization, ModelConfig, Network, Norm, Stem};
 use psmt_fast::ops::{self, Backend, ConfCe, Device, Ensemble, IGNORE, Ohem, Shape};
 use psmt_fast::rng::{Domain, Key, Stream};
 use psmt_fast::{Error, Result};
 
 /// The smallest network that has every kind of layer.
-fn small() -> Result<DeepLab> {
+fn small() -> Result<Architecture> {
     small_with(Stem::Deep)
 }
 
-fn small_with(stem: Stem) -> Result<DeepLab> {
-    DeepLab::new(ModelConfig {
+fn small_with(stem: Stem) -> Result<Architecture> {
+    Architecture::new(ModelConfig {
         stem,
         blocks: [2, 1, 1, 1],
         stem_width: 4,
@@ -39,7 +39,7 @@ struct Values {
 }
 
 impl Values {
-    fn draw(arch: &DeepLab, rng: &mut Stream) -> Values {
+    fn draw(arch: &Architecture, rng: &mut Stream) -> Values {
         let (mut params, mut stats) = arch.init(Initialization::default(), u64::from(rng.next_u32()), 0);
         params.iter_mut().for_each(|v| *v += 0.1 * rng.normal());
         // Variances stay positive: they start at 1 and move by less than a half.
@@ -72,7 +72,7 @@ fn encoder_with<B: Claimant>(b: &B, stem: Stem, rng: &mut Stream) -> Result<Prob
     let Network { params, mut stats } = values.upload(b);
     let (_, saved) = arch.encoder_train(b, &params, &mut stats, &upload(b, IMAGES, &x))?;
     let mut grads = b.zeros(arch.table.num_params);
-    arch.encoder_backward(b, &params, &mut grads, saved, &upload(b, shape, &dy))?;
+    saved.backward(b, &params, &mut grads, &upload(b, shape, &dy))?;
 
     let (exact, x) = (Exact::new(), tensor(IMAGES, &x));
     let net = values.upload(&exact);
@@ -97,7 +97,7 @@ pub(super) fn decoder<B: Claimant>(b: &B, rng: &mut Stream) -> Result<Vec<Proble
     let Network { params, mut stats } = values.upload(b);
     let (_, saved) = arch.decoder_train(b, &params, &mut stats, &upload(b, features, &point))?;
     let mut grads = b.zeros(arch.table.num_params);
-    let dx = arch.decoder_backward(b, &params, &mut grads, saved, &upload(b, logits, &dy))?;
+    let dx = saved.backward(b, &params, &mut grads, &upload(b, logits, &dy))?;
 
     let exact = Exact::new();
     let net = values.upload(&exact);
@@ -116,7 +116,7 @@ pub(super) fn decoder<B: Claimant>(b: &B, rng: &mut Stream) -> Result<Vec<Proble
 
 /// A decoder with frozen batch norm at drawn features, and the function ⟨dy, logits⟩.
 struct Frozen {
-    arch: DeepLab,
+    arch: Architecture,
     values: Values,
     features: Shape,
     logits: Shape,
@@ -156,8 +156,8 @@ impl Frozen {
 /// Jᵀ dlogits.
 pub(super) fn decoder_pullback<B: Claimant>(b: &B, rng: &mut Stream) -> Result<Vec<Problem>> {
     let f = Frozen::new(rng)?;
-    let (net, saved) = f.pass(b)?;
-    let dx = f.arch.decoder_pullback(b, &net, &saved, &upload(b, f.logits, &f.dy))?;
+    let (net, masks) = f.pass(b)?;
+    let dx = masks.pullback(b, &net, &upload(b, f.logits, &f.dy))?;
     Ok(vec![Problem {
         case: format!("features {}", f.features),
         value: f.value(),
@@ -169,14 +169,14 @@ pub(super) fn decoder_pullback<B: Claimant>(b: &B, rng: &mut Stream) -> Result<V
 /// J t.
 pub(super) fn decoder_tangent<B: Claimant>(b: &B, rng: &mut Stream) -> Result<Vec<Problem>> {
     let f = Frozen::new(rng)?;
-    let (net, saved) = f.pass(b)?;
+    let (net, masks) = f.pass(b)?;
     let b = b.clone();
     Ok(vec![Problem {
         case: format!("features {}", f.features),
         value: f.value(),
         point: f.point.clone(),
         claim: Claim::Tangent(Box::new(move |t| {
-            let moved = f.arch.decoder_tangent(&b, &net, &saved, &upload(&b, f.features, t))?;
+            let moved = masks.tangent(&b, &net, &upload(&b, f.features, t))?;
             Ok(dot(&b.values(&moved), &f.dy))
         })),
     }])
@@ -393,7 +393,7 @@ fn step<B: Claimant>(claimant: &B, rng: &mut Stream, args: StepArgs) -> Result<P
 
 /// Stride-4 logits of a training-mode pass, `noise` added to the features.
 fn forward(
-    arch: &DeepLab,
+    arch: &Architecture,
     net: &Network<Exact>,
     params: &Vec<f64>,
     x: &Tensor<f64>,

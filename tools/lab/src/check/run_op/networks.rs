@@ -7,7 +7,7 @@ use psmt_fast::method::{
     Algorithm, Batch, Networks, StepArgs, SupervisedLoss, Tvat, TvatArgs, Unlabeled,
     train_step as method_step, tvat as method_tvat,
 };
-use psmt_fast::model::{DeepLab, ModelConfig, Network};
+use psmt_fast::model::{Architecture, ModelConfig, Network};
 use psmt_fast::ops::{self, Backend, ConfCe, Ensemble, Shape};
 use psmt_fast::{Error, Result};
 use serde::Deserialize;
@@ -19,9 +19,9 @@ const SQUARE_WEIGHT: f64 = 0.5;
 const MAX_PARAMS: usize = 1 << 28;
 
 /// The network that the settings describe.
-fn model(fixture: &Fixture, config: ModelConfig) -> Result<DeepLab> {
+fn model(fixture: &Fixture, config: ModelConfig) -> Result<Architecture> {
     config.validate().map_err(|e| fixture.bad_attrs(e))?;
-    let arch = DeepLab::new(config)?;
+    let arch = Architecture::new(config)?;
     let found = arch.table.num_params;
     if found > MAX_PARAMS {
         return Err(
@@ -36,7 +36,7 @@ fn model(fixture: &Fixture, config: ModelConfig) -> Result<DeepLab> {
 fn values<B: Backend>(
     b: &B,
     fixture: &Fixture,
-    arch: &DeepLab,
+    arch: &Architecture,
     prefix: &str,
     decoder_only: bool,
 ) -> Result<Network<B>> {
@@ -72,7 +72,7 @@ fn values<B: Backend>(
 /// Adds a network's parameters (if `params`) and running statistics to the results, names after `prefix`.
 fn put_network<B: Backend>(
     run: &mut Run<'_, B>,
-    arch: &DeepLab,
+    arch: &Architecture,
     prefix: &str,
     net: &Network<B>,
     params: bool,
@@ -85,7 +85,7 @@ fn put_network<B: Backend>(
     }
 }
 
-fn put_grads<B: Backend>(run: &mut Run<'_, B>, arch: &DeepLab, grads: &B::Vector) {
+fn put_grads<B: Backend>(run: &mut Run<'_, B>, arch: &Architecture, grads: &B::Vector) {
     let values = run.b.download_vector(grads);
     for tensor in arch.table.export(&values, &vec![0.0; arch.table.num_stats]) {
         if arch.table.params.iter().any(|e| e.name == tensor.name) {
@@ -114,8 +114,8 @@ pub(super) fn network<B: Backend>(run: &mut Run<'_, B>) -> Result<()> {
     let low = B::shape(&logits);
     let dlow = ops::interpolate_bwd(b, &dlogits, (low.h, low.w))?;
     let mut grads = b.zeros(arch.table.num_params);
-    let dfeatures = arch.decoder_backward(b, &net.params, &mut grads, decoder, &dlow)?;
-    arch.encoder_backward(b, &net.params, &mut grads, encoder, &dfeatures)?;
+    let dfeatures = decoder.backward(b, &net.params, &mut grads, &dlow)?;
+    encoder.backward(b, &net.params, &mut grads, &dfeatures)?;
     run.put_tensor("logits", &ops::interpolate(b, &logits, size)?);
     put_grads(run, &arch, &grads);
     put_network(run, &arch, "student", &net, false);
@@ -182,7 +182,7 @@ struct ReferenceStep {
 
 /// Everything that a `train_step` fixture gives to the step.
 pub(in crate::check) struct TrainStepInputs<B: Backend> {
-    pub arch: DeepLab,
+    pub arch: Architecture,
     pub nets: Networks<B>,
     pub x: B::Tensor,
     pub y: B::Labels,

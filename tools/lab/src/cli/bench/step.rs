@@ -6,7 +6,7 @@ use super::{Run, StageFlags, full_name};
 use crate::bench::{networks, random_batch, sample, step_args};
 use psmt_fast::config::{ImageSizes, RunConfig, estimated_memory};
 use psmt_fast::method::{self, Batch, Networks, StepArgs, StepOut, Tvat};
-use psmt_fast::model::DeepLab;
+use psmt_fast::model::Architecture;
 use psmt_fast::on_device;
 use psmt_fast::ops::Backend;
 use psmt_fast::train;
@@ -61,7 +61,7 @@ fn step<B: Backend>(b: &B, run: &Run, tvat: Tvat) -> Result<()> {
 /// One iteration; of its results the losses stay.
 fn train_step<B: Backend>(
     b: &B,
-    arch: &DeepLab,
+    arch: &Architecture,
     nets: &mut Networks<B>,
     batch: &Batch<B>,
     args: &StepArgs,

@@ -1,20 +1,22 @@
 //! The decoder: two 3x3 convolutions and a 1x1 classifier over the encoder's features, with forward, backward, and, with
 //! frozen batch norm, tangent and pullback, which exact T-VAT iterates. Knows layers only.
 
-use super::ModelConfig;
-use super::graph::Graph;
-use super::layers::{Backward, ConvBn, ConvBnSaved, Cost, Forward, Norm, Onto, Output, Pass};
-use super::network::Network;
-use super::table::{Builder, NormArgs};
 use crate::Result;
+use crate::model::ModelConfig;
+use crate::model::decoders::Stacking;
+use crate::model::graph::Graph;
+use crate::model::layers::{Backward, ConvBn, ConvBnSaved, Cost, Forward, Norm, Onto, Output, Pass};
+use crate::model::network::Network;
+use crate::model::table::{Builder, NormArgs};
+use crate::model::traits::Decoder;
 use crate::ops::{self, Backend, Conv2d, RELU, Shape};
 
 /// Features `[n, h, w, aspp + low_level]` to logits `[n, h, w, num_classes]`.
 #[derive(Clone, Debug)]
-pub(super) struct Decoder {
-    pub conv1: ConvBn,
-    pub conv2: ConvBn,
-    pub classifier: Conv2d,
+pub struct DeepLabDecoder {
+    conv1: ConvBn,
+    conv2: ConvBn,
+    classifier: Conv2d,
 }
 
 /// What the decoder keeps of a pass in training mode, for the backward pass.
@@ -32,8 +34,8 @@ pub struct DecoderMasks<B: Backend> {
     y2: B::Tensor,
 }
 
-impl Decoder {
-    pub fn new(build: &mut Builder, config: &ModelConfig) -> Decoder {
+impl DeepLabDecoder {
+    pub fn new(build: &mut Builder, config: &ModelConfig) -> DeepLabDecoder {
         let name = "decoder.upsample";
         let (cin, c) = (config.aspp + config.low_level, config.aspp);
         let norm = NormArgs { momentum: config.bn_momentum, eps: 1e-5 };
@@ -43,29 +45,28 @@ impl Decoder {
         };
         let (conv1, conv2) = (layer(0, cin), layer(3, c));
         let classifier = build.conv_with_bias(&format!("{name}.classifier"), (c, config.num_classes));
-        Decoder { conv1, conv2, classifier }
+        DeepLabDecoder { conv1, conv2, classifier }
     }
+}
 
-    /// Adds the decoder's cost for features of shape `x`; returns the logits' shape.
-    pub fn cost(&self, x: Shape, cost: &mut Cost) -> Shape {
+impl Decoder for DeepLabDecoder {
+    type Saved<B: Backend> = DecoderSaved<B>;
+    type Masks<B: Backend> = DecoderMasks<B>;
+
+    fn cost(&self, x: Shape, cost: &mut Cost) -> Shape {
         cost.keep(1, x);
         let y = self.conv1.cost(x, cost);
         let y = self.conv2.cost(y, cost);
         cost.conv(&self.classifier, y)
     }
 
-    /// Tells the decoder's operations on features `x`.
-    pub fn graph<G: Graph>(&self, g: &mut G, x: &G::Value) -> G::Value {
+    fn graph<G: Graph>(&self, g: &mut G, x: &G::Value) -> G::Value {
         let mut y = self.conv1.graph(g, x, None);
         y = self.conv2.graph(g, &y, None);
         g.conv(&self.classifier, &y)
     }
 
-    pub fn forward<B: Backend, P: Pass<B>>(
-        &self,
-        pass: &mut P,
-        x: B::Tensor,
-    ) -> Output<B, P, DecoderSaved<B>> {
+    fn forward<B: Backend, P: Pass<B>>(&self, pass: &mut P, x: B::Tensor) -> Output<B, P, DecoderSaved<B>> {
         let (y, conv1) = self.conv1.forward(pass, x, None)?;
         let (y, conv2) = self.conv2.forward(pass, y, None)?;
         let logits = pass.conv(&self.classifier, &y)?;
@@ -73,8 +74,7 @@ impl Decoder {
         Ok((logits, saved))
     }
 
-    /// Logits with frozen batch norm, for tangent and pullback.
-    pub fn masks<B: Backend>(
+    fn masks<B: Backend>(
         &self,
         b: &B,
         net: &Network<B>,
@@ -86,7 +86,7 @@ impl Decoder {
         Ok((pass.conv(&self.classifier, &y2)?, DecoderMasks { y1, y2 }))
     }
 
-    pub fn backward<B: Backend>(
+    fn backward<B: Backend>(
         &self,
         pass: &mut Backward<'_, B>,
         saved: DecoderSaved<B>,
@@ -101,7 +101,7 @@ impl Decoder {
         Ok(self.conv1.backward(pass, conv1, d, Onto::nothing())?.dy)
     }
 
-    pub fn tangent<B: Backend>(
+    fn tangent<B: Backend>(
         &self,
         b: &B,
         net: &Network<B>,
@@ -114,7 +114,7 @@ impl Decoder {
         Ok(ops::conv2d_fprop(b, &ops::Fprop::new(&t, &net.params, &conv))?.y)
     }
 
-    pub fn pullback<B: Backend>(
+    fn pullback<B: Backend>(
         &self,
         b: &B,
         net: &Network<B>,
@@ -137,5 +137,19 @@ impl Decoder {
         .dx;
         let x_shape = B::shape(y1).with_channels(self.conv1.conv.in_channels);
         Ok(ops::conv2d_dgrad(b, &ops::Dgrad::new(&d, params, &self.conv1.conv, x_shape))?.dx)
+    }
+
+    /// The first convolution has the output channels of all; from there on each network is a group.
+    fn stack(&self, stacking: &mut Stacking) -> DeepLabDecoder {
+        let conv1 = stacking.conv_shared_input(&self.conv1.conv);
+        let conv2 = stacking.conv(&self.conv2.conv);
+        let classifier = stacking.conv(&self.classifier);
+        let (bn1, bn2) = (stacking.batch_norm(&self.conv1.bn), stacking.batch_norm(&self.conv2.bn));
+        let bias = stacking.bias(&self.classifier);
+        DeepLabDecoder {
+            conv1: ConvBn { conv: conv1, bn: bn1, act: self.conv1.act },
+            conv2: ConvBn { conv: conv2, bn: bn2, act: self.conv2.act },
+            classifier: Conv2d { bias, ..classifier },
+        }
     }
 }

@@ -1,11 +1,11 @@
 //! Atrous spatial pyramid pooling with one batch norm over its four branches; the image-pooling branch is added after
-//! the 1x1 reduction (in-place ABN's DeepLab head; Rota Bulò et al., 2018). Knows layers only.
+//! the 1x1 reduction (in-place ABN's Architecture head; Rota Bulò et al., 2018). Knows layers only.
 
-use super::ModelConfig;
-use super::graph::Graph;
-use super::layers::{Backward, BnSaved, Cost, Gradient, Onto, Output, Pass};
-use super::table::{Builder, NormArgs};
 use crate::Result;
+use crate::model::ModelConfig;
+use crate::model::graph::Graph;
+use crate::model::layers::{Backward, BnSaved, Cost, Gradient, Onto, Output, Pass};
+use crate::model::table::{Builder, NormArgs};
 use crate::ops::{self, Activation, Backend, BatchNorm, Conv2d, NormPass, Shape};
 
 const LEAKY: Activation = Activation::LeakyRelu(0.01);
@@ -74,7 +74,6 @@ impl Aspp {
         y
     }
 
-    /// Tells the head's operations on `x`.
     pub fn graph<G: Graph>(&self, g: &mut G, x: &G::Value) -> G::Value {
         let branches: Vec<G::Value> = self.map_convs.iter().map(|conv| g.conv(conv, x)).collect();
         let map = g.concat(&branches);
