@@ -1,5 +1,5 @@
-//! PS-MT itself: teachers, pseudo labels, T-VAT, CutMix, ramp-up, and one training step. Knows networks and ops; must
-//! not know files, configuration formats or progress bars.
+//! PS-MT itself: teachers, pseudo labels, T-VAT, CutMix, ramp-up, and one training step. Must not know files, configuration formats or
+//! progress bars.
 //!
 //! Source: Liu et al., "Perturbed and Strict Mean Teachers for Semi-supervised Semantic Segmentation", CVPR 2022.
 

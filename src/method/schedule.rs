@@ -1,8 +1,8 @@
 //! What every optimiser step of a run does, as a value: the training loop follows it, and `train --dry-run --schedule` prints it.
-//! Plain functions of the step and of sizes; must not know data, devices or files.
+//! Plain functions of step number and sizes; must not know data, devices or files.
 //!
-//! Source: PS-MT's released training loop. Passes of a warm-up over the labelled images, the networks one after the other at the
-//! constant base rate, stand before the epochs and are not counted in them; poly rate and ramp-up begin with the first epoch.
+//! Source: PS-MT's released training loop. A warm-up of passes over the labelled images, the networks one after the other at the
+//! constant base rate, precedes the epochs and is not counted in them; poly rate and ramp-up begin with the first epoch.
 
 use crate::ops::View;
 use serde::{Deserialize, Serialize};

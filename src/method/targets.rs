@@ -1,5 +1,4 @@
-//! What the teachers say of unlabelled images: logits, pseudo labels, and the loss of a student against them. Knows networks and
-//! ops; must not know how a step is made of its parts.
+//! Targets for unlabelled images: the teachers' logits, pseudo labels, and the loss of a student against them.
 
 use super::student::image_size;
 use super::{PseudoCounts, StepArgs, Unlabeled, Unsup};
@@ -7,7 +6,7 @@ use crate::model::{Architecture, Network, Norm};
 use crate::ops::{self, Backend, ConfCeOut, LossGrad, PseudoLabel, Size};
 use crate::{Error, Result};
 
-/// The pseudo labels that a training step with `args` would give to weakly augmented images `x`; `None` for an algorithm without.
+/// The pseudo labels that a training step with `args` would give to weakly augmented images `x`; `None` for an algorithm without them.
 /// Teachers run in training mode: their running statistics move.
 ///
 /// # Errors
@@ -22,7 +21,7 @@ pub fn pseudo_labels<B: Backend>(
     Ok(Targets::new(b, arch, teachers, x, args)?.pseudo)
 }
 
-/// The teachers' answers on the weakly augmented images.
+/// What the teachers predict on the weakly augmented images.
 pub(super) struct Targets<B: Backend> {
     pub core: B::Tensor,
     pub assist: Option<B::Tensor>,

@@ -25,7 +25,7 @@ pub enum Tvat {
 /// Settings of the noise.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct TvatArgs {
-    /// Kind.
+    /// Where the direction comes from.
     pub kind: Tvat,
     /// Length of an image's noise.
     pub eps: f64,
@@ -36,20 +36,20 @@ pub struct TvatArgs {
 }
 
 impl Tvat {
-    /// Whether it iterates the teachers' decoders.
+    /// Whether the noise comes from iterating the teachers' decoders.
     pub fn asks_teachers(self) -> bool {
         matches!(self, Tvat::Exact | Tvat::FiniteDifference)
     }
 }
 
-/// Noise for features: a direction an image, and the length it is to have.
+/// Noise for features: one direction per image, and its length.
 pub struct Noise<B: Backend> {
     direction: B::Tensor,
     length: f64,
 }
 
 impl<B: Backend> Noise<B> {
-    /// Its values.
+    /// The noise itself, of the features' shape.
     ///
     /// # Errors
     /// [`Error::Shape`] for an empty direction or a length that is not finite.

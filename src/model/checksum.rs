@@ -1,5 +1,5 @@
 //! The checksum of a tensor file: CRC-32C of the whole file with the checksum's own digits as zeros, kept in the header's
-//! metadata. Knows bytes only.
+//! metadata.
 
 use std::io::Read;
 use std::ops::Range;
@@ -25,8 +25,7 @@ pub fn put(header: &mut [u8], digits: Range<usize>, checksum: u32) {
     header[digits].copy_from_slice(format!("{checksum:08x}").as_bytes());
 }
 
-/// Whether the digits in `header` are the checksum of a file that begins with `len` and `header`, and goes on with what
-/// `rest` gives.
+/// Whether the digits in `header` are the checksum of a file of `len`, `header` and the bytes of `rest`.
 ///
 /// # Errors
 /// Those of reading.

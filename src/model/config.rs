@@ -1,4 +1,4 @@
-//! Sizes of a network. Knows nothing of layers.
+//! Sizes of a network.
 
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -36,7 +36,7 @@ pub struct ModelConfig {
     pub aspp: usize,
     /// Channels that the stride-4 features are reduced to.
     pub low_level: usize,
-    /// Classes.
+    /// Channels of the logits, 1 to 255.
     pub num_classes: usize,
     /// Dilations of the ASPP's three 3x3 branches.
     pub dilations: [usize; 3],
@@ -74,7 +74,7 @@ impl ModelConfig {
         ModelConfig { blocks: [3, 4, 23, 3], ..ModelConfig::resnet50(num_classes) }
     }
 
-    /// The smallest network of the same form, for checks.
+    /// The same architecture at the smallest size that trains on a processor in minutes, for checks and the demo.
     pub fn tiny(num_classes: usize) -> ModelConfig {
         ModelConfig {
             blocks: [1, 1, 1, 1],

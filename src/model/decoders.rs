@@ -82,13 +82,13 @@ impl<B: Backend> Decoders<'_, B> {
 /// Where parts of a network's vector go among the parts of all.
 #[derive(Default)]
 struct Layout {
-    /// A network's part, and where the first network's copy of it begins; the others' follow.
+    /// A span of each network's vector, and where the first network's copy begins; the others' follow.
     parts: Vec<(Span, usize)>,
     len: usize,
 }
 
 impl Layout {
-    /// The place of all `count` copies of `span`.
+    /// Appends `count` copies of `span`; returns their place.
     fn place(&mut self, span: Span, count: usize) -> Span {
         let all = Span { offset: self.len, len: count * span.len };
         self.parts.push((span, all.offset));
@@ -136,7 +136,7 @@ impl Stacking {
     }
 }
 
-/// A vector of the parts of all `vectors`.
+/// A vector of the spans of all `vectors` that `layout` places.
 fn pack<'v, B: Backend>(
     b: &B,
     layout: &Layout,

@@ -1,13 +1,13 @@
-//! What a network computes in evaluation mode, told operation by operation to whoever writes it down. Knows the ops'
-//! specifications; knows no device, no values and no file format.
+//! What a network computes in evaluation mode, operation by operation, for export and for counting memory. Must not know devices, values
+//! or file formats.
 
 use crate::ops::{Activation, BatchNorm, Conv2d, MaxPool2d};
 
-/// Somebody who writes down a network's operations, as [`Architecture::graph`](super::Architecture::graph) tells them in the order
+/// Receives a network's operations from [`Architecture::graph`](super::Architecture::graph) in the order
 /// of computation. Specifications name their parameters and running statistics by their places in the network's
 /// [`ParamTable`](super::ParamTable); every operation is that of the same name in [`crate::ops`].
 pub trait Graph {
-    /// Stands for a tensor: images, or what an operation gave.
+    /// Stands for a tensor: the images, or the result of an operation.
     type Value: Clone;
 
     /// Convolution.

@@ -1,19 +1,19 @@
-//! Initial values of a network. Knows the table, not the layers.
+//! Initial values of a network, from its table of parameters alone.
 
 use super::table::{Entry, ParamTable};
 use crate::rng::{Domain, Key};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-/// Law that convolutions' initial weights are drawn from. Behind a batch norm the scale changes no output, but a step of one
-/// rate turns small weights further than large ones: from scratch the law is a part of the learning rate.
+/// Law that convolutions' initial weights are drawn from. Before a batch norm the scale changes no output, but at one learning
+/// rate small weights change direction faster than large ones: from scratch the law is a part of the learning rate.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Initialization {
     /// Normal with variance 2 / fan-in (He et al., 2015, equation 10), biases zero: the published heads'.
     #[default]
     KaimingNormal,
-    /// What PyTorch gives a `Conv2d`: weights and biases uniform between -1 / sqrt(fan-in) and 1 / sqrt(fan-in), a sixth of the variance.
+    /// What PyTorch gives a `Conv2d`: weights and biases uniform between -1 / sqrt(fan-in) and 1 / sqrt(fan-in), of a sixth of that variance.
     Pytorch,
 }
 

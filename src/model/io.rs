@@ -1,5 +1,5 @@
 //! Tensor files in the safetensors format: written so that a file is whole or not there, with a checksum that is verified
-//! when the file is opened; read tensor by tensor. Knows names and numbers, not what they mean.
+//! when the file is opened; read tensor by tensor.
 
 use super::checksum;
 use super::table::{NamedTensor, ParamTable};
@@ -38,7 +38,7 @@ pub enum Float {
 }
 
 impl Float {
-    /// Name as in the container, and bytes a value.
+    /// Name as in the container, and bytes per value.
     fn name_and_len(self) -> (&'static str, usize) {
         match self {
             Float::F32 => ("F32", 4),
@@ -83,7 +83,7 @@ pub fn write_tensors(
 ///
 /// # Errors
 /// [`Error::Io`] where the system refuses (disk full, no permission); `path` is then as it was.
-/// [`Error::Checkpoint`] for a name that comes twice or a shape that does not fit its values.
+/// [`Error::Checkpoint`] for a name that occurs twice or a shape that does not fit its values.
 pub fn write_tensors_as(
     path: &Path,
     tensors: &[NamedTensor],
@@ -139,8 +139,8 @@ pub fn write_tensors_as(
 pub const TEMPORARY: &str = ".tmp";
 
 /// Writes a file through `fill` so that `path` holds the old content or all of the new one, also after a crash: into a new
-/// file of a random name in the same folder, which is then renamed. What is no file (a device, a pipe, `/dev/stdout`) is
-/// written to as it is.
+/// file of a random name in the same folder, which is then renamed. A device, a pipe or `/dev/stdout` is
+/// written to directly.
 ///
 /// # Errors
 /// [`Error::Io`] where the system refuses; the temporary file is removed.
@@ -177,7 +177,7 @@ pub fn write_atomically(
     write().map_err(Error::io(path))
 }
 
-/// Whether `path` is something to write to that a file must not replace.
+/// Whether `path` is a device or pipe, which a renamed file must not replace.
 fn is_stream(path: &Path) -> bool {
     let special = fs::metadata(path).is_ok_and(|m| !m.is_file() && !m.is_dir());
     special
@@ -198,7 +198,7 @@ pub fn write_json(path: &Path, value: &impl serde::Serialize) -> Result<()> {
     })
 }
 
-/// What is wrong with the values of a network's tensor: one that is not finite, or a running variance below 0.
+/// The first fault of the values of a network's tensor: one that is not finite, or a running variance below 0.
 pub fn fault(name: &str, values: &[f32]) -> Option<String> {
     if let Some(v) = values.iter().find(|v| !v.is_finite()) {
         return Some(format!("expected finite values, got {v}"));
@@ -212,7 +212,7 @@ pub struct TensorFile {
     path: PathBuf,
     file: RefCell<File>,
     header: Metadata,
-    /// Where the values begin.
+    /// Offset of the values in the file.
     start: u64,
 }
 
@@ -289,7 +289,7 @@ impl TensorFile {
         self.header.offset_keys()
     }
 
-    /// A tensor of 32-bit floats; none if there is none of that name.
+    /// A tensor of 32-bit floats; `None` without a tensor of that name.
     ///
     /// # Errors
     /// [`Error::Checkpoint`] for another element type, [`Error::Io`] where reading fails.
@@ -306,12 +306,12 @@ impl TensorFile {
         Ok(Some(NamedTensor { name: name.into(), shape: shape.clone(), data }))
     }
 
-    /// Element type (as the format calls it) and shape of a tensor; none if there is none of that name.
+    /// Element type (as the format calls it) and shape of a tensor; `None` without a tensor of that name.
     pub fn info(&self, name: &str) -> Option<(String, &[usize])> {
         self.header.info(name).map(|info| (info.dtype.to_string(), info.shape.as_slice()))
     }
 
-    /// The bytes of a tensor of any element type, little end first; none if there is none of that name.
+    /// The bytes of a tensor of any element type, little-endian; `None` without a tensor of that name.
     ///
     /// # Errors
     /// [`Error::Io`] where reading fails.
@@ -327,7 +327,7 @@ impl TensorFile {
         Ok(bytes)
     }
 
-    /// As [`TensorFile::tensor`], with values that a network can have.
+    /// As [`TensorFile::tensor`], for the values of a network.
     ///
     /// # Errors
     /// As [`TensorFile::tensor`], and [`Error::Checkpoint`] for a value that is a [`fault`].
@@ -356,7 +356,7 @@ impl TensorFile {
             table.params.iter().chain(&table.stats).map(|e| e.name.as_str()).collect();
         for name in self.names() {
             let own = name.strip_prefix(prefix).and_then(|n| n.strip_prefix('.'));
-            // PyTorch's counter of batches has no use here.
+            // PyTorch's counter of batches is not used here.
             if own.is_some_and(|n| !known.contains(n) && !n.ends_with(".num_batches_tracked")) {
                 let message =
                     format!("tensor {name} does not belong to this model: the file is of another one");
@@ -384,7 +384,7 @@ impl TensorFile {
     /// Those of [`Self::check_network`], and [`Error::Checkpoint`] that names a tensor with values that no network can have (see
     /// [`fault`]).
     pub fn network(&self, table: &ParamTable, prefix: &str) -> Result<(Vec<f32>, Vec<f32>)> {
-        // Before memory is taken for them: sizes may be more than any machine has.
+        // Checked before memory is allocated: the sizes of a damaged file may be more than any machine has.
         self.check_network(table, prefix)?;
         let mut failed = None;
         let values = table.import(|name| match self.sound_tensor(&format!("{prefix}.{name}")) {

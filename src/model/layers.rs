@@ -1,5 +1,5 @@
 //! The layer that networks are made of: convolution, batch norm, residual and activation, with forward, backward,
-//! tangent and pullback, and the passes that layers run in. Knows ops, not how layers are connected.
+//! tangent and pullback, and the passes that layers run in. Must not know how layers are connected.
 
 use super::graph::Graph;
 use super::network::Network;
@@ -37,7 +37,7 @@ pub(super) trait Pass<B: Backend> {
         residual: Option<&B::Tensor>,
     ) -> Output<B, Self, BnSaved<B>>;
 
-    /// y = act(batch_norm(conv(x)) + residual), whose batch norm knows what the convolution saw of its moments.
+    /// y = act(batch_norm(conv(x)) + residual); the batch norm takes the moments that the convolution gathered.
     fn conv_batch_norm(
         &mut self,
         layer: &ConvBn,
@@ -49,14 +49,14 @@ pub(super) trait Pass<B: Backend> {
         Ok(ops::conv2d_fprop(self.b(), &Fprop::new(x, self.params(), conv))?.y)
     }
 
-    /// Keeps what `value` gives, or frees what it holds.
+    /// Keeps the value of `value`, or drops it.
     fn keep<T>(value: impl FnOnce() -> T) -> Self::Kept<T>;
     fn zip<S, T>(first: Self::Kept<S>, second: Self::Kept<T>) -> Self::Kept<(S, T)>;
     fn map<S, T>(kept: Self::Kept<S>, f: impl FnOnce(S) -> T) -> Self::Kept<T>;
     fn all<T>(kept: Vec<Self::Kept<T>>) -> Self::Kept<Vec<T>>;
 }
 
-/// In training mode, for a backward pass: with the batch's statistics, towards which the running ones are moved.
+/// A pass in training mode for a backward pass: batch norms use the batch's statistics and move the running ones towards them.
 pub(super) struct TrainPass<'a, B: Backend> {
     pub b: &'a B,
     pub params: &'a B::Vector,
@@ -125,7 +125,7 @@ impl<B: Backend> Pass<B> for TrainPass<'_, B> {
     }
 }
 
-/// Without a backward pass; what later layers do not read is given back at once.
+/// A pass without a backward pass; what later layers do not read is freed at once.
 pub(super) struct Forward<'a, B: Backend> {
     pub b: &'a B,
     pub params: &'a B::Vector,
@@ -171,7 +171,7 @@ impl<B: Backend> Pass<B> for Forward<'_, B> {
         let y = match &mut self.norm {
             Norm::Train(stats) => {
                 let FpropOut { y: z, moments } = ops::conv2d_fprop(b, &fprop.with(OutputEnd::Moments))?;
-                // What nothing keeps is given back before more is taken.
+                // Nothing keeps the input: its memory serves the output.
                 drop(x);
                 train(b, params, stats, norm, (&z, moments), residual)?.0
             }
@@ -189,7 +189,7 @@ impl<B: Backend> Pass<B> for Forward<'_, B> {
     fn all<T>(_: Vec<()>) {}
 }
 
-/// Training-mode batch norm of x with what a convolution left of it.
+/// Training-mode batch norm of x, with x's moments where a convolution gathered them.
 fn train<B: Backend>(
     b: &B,
     params: &B::Vector,
@@ -209,41 +209,41 @@ pub(super) struct Backward<'a, B: Backend> {
     pub grads: &'a mut B::Vector,
 }
 
-/// A gradient on its way back, with what the convolution that made it left for the batch norm that it arrives at.
+/// A gradient of a layer's output, with the sums that the convolution before it gathered for this layer's batch norm.
 pub(super) struct Gradient<B: Backend> {
     pub dy: B::Tensor,
     sums: Option<B::Sums>,
 }
 
 impl<B: Backend> Gradient<B> {
-    /// One that no convolution made.
+    /// A gradient without such sums.
     pub fn plain(dy: B::Tensor) -> Gradient<B> {
         Gradient { dy, sums: None }
     }
 }
 
-/// Where a convolution's data gradient arrives.
+/// What a convolution's data gradient is combined with before it is written.
 pub(super) struct Onto<'a, B: Backend> {
-    /// What has arrived there before.
+    /// Another gradient of the same tensor, which is added.
     pub add: Option<&'a B::Tensor>,
-    /// The batch norm whose output it is the gradient of, if all has arrived then.
+    /// The batch norm whose output the tensor is, if the sum is then its whole gradient: its backward sums are gathered.
     pub norm: Option<NormPass<'a, B>>,
 }
 
 impl<'a, B: Backend> Onto<'a, B> {
-    /// At something else than a batch norm.
+    /// The gradient alone, of something else than a batch norm's output.
     pub fn nothing() -> Onto<'a, B> {
         Onto { add: None, norm: None }
     }
 
-    /// At this batch norm, and nothing else does.
+    /// The gradient alone, of the output of `norm`.
     pub fn norm(norm: NormPass<'a, B>) -> Onto<'a, B> {
         Onto { add: None, norm: Some(norm) }
     }
 }
 
 impl<B: Backend> Backward<'_, B> {
-    /// dx of a convolution over `x`, plus what has arrived there before.
+    /// dx of a convolution over `x`, combined with `onto`.
     pub fn conv(
         &mut self,
         conv: &Conv2d,
@@ -262,7 +262,7 @@ impl<B: Backend> Backward<'_, B> {
         Ok(Gradient { dy, sums })
     }
 
-    /// dx and, where there was a residual, its gradient. Frees what was saved.
+    /// dx and, where there was a residual, its gradient. Frees `saved`.
     pub fn batch_norm(
         &mut self,
         bn: &BatchNorm,
@@ -287,15 +287,14 @@ impl<B: Backend> Backward<'_, B> {
 
 /// What a batch norm keeps of a training pass.
 pub struct BnSaved<B: Backend> {
-    /// Its input.
     pub(super) x: B::Tensor,
-    /// Its output, for the activation's mask; without an activation nothing reads it and it is the input.
+    /// Its output, for the activation's mask; without an activation nothing reads it, and this is the input.
     pub(super) y: B::Tensor,
     moments: BatchNormSaved<B>,
 }
 
 impl<B: Backend> BnSaved<B> {
-    /// The pass, for what comes back to it.
+    /// The forward pass as the ops of its backward pass take it.
     pub(super) fn pass<'a>(&'a self, bn: &'a BatchNorm, act: Activation, residual: bool) -> NormPass<'a, B> {
         NormPass { x: &self.x, y: &self.y, saved: &self.moments, bn, act, residual }
     }
@@ -359,7 +358,7 @@ impl ConvBn {
         y
     }
 
-    /// Tells the layer's operations on `x`.
+    /// Writes the layer's operations on `x` into `g`.
     pub fn graph<G: Graph>(&self, g: &mut G, x: &G::Value, residual: Option<&G::Value>) -> G::Value {
         let mut y = g.conv(&self.conv, x);
         y = g.batch_norm(&self.bn, &y);
@@ -378,7 +377,7 @@ impl ConvBn {
         pass.conv_batch_norm(self, x, residual.as_ref())
     }
 
-    /// The pass of the batch norm, for what comes back to it.
+    /// The batch norm's forward pass as the ops of its backward pass take it.
     pub fn pass<'a, B: Backend>(&'a self, saved: &'a ConvBnSaved<B>, residual: bool) -> NormPass<'a, B> {
         saved.bn.pass(&self.bn, self.act, residual)
     }

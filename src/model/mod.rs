@@ -1,5 +1,5 @@
 //! Networks as lists of layers with explicit forward and backward passes over flat parameters: DeepLabv3+ on a
-//! bottleneck ResNet. Knows the ops; knows nothing of the method, of data, or of what trains it.
+//! bottleneck ResNet. Must not know the method, data, or what trains it.
 //!
 //! A forward pass returns what its backward pass needs as a named struct, which the backward pass consumes and frees
 //! layer by layer. Gradients of activations are returned, gradients of parameters are added to a flat vector.

@@ -1,4 +1,4 @@
-//! The memory of a pass in evaluation mode, counted from the operations that the network tells. Knows sizes only.
+//! The memory of a pass in evaluation mode, counted from the network's operations.
 
 use super::Architecture;
 use super::graph::Graph;
@@ -6,14 +6,14 @@ use crate::ops::{Activation, BatchNorm, Conv2d, MaxPool2d, Shape};
 use std::cell::Cell;
 use std::rc::Rc;
 
-/// Values that are held at one time, now and at most.
+/// Number of values that are alive now, and the most so far.
 #[derive(Default)]
 struct Held {
     now: Cell<u64>,
     most: Cell<u64>,
 }
 
-/// A tensor, which is held until its last copy is dropped.
+/// A tensor, alive until its last copy is dropped.
 struct Tensor {
     shape: Shape,
     held: Rc<Held>,
@@ -25,7 +25,7 @@ impl Drop for Tensor {
     }
 }
 
-/// Follows the operations.
+/// Counts while operations arrive.
 #[derive(Default)]
 struct Meter {
     held: Rc<Held>,

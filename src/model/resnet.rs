@@ -1,5 +1,5 @@
 //! Bottleneck ResNet (He et al., 2016; its 7x7 stem, or three 3x3 convolutions in its place, as He et al., 2019), output
-//! stride 16: the last stage keeps its size and dilates by 2, 4, 8. Knows layers, not what is built on its features.
+//! stride 16: the last stage keeps its size and dilates by 2, 4, 8.
 
 use super::graph::Graph;
 use super::layers::{Backward, ConvBn, ConvBnSaved, Cost, Gradient, Onto, Output, Pass};
@@ -20,7 +20,6 @@ struct Bottleneck {
     downsample: Option<ConvBn>,
 }
 
-/// What a bottleneck keeps of a training pass.
 pub struct BottleneckSaved<B: Backend> {
     conv1: ConvBnSaved<B>,
     conv2: ConvBnSaved<B>,
@@ -92,12 +91,12 @@ impl Bottleneck {
         Ok((y, saved))
     }
 
-    /// The pass of the last batch norm, whose output is the block's.
+    /// The forward pass of the last batch norm, whose output is the block's.
     fn pass<'a, B: Backend>(&'a self, saved: &'a BottleneckSaved<B>) -> NormPass<'a, B> {
         self.conv3.pass(&saved.conv3, true)
     }
 
-    /// dx, which arrives at the batch norm `below` if it is all that does.
+    /// dx. `below` is the batch norm whose output x is, if nothing else reads x.
     fn backward<B: Backend>(
         &self,
         pass: &mut Backward<'_, B>,
@@ -131,7 +130,6 @@ pub(super) struct Backbone {
     low_blocks: usize,
 }
 
-/// What the backbone keeps of a training pass.
 pub struct BackboneSaved<B: Backend> {
     stem: Vec<ConvBnSaved<B>>,
     /// Input of the max pooling.
@@ -186,7 +184,7 @@ impl Backbone {
         (low, y)
     }
 
-    /// Tells the backbone's operations on images `x`; returns the stride-4 and stride-16 features.
+    /// Writes the backbone's operations on images `x` into `g`; returns the stride-4 and stride-16 features.
     pub fn graph<G: Graph>(&self, g: &mut G, x: &G::Value) -> (G::Value, G::Value) {
         let mut y = self.stem.iter().fold(x.clone(), |x, layer| layer.graph(g, &x, None));
         y = g.max_pool(&POOL, &y);
@@ -232,23 +230,23 @@ impl Backbone {
         Ok(([low, y], saved))
     }
 
-    /// The pass of the batch norm whose output the stride-16 features are; `None` where those are the stride-4 features too.
+    /// The forward pass of the batch norm whose output the stride-16 features are; `None` where those are the stride-4 features too.
     pub fn high_pass<'a, B: Backend>(&'a self, saved: &'a BackboneSaved<B>) -> Option<NormPass<'a, B>> {
         (self.blocks.len() > self.low_blocks).then(|| self.pass(saved)).flatten()
     }
 
-    /// The pass of the batch norm whose output the stride-4 features are, once the blocks behind it have gone back.
+    /// The forward pass of the batch norm whose output the stride-4 features are, after [`Backbone::backward_high`].
     pub fn low_pass<'a, B: Backend>(&'a self, saved: &'a BackboneSaved<B>) -> Option<NormPass<'a, B>> {
         self.pass(saved)
     }
 
-    /// Of the last block that has not gone back.
+    /// The same of the last block whose backward pass has not run.
     fn pass<'a, B: Backend>(&'a self, saved: &'a BackboneSaved<B>) -> Option<NormPass<'a, B>> {
         let block = self.blocks.get(saved.blocks.len().checked_sub(1)?)?;
         Some(block.pass(saved.blocks.last()?))
     }
 
-    /// From the gradient of the stride-16 features to what the blocks between say of the stride-4 features'.
+    /// Backward pass of the stages after the first: from the gradient of the stride-16 features to their part of the stride-4 features'.
     pub fn backward_high<B: Backend>(
         &self,
         pass: &mut Backward<'_, B>,
@@ -260,15 +258,14 @@ impl Backbone {
             && let Some(block) = saved.blocks.pop()
         {
             let number = saved.blocks.len();
-            // The decoder has its word on the stride-4 features too.
+            // The gradient of the stride-4 features is not complete without the decoder's part.
             let below = if number > self.low_blocks { self.pass(saved) } else { None };
             d = self.blocks[number].backward(pass, block, d, below)?;
         }
         Ok(d)
     }
 
-    /// From the gradient of the stride-4 features on, after [`Backbone::backward_high`]. Adds the parameters' gradients to `grads`;
-    /// the image's is not computed.
+    /// Backward pass of first stage and stem, after [`Backbone::backward_high`]. The images' gradient is not computed.
     pub fn backward_low<B: Backend>(
         &self,
         pass: &mut Backward<'_, B>,

@@ -1,5 +1,5 @@
 //! The table of a network's flat parameters and running statistics: names, shapes, places, and the way to and from
-//! PyTorch's layout. Knows nothing of what the layers compute.
+//! PyTorch's layout.
 
 use crate::ops::{BatchNorm, Conv2d, Span};
 
@@ -27,11 +27,11 @@ impl Entry {
 /// A tensor in PyTorch's layout, as files hold it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct NamedTensor {
-    /// Its name.
+    /// Name as in the file.
     pub name: String,
-    /// Its shape; empty for a number.
+    /// Shape, outermost axis first; empty for a scalar.
     pub shape: Vec<usize>,
-    /// Its values, last axis fastest.
+    /// Values, last axis fastest.
     pub data: Vec<f32>,
 }
 
@@ -146,8 +146,8 @@ pub(super) struct Builder {
 }
 
 impl Builder {
-    /// A builder that puts parameters without weight decay behind `num_decayed` convolution weights. A first build with
-    /// 0 counts them, the second places them.
+    /// A builder that places parameters without weight decay after `num_decayed` convolution weights. A first build with
+    /// 0 counts these, the second places all.
     pub fn new(num_decayed: usize) -> Builder {
         Builder { table: ParamTable::default(), plain: num_decayed }
     }
@@ -207,7 +207,6 @@ impl Builder {
         }
     }
 
-    /// The table.
     pub fn finish(mut self) -> ParamTable {
         self.table.num_params = self.plain;
         self.table.params.sort_by_key(|e| e.span.offset);

@@ -26,7 +26,6 @@ pub(super) struct Aspp {
     channels: usize,
 }
 
-/// What the head keeps of a training pass.
 pub struct AsppSaved<B: Backend> {
     x: B::Tensor,
     /// Batch norm over the concatenated branches.
@@ -112,7 +111,7 @@ impl Aspp {
         Ok((y, saved))
     }
 
-    /// dx, which arrives at the batch norm `below` if it is all that does.
+    /// dx. `below` is the batch norm whose output x is, if nothing else reads x.
     pub fn backward<B: Backend>(
         &self,
         pass: &mut Backward<'_, B>,

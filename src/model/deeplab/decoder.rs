@@ -1,5 +1,5 @@
 //! The decoder: two 3x3 convolutions and a 1x1 classifier over the encoder's features, with forward, backward, and, with
-//! frozen batch norm, tangent and pullback, which exact T-VAT iterates. Knows layers only.
+//! frozen batch norm, tangent and pullback, which exact T-VAT iterates.
 
 use crate::Result;
 use crate::model::ModelConfig;
@@ -19,7 +19,6 @@ pub struct DeepLabDecoder {
     classifier: Conv2d,
 }
 
-/// What the decoder keeps of a pass in training mode, for the backward pass.
 pub struct DecoderSaved<B: Backend> {
     conv1: ConvBnSaved<B>,
     conv2: ConvBnSaved<B>,
@@ -27,8 +26,7 @@ pub struct DecoderSaved<B: Backend> {
     y: B::Tensor,
 }
 
-/// What the decoder keeps of a pass with frozen batch norm, for tangent and pullback: the outputs of its two convolutions, whose signs
-/// are the activation masks.
+/// Outputs of the two convolutions of a pass with frozen batch norm, whose signs are the activation masks.
 pub struct DecoderMasks<B: Backend> {
     y1: B::Tensor,
     y2: B::Tensor,
@@ -122,7 +120,7 @@ impl Decoder for DeepLabDecoder {
         dlogits: &B::Tensor,
     ) -> Result<B::Tensor> {
         let params = &net.params;
-        // Each data gradient goes through the batch norm that it arrives at, at once.
+        // The kernel of each data gradient also applies the derivative of the batch norm and activation below it.
         let norm = self.conv2.frozen(net);
         let d = ops::conv2d_dgrad(
             b,

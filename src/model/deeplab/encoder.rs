@@ -20,7 +20,6 @@ pub struct DeepLabEncoder {
     channels: [usize; 2],
 }
 
-/// What the encoder keeps of a training pass.
 pub struct EncoderSaved<B: Backend> {
     backbone: BackboneSaved<B>,
     aspp: AsppSaved<B>,
@@ -89,7 +88,7 @@ impl Encoder for DeepLabEncoder {
         let dhigh = ops::interpolate_bwd(b, &dhigh, aspp_size)?;
         let dhigh = self.aspp.backward(pass, aspp, dhigh, self.backbone.high_pass(&backbone))?;
         let dlow = self.backbone.backward_high(pass, &mut backbone, dhigh)?;
-        // Both ways from the stride-4 features meet here.
+        // The stride-4 features have two consumers: the deeper stages and the reduction.
         let onto = Onto { add: Some(&dlow.dy), norm: self.backbone.low_pass(&backbone) };
         let dreduced = ops::slice_channels(b, dfeatures, aspp_channels, low_channels)?;
         let dlow = self.reduce.backward(pass, reduce, Gradient::plain(dreduced), onto)?;
