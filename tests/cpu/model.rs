@@ -1,5 +1,6 @@
 //! The networks against PyTorch's values and against finite differences, and their files.
 
+use crate::plain::dot;
 use psmt_fast::Error;
 use psmt_fast::backend::cpu::{Cpu, Real, Tensor};
 use psmt_fast::model::{DeepLab, Initialization, ModelConfig, NamedTensor, Network, Norm, io};
@@ -99,10 +100,6 @@ fn network_matches_pytorch_in_f64() {
 fn normal(shape: Shape, step: u64) -> Tensor<f64> {
     let mut stream = Key::new(5, Domain::Bench, step).stream();
     Tensor::new(shape, (0..shape.len()).map(|_| f64::from(stream.normal())).collect())
-}
-
-fn dot(x: &Tensor<f64>, y: &Tensor<f64>) -> f64 {
-    x.data().iter().zip(y.data()).map(|(a, b)| a * b).sum()
 }
 
 fn along(x: &Tensor<f64>, t: &Tensor<f64>, step: f64) -> Tensor<f64> {

@@ -1,14 +1,15 @@
 //! Steps whose work is done late and in another order than that of the calls, as far as branches allow: the same bits. On a GPU
 //! branches run at the same time; here the branch that was called last runs first.
 
+use crate::cuda_common::{DTYPES, PLAIN};
+use crate::driver_common::emulator;
 use crate::step_common::{arch, rehearse, run};
-use psmt_emulator::{self as emulator, EmulatorOptions};
 use psmt_fast::Result;
+use psmt_fast::backend::cuda::Cuda;
 use psmt_fast::backend::cuda::branches::Branch;
 use psmt_fast::backend::cuda::driver::{Args, DevicePtr, Driver, Kernel, Launch};
 use psmt_fast::backend::cuda::recording::{Node, Recording, Work};
 use psmt_fast::backend::cuda::tensor_map::{TensorMap, TensorMapSpec};
-use psmt_fast::backend::cuda::{Cuda, Dtype};
 use psmt_fast::ops::Device;
 use std::collections::BinaryHeap;
 use std::sync::{Arc, Mutex};
@@ -143,11 +144,8 @@ impl Driver for Late {
 #[test]
 fn branches_that_overtake_each_other_change_no_bit() {
     let arch = arch();
-    for dtype in [Dtype::F32, Dtype::Bf16] {
-        let under = match emulator::open(EmulatorOptions::default()) {
-            Ok(under) => under,
-            Err(e) => return eprintln!("skipped: {e}"),
-        };
+    for dtype in DTYPES {
+        let Some(under) = emulator(PLAIN) else { return };
         let expected = run(&Cuda::new(under.clone(), dtype), &arch);
         let late = Arc::new(Late { under, state: Mutex::default() });
         let device = Cuda::new(late.clone(), dtype);

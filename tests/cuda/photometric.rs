@@ -2,8 +2,7 @@
 //! both devices and both activation types. Images are single pixels, primes, one off a tile, and large enough for several
 //! parts; padding lies on every side.
 
-use crate::cuda_common::{Run, agree, device, run};
-use psmt_emulator::Schedule;
+use crate::cuda_common::{DTYPES, PLAIN, Run, agree, assert_same, device, run};
 use psmt_fast::backend::cpu::Cpu;
 use psmt_fast::backend::cuda::Dtype;
 use psmt_fast::ops::{self, *};
@@ -86,13 +85,11 @@ fn bytes_are_normalised_alike() {
 
 #[test]
 fn bytes_are_normalised_to_the_bits_of_the_cpu_and_padding_to_zero() {
-    let Some(b) = device(Dtype::F32, false, Schedule::Ascending) else { return };
+    let Some(b) = device(Dtype::F32, PLAIN) else { return };
     let want = run(&Cpu::<f32>::new(), Dtype::F32, normalized);
-    for ((what, _, got), (_, _, want)) in run(&b, Dtype::F32, normalized).iter().zip(&want) {
-        assert!(got.iter().zip(want).all(|(a, b)| a.to_bits() == b.to_bits()), "{what}");
-    }
-    for dtype in [Dtype::F32, Dtype::Bf16] {
-        let Some(b) = device(dtype, false, Schedule::Ascending) else { return };
+    assert_same("bytes", &run(&b, Dtype::F32, normalized), &want);
+    for dtype in DTYPES {
+        let Some(b) = device(dtype, PLAIN) else { return };
         let shape = Shape::new(6, 7, 5, 3);
         let (x, normalize) = (images(&b, shape, 0), Normalize::default());
         let weak = b.download(&ops::normalize_bytes(&b, &x, &normalize).unwrap());

@@ -1,7 +1,7 @@
 //! Evaluation as PS-MT was published: logits added up over windows, and images at the next multiples of 8, against what
 //! PyTorch computes in float64 (tests/published_evaluation.py wrote the values).
 
-use psmt_emulator::Schedule;
+use crate::cuda_common::{PLAIN, device};
 use psmt_fast::backend::cpu::Cpu;
 use psmt_fast::backend::cuda::Dtype;
 use psmt_fast::data::{HostImages, RgbImage, Sample};
@@ -162,7 +162,7 @@ fn published_forms_hold_in_single_precision() {
 
 #[test]
 fn published_forms_hold_on_the_emulator() {
-    let Some(b) = crate::cuda_common::device(Dtype::F32, false, Schedule::default()) else { return };
+    let Some(b) = device(Dtype::F32, PLAIN) else { return };
     check(&b, 1e-4, &["both_sides", "multiples"]);
 }
 
