@@ -2,6 +2,10 @@
 
 #[path = "../common/cli.rs"]
 mod cli_common;
+#[path = "../common/networks.rs"]
+mod networks;
+#[path = "../common/python.rs"]
+mod python;
 #[path = "../common/weight_files.rs"]
 mod weight_files;
 

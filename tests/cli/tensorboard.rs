@@ -2,6 +2,7 @@
 //! (`pip install tensorboard`; PSMT_TEST_PYTHON names another Python than python3).
 
 use crate::cli_common::{Project, expect, text};
+use crate::python::python_with;
 use std::process::Command;
 
 const SCRIPT: &str = "
@@ -17,12 +18,7 @@ print(json.dumps({'scalars': scalars, 'bins': list(h.bucket), 'num': h.num, 'ima
 
 #[test]
 fn tensorboard_reads_a_resumed_run() {
-    let python = std::env::var("PSMT_TEST_PYTHON").unwrap_or_else(|_| "python3".into());
-    let available = Command::new(&python).args(["-c", "import tensorboard"]).output();
-    if !available.is_ok_and(|o| o.status.success()) {
-        eprintln!("skipped: {python} has no tensorboard");
-        return;
-    }
+    let Some(python) = python_with("tensorboard") else { return };
     let p = Project::new();
     let mut child = p.start_and_wait_for_checkpoint("o", &[]);
     child.kill().unwrap();

@@ -1,5 +1,6 @@
 //! A training step of a tiny network on drawn images, small enough to run many times on the emulator.
 
+use crate::networks;
 use psmt_fast::Result;
 use psmt_fast::backend::cuda::Cuda;
 use psmt_fast::method::{
@@ -14,8 +15,7 @@ pub const IMAGES: Shape = Shape::new(2, 33, 33, 3);
 
 /// The network.
 pub fn arch() -> DeepLab {
-    DeepLab::new(ModelConfig { stem_width: 4, planes: 2, aspp: 6, low_level: 4, ..ModelConfig::tiny(3) })
-        .unwrap()
+    networks::arch(ModelConfig { stem_width: 4, planes: 2, aspp: 6, low_level: 4, ..ModelConfig::tiny(3) })
 }
 
 /// Networks of different weights.

@@ -1,8 +1,10 @@
 //! Writers of files with weights for tests: networks under any names, and pickles and archives by hand.
-#![allow(dead_code)] // every test binary uses a part
+#![allow(dead_code)] // each test program uses a part
 
-use psmt_fast::model::io::write_tensors;
+use crate::networks;
+use psmt_fast::model::io::{TensorFile, write_tensors};
 use psmt_fast::model::{DeepLab, ModelConfig, NamedTensor, Stem};
+use psmt_fast::weights::Weights;
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
@@ -11,7 +13,7 @@ use zip::{CompressionMethod, ZipWriter};
 
 /// The network of `cli_common`'s configuration.
 pub fn arch(stem: Stem, num_classes: usize) -> DeepLab {
-    DeepLab::new(ModelConfig {
+    networks::arch(ModelConfig {
         blocks: [1, 1, 1, 1],
         stem,
         stem_width: 2,
@@ -20,7 +22,6 @@ pub fn arch(stem: Stem, num_classes: usize) -> DeepLab {
         low_level: 2,
         ..ModelConfig::tiny(num_classes)
     })
-    .unwrap()
 }
 
 /// Values of a network, no two tensors alike.
@@ -37,6 +38,28 @@ pub fn renamed(
 ) -> Vec<NamedTensor> {
     let tensors = arch.table.export(params, stats).into_iter();
     tensors.filter_map(|t| Some(NamedTensor { name: rename(&t.name)?, ..t })).collect()
+}
+
+/// The name that a tensor of the backbone has in a file that holds the backbone alone with `prefix`; none for other tensors.
+pub fn in_backbone(prefix: &str) -> impl Fn(&str) -> Option<String> {
+    move |name| name.strip_prefix("encoder.backbone.").map(|rest| format!("{prefix}{rest}"))
+}
+
+/// The backbone's tensors alone, with `prefix`.
+pub fn backbone(arch: &DeepLab, values: &(Vec<f32>, Vec<f32>), prefix: &str) -> Vec<NamedTensor> {
+    renamed(arch, values, &in_backbone(prefix))
+}
+
+/// Values of network `number` after `weights` were put over zeros.
+pub fn put(weights: &Weights, arch: &DeepLab, number: u64) -> (Vec<f32>, Vec<f32>) {
+    let (mut params, mut stats) = (vec![0.0; arch.table.num_params], vec![0.0; arch.table.num_stats]);
+    weights.put(arch, number, &mut params, &mut stats).unwrap();
+    (params, stats)
+}
+
+/// All tensors of a safetensors file.
+pub fn tensors_of(file: &TensorFile) -> Vec<NamedTensor> {
+    file.names().iter().map(|name| file.require(name).unwrap()).collect()
 }
 
 /// Writes a safetensors file.

@@ -8,6 +8,8 @@ mod draw;
 mod layer_common;
 #[path = "../common/losses.rs"]
 mod loss_common;
+#[path = "../common/networks.rs"]
+mod networks;
 
 mod augmentation;
 mod batch_norm;

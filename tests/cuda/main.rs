@@ -12,6 +12,8 @@ mod driver_common;
 mod layer_common;
 #[path = "../common/losses.rs"]
 mod loss_common;
+#[path = "../common/networks.rs"]
+mod networks;
 #[path = "../common/step.rs"]
 mod step_common;
 

@@ -2,6 +2,7 @@
 //! PyTorch computes in float64 (tests/published_evaluation.py wrote the values).
 
 use crate::cuda_common::{PLAIN, device};
+use crate::networks;
 use psmt_fast::backend::cpu::Cpu;
 use psmt_fast::backend::cuda::Dtype;
 use psmt_fast::data::{HostImages, RgbImage, Sample};
@@ -64,7 +65,7 @@ impl Published {
     fn read() -> Published {
         let file = TensorFile::open(Path::new(FILE)).unwrap();
         let attrs: Attrs = serde_json::from_str(file.metadata("attrs").unwrap()).unwrap();
-        let arch = DeepLab::new(attrs.model.clone()).unwrap();
+        let arch = networks::arch(attrs.model.clone());
         Published { file, attrs, arch }
     }
 

@@ -4,7 +4,6 @@
 //! A few hundred mutations of each seed file run by default, `PSMT_MUTATIONS` of them where that is set (`just fuzz`). The input of a
 //! failure stays in cargo's folder for tests' files, under the name that the failure gives.
 
-#[path = "mutated_inputs/mutate.rs"]
 mod mutate;
 
 use crate::cli_common::{Project, expect};
