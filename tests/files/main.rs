@@ -23,7 +23,7 @@ mod jpeg;
 mod loader;
 mod mutated_inputs;
 mod torch_weights;
-mod weight_containers;
+mod weight_names;
 mod weights;
 mod weights_several;
 

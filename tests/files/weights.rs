@@ -1,241 +1,270 @@
-//! Files with weights: every spelling of a network's tensors, and what is said of files that do not fit.
+//! Containers of weights: PyTorch's files read without Python, half precision, and files that are damaged or hostile.
 
-use crate::networks;
-use crate::weight_files::{arch, backbone, in_backbone, network, put, renamed, write};
-use psmt_fast::model::{DeepLab, ModelConfig, NamedTensor, Stem};
-use psmt_fast::weights::{WeightFile, Weights, survey};
+use crate::weight_files::{Pickle, zip_file};
+use psmt_fast::model::NamedTensor;
+use psmt_fast::model::io::{Float, write_tensors_as};
+use psmt_fast::weights::{Format, WeightFile};
+use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
 
-/// `values` where the table's entry is of the backbone, else zero.
-fn backbone_only(arch: &DeepLab, (params, stats): &(Vec<f32>, Vec<f32>)) -> (Vec<f32>, Vec<f32>) {
-    let (mut p, mut s) = (vec![0.0; params.len()], vec![0.0; stats.len()]);
-    for (entries, from, to) in [(&arch.table.params, params, &mut p), (&arch.table.stats, stats, &mut s)] {
-        for e in entries.iter().filter(|e| e.name.starts_with("encoder.backbone.")) {
-            to[e.span.range()].copy_from_slice(&from[e.span.range()]);
-        }
-    }
-    (p, s)
+const FIXTURES: [(&str, Format); 3] = [
+    ("mixed.pth", Format::TorchZip),
+    ("mixed_protocol5.pt", Format::TorchZip),
+    ("mixed_legacy.pth", Format::TorchLegacy),
+];
+
+fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures_weights").join(name)
+}
+
+/// Shapes and values by name.
+type Tensors = BTreeMap<String, (Vec<usize>, Vec<f32>)>;
+
+/// All tensors of floats.
+fn read_all(file: &WeightFile) -> psmt_fast::Result<Tensors> {
+    let floats = file.tensors().iter().enumerate().filter(|(_, t)| t.element.is_float());
+    floats.map(|(i, t)| Ok((t.name.clone(), (t.shape.clone(), file.read(i)?)))).collect()
 }
 
 #[test]
-fn backbones_are_found_by_every_spelling() {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("b.safetensors");
-    let v1c = |name: &str| {
-        let name = name.replace("conv1.", "stem.").replace("bn1.", "stem.7.");
-        format!("backbone.{name}")
-    };
-    for stem in [Stem::Deep, Stem::Single] {
-        let arch = arch(stem, 3);
-        let values = network(&arch, 5);
-        type Rename<'a> = Box<dyn Fn(&str) -> Option<String> + 'a>;
-        let rest = in_backbone("");
-        let mut spellings: Vec<Rename> = vec![
-            Box::new(in_backbone("")),
-            Box::new(in_backbone("state_dict.module.")),
-            Box::new(in_backbone("model.encoder1.backbone.")),
-            Box::new(|n| Some(n.to_string())),
-        ];
-        if stem == Stem::Deep {
-            // Only the stem's own layers move; blocks keep their names.
-            spellings.push(Box::new(|n| {
-                let rest = rest(n)?;
-                Some(if rest.starts_with("layer") { format!("backbone.{rest}") } else { v1c(&rest) })
-            }));
-            for prefix in ["", "state_dict.module.", "model.encoder2.backbone."] {
-                spellings.push(Box::new(move |n| Some(format!("{prefix}{}", flat(&in_backbone("")(n)?)))));
-            }
-        }
-        for (i, spelling) in spellings.iter().enumerate() {
-            let mut tensors = renamed(&arch, &values, spelling);
-            tensors.push(NamedTensor { name: "fc.weight".into(), shape: vec![2, 2], data: vec![0.0; 4] });
-            write(&path, &tensors);
-            let weights = Weights::backbone(&path, &arch).unwrap_or_else(|e| panic!("{stem:?} {i}: {e}"));
-            let expected = backbone_only(&arch, &values);
-            for number in 0..3 {
-                assert!(put(&weights, &arch, number) == expected, "{stem:?}, spelling {i}, network {number}");
-            }
-        }
-    }
-}
-
-/// A deep stem's names in the 3x3resnet files; blocks keep theirs.
-fn flat(name: &str) -> String {
-    let stem = [
-        ("conv1.0.", "conv1."),
-        ("conv1.1.", "bn1."),
-        ("conv1.3.", "conv2."),
-        ("conv1.4.", "bn2."),
-        ("conv1.6.", "conv3."),
-        ("bn1.", "bn3."),
+fn types_views_and_nesting_of_torch_files_are_read() {
+    let grid: Vec<f32> = (0..6).map(|v| v as f32).collect();
+    let map = |f: fn(f32) -> f32| grid.iter().map(|&v| f(v)).collect::<Vec<f32>>();
+    let expected = [
+        ("f32", vec![2, 3], map(|v| v + 0.5)),
+        ("f16", vec![2, 3], grid.clone()),
+        ("bf16", vec![2, 3], map(|v| -v)),
+        ("f64", vec![2, 3], map(|v| 2.0 * v)),
+        ("transposed", vec![3, 2], vec![0.0, 3.0, 1.0, 4.0, 2.0, 5.0]),
+        ("sliced", vec![3], vec![2.0, 5.0, 8.0]),
+        ("tail", vec![3, 2], vec![6.0, 7.0, 8.0, 9.0, 10.0, 11.0]),
+        ("parameter", vec![3], vec![0.0, 1.0, 2.0]),
+        ("number", vec![], vec![7.0]),
+        ("empty", vec![0, 3], vec![]),
     ];
-    let renamed =
-        stem.iter().find_map(|(ours, theirs)| Some(format!("{theirs}{}", name.strip_prefix(ours)?)));
-    renamed.unwrap_or_else(|| name.to_string())
-}
-
-#[test]
-fn flat_stems_are_told_from_the_7x7_one() {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("f.safetensors");
-    let deep = arch(Stem::Deep, 3);
-    let values = network(&deep, 5);
-    let flat_backbone =
-        |prefix: &str| renamed(&deep, &values, &|n| Some(format!("{prefix}{}", flat(&in_backbone("")(n)?))));
-    for prefix in ["", "module.state."] {
-        let mut tensors = flat_backbone(prefix);
-        let name = format!("{prefix}fc.bias");
-        tensors.push(NamedTensor { name, shape: vec![2], data: vec![0.0; 2] });
-        write(&path, &tensors);
-        let stem = format!("{prefix}conv1.weight");
-        assert_eq!(tensors.iter().find(|t| t.name == stem).unwrap().shape, [2, 3, 3, 3]);
-        // One finding, of a deep stem: nothing takes the file for one by torchvision's names.
-        let findings = survey(&WeightFile::open(&path).unwrap());
-        let [found] = &findings[..] else { panic!("{findings:?}") };
-        assert!(found.spelling.starts_with("backbone by 3x3resnet's names") && !found.whole, "{found:?}");
-        let expected = (Stem::Deep, deep.config.stem_width, "");
-        assert_eq!((found.config.stem, found.config.stem_width, found.faults.as_str()), expected);
-        let weights = Weights::backbone(&path, &deep).unwrap();
-        assert!(weights.describe().contains("3x3resnet's names"), "{}", weights.describe());
-        // A run with a 7x7 stem is told what the file has.
-        let single = arch(Stem::Single, 3);
-        let error = Weights::backbone(&path, &single).map(|_| ()).unwrap_err().to_string();
-        let parts = ["conv1.weight", "the file's network is", "deep stem", "the run's", "7x7 stem"];
-        assert!(parts.iter().all(|p| error.contains(p)), "{error}");
-    }
-    // The 7x7 stem is found by torchvision's names alone, as ever.
-    let single = arch(Stem::Single, 3);
-    write(&path, &backbone(&single, &network(&single, 5), ""));
-    let findings = survey(&WeightFile::open(&path).unwrap());
-    let [found] = &findings[..] else { panic!("{findings:?}") };
-    assert!(found.spelling == "backbone by torchvision's names" && found.faults.is_empty(), "{found:?}");
-    assert_eq!(found.config.stem, Stem::Single);
-    // A damaged flat stem is named by its own names.
-    let mut tensors = flat_backbone("");
-    tensors.retain(|t| t.name != "bn3.running_mean");
-    write(&path, &tensors);
-    let error = Weights::backbone(&path, &deep).map(|_| ()).unwrap_err().to_string();
-    assert!(error.contains("3x3resnet's") && error.contains("1 missing (bn3.running_mean [4])"), "{error}");
-}
-
-#[test]
-fn teachers_keep_their_own_start_where_only_the_student_is_pretrained() {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("b.safetensors");
-    let arch = arch(Stem::Deep, 3);
-    let values = network(&arch, 5);
-    write(&path, &backbone(&arch, &values, ""));
-    let all = Weights::backbone(&path, &arch).unwrap();
-    assert!(all.describe().ends_with("for every network"), "{}", all.describe());
-    let weights = all.for_student();
-    assert!(weights.describe().ends_with("for the student alone"), "{}", weights.describe());
-    assert!(put(&weights, &arch, 0) == backbone_only(&arch, &values));
-    let untouched = (vec![0.0; arch.table.num_params], vec![0.0; arch.table.num_stats]);
-    assert!((1..3).all(|number| put(&weights, &arch, number) == untouched));
-}
-
-#[test]
-fn networks_are_found_by_every_spelling() {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("n.safetensors");
-    let arch = arch(Stem::Deep, 3);
-    let all: Vec<_> = (1..4).map(|seed| network(&arch, seed)).collect();
-    let zeros = NamedTensor { name: String::new(), shape: vec![1], data: vec![0.0] };
-    let authors = |mark: &str, name: &str| {
-        let (half, rest) = name.split_once('.').unwrap();
-        format!("state_dict.{half}{mark}.{rest}")
-    };
-    let own = |net: &str, name: &str| format!("{net}.{name}");
-    let mut files: Vec<Vec<NamedTensor>> = vec![Vec::new(), Vec::new()];
-    for (values, (mark, net)) in all.iter().zip([("_s", "student"), ("1", "teacher1"), ("2", "teacher2")]) {
-        files[0].extend(renamed(&arch, values, &|n| Some(authors(mark, n))));
-        files[1].extend(renamed(&arch, values, &|n| Some(own(net, n))));
-        // What the authors' encoder carries and nothing uses, and momenta of this program.
-        let unused = authors(mark, "encoder.head.last_conv.0.weight");
-        files[0].push(NamedTensor { name: unused, ..zeros.clone() });
-        files[1].extend(renamed(&arch, values, &|n| {
-            (!n.contains("running_")).then(|| format!("momentum.{net}.{n}"))
-        }));
-    }
-    for tensors in &files {
-        write(&path, tensors);
-        let weights = Weights::networks(&path, &arch).unwrap();
-        for number in 0..3 {
-            assert!(put(&weights, &arch, number) == all[number as usize], "network {number}");
+    for (name, format) in FIXTURES {
+        let file = WeightFile::open(&fixture(name)).unwrap();
+        assert_eq!(file.format(), format, "{name}");
+        assert_eq!(file.skipped(), ["argparse.Namespace"], "{name}");
+        let mut got = read_all(&file).unwrap();
+        for (tensor, shape, values) in &expected {
+            let tensor = format!("state_dict.module.{tensor}");
+            assert_eq!(got.remove(&tensor).unwrap(), (shape.clone(), values.clone()), "{name}: {tensor}");
         }
-        // The student's backbone is meant.
-        let students = Weights::backbone(&path, &arch).unwrap();
-        assert!(put(&students, &arch, 1) == backbone_only(&arch, &all[0]));
+        assert!(got.is_empty(), "{name}: {got:?}");
+        let counter = file.tensors().iter().position(|t| t.element.name() == "I64").unwrap();
+        assert!(file.read(counter).unwrap_err().to_string().contains("num_batches_tracked"));
     }
-    // One network starts all, and so does the student where there are no teachers.
-    for spelling in [
-        &(|n: &str| Some(n.to_string())) as &dyn Fn(&str) -> Option<String>,
-        &|n| Some(own("student", n)),
-        &|n| Some(format!("net.module.{n}")),
-    ] {
-        write(&path, &renamed(&arch, &all[1], spelling));
-        let weights = Weights::networks(&path, &arch).unwrap();
-        assert!((0..3).all(|number| put(&weights, &arch, number) == all[1]));
-    }
-    let findings = survey(&WeightFile::open(&path).unwrap());
-    let whole = findings.iter().find(|f| f.whole).unwrap();
-    assert_eq!((whole.faults.as_str(), &whole.config), ("", &arch.config));
 }
 
 #[test]
-fn what_does_not_fit_is_named() {
+fn truncated_files_are_errors() {
     let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("n.safetensors");
-    let arch = arch(Stem::Deep, 3);
-    let values = network(&arch, 1);
-    let same = |n: &str| Some(n.to_string());
-    let error = |tensors: &[NamedTensor], arch: &DeepLab, whole: bool| {
-        write(&path, tensors);
-        let opened = if whole { Weights::networks(&path, arch) } else { Weights::backbone(&path, arch) };
-        let error = opened.map(|_| ()).unwrap_err();
-        assert_eq!(error.exit_code(), 5);
-        error.to_string()
-    };
-    let tensors = renamed(&arch, &values, &same);
-    let expect = |text: String, parts: &[&str]| {
-        assert!(parts.iter().all(|p| text.contains(p)), "{parts:?} in {text}");
-    };
+    let path = dir.path().join("cut.pth");
+    for (name, _) in FIXTURES {
+        let whole = std::fs::read(fixture(name)).unwrap();
+        for len in 0..whole.len() {
+            std::fs::write(&path, &whole[..len]).unwrap();
+            let error = WeightFile::open(&path).map(|_| ()).unwrap_err();
+            assert_eq!(error.exit_code(), 5, "{name} cut to {len}: {error}");
+            assert!(error.to_string().contains("cut.pth"), "{error}");
+        }
+    }
+}
 
-    let other_classes = crate::weight_files::arch(Stem::Deep, 5);
-    expect(
-        error(&tensors, &other_classes, true),
-        &[
-            "decoder.upsample.classifier.weight: expected [5, 4, 1, 1], got [3, 4, 1, 1]",
-            "has 3 classes, the run 5",
-        ],
-    );
-    let single = crate::weight_files::arch(Stem::Single, 3);
-    expect(
-        error(&tensors, &single, false),
-        &["missing (encoder.backbone.conv1.weight [2, 3, 7, 7]", "deep stem", "7x7 stem"],
-    );
-    // A deeper network holds all of a shallower one's tensors and is another one all the same.
-    let deeper = networks::arch(ModelConfig { blocks: [1, 2, 1, 1], ..arch.config.clone() });
-    let of_deeper = renamed(&deeper, &network(&deeper, 1), &same);
-    expect(error(&of_deeper, &arch, true), &["not in this network", "layer2.1.", "blocks [1, 2, 1, 1]"]);
-    let mut lacking = tensors.clone();
-    lacking.retain(|t| t.name != "encoder.head.aspp.map_bn.running_var");
-    expect(error(&lacking, &arch, true), &["1 missing (encoder.head.aspp.map_bn.running_var [16])"]);
-    let part: Vec<_> = tensors.iter().filter(|t| t.name.contains(".backbone.")).cloned().collect();
-    expect(error(&part, &arch, true), &["missing (", "decoder"]);
-    let bare = backbone(&arch, &values, "");
-    expect(error(&bare, &arch, true), &["expected the tensors of a network", "--pretrained takes"]);
-    expect(error(&[], &arch, false), &["expected the tensors of a ResNet's backbone"]);
+#[test]
+fn flipped_bytes_are_errors_or_change_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("flipped.pth");
+    for (name, format) in FIXTURES {
+        let whole = std::fs::read(fixture(name)).unwrap();
+        let right = read_all(&WeightFile::open(&fixture(name)).unwrap()).unwrap();
+        for at in 0..whole.len() {
+            for flip in [1u8 << (at % 8), 0xff] {
+                let mut bytes = whole.clone();
+                bytes[at] ^= flip;
+                std::fs::write(&path, &bytes).unwrap();
+                let got = WeightFile::open(&path).and_then(|file| read_all(&file));
+                // The older container has no checksums, so only its structure can be checked.
+                if let Ok(got) = got
+                    && format == Format::TorchZip
+                {
+                    assert_eq!(got, right, "{name}: byte {at} ^ {flip:#x}");
+                }
+            }
+        }
+    }
+}
 
-    let mut twice = renamed(&arch, &values, &|n| Some(format!("a.{n}")));
-    twice.extend(renamed(&arch, &values, &|n| Some(format!("b.{n}"))));
-    expect(error(&twice, &arch, true), &["several networks fit", "a.encoder", "b.encoder"]);
-    // A teacher that is there but damaged is not replaced in silence.
-    let mut broken = renamed(&arch, &values, &|n| Some(format!("student.{n}")));
-    broken.extend(renamed(&arch, &values, &|n| {
-        (n != "decoder.upsample.classifier.bias").then(|| format!("teacher1.{n}"))
-    }));
-    expect(
-        error(&broken, &arch, true),
-        &["teacher1", "1 missing (teacher1.decoder.upsample.classifier.bias [3])"],
+#[test]
+fn damaged_pickles_under_a_right_checksum_never_panic() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("damaged.pth");
+    for (name, _) in FIXTURES.iter().filter(|(_, format)| *format == Format::TorchZip) {
+        let mut zip = zip::ZipArchive::new(std::fs::File::open(fixture(name)).unwrap()).unwrap();
+        let mut entries = Vec::new();
+        let mut pickle = Vec::new();
+        for i in 0..zip.len() {
+            let mut entry = zip.by_index(i).unwrap();
+            let (_, inner) =
+                entry.name().unwrap().split_once('/').map(|(a, b)| (a.to_string(), b.to_string())).unwrap();
+            let mut bytes = Vec::new();
+            entry.read_to_end(&mut bytes).unwrap();
+            match inner.as_str() {
+                "data.pkl" => pickle = bytes,
+                _ => entries.push((format!("a/{inner}"), bytes)),
+            }
+        }
+        let (mut right, mut wrong) = (0, 0);
+        for at in 0..pickle.len() {
+            for change in [1u8 << (at % 8), 0x80 >> (at % 7), 0xff] {
+                let mut bytes = pickle.clone();
+                bytes[at] ^= change;
+                zip_file(&path, &bytes, &entries, false);
+                match WeightFile::open(&path).and_then(|file| read_all(&file)) {
+                    Ok(_) => right += 1,
+                    Err(error) => {
+                        assert_eq!(error.exit_code(), 5, "{error}");
+                        wrong += 1;
+                    }
+                }
+            }
+        }
+        // Names may change unseen; structure may not.
+        assert!(right > 0 && wrong > right / 4, "{name}: {right} read, {wrong} refused");
+    }
+}
+
+#[test]
+fn half_precision_safetensors_are_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("h.safetensors");
+    let tensor = NamedTensor { name: "a".into(), shape: vec![2, 2], data: vec![0.5, -2.0, 1.0, 96.0] };
+    for (float, name) in [(Float::F16, "F16"), (Float::Bf16, "BF16"), (Float::F32, "F32")] {
+        let metadata = BTreeMap::from([("from".to_string(), "a test".to_string())]);
+        write_tensors_as(&path, std::slice::from_ref(&tensor), &metadata, float).unwrap();
+        let file = WeightFile::open(&path).unwrap();
+        assert_eq!((file.tensors()[0].element.name(), file.metadata()), (name, &metadata));
+        assert_eq!(file.read(0).unwrap(), tensor.data);
+    }
+}
+
+/// A dictionary of one tensor of `shape` with `strides` over a storage of `len` floats.
+fn one_tensor(len: i32, shape: &[i32], strides: &[i32]) -> Pickle {
+    Pickle::new().dict().text("a").tensor("0", len, shape, strides).op(b's')
+}
+
+fn open_error(path: &Path) -> String {
+    WeightFile::open(path).map(|_| ()).unwrap_err().to_string()
+}
+
+#[test]
+fn archives_that_inflate_or_lie_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("x.pth");
+    let make = |pickle: Pickle, entries: &[(&str, usize)], deflate: bool| {
+        let zeros: Vec<(String, Vec<u8>)> =
+            entries.iter().map(|(name, len)| (format!("a/data/{name}"), vec![0; *len])).collect();
+        zip_file(&path, &pickle.end(), &zeros, deflate);
+    };
+    make(one_tensor(6, &[2, 3], &[3, 1]), &[("0", 24)], true);
+    assert_eq!(read_all(&WeightFile::open(&path).unwrap()).unwrap()["a"], (vec![2, 3], vec![0.0; 6]));
+    // Six numbers do not need 40 MB, whether the pickle admits the size or not.
+    make(one_tensor(10_000_000, &[6], &[1]), &[("0", 40_000_000)], true);
+    assert!(
+        open_error(&path).contains("inflates to 40000000 bytes, its tensors need 24"),
+        "{}",
+        open_error(&path)
     );
+    make(one_tensor(6, &[6], &[1]), &[("0", 40_000_000)], true);
+    assert!(open_error(&path).contains("expected 24 bytes, got 40000000"));
+    make(one_tensor(6, &[6], &[1]), &[], false);
+    assert!(open_error(&path).contains("a/data/0 is missing"));
+    for (shape, strides, message) in [
+        (&[7][..], &[1][..], "outside"),
+        (&[2, 3], &[4, 1], "outside"),
+        (&[1 << 30], &[0], "more elements"),
+        (&[1 << 30, 1 << 30, 1 << 30], &[0, 0, 0], "outside"),
+        (&[2], &[i32::MAX], "outside"),
+        (&[-1], &[1], "unknown way"),
+        (&[2, 3], &[1], "unknown way"),
+    ] {
+        make(one_tensor(6, shape, strides), &[("0", 24)], false);
+        let file = WeightFile::open(&path).unwrap();
+        assert!(file.tensors().is_empty() && file.unreadable()["a"].contains(message), "{shape:?}");
+    }
+    // An expanded tensor is read by its strides.
+    make(one_tensor(6, &[2, 3, 4], &[0, 2, 0]), &[("0", 24)], false);
+    assert_eq!(read_all(&WeightFile::open(&path).unwrap()).unwrap()["a"], (vec![2, 3, 4], vec![0.0; 24]));
+    let bytes: Vec<u8> = (0..6u8).flat_map(|v| f32::from(v).to_le_bytes()).collect();
+    zip_file(&path, &one_tensor(6, &[2, 3], &[0, 2]).end(), &[("a/data/0".into(), bytes)], false);
+    let expanded = read_all(&WeightFile::open(&path).unwrap()).unwrap();
+    assert_eq!(expanded["a"], (vec![2, 3], vec![0.0, 2.0, 4.0, 0.0, 2.0, 4.0]));
+    // An empty tensor needs nothing; values that are not finite are found when read.
+    let nan = f32::NAN.to_le_bytes().to_vec();
+    zip_file(&path, &one_tensor(1, &[1], &[1]).end(), &[("a/data/0".into(), nan)], false);
+    let error = WeightFile::open(&path).unwrap().read(0).unwrap_err().to_string();
+    assert!(error.contains("tensor a") && error.contains("NaN"), "{error}");
+}
+
+#[test]
+fn pickles_run_nothing_and_cannot_grow_without_bound() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("x.pth");
+    let open = |pickle: Pickle| {
+        zip_file(&path, &pickle.end(), &[], false);
+        WeightFile::open(&path)
+    };
+    // A call that would leave a trace.
+    let trace = dir.path().join("trace");
+    let call =
+        Pickle::new().global("os", "system").text(&format!("touch {}", trace.display())).op(0x85).op(b'R');
+    let file = open(call).unwrap();
+    assert_eq!(file.skipped(), ["os.system"]);
+    assert!(file.tensors().is_empty() && !trace.exists());
+    // A list in itself, and the same dictionary many times in itself.
+    let ring = Pickle::new().op(b']').raw(b"q\x00").raw(b"h\x00").op(b'a');
+    assert!(open(ring).unwrap().tensors().is_empty());
+    let mut deep = Pickle::new().op(b'}');
+    for _ in 0..100 {
+        deep = deep.raw(b"q\x00").op(b'}').raw(b"(").text("l").raw(b"h\x00").text("r").raw(b"h\x00").op(b'u');
+    }
+    assert!(open(deep).unwrap().tensors().is_empty());
+    // Deeper than any recursion may go.
+    let nested = Pickle::new().raw(&vec![b']'; 200_000]).raw(&vec![b'a'; 199_999]);
+    assert!(open(nested).unwrap().tensors().is_empty());
+    for (pickle, message) in [
+        (Pickle::new().raw(&vec![b']'; 8 << 20]), "too many values"),
+        (Pickle::new().raw(&vec![b'N'; 5 << 20]), "nested too deeply"),
+        (Pickle::new().raw(&vec![b'('; 5 << 20]), "nested too deeply"),
+        (Pickle::new().raw(b"X\xff\xff\xff\xffabc"), "truncated"),
+        (Pickle::new().raw(b"\x8d\xff\xff\xff\xff\xff\xff\xff\xffabc"), "truncated"),
+        (Pickle::new().raw(b"B\xff\xff\xff\x7fabc"), "truncated"),
+        (Pickle::new().raw(b"h\x07"), "recalls"),
+        (Pickle::new().op(b't'), "mark"),
+        (Pickle::new().op(b'('), "not there"),
+        (Pickle::new().op(b'R'), "not there"),
+        (Pickle::new().op(b'i'), "opcode 0x69"),
+        (Pickle::new().op(b'N').op(b'Q'), "refers to something outside"),
+    ] {
+        let error = open(pickle).map(|_| ()).unwrap_err().to_string();
+        assert!(error.contains(message), "{message}: {error}");
+    }
+}
+
+#[test]
+fn other_files_are_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("x.pth");
+    for (bytes, message) in [
+        (&b""[..], "expected a safetensors file"),
+        (b"PK\x03\x04 but nothing else", "not a zip archive"),
+        (b"\x80\x02}q\x00.", "expected a safetensors file"),
+        (b"\x80\x02}q\x00(X\x01\x00\x00\x00aK\x01u.", "expected a file of safetensors or of torch.save"),
+    ] {
+        std::fs::File::create(&path).unwrap().write_all(bytes).unwrap();
+        assert!(open_error(&path).contains(message), "{}", open_error(&path));
+    }
+    assert_eq!(WeightFile::open(&dir.path().join("none.pth")).map(|_| ()).unwrap_err().exit_code(), 9);
 }
