@@ -10,7 +10,7 @@ fn check(p: &Project, more: &[&str]) -> std::process::Output {
 }
 
 fn lines(p: &Project, name: &str) -> Vec<String> {
-    std::fs::read_to_string(p.path(name)).unwrap().lines().map(String::from).collect()
+    p.read_text(name).lines().map(String::from).collect()
 }
 
 #[test]
@@ -19,8 +19,7 @@ fn a_whole_data_set_is_described() {
     let lists = ["--labeled", "labeled.txt", "--unlabeled", "unlabeled.txt", "--val", "val.txt"];
     let out = check(&p, &[&lists[..], &["--json", "found.json"]].concat());
     expect(&out, 0, &["4 images", "5 images", "3 images", "32 x 32", "class", "no faults"]);
-    let found: serde_json::Value =
-        serde_json::from_str(&std::fs::read_to_string(p.path("found.json")).unwrap()).unwrap();
+    let found: serde_json::Value = p.read_json("found.json");
     let labeled = &found["labelled"];
     assert_eq!(labeled["sizes"], serde_json::json!([{"rows": 32, "columns": 32, "images": 4}]));
     // A square of 14 by 16 pixels in each.
@@ -34,8 +33,8 @@ fn a_whole_data_set_is_described() {
 fn every_fault_is_named() {
     let p = Project::new();
     p.write("data/images/0.png", "no image");
-    let bytes = std::fs::read(p.path("data/masks/1.png")).unwrap();
-    std::fs::write(p.path("data/masks/1.png"), &bytes[..bytes.len() / 2]).unwrap();
+    let bytes = p.read("data/masks/1.png");
+    p.write("data/masks/1.png", &bytes[..bytes.len() / 2]);
     let three = image::GrayImage::from_fn(32, 32, |x, _| image::Luma([x as u8 / 11 * 3]));
     three.save(p.path("data/masks/2.png")).unwrap();
     p.write(
@@ -92,8 +91,8 @@ fn a_split_is_whole_repeats_and_trains() {
     let again = split("a", "3", "1");
     expect(&again, 2, &["a/labeled.txt is there already"]);
 
-    p.write("labeled.txt", &std::fs::read_to_string(p.path("a/labeled.txt")).unwrap());
-    p.write("unlabeled.txt", &std::fs::read_to_string(p.path("a/unlabeled.txt")).unwrap());
+    p.write("labeled.txt", &p.read_text("a/labeled.txt"));
+    p.write("unlabeled.txt", &p.read_text("a/unlabeled.txt"));
     let out = p.train("o", &["--epochs", "2"]);
     assert!(out.status.success(), "{}", text(&out));
 }

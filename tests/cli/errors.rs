@@ -46,8 +46,8 @@ fn bad_lists_and_files_are_refused() {
     expect(&with("--unlabeled", "images/77.png\n"), 4, &["bad.txt:1", "images/77.png"]);
     p.write("data/images/text.png", "not an image");
     expect(&with("--unlabeled", "images/text.png\n"), 4, &["text.png"]);
-    let whole = std::fs::read(p.path("data/masks/1.png")).unwrap();
-    std::fs::write(p.path("data/masks/cut.png"), &whole[..whole.len() / 2]).unwrap();
+    let whole = p.read("data/masks/1.png");
+    p.write("data/masks/cut.png", &whole[..whole.len() / 2]);
     expect(&with("--labeled", "images/1.png masks/cut.png\n"), 4, &["cut.png"]);
     image::GrayImage::new(8, 8).save(p.path("data/masks/small.png")).unwrap();
     expect(&with("--labeled", "images/1.png masks/small.png\n"), 4, &["small.png", "8", "32"]);
@@ -62,8 +62,8 @@ fn folders_in_use_are_refused() {
     std::fs::create_dir(p.path("o")).unwrap();
     p.write("o/notes.txt", "mine");
     expect(&p.train("o", &[]), 2, &["not empty"]);
-    expect(&p.run(&["train", "--resume", "o"]), 9, &["config.toml"]);
-    expect(&p.run(&["train", "--resume", "o", "--epochs", "9"]), 2, &["--resume"]);
+    expect(&p.resume("o", &[]), 9, &["config.toml"]);
+    expect(&p.resume("o", &["--epochs", "9"]), 2, &["--resume"]);
 }
 
 #[test]
@@ -118,7 +118,7 @@ fn shells_and_man_learn_the_command_line() {
     }
     expect(&p.run(&["completions", "abacus"]), 2, &["bash", "abacus"]);
     expect(&p.run(&["man", "pages/man1"]), 0, &["manual pages in pages/man1"]);
-    let page = std::fs::read_to_string(p.path("pages/man1/psmt-fast-train.1")).unwrap();
+    let page = p.read_text("pages/man1/psmt-fast-train.1");
     assert!(page.contains("recipe") && page.starts_with(".ie"), "{page}");
     for name in ["psmt-fast.1", "psmt-fast-predict.1", "psmt-fast-export.1"] {
         assert!(p.path("pages/man1").join(name).exists(), "{name}");

@@ -50,7 +50,7 @@ fn masks_of_black_and_white_are_warned_of_wherever_they_are_read() {
         assert!(all[1].contains("3 of 3 validation masks hold only 0 and 255"));
         assert!(all[2].contains("no labelled mask has class 1"));
     }
-    let found: serde_json::Value = serde_json::from_slice(&read(&p.path("found.json"))).unwrap();
+    let found: serde_json::Value = p.read_json("found.json");
     assert_eq!(found["warnings"].as_array().unwrap().len(), 3);
     let eval = p.run(&["eval", "o", "--network", "student"]);
     expect(&eval, 0, &["3 of 3 validation masks"]);
@@ -98,7 +98,7 @@ fn white_of_one_bit_beside_white_of_eight_is_warned_of() {
         let mut writer = encoder.write_header().unwrap();
         writer.write_image_data(&[0x0F; 128]).unwrap();
         writer.finish().unwrap();
-        std::fs::write(p.path("data/masks/0.png"), file).unwrap();
+        p.write("data/masks/0.png", file);
     };
     masks(&p, 1..2, |class| if class == 0 { 255 } else { class });
     for (palette, count) in
@@ -137,7 +137,7 @@ fn turned(p: &Project, name: &str, orientation: u8) -> (image::RgbImage, image::
         8 => rotate90(&seen),
         _ => panic!("{orientation}"),
     };
-    std::fs::write(p.path(&format!("data/images/{name}.jpg")), turned_jpeg(&stored, orientation)).unwrap();
+    p.write(&format!("data/images/{name}.jpg"), turned_jpeg(&stored, orientation));
     (seen, mask)
 }
 
@@ -194,7 +194,7 @@ fn images_whose_masks_may_lie_either_way_are_counted_aloud() {
     // 32 x 32: a quarter turn does not show either.
     for (i, orientation) in [(0, 6), (1, 3), (9, 2)] {
         let image = image::open(p.path(&format!("data/images/{i}.png"))).unwrap().into_rgb8();
-        std::fs::write(p.path(&format!("data/images/{i}.png")), turned_jpeg(&image, orientation)).unwrap();
+        p.write(&format!("data/images/{i}.png"), turned_jpeg(&image, orientation));
     }
     let counted = "2 labelled and 1 validation images are turned or mirrored";
     for output in [p.train("o", &["--dry-run"]), check_data(&p, &["--json", "found.json"])] {
@@ -205,7 +205,7 @@ fn images_whose_masks_may_lie_either_way_are_counted_aloud() {
         );
         assert_eq!(warnings(&output).len(), 1);
     }
-    let found: serde_json::Value = serde_json::from_slice(&read(&p.path("found.json"))).unwrap();
+    let found: serde_json::Value = p.read_json("found.json");
     assert!(found["warnings"][0].as_str().unwrap().contains(counted));
     // Chosen, it is said and not warned of.
     for (chosen, taken) in
@@ -274,7 +274,7 @@ fn a_file_that_stops_a_run_is_named_with_the_way_on() {
         &["images/5.png", "continue with: psmt-fast train --resume o --accept-changes"],
     );
     std::fs::write(&path, &whole).unwrap();
-    expect(&p.run(&["train", "--resume", "o", "--accept-changes"]), 0, &["results in o"]);
+    expect(&p.resume("o", &["--accept-changes"]), 0, &["results in o"]);
 }
 
 #[test]

@@ -41,7 +41,7 @@ fn masks_of_unlabelled_images_measure_and_change_nothing_else() {
         assert!(read(&p.path("plain").join(file)) == read(&p.path("measured").join(file)), "{file}");
     }
     let tensors = |run: &str| {
-        let bytes = read(&p.path(&format!("{run}/checkpoints/last.safetensors")));
+        let bytes = p.read(&format!("{run}/checkpoints/last.safetensors"));
         let header = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
         bytes[8 + header..].to_vec()
     };
@@ -98,10 +98,8 @@ fn a_measured_run_that_is_killed_continues_to_the_same_bits() {
     name_masks(&p);
     let more = ["--set", "optim.accumulate=2"];
     expect(&p.train("whole", &more), 0, &[]);
-    let mut child = p.start_and_wait_for_checkpoint("killed", &more);
-    child.kill().unwrap();
-    child.wait().unwrap();
-    expect(&p.run(&["train", "--resume", "killed"]), 0, &["results in killed"]);
+    p.train_and_kill("killed", &more);
+    expect(&p.resume("killed", &[]), 0, &["results in killed"]);
     let files = ["checkpoints/last.safetensors", "checkpoints/best.safetensors"].map(String::from);
     let pictures = (1..4).map(|epoch| format!("pictures/unlabeled-{epoch:04}.png"));
     for file in files.into_iter().chain(pictures) {
@@ -153,7 +151,7 @@ fn the_report_shows_quality_and_unlabelled_crops() {
     name_masks(&p);
     expect(&p.train("o", &[]), 0, &[]);
     expect(&p.run(&["report", "o", "--out", "page.html"]), 0, &[]);
-    let html = String::from_utf8(read(&p.path("page.html"))).unwrap();
+    let html = p.read_text("page.html");
     for part in ["mIoU of pseudo labels that pass, %", "pseudo labels that pass and are right, %"] {
         assert!(html.contains(part), "{part}");
     }

@@ -17,7 +17,7 @@ fn trained() -> Project {
 }
 
 fn records(p: &Project, run: &str) -> Vec<Value> {
-    let text = String::from_utf8(read(&p.path(&format!("{run}/metrics.jsonl")))).unwrap();
+    let text = p.read_text(&format!("{run}/metrics.jsonl"));
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
@@ -25,7 +25,7 @@ fn records(p: &Project, run: &str) -> Vec<Value> {
 /// network is `scores` in every validation, but half of it in the first; without the last validation where it is to be `unfinished`.
 fn seeded(p: &Project, run: &str, name: &str, seed: u64, scores: &[(&str, Value)], unfinished: bool) {
     std::fs::create_dir_all(p.path(name)).unwrap();
-    let config = String::from_utf8(read(&p.path(&format!("{run}/config.toml")))).unwrap();
+    let config = p.read_text(&format!("{run}/config.toml"));
     let is_seed = |line: &&str| line.starts_with("seed = ");
     assert_eq!(config.lines().filter(is_seed).count(), 1, "{config}");
     let line = |line: &str| if is_seed(&line) { format!("seed = {seed}\n") } else { format!("{line}\n") };
@@ -75,7 +75,7 @@ fn three_seeds() -> (Project, [&'static str; 6]) {
 }
 
 fn page(p: &Project) -> String {
-    String::from_utf8(read(&p.path("page.html"))).unwrap()
+    p.read_text("page.html")
 }
 
 /// The embedded pictures whose description begins with `what`.
@@ -193,7 +193,7 @@ fn runs_that_differ_in_the_seed_alone_share_a_column() {
     let miou = &html[html.find("mIoU %, ensemble<").unwrap()..html.find("mIoU %, student<").unwrap()];
     assert!(!miou.contains("at epoch 3"), "a mean without the run that has not ended");
     assert!(html.matches("<polygon class=\"band\"").count() >= 4);
-    let markdown = String::from_utf8(read(&p.path("page.md"))).unwrap();
+    let markdown = p.read_text("page.md");
     for lines in [
         "| | runs | seeds | ensemble | student | teacher 1 | teacher 2 |\n| --- | ---: | ---: | ---: | ---: | ---: | ---: |\n\
          | base | 3 of 3 runs ended | 1, 2, 3 | – | 43.0 ± 2.6 | – | – |\n\
@@ -214,7 +214,7 @@ fn markdown_can_stand_alone() {
     expect(&p.run(&same), 2, &["same file"]);
     expect(&p.run(&["report", "ps-mt", "<b>&base", "--markdown", "page.md"]), 0, &["page.md"]);
     assert!(!p.path("page.html").exists());
-    let markdown = String::from_utf8(read(&p.path("page.md"))).unwrap();
+    let markdown = p.read_text("page.md");
     // Names are no markup, and no seed is in both.
     assert!(markdown.contains("| \\<b\\>\\&base | 1 of 1 run ended | 9 |"), "{markdown}");
     assert!(!markdown.contains("minus that of"), "{markdown}");
@@ -278,10 +278,10 @@ fn folders_that_are_no_runs_are_named_and_leave_no_page() {
     expect(&p.run(&["report", "--out", "page.html"]), 2, &["RUN"]);
     expect(&p.run(&["report", "o", "nowhere", "--out", "page.html"]), 9, &["nowhere", "config.toml"]);
     expect(&p.run(&["report", "o", "--out", "no/such/page.html"]), 9, &["no/such"]);
-    let metrics = read(&p.path("o/metrics.jsonl"));
+    let metrics = p.read("o/metrics.jsonl");
     p.write("o/metrics.jsonl", "{\"kind\":\"step\",\"step\":\"x\"}\n{}\n");
     expect(&p.run(&["report", "o", "--out", "page.html"]), 4, &["o/metrics.jsonl:1", "record of a run"]);
-    std::fs::write(p.path("o/metrics.jsonl"), metrics).unwrap();
+    p.write("o/metrics.jsonl", metrics);
     p.write("o/pictures/epoch-0009.png", "no picture");
     expect(&p.run(&["report", "o", "--out", "page.html"]), 4, &["epoch-0009.png", "picture of a validation"]);
     p.write("o/config.toml", "[optim]\nspeed = 1\n");
@@ -341,7 +341,7 @@ document.title = JSON.stringify({
 /// What the page says of itself, in a window of `size`.
 fn measure(browser: &Path, p: &Project, size: (u32, u32)) -> Value {
     let measured = page(p).replace("</body>", &format!("{MEASURE}</body>"));
-    std::fs::write(p.path("measured.html"), measured).unwrap();
+    p.write("measured.html", measured);
     let dom = show(browser, &p.path("measured.html"), size, &["--dump-dom".into()]);
     let dom = String::from_utf8(dom).unwrap();
     let title = dom.split_once("<title>").unwrap().1.split_once("</title>").unwrap().0;

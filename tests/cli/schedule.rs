@@ -1,7 +1,7 @@
 //! What every step of a run does, as the built program prints it and as its training loop does it, against stored lines: a
 //! program apart from this one wrote them from sizes alone, after the released loop of PS-MT.
 
-use crate::cli_common::{Project, expect, read};
+use crate::cli_common::{Project, expect};
 use serde_json::Value;
 
 /// A stored file: its first line has the sizes, the others are steps.
@@ -78,7 +78,7 @@ fn dry_runs_print_the_released_schedule() {
         let mut more = vec!["--dry-run".to_string(), "--schedule".into(), "steps.jsonl".into()];
         more.extend(flags(&sizes));
         expect(&p.train("o", &more.iter().map(String::as_str).collect::<Vec<_>>()), 0, &["ps-mt of tiny"]);
-        let text = String::from_utf8(read(&p.path("steps.jsonl"))).unwrap();
+        let text = p.read_text("steps.jsonl");
         let got: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         assert_eq!(got.len(), expected.len(), "{name}");
         for (i, (got, expected)) in got.iter().zip(&expected).enumerate() {
@@ -93,7 +93,7 @@ fn runs_do_what_the_schedule_says() {
     let p = project(sizes["labeled"].as_u64().unwrap(), sizes["unlabeled"].as_u64().unwrap());
     let flags = flags(&sizes);
     expect(&p.train("o", &flags.iter().map(String::as_str).collect::<Vec<_>>()), 0, &["ensemble"]);
-    let text = String::from_utf8(read(&p.path("o/metrics.jsonl"))).unwrap();
+    let text = p.read_text("o/metrics.jsonl");
     let records: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let steps: Vec<&Value> = records.iter().filter(|r| r["kind"] == "step").collect();
     assert_eq!(steps.len(), expected.len());

@@ -1,7 +1,7 @@
 //! Weights and checkpoints that are not sound, through the built program: values that no network can have, flipped bits, and
 //! predictions that are no numbers. None is taken in silence.
 
-use crate::cli_common::{Project, expect, read};
+use crate::cli_common::{Project, expect};
 use crate::weight_files::{arch, network, renamed, write, write_plain};
 use psmt_fast::model::io::{TensorFile, write_tensors};
 use psmt_fast::model::{NamedTensor, Stem};
@@ -86,7 +86,7 @@ fn unsound_weights_are_refused_before_a_folder_is_made() {
 fn a_flipped_bit_of_a_checkpoint_is_refused_by_everything_that_reads_it() {
     let p = Project::new();
     expect(&p.train("o", &["--epochs", "1"]), 0, &[]);
-    let whole = read(&p.path(LAST));
+    let whole = p.read(LAST);
     let header = u64::from_le_bytes(whole[..8].try_into().unwrap()) as usize;
     let progress = whole.windows(8).position(|w| w == b"\\\"step\\\"").unwrap();
     let key = whole.windows(16).position(|w| w == b"psmt-fast-crc32c").unwrap();
@@ -100,22 +100,22 @@ fn a_flipped_bit_of_a_checkpoint_is_refused_by_everything_that_reads_it() {
     for (byte, bit) in places {
         let mut flipped = whole.clone();
         flipped[byte] ^= 1 << bit;
-        std::fs::write(p.path(LAST), &flipped).unwrap();
+        p.write(LAST, &flipped);
         for args in readers(LAST, "m") {
             expect(&p.run(&args), 5, &["last.safetensors"]);
         }
-        expect(&p.run(&["train", "--resume", "o"]), 5, &["last.safetensors"]);
-        assert!(read(&p.path(LAST)) == flipped, "what was damaged was replaced");
+        expect(&p.resume("o", &[]), 5, &["last.safetensors"]);
+        assert!(p.read(LAST) == flipped, "what was damaged was replaced");
     }
     assert!(["m", "x.onnx", "x.safetensors"].iter().all(|out| !p.path(out).exists()));
     let mut flipped = whole.clone();
     flipped[8 + header + 3] ^= 1;
-    std::fs::write(p.path(LAST), &flipped).unwrap();
+    p.write(LAST, &flipped);
     for flag in ["--init", "--pretrained"] {
         expect(&p.train("n", &[flag, LAST]), 5, &["last.safetensors", "checksum"]);
     }
     assert!(!p.path("n").exists());
-    std::fs::write(p.path(LAST), &whole).unwrap();
+    p.write(LAST, &whole);
     for args in readers(LAST, "m") {
         expect(&p.run(&args), 0, &[]);
     }
@@ -157,7 +157,7 @@ fn checkpoints_of_older_versions_are_read_unless_a_value_is_unsound() {
             }
         });
         std::fs::copy(&old, &last).unwrap();
-        expect(&p.run(&["train", "--resume", "o"]), 5, &["last.safetensors", name]);
+        expect(&p.resume("o", &[]), 5, &["last.safetensors", name]);
         rewrite(&p.path("o/checkpoints/best.safetensors"), &last, true, &|_| ());
     }
 }

@@ -20,16 +20,14 @@ print(json.dumps({'scalars': scalars, 'bins': list(h.bucket), 'num': h.num, 'ima
 fn tensorboard_reads_a_resumed_run() {
     let Some(python) = python_with("tensorboard") else { return };
     let p = Project::new();
-    let mut child = p.start_and_wait_for_checkpoint("o", &[]);
-    child.kill().unwrap();
-    child.wait().unwrap();
+    p.train_and_kill("o", &[]);
     expect(&p.train("o", &[]), 2, &["not empty", "--resume o"]);
-    expect(&p.run(&["train", "--resume", "o"]), 0, &["results in o"]);
+    expect(&p.resume("o", &[]), 0, &["results in o"]);
 
     let out = Command::new(&python).args(["-c", SCRIPT]).arg(p.path("o")).output().unwrap();
     assert!(out.status.success(), "{}", text(&out));
     let seen: serde_json::Value = serde_json::from_slice(&out.stdout).unwrap();
-    let records = std::fs::read_to_string(p.path("o/metrics.jsonl")).unwrap();
+    let records = p.read_text("o/metrics.jsonl");
     let records: Vec<serde_json::Value> =
         records.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     for (tag, kind, key) in [

@@ -54,7 +54,7 @@ fn all_networks_start_from_a_pretrained_backbone() {
         assert!(head("student") != head("teacher1") && head("teacher1") != head("teacher2"));
         // A resumed run needs the file no more.
         std::fs::remove_file(p.path("b.safetensors")).unwrap();
-        expect(&p.run(&["train", "--resume", &out]), 0, &["results in"]);
+        expect(&p.resume(&out, &[]), 0, &["results in"]);
     }
     // With a learning rate the run goes on from there.
     let backbone = backbone_file(&p, "b.safetensors", Stem::Deep);
@@ -90,7 +90,7 @@ fn a_run_starts_from_another_runs_networks() {
     let of = |run: &str| TensorFile::open(&p.path(run).join("checkpoints/last.safetensors")).unwrap();
     let name = "student.decoder.upsample.classifier.weight";
     assert!(of("a").require(name).unwrap() == of("b").require(name).unwrap());
-    let config = String::from_utf8(read(&p.path("b/config.toml"))).unwrap();
+    let config = p.read_text("b/config.toml");
     assert!(config.contains("/a/checkpoints/last.safetensors\"\n"), "{config}");
 }
 
@@ -153,7 +153,7 @@ fn a_backbone_for_the_student_alone_leaves_the_teachers_as_the_seed_made_them() 
     let only = ["--pretrained", "b.safetensors", "--set", "model.pretrained_networks=student"];
     let ran = p.train("o", &[&only[..], &["--epochs", "2"], &STILL].concat());
     expect(&ran, 0, &["b.safetensors (safetensors), for the student alone"]);
-    let config = String::from_utf8(read(&p.path("o/config.toml"))).unwrap();
+    let config = p.read_text("o/config.toml");
     assert!(config.contains("pretrained_networks = \"student\""), "{config}");
     expect(&p.train("a", &["--pretrained", "b.safetensors", "--dry-run"]), 0, &["for every network"]);
     // Steps that move nothing: the student is the file; the teachers went a few steps of their average towards it.
@@ -185,7 +185,7 @@ fn voc_and_cityscapes_from_random_weights_warn_once() {
     let ran = p.train("o", &[&voc[..], &["--epochs", "2"]].concat());
     expect(&ran, 0, &["--pretrained", "--init", "Pascal VOC", "docs/weights.md", "results in o"]);
     assert_eq!(from_scratch_warnings(&ran), 1, "{}", text(&ran));
-    let resumed = p.run(&["train", "--resume", "o"]);
+    let resumed = p.resume("o", &[]);
     expect(&resumed, 0, &["results in o"]);
     assert_eq!(from_scratch_warnings(&resumed), 0, "{}", text(&resumed));
     let dry = |flags: &[&str]| {

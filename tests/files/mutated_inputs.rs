@@ -139,7 +139,7 @@ fn weights() {
 #[test]
 fn checkpoints() {
     let p = trained();
-    let seed = std::fs::read(p.path("o/checkpoints/last.safetensors")).unwrap();
+    let seed = p.read("o/checkpoints/last.safetensors");
     check("checkpoint", &[seed], SMALL, |path| {
         let checkpoint = Checkpoint::open(path)?;
         let arch = DeepLab::new(checkpoint.meta.model.clone())?;
@@ -174,7 +174,7 @@ fn lists() {
 #[test]
 fn configurations() {
     let p = trained();
-    let seeds = ["run.toml", "o/config.toml"].map(|name| std::fs::read(p.path(name)).unwrap());
+    let seeds = ["run.toml", "o/config.toml"].map(|name| p.read(name));
     check("config.toml", &seeds, SMALL, |path| {
         let Ok(text) = String::from_utf8(std::fs::read(path).unwrap()) else { return Ok(()) };
         let config = config::parse(&path.display().to_string(), &text)?;
@@ -209,7 +209,7 @@ fn images() {
 #[test]
 fn masks() {
     let p = Project::new();
-    let mut seeds = vec![std::fs::read(p.path("data/masks/0.png")).unwrap()];
+    let mut seeds = vec![p.read("data/masks/0.png")];
     for depth in [png::BitDepth::One, png::BitDepth::Four] {
         let mut bytes = Vec::new();
         let mut encoder = png::Encoder::new(&mut bytes, 12, 5);
@@ -229,8 +229,8 @@ fn masks() {
 #[test]
 fn records() {
     let p = trained();
-    let seed = std::fs::read(p.path("o/metrics.jsonl")).unwrap();
-    let config = std::fs::read(p.path("o/config.toml")).unwrap();
+    let seed = p.read("o/metrics.jsonl");
+    let config = p.read("o/config.toml");
     check("metrics.jsonl", &[seed], SMALL, |path| {
         let folder = path.parent().unwrap();
         std::fs::write(folder.join("config.toml"), &config).unwrap();

@@ -211,7 +211,7 @@ fn inspect_says_what_train_takes() {
     expect(&refused, 5, &["several networks fit"]);
     let out = p.train("o", &["--pretrained", "f.safetensors#b", "--epochs", "1"]);
     expect(&out, 0, &["starting with backbone by torchvision's names behind \"b.\""]);
-    let config = std::fs::read_to_string(p.path("o/config.toml")).unwrap();
+    let config = p.read_text("o/config.toml");
     assert!(config.contains("f.safetensors#b\"\n"), "{config}");
     // A run's networks: all at once, and each one's backbone.
     std::fs::copy(p.path("o/checkpoints/last.safetensors"), &path).unwrap();
