@@ -1,4 +1,4 @@
-//! The tools beside the program: what they compare, they compare as it is meant.
+//! The scripts of `tools/`: what they compare, ask of the program and refuse.
 
 use std::path::Path;
 use std::process::Command;

@@ -99,7 +99,7 @@ fn a_full_disk_keeps_the_last_checkpoint() {
     let p = Project::new();
     assert!(p.train("plenty", &["--epochs", "2"]).status.success());
     let checkpoint = std::fs::metadata(p.path("plenty/checkpoints/last.safetensors")).unwrap().len();
-    // A checkpoint is written beside the one that it replaces: there is room for one, not for two.
+    // A checkpoint is written next to the one that it replaces: there is room for one, not for two.
     let Some(_disk) = SmallDisk::mount(p.path("small"), checkpoint * 7 / 4) else {
         eprintln!("skipped: mounting a small disk needs more rights than this user has");
         return;
@@ -111,7 +111,7 @@ fn a_full_disk_keeps_the_last_checkpoint() {
 }
 
 #[test]
-fn shells_and_man_learn_the_command_line() {
+fn shells_and_man_get_the_command_line() {
     let p = Project::new();
     for shell in ["bash", "zsh", "fish"] {
         expect(&p.run(&["completions", shell]), 0, &["psmt-fast", "check-data", "dry-run"]);
@@ -127,10 +127,10 @@ fn shells_and_man_learn_the_command_line() {
     expect(&p.run(&["man", "file"]), 9, &["file"]);
 }
 
-/// A reader that leaves ends the program without a word.
+/// A reader that closes the pipe ends the program without a message.
 #[test]
 #[cfg(unix)]
-fn output_that_nobody_reads() {
+fn output_whose_reader_has_gone() {
     use std::io::Read;
     use std::os::unix::process::ExitStatusExt;
     let mut child = std::process::Command::new(crate::PROGRAM)

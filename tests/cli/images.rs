@@ -1,5 +1,5 @@
-//! What people's images and masks do to the built program: masks that teach nothing, images turned by their EXIF orientation,
-//! files that end too early, sizes that nobody has.
+//! Images and masks as people have them, through the built program: masks that teach nothing, images turned by their EXIF orientation,
+//! files that end too early, absurd sizes.
 
 use crate::cli_common::{Project, expect, oversized_png, read, text, turned_jpeg};
 use psmt_fast::Error;
@@ -85,7 +85,7 @@ fn a_class_that_is_validated_but_not_learned_is_warned_of() {
 }
 
 #[test]
-fn white_of_one_bit_beside_white_of_eight_is_warned_of() {
+fn white_of_one_bit_next_to_white_of_eight_is_warned_of() {
     let p = Project::new();
     let bit = |palette: Option<&[u8]>| {
         let mut file = Vec::new();
@@ -278,7 +278,7 @@ fn a_file_that_stops_a_run_is_named_with_the_way_on() {
 }
 
 #[test]
-fn sizes_that_nobody_has_are_refused_before_anything_is_decoded() {
+fn absurd_sizes_are_refused_before_anything_is_decoded() {
     let p = Project::new();
     let (image, mask) = (p.path("data/images/0.png"), p.path("data/masks/0.png"));
     let refused = |result: Result<(), Error>| match result {
@@ -294,7 +294,7 @@ fn sizes_that_nobody_has_are_refused_before_anything_is_decoded() {
     refused(decode_upright(&image).map(|_| ()));
     expect(&p.train("o", &["--dry-run"]), 4, &["images/0.png", "60000 x 60000", "at most"]);
     expect(&check_data(&p, &[]), 1, &["images/0.png", "60000 x 60000", "1 faults"]);
-    // A JPEG's size stands behind marker, length and precision of its frame.
+    // A JPEG's size follows marker, length and precision of its frame.
     let mut jpeg = turned_jpeg(&image::RgbImage::new(16, 16), 1);
     let frame = jpeg.windows(4).position(|w| w == [0xFF, 0xC0, 0, 17]).unwrap();
     jpeg[frame + 5..frame + 9].copy_from_slice(&[0xEA, 0x60, 0xEA, 0x60]);

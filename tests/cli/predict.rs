@@ -108,7 +108,7 @@ fn one_bad_file_costs_no_results_of_others() {
 #[test]
 fn sizes_that_cannot_fit_are_refused() {
     if psmt_fast::host::available_memory().is_none() {
-        return eprintln!("skipped: nobody knows what memory is left");
+        return eprintln!("skipped: the memory that is left is unknown");
     }
     let p = Project::new();
     expect(&p.train("o", &["--epochs", "1", "--steps-per-epoch", "1"]), 0, &[]);

@@ -47,7 +47,7 @@ fn masks_of_unlabelled_images_measure_and_change_nothing_else() {
     };
     assert!(tensors("plain") == tensors("measured"));
 
-    // The picture: crop, truth, pseudo label, confidence; the same but for the truth, which is black where nobody knows it.
+    // The picture: crop, truth, pseudo label, confidence; the same but for the truth, which is black where it is unknown.
     let open = |run: &str| {
         let picture = image::open(p.path(&format!("{run}/pictures/unlabeled-0003.png"))).unwrap().into_rgb8();
         assert_eq!(picture.dimensions(), (4 * 24, 24));

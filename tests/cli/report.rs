@@ -21,9 +21,18 @@ fn records(p: &Project, run: &str) -> Vec<Value> {
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-/// Copies the configuration and the records of `run` as those of a run with another seed, whose mIoU and pixel accuracy of each
-/// network is `scores` in every validation, but half of it in the first; without the last validation where it is to be `unfinished`.
-fn seeded(p: &Project, run: &str, name: &str, seed: u64, scores: &[(&str, Value)], unfinished: bool) {
+/// A copy of a run's configuration and records as those of a run with another seed.
+struct Copy<'a> {
+    run: &'a str,
+    name: &'a str,
+    seed: u64,
+    /// The mIoU and pixel accuracy of networks in every validation; half of it in the first.
+    scores: &'a [(&'a str, Value)],
+    /// Whether the last validation is missing.
+    unfinished: bool,
+}
+
+fn copy(p: &Project, Copy { run, name, seed, scores, unfinished }: Copy) {
     std::fs::create_dir_all(p.path(name)).unwrap();
     let config = p.read_text(&format!("{run}/config.toml"));
     let is_seed = |line: &&str| line.starts_with("seed = ");
@@ -60,13 +69,13 @@ fn seeded(p: &Project, run: &str, name: &str, seed: u64, scores: &[(&str, Value)
 fn three_seeds() -> (Project, [&'static str; 6]) {
     let p = trained();
     for (seed, student) in [(1, 0.40), (2, 0.44), (3, 0.45)] {
-        let scores = [("student", student.into())];
-        seeded(&p, "<b>&base", &format!("base-{seed}"), seed, &scores, false);
+        let scores = &[("student", student.into())];
+        copy(&p, Copy { run: "<b>&base", name: &format!("base-{seed}"), seed, scores, unfinished: false });
     }
     for (seed, ensemble, student) in [(1, 0.45, 0.42.into()), (2, 0.46, Value::Null), (3, 0.99, 0.99.into())]
     {
-        let scores = [("ensemble", ensemble.into()), ("student", student)];
-        seeded(&p, "ps-mt", &format!("ps-{seed}"), seed, &scores, seed == 3);
+        let scores = &[("ensemble", ensemble.into()), ("student", student)];
+        copy(&p, Copy { run: "ps-mt", name: &format!("ps-{seed}"), seed, scores, unfinished: seed == 3 });
     }
     // One of the method's has pictures, and it is not the first.
     std::fs::create_dir_all(p.path("ps-2/pictures")).unwrap();

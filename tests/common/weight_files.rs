@@ -8,8 +8,9 @@ use psmt_fast::weights::Weights;
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
+use zip::CompressionMethod;
+use zip::ZipWriter;
 use zip::write::SimpleFileOptions;
-use zip::{CompressionMethod, ZipWriter};
 
 /// The network of `cli_common`'s configuration.
 pub fn arch(stem: Stem, num_classes: usize) -> DeepLab {
@@ -68,9 +69,8 @@ pub fn write(path: &Path, tensors: &[NamedTensor]) {
 }
 
 /// Writes an archive as `torch.save` does, with storages by name.
-pub fn zip_file(path: &Path, pickle: &[u8], entries: &[(String, Vec<u8>)], deflate: bool) {
+pub fn zip_file(path: &Path, pickle: &[u8], entries: &[(String, Vec<u8>)], method: CompressionMethod) {
     let mut zip = ZipWriter::new(std::fs::File::create(path).unwrap());
-    let method = if deflate { CompressionMethod::Deflated } else { CompressionMethod::Stored };
     let options = SimpleFileOptions::default().compression_method(method);
     zip.start_file("a/data.pkl", options).unwrap();
     zip.write_all(pickle).unwrap();

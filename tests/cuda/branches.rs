@@ -22,7 +22,7 @@ struct Late {
 
 #[derive(Default)]
 struct State {
-    /// The step at hand.
+    /// The step under way.
     recording: Option<Recording>,
     /// Given back during the step.
     freed: Vec<(DevicePtr, usize)>,
@@ -33,7 +33,7 @@ struct State {
 }
 
 impl Late {
-    /// Notes work, or does it at once where no step is at hand.
+    /// Records work, or does it at once outside of a step.
     fn work(&self, work: Work) -> Result<()> {
         match &mut self.state.lock().unwrap().recording {
             Some(recording) => recording.push(work),

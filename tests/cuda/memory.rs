@@ -66,7 +66,7 @@ fn a_plan_says_what_memory_is_for() {
     let arch = arch();
     let (_, plan) = Cuda::new(driver, Dtype::Bf16).planned(|twin| rehearse(twin, &arch)).unwrap().unwrap();
     let (params, stats) = (arch.table.num_params, arch.table.num_stats);
-    // Three networks with momentum and gradient beside them, to whole blocks, and three copies in 16 bits.
+    // Three networks, momentum and gradient, to whole blocks, and three copies in 16 bits.
     let held = |what: &str| plan.held.iter().find(|u| u.what == what).map_or(0, |u| u.bytes) as usize;
     let block = |bytes: usize| bytes.next_multiple_of(256);
     assert_eq!(held("networks"), 5 * block(4 * params) + 3 * block(4 * stats));

@@ -145,23 +145,19 @@ fn adjustments_agree_in_every_order() {
 
 fn blurred<B: Backend>(b: &B, run: &mut Run) {
     let orders = orders();
-    let strong = |i: usize, kernel: usize, sigma: f32| Strong {
+    let strong = |i: usize, (kernel, sigma): (usize, f32)| Strong {
         jitter: orders[i % 24].clone(),
         gray: i % 3 == 1,
         blur: Some(Blur { kernel, sigma }),
     };
     for &shape in SHAPES {
-        // Kernels of one batch differ; 15 and 31 reach beyond most of these images, several times.
-        let kernels = [(3, 0.1), (5, 0.9), (7, 1.5), (7, 2.0), (15, 4.0), (31, 9.0)];
-        let strong: Vec<Strong> = (0..shape.n)
-            .map(|i| {
-                let (kernel, sigma) = kernels[(i + shape.h) % kernels.len()];
-                strong(7 * i + shape.w, kernel, sigma)
-            })
-            .collect();
+        // Kernel and sigma differ within a batch; 15 and 31 reach beyond most of these images, several times.
+        let blurs = [(3, 0.1), (5, 0.9), (7, 1.5), (7, 2.0), (15, 4.0), (31, 9.0)];
+        let strong: Vec<Strong> =
+            (0..shape.n).map(|i| strong(7 * i + shape.w, blurs[(i + shape.h) % blurs.len()])).collect();
         both(b, run, "blur", shape, &strong);
     }
-    let widest = [strong(3, MAX_BLUR_KERNEL, 70.0), Strong::default()];
+    let widest = [strong(3, (MAX_BLUR_KERNEL, 70.0)), Strong::default()];
     both(b, run, "widest blur", Shape::new(2, 3, 9, 3), &widest);
 }
 

@@ -12,7 +12,7 @@ fn the_program_exports_what_it_predicts() {
     let p = Project::new();
     expect(&p.train("o", &[]), 0, &[]);
     let python = python();
-    // Odd sizes beside the project's own.
+    // An odd size among the project's own.
     let odd = image::open(p.path("data/images/3.png")).unwrap().crop_imm(1, 2, 29, 23);
     odd.save(p.path("data/images/odd.png")).unwrap();
     for network in ["ensemble", "student", "teacher1"] {

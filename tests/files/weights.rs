@@ -7,6 +7,7 @@ use psmt_fast::weights::{Format, WeightFile};
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
+use zip::CompressionMethod::{self, Deflated, Stored};
 
 const FIXTURES: [(&str, Format); 3] = [
     ("mixed.pth", Format::TorchZip),
@@ -121,7 +122,7 @@ fn damaged_pickles_under_a_right_checksum_never_panic() {
             for change in [1u8 << (at % 8), 0x80 >> (at % 7), 0xff] {
                 let mut bytes = pickle.clone();
                 bytes[at] ^= change;
-                zip_file(&path, &bytes, &entries, false);
+                zip_file(&path, &bytes, &entries, Stored);
                 match WeightFile::open(&path).and_then(|file| read_all(&file)) {
                     Ok(_) => right += 1,
                     Err(error) => {
@@ -163,23 +164,23 @@ fn open_error(path: &Path) -> String {
 fn archives_that_inflate_or_lie_are_refused() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("x.pth");
-    let make = |pickle: Pickle, entries: &[(&str, usize)], deflate: bool| {
+    let make = |pickle: Pickle, entries: &[(&str, usize)], method: CompressionMethod| {
         let zeros: Vec<(String, Vec<u8>)> =
             entries.iter().map(|(name, len)| (format!("a/data/{name}"), vec![0; *len])).collect();
-        zip_file(&path, &pickle.end(), &zeros, deflate);
+        zip_file(&path, &pickle.end(), &zeros, method);
     };
-    make(one_tensor(6, &[2, 3], &[3, 1]), &[("0", 24)], true);
+    make(one_tensor(6, &[2, 3], &[3, 1]), &[("0", 24)], Deflated);
     assert_eq!(read_all(&WeightFile::open(&path).unwrap()).unwrap()["a"], (vec![2, 3], vec![0.0; 6]));
     // Six numbers do not need 40 MB, whether the pickle admits the size or not.
-    make(one_tensor(10_000_000, &[6], &[1]), &[("0", 40_000_000)], true);
+    make(one_tensor(10_000_000, &[6], &[1]), &[("0", 40_000_000)], Deflated);
     assert!(
         open_error(&path).contains("inflates to 40000000 bytes, its tensors need 24"),
         "{}",
         open_error(&path)
     );
-    make(one_tensor(6, &[6], &[1]), &[("0", 40_000_000)], true);
+    make(one_tensor(6, &[6], &[1]), &[("0", 40_000_000)], Deflated);
     assert!(open_error(&path).contains("expected 24 bytes, got 40000000"));
-    make(one_tensor(6, &[6], &[1]), &[], false);
+    make(one_tensor(6, &[6], &[1]), &[], Stored);
     assert!(open_error(&path).contains("a/data/0 is missing"));
     for (shape, strides, message) in [
         (&[7][..], &[1][..], "outside"),
@@ -190,20 +191,20 @@ fn archives_that_inflate_or_lie_are_refused() {
         (&[-1], &[1], "unknown way"),
         (&[2, 3], &[1], "unknown way"),
     ] {
-        make(one_tensor(6, shape, strides), &[("0", 24)], false);
+        make(one_tensor(6, shape, strides), &[("0", 24)], Stored);
         let file = WeightFile::open(&path).unwrap();
         assert!(file.tensors().is_empty() && file.unreadable()["a"].contains(message), "{shape:?}");
     }
     // An expanded tensor is read by its strides.
-    make(one_tensor(6, &[2, 3, 4], &[0, 2, 0]), &[("0", 24)], false);
+    make(one_tensor(6, &[2, 3, 4], &[0, 2, 0]), &[("0", 24)], Stored);
     assert_eq!(read_all(&WeightFile::open(&path).unwrap()).unwrap()["a"], (vec![2, 3, 4], vec![0.0; 24]));
     let bytes: Vec<u8> = (0..6u8).flat_map(|v| f32::from(v).to_le_bytes()).collect();
-    zip_file(&path, &one_tensor(6, &[2, 3], &[0, 2]).end(), &[("a/data/0".into(), bytes)], false);
+    zip_file(&path, &one_tensor(6, &[2, 3], &[0, 2]).end(), &[("a/data/0".into(), bytes)], Stored);
     let expanded = read_all(&WeightFile::open(&path).unwrap()).unwrap();
     assert_eq!(expanded["a"], (vec![2, 3], vec![0.0, 2.0, 4.0, 0.0, 2.0, 4.0]));
     // An empty tensor needs nothing; values that are not finite are found when read.
     let nan = f32::NAN.to_le_bytes().to_vec();
-    zip_file(&path, &one_tensor(1, &[1], &[1]).end(), &[("a/data/0".into(), nan)], false);
+    zip_file(&path, &one_tensor(1, &[1], &[1]).end(), &[("a/data/0".into(), nan)], Stored);
     let error = WeightFile::open(&path).unwrap().read(0).unwrap_err().to_string();
     assert!(error.contains("tensor a") && error.contains("NaN"), "{error}");
 }
@@ -213,7 +214,7 @@ fn pickles_run_nothing_and_cannot_grow_without_bound() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("x.pth");
     let open = |pickle: Pickle| {
-        zip_file(&path, &pickle.end(), &[], false);
+        zip_file(&path, &pickle.end(), &[], Stored);
         WeightFile::open(&path)
     };
     // A call that would leave a trace.

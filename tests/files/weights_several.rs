@@ -130,7 +130,7 @@ fn torch_file(path: &Path, tensors: &[NamedTensor], more: impl FnOnce(Pickle) ->
         storages.push((format!("a/data/{i}"), bytes));
     }
     storages.push(("a/data/x".into(), vec![0; 24]));
-    zip_file(path, &more(pickle).end(), &storages, false);
+    zip_file(path, &more(pickle).end(), &storages, zip::CompressionMethod::Stored);
 }
 
 #[test]
