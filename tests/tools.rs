@@ -117,7 +117,7 @@ fn the_suite_asks_for_each_tile_before_large_layers_and_under_memcheck() {
 }
 
 #[test]
-fn cuda_12_is_refused_without_leavings_where_there_is_no_apt() {
+fn cuda_12_is_refused_and_leaves_nothing_where_there_is_no_apt() {
     let dir = tempfile::tempdir().unwrap();
     let (bin, home) = (dir.path().join("bin"), dir.path().join("home"));
     std::fs::create_dir_all(&bin).unwrap();

@@ -92,7 +92,7 @@ fn ignored_hangups_stay_ignored() {
 }
 
 #[test]
-fn an_echo_of_a_signal_does_not_cost_the_checkpoint() {
+fn a_repeated_signal_does_not_cost_the_checkpoint() {
     let p = Project::new();
     let child = p.start_and_wait_for_checkpoint("o", &LONG);
     // As timeout does: the process, then its group.

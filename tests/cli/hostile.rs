@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 const LAST: &str = "o/checkpoints/last.safetensors";
 
 #[test]
-fn metadata_that_cannot_be_is_refused() {
+fn impossible_metadata_is_refused() {
     let p = Project::new();
     expect(&p.train("o", &["--epochs", "1"]), 0, &[]);
     let file = TensorFile::open(&p.path(LAST)).unwrap();

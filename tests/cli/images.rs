@@ -189,7 +189,7 @@ fn images_are_upright_and_masks_are_turned_with_them_where_they_lie_as_stored() 
 }
 
 #[test]
-fn images_whose_masks_may_lie_either_way_are_counted_aloud() {
+fn images_whose_masks_may_lie_either_way_are_counted_in_a_warning() {
     let p = Project::new();
     // 32 x 32: a quarter turn does not show either.
     for (i, orientation) in [(0, 6), (1, 3), (9, 2)] {
@@ -207,7 +207,7 @@ fn images_whose_masks_may_lie_either_way_are_counted_aloud() {
     }
     let found: serde_json::Value = p.read_json("found.json");
     assert!(found["warnings"][0].as_str().unwrap().contains(counted));
-    // Chosen, it is said and not warned of.
+    // Where it was chosen it is reported, without a warning.
     for (chosen, taken) in
         [("stored", "taken as the file stores the image"), ("upright", "taken as people see the image")]
     {
@@ -257,7 +257,7 @@ fn files_that_end_too_early_are_found_before_the_first_step_in_every_list() {
     assert!(!p.path("o").exists());
 }
 
-/// Damage that neither header nor end tells of stops a run when the file is decoded.
+/// Damage that shows neither in the header nor at the end stops a run when the file is decoded.
 #[test]
 fn a_file_that_stops_a_run_is_named_with_the_way_on() {
     let p = Project::new();

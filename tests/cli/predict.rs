@@ -56,7 +56,7 @@ fn several_views_are_averaged() {
     expect(&predict("same", &["--scales", "1"]), 0, &[]);
     assert_eq!(confidence("one"), confidence("same"));
     expect(&predict("both", &["--flip"]), 0, &[]);
-    // Mirroring the image mirrors what two mirrored views say of it.
+    // Mirroring the image mirrors the prediction by both mirrored views.
     let mirrored = image::imageops::flip_horizontal(&image::open(p.path("data/images/9.png")).unwrap());
     mirrored.save(p.path("mirrored.png")).unwrap();
     let args = ["predict", "mirrored.png", "--checkpoint", "o", "--out", "m", "--flip"];

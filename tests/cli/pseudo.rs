@@ -1,5 +1,5 @@
 //! How good pseudo labels are, through the built program: lists of unlabelled images that name masks, what training then says,
-//! and that it learns the same.
+//! and that training is the same.
 
 use crate::cli_common::{Project, epochs, expect, read, records, text};
 
@@ -62,7 +62,7 @@ fn masks_of_unlabelled_images_measure_and_change_nothing_else() {
     // A pseudo label is there from a confidence of 0.5 on, which of two classes every pixel has; ties of the two aside.
     assert!(measured[3].pixels().all(|p| p[0] >= 127 && p[0] == p[1] && p[1] == p[2]));
 
-    // Nothing of it without pictures, and the run is the same without.
+    // Without pictures there are none of these, and the run is the same.
     expect(&p.train("bare", &["--set", "run.pictures=0"]), 0, &[]);
     assert!(!p.path("bare/pictures/unlabeled-0003.png").exists());
     assert_eq!(records(&p.path("bare")), records(&p.path("measured")));

@@ -233,7 +233,7 @@ fn markdown_can_stand_alone() {
 }
 
 #[test]
-fn runs_that_cannot_be_compared_are_told() {
+fn runs_that_cannot_be_compared_are_marked() {
     let p = trained();
     expect(&p.run(&["report", "ps-mt", "<b>&base", "--out", "page.html"]), 0, &[]);
     assert!(!page(&p).contains("role=\"alert\""));

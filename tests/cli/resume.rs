@@ -1,4 +1,4 @@
-//! Runs that are resumed with something else than they began with, or without their checkpoint, through the built program.
+//! Runs that are resumed with other settings or data than they began with, or without their checkpoint, through the built program.
 
 use crate::cli_common::{Project, expect, text};
 use crate::weight_files::{tensors_of, write_plain};
@@ -138,7 +138,7 @@ fn a_warm_up_that_became_longer_goes_on_where_it_then_is() {
 }
 
 #[test]
-fn a_checkpoint_that_is_gone_is_missed() {
+fn a_missing_checkpoint_is_reported() {
     let p = Project::new();
     expect(&p.train("whole", &[]), 0, &[]);
     expect(&p.train("o", &[]), 0, &[]);

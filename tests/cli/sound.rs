@@ -1,5 +1,5 @@
 //! Weights and checkpoints that are not sound, through the built program: values that no network can have, flipped bits, and
-//! predictions that are no numbers. None is taken in silence.
+//! predictions that are no numbers. None passes unnoticed.
 
 use crate::cli_common::{Project, expect, text};
 use crate::weight_files::{arch, backbone, network, renamed, tensors_of, write, write_plain};
@@ -58,7 +58,7 @@ fn unsound_weights_are_refused_before_a_folder_is_made() {
         *tensor.data.last_mut().unwrap() = value;
         tensors
     };
-    // The last value of a tensor, and what is said of it.
+    // The last value of a tensor, and what the message says of it.
     struct Unsound<'a> {
         flag: &'a str,
         file: &'a [NamedTensor],
@@ -82,7 +82,7 @@ fn unsound_weights_are_refused_before_a_folder_is_made() {
             expect(&out, 5, &["w.safetensors", name, word]);
             assert!(!p.path("o").exists(), "{name}");
         }
-        // What no flag takes is not said to be taken.
+        // `inspect` does not offer it for a flag that refuses it.
         let out = p.run(&["inspect", "w.safetensors"]);
         expect(&out, 0, &["no fit", name, word]);
         let text = text(&out);

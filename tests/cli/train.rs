@@ -246,7 +246,7 @@ fn the_network_that_decides_is_what_other_commands_take() {
 }
 
 #[test]
-fn settings_of_validation_that_cannot_be_are_refused_before_anything_is_written() {
+fn impossible_settings_of_validation_are_refused_before_anything_is_written() {
     let p = Project::new();
     let network = ["--algorithm", "supervised", "--set", "eval.network=ensemble"];
     expect(&p.train("o", &network), 3, &["eval.network", "student", "got ensemble"]);

@@ -228,7 +228,7 @@ fn recipes_run_the_published_form_unless_told_otherwise() {
 }
 
 #[test]
-fn names_in_files_are_not_obeyed_by_terminals() {
+fn control_characters_of_names_in_files_are_escaped() {
     let p = Project::new();
     let tensor = NamedTensor { name: "a\u{1b}[2Jb\nc".into(), shape: vec![1], data: vec![1.0] };
     let metadata = [("k\u{7}".into(), "\u{1b}]0;x".into())].into();

@@ -183,7 +183,7 @@ fn masks_that_measure_decide_nothing_about_images() {
     let (census, left_out) = with.leave_out_unusable_masks();
     let (count, first) = left_out.unwrap();
     assert_eq!((count, census.masks), (2, 3));
-    // "six" is told by its size, "three" is not.
+    // The size shows how the mask of "six" lies, not that of "three".
     assert_eq!((census.told, census.untold), ([0, 1], 1));
     assert_has(&first.to_string(), &["large.png", "9 x 4", "8 x 4"]);
     assert!(with.leave_out_unusable_masks().1.is_none());

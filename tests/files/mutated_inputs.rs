@@ -178,7 +178,7 @@ fn configurations() {
     check("config.toml", &seeds, SMALL, |path| {
         let Ok(text) = String::from_utf8(std::fs::read(path).unwrap()) else { return Ok(()) };
         let config = config::parse(&path.display().to_string(), &text)?;
-        // What is wrong with values is told with the key alone.
+        // Faults of values are reported with the key alone.
         if config::validate(&config).is_ok() {
             let _ = estimated_memory(&config, &ImageSizes::default());
         }

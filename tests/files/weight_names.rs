@@ -74,7 +74,7 @@ fn flat(name: &str) -> String {
 }
 
 #[test]
-fn flat_stems_are_told_from_the_7x7_one() {
+fn flat_stems_are_distinguished_from_the_7x7_one() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("f.safetensors");
     let deep = arch(Stem::Deep, 3);
@@ -96,7 +96,7 @@ fn flat_stems_are_told_from_the_7x7_one() {
         assert_eq!((found.config.stem, found.config.stem_width, found.faults.as_str()), expected);
         let weights = Weights::backbone(&path, &deep).unwrap();
         assert!(weights.describe().contains("3x3resnet's names"), "{}", weights.describe());
-        // A run with a 7x7 stem is told what the file has.
+        // For a run with a 7x7 stem the error says what the file has.
         let single = arch(Stem::Single, 3);
         let error = Weights::backbone(&path, &single).map(|_| ()).unwrap_err().to_string();
         let parts = ["conv1.weight", "the file's network is", "deep stem", "the run's", "7x7 stem"];
@@ -162,7 +162,7 @@ fn networks_are_found_by_every_spelling() {
         for number in 0..3 {
             assert!(put(&weights, &arch, number) == all[number as usize], "network {number}");
         }
-        // The student's backbone is meant.
+        // Of several networks the student's backbone is taken.
         let students = Weights::backbone(&path, &arch).unwrap();
         assert!(put(&students, &arch, 1) == backbone_only(&arch, &all[0]));
     }
@@ -229,7 +229,7 @@ fn what_does_not_fit_is_named() {
     let mut twice = renamed(&arch, &values, &|n| Some(format!("a.{n}")));
     twice.extend(renamed(&arch, &values, &|n| Some(format!("b.{n}"))));
     expect(error(&twice, &arch, true), &["several networks fit", "a.encoder", "b.encoder"]);
-    // A teacher that is there but damaged is not replaced in silence.
+    // A teacher that is there but damaged is an error.
     let mut broken = renamed(&arch, &values, &|n| Some(format!("student.{n}")));
     broken.extend(renamed(&arch, &values, &|n| {
         (n != "decoder.upsample.classifier.bias").then(|| format!("teacher1.{n}"))

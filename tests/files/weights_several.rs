@@ -29,7 +29,7 @@ fn with_selector(path: &Path, selector: &str) -> std::path::PathBuf {
 }
 
 #[test]
-fn a_network_is_meant_before_its_copies() {
+fn a_network_goes_before_its_copies() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("two.safetensors");
     let arch = arch(Stem::Deep, 2);
@@ -45,7 +45,7 @@ fn a_network_is_meant_before_its_copies() {
         let weights = Weights::backbone(&path, &arch).unwrap_or_else(|e| panic!("{prefixes:?}: {e}"));
         assert_eq!(taken(&weights, &arch), first, "{prefixes:?}");
         for (i, prefix) in prefixes.iter().enumerate() {
-            // The others are told, and chosen by their names.
+            // The others are named, and chosen by their names.
             if i != first {
                 assert!(weights.describe().contains(prefix), "{}", weights.describe());
             }
@@ -56,7 +56,7 @@ fn a_network_is_meant_before_its_copies() {
 }
 
 #[test]
-fn networks_of_equal_right_are_chosen_by_name() {
+fn equally_good_networks_are_chosen_by_name() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("two.safetensors");
     let arch = arch(Stem::Deep, 2);

@@ -98,8 +98,8 @@ fn blocking_launches_name_the_kernel() {
 }
 
 #[test]
-fn launches_that_cannot_be_are_refused() {
-    if !inside(launches_that_cannot_be_are_refused, &[]) {
+fn impossible_launches_are_refused() {
+    if !inside(impossible_launches_are_refused, &[]) {
         return;
     }
     let gpu = Gpu::open(0).unwrap();
