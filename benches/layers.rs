@@ -2,9 +2,10 @@
 //!
 //!     cargo bench --bench layers -- [CROP] [BATCH] [FILTER]
 //!
-//! As `psmt-fast bench layers --device cpu --model r50`, with another ceiling: that of the `gemm` crate on all threads, measured
-//! in the same run before every layer. Each result is first compared with the definition at a few elements. GFLOP/s count the
-//! multiply-adds of the definition, padding included, so maps smaller than a dilation may exceed the ceiling.
+//! As `psmt-fast bench layers --device cpu --model r50`, with another ceiling: that of the `gemm` crate on
+//! all threads, measured in the same run before every layer. Each result is first compared with the
+//! definition at a few elements. GFLOP/s count the multiply-adds of the definition, padding included, so maps
+//! smaller than a dilation may exceed the ceiling.
 
 use psmt_fast::backend::cpu::Cpu;
 use psmt_fast::method::Tvat;

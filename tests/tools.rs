@@ -11,7 +11,8 @@ fn records(last: &str) -> String {
     (1..12).map(|i| step(i, "1.25")).chain([step(12, last)]).collect()
 }
 
-/// Whether two runs that differ in one loss are the same to within `tolerance`, and what the tool says; `None` without awk.
+/// Whether two runs that differ in one loss are the same to within `tolerance`, and what the tool says;
+/// `None` without awk.
 fn same(first: &str, second: &str, tolerance: &str) -> Option<(bool, String)> {
     let dir = tempfile::tempdir().unwrap();
     let paths = ["a", "b"].map(|name| dir.path().join(name));

@@ -37,11 +37,8 @@ fn every_fault_is_named() {
     p.write("data/masks/1.png", &bytes[..bytes.len() / 2]);
     let three = image::GrayImage::from_fn(32, 32, |x, _| image::Luma([x as u8 / 11 * 3]));
     three.save(p.path("data/masks/2.png")).unwrap();
-    p.write(
-        "labeled.txt",
-        "images/0.png masks/0.png\nimages/1.png masks/1.png\nimages/2.png masks/2.png\nimages/77.png masks/77.png\n\
-         images/3.png masks/3.png\nimages/3.png masks/3.png\n",
-    );
+    let listed = [0, 1, 2, 77, 3, 3].map(|i| format!("images/{i}.png masks/{i}.png\n"));
+    p.write("labeled.txt", listed.concat());
     p.write("val.txt", "images/3.png masks/3.png\nimages/9.png masks/9.png\n");
     let out = check(&p, &["--labeled", "labeled.txt", "--val", "val.txt"]);
     let parts = ["images/0.png", "masks/1.png", "masks/2.png", "labeled.txt:4", "labeled.txt:6", "val.txt:1"];

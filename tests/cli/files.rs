@@ -1,5 +1,5 @@
-//! What the system does to a run: other processes in its folder, files that killed processes leave, signals, closed streams, and
-//! outputs that are no files.
+//! What the system does to a run: other processes in its folder, files that killed processes leave, signals,
+//! closed streams, and outputs that are no files.
 #![cfg(unix)]
 
 use crate::cli_common::{Project, expect, kill};

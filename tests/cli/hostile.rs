@@ -1,5 +1,5 @@
-//! Files and settings that are made to fail, through the built program: each ends with an exit code and a message, none with a
-//! panic, an abort or a machine without memory.
+//! Files and settings that are made to fail, through the built program: each ends with an exit code and a
+//! message, none with a panic, an abort or a machine without memory.
 
 use crate::cli_common::{Project, expect, read};
 use crate::weight_files::{Pickle, tensors_of, write_plain, zip_file};

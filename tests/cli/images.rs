@@ -1,5 +1,5 @@
-//! Images and masks as people have them, through the built program: masks that teach nothing, images turned by their EXIF orientation,
-//! files that end too early, absurd sizes.
+//! Images and masks as people have them, through the built program: masks that teach nothing, images turned
+//! by their EXIF orientation, files that end too early, absurd sizes.
 
 use crate::cli_common::{Project, expect, oversized_png, read, text, turned_jpeg};
 use psmt_fast::Error;
@@ -126,7 +126,8 @@ fn colours_are_no_classes() {
     expect(&check_data(&p, &[]), 1, &parts);
 }
 
-/// An image of 6 x 4 whose columns and rows differ, as a file that stores it turned by `orientation`, and a mask of it.
+/// An image of 6 x 4 whose columns and rows differ, as a file that stores it turned by `orientation`, and a
+/// mask of it.
 fn turned(p: &Project, name: &str, orientation: u8) -> (image::RgbImage, image::GrayImage) {
     use image::imageops::{flip_horizontal, rotate90, rotate180};
     let seen = image::RgbImage::from_fn(6, 4, |x, y| image::Rgb([40 * x as u8, 60 * y as u8, 9]));

@@ -1,4 +1,5 @@
-//! Predictions of pictures through the built program: orientation, views, folders, files that cannot be predicted.
+//! Predictions of pictures through the built program: orientation, views, folders, files that cannot be
+//! predicted.
 
 use crate::cli_common::{Project, expect, oversized_png, turned_jpeg};
 use std::process::Output;

@@ -1,5 +1,5 @@
-//! How good pseudo labels are, through the built program: lists of unlabelled images that name masks, what training then says,
-//! and that training is the same.
+//! How good pseudo labels are, through the built program: lists of unlabelled images that name masks, what
+//! training then says, and that training is the same.
 
 use crate::cli_common::{Project, epochs, expect, read, records, text};
 
@@ -47,7 +47,8 @@ fn masks_of_unlabelled_images_measure_and_change_nothing_else() {
     };
     assert!(tensors("plain") == tensors("measured"));
 
-    // The picture: crop, truth, pseudo label, confidence; the same but for the truth, which is black where it is unknown.
+    // The picture: crop, truth, pseudo label, confidence; the same but for the truth, which is black where it
+    // is unknown.
     let open = |run: &str| {
         let picture = image::open(p.path(&format!("{run}/pictures/unlabeled-0003.png"))).unwrap().into_rgb8();
         assert_eq!(picture.dimensions(), (4 * 24, 24));
@@ -59,7 +60,8 @@ fn masks_of_unlabelled_images_measure_and_change_nothing_else() {
     for k in [0, 2, 3] {
         assert_eq!(plain[k], measured[k]);
     }
-    // A pseudo label is there from a confidence of 0.5 on, which of two classes every pixel has; ties of the two aside.
+    // A pseudo label is there from a confidence of 0.5 on, which of two classes every pixel has; ties of the
+    // two aside.
     assert!(measured[3].pixels().all(|p| p[0] >= 127 && p[0] == p[1] && p[1] == p[2]));
 
     // Without pictures there are none of these, and the run is the same.

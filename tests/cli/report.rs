@@ -1,5 +1,6 @@
-//! `report`: a page about runs that were really trained, and about copies of them with other seeds and given scores, by what it says,
-//! by how Chromium shows it (skipped where there is none), and what becomes of folders that are no runs.
+//! `report`: a page about runs that were really trained, and about copies of them with other seeds and given
+//! scores, by what it says, by how Chromium shows it (skipped where there is none), and what becomes of
+//! folders that are no runs.
 
 use crate::cli_common::{Project, expect, read, text};
 use base64::Engine;
@@ -65,7 +66,8 @@ fn copy(p: &Project, Copy { run, name, seed, scores, unfinished }: Copy) {
     p.write(&format!("{name}/metrics.jsonl"), &text);
 }
 
-/// Three seeds of the baseline and three of the method, the last of which has not ended. Paths of their folders in a mixed order.
+/// Three seeds of the baseline and three of the method, the last of which has not ended. Paths of their
+/// folders in a mixed order.
 fn three_seeds() -> (Project, [&'static str; 6]) {
     let p = trained();
     for (seed, student) in [(1, 0.40), (2, 0.44), (3, 0.45)] {
@@ -172,7 +174,8 @@ fn runs_that_differ_in_the_seed_alone_share_a_column() {
     let columns = "base <small>3 seeds</small></th>";
     assert!(html.contains(columns) && html.contains("ps <small>3 seeds</small></th>"));
     assert!(html.contains("<h1>base, ps</h1>"));
-    // 40, 44, 45: mean 43, deviation sqrt((9 + 1 + 4) / 2) = 2.6. 45 and 46 of the two that ended: 45.5, sqrt(0.5) = 0.7.
+    // 40, 44, 45: mean 43, deviation sqrt((9 + 1 + 4) / 2) = 2.6. 45 and 46 of the two that ended: 45.5,
+    // sqrt(0.5) = 0.7.
     for cells in [
         "<th>runs</th><td>3 of 3 runs ended</td><td>2 of 3 runs ended</td>",
         "mIoU % of ensemble: last</th><td>–</td><td>45.5 ± 0.7 <small>n = 2</small></td>",
@@ -204,7 +207,8 @@ fn runs_that_differ_in_the_seed_alone_share_a_column() {
     assert!(html.matches("<polygon class=\"band\"").count() >= 4);
     let markdown = p.read_text("page.md");
     for lines in [
-        "| | runs | seeds | ensemble | student | teacher 1 | teacher 2 |\n| --- | ---: | ---: | ---: | ---: | ---: | ---: |\n\
+        "| | runs | seeds | ensemble | student | teacher 1 | teacher 2 |\n\
+         | --- | ---: | ---: | ---: | ---: | ---: | ---: |\n\
          | base | 3 of 3 runs ended | 1, 2, 3 | – | 43.0 ± 2.6 | – | – |\n\
          | ps | 2 of 3 runs ended | 1, 2, 3 | 45.5 ± 0.7 (n = 2) | 42.0 (n = 1) |",
         "minus that of base with the same seed",

@@ -1,4 +1,5 @@
-//! Runs that are resumed with other settings or data than they began with, or without their checkpoint, through the built program.
+//! Runs that are resumed with other settings or data than they began with, or without their checkpoint,
+//! through the built program.
 
 use crate::cli_common::{Project, expect, text};
 use crate::weight_files::{tensors_of, write_plain};
@@ -124,7 +125,8 @@ fn what_decides_nothing_may_change() {
 #[test]
 fn a_warm_up_that_became_longer_goes_on_where_it_then_is() {
     let p = Project::new();
-    // Two steps for each network, then two of the epoch: the checkpoint is of step 8, without momenta of teachers.
+    // Two steps for each network, then two of the epoch: the checkpoint is of step 8, without momenta of
+    // teachers.
     expect(&p.train("o", &["--epochs", "1", "--steps-per-epoch", "2"]), 0, &[]);
     // With five steps for each network, step 8 is the second teacher's.
     p.write("labeled.txt", &(0..9).map(line).chain([line(11)]).collect::<String>());

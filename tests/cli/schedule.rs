@@ -1,5 +1,5 @@
-//! What every step of a run does, as the built program prints it and as its training loop does it, against stored lines: a
-//! program apart from this one wrote them from sizes alone, after the released loop of PS-MT.
+//! What every step of a run does, as the built program prints it and as its training loop does it, against
+//! stored lines: a program apart from this one wrote them from sizes alone, after the released loop of PS-MT.
 
 use crate::cli_common::{Project, expect};
 use serde_json::Value;

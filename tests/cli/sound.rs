@@ -1,5 +1,5 @@
-//! Weights and checkpoints that are not sound, through the built program: values that no network can have, flipped bits, and
-//! predictions that are no numbers. None passes unnoticed.
+//! Weights and checkpoints that are not sound, through the built program: values that no network can have,
+//! flipped bits, and predictions that are no numbers. None passes unnoticed.
 
 use crate::cli_common::{Project, expect, text};
 use crate::weight_files::{arch, backbone, network, renamed, tensors_of, write, write_plain};

@@ -1,5 +1,5 @@
-//! TensorBoard's own reader opens what a run leaves, also after a resume; skipped where there is no Python with TensorBoard
-//! (`pip install tensorboard`; PSMT_TEST_PYTHON names another Python than python3).
+//! TensorBoard's own reader opens what a run leaves, also after a resume; skipped where there is no Python
+//! with TensorBoard (`pip install tensorboard`; PSMT_TEST_PYTHON names another Python than python3).
 
 use crate::cli_common::{Project, expect, text};
 use crate::python::python_with;

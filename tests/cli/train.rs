@@ -1,4 +1,5 @@
-//! Training through the built program: records, pictures, checkpoints, and runs that are interrupted and resumed.
+//! Training through the built program: records, pictures, checkpoints, and runs that are interrupted and
+//! resumed.
 
 use crate::cli_common::{Project, expect, kill, read, records, text};
 use serde_json::Value;
@@ -205,7 +206,8 @@ fn the_network_that_decides_is_what_other_commands_take() {
     let said = String::from_utf8_lossy(&out.stdout).into_owned();
     assert_eq!(first(&said, "network"), "teacher1", "{said}");
 
-    // The end of the warm-up, and floor(0.5 * 6) = 3: epochs 4 and 5, of which the one with teacher 1's best mIoU is kept.
+    // The end of the warm-up, and floor(0.5 * 6) = 3: epochs 4 and 5, of which the one with teacher 1's best
+    // mIoU is kept.
     let r = records(&p.path("o"));
     let validations: Vec<_> = r.iter().filter(|v| v["kind"] == "validation").collect();
     let epochs: Vec<_> = validations.iter().map(|v| v["epoch"].as_u64().unwrap()).collect();

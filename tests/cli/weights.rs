@@ -156,7 +156,8 @@ fn a_backbone_for_the_student_alone_leaves_the_teachers_as_the_seed_made_them() 
     let config = p.read_text("o/config.toml");
     assert!(config.contains("pretrained_networks = \"student\""), "{config}");
     expect(&p.train("a", &["--pretrained", "b.safetensors", "--dry-run"]), 0, &["for every network"]);
-    // Steps that move nothing: the student is the file; the teachers went a few steps of their average towards it.
+    // Steps that move nothing: the student is the file; the teachers went a few steps of their average
+    // towards it.
     let file = TensorFile::open(&p.path("o/checkpoints/last.safetensors")).unwrap();
     for (net, equal) in [("student", true), ("teacher1", false), ("teacher2", false)] {
         let same = |t: &&NamedTensor| {
@@ -207,8 +208,8 @@ fn recipes_run_the_published_form_unless_told_otherwise() {
     let p = Project::new();
     backbone_file(&p, "b.safetensors", Stem::Deep);
     let small = [
-        "train --recipe voc-hq-92 --data data --labeled labeled.txt --unlabeled unlabeled.txt --val val.txt --out o",
-        "--num-classes 2 --model tiny --crop 24 --batch-size 2 --dry-run",
+        "train --recipe voc-hq-92 --data data --labeled labeled.txt --unlabeled unlabeled.txt --val val.txt",
+        "--out o --num-classes 2 --model tiny --crop 24 --batch-size 2 --dry-run",
         "--set model.blocks=[1,1,1,1] --set model.stem_width=2 --set model.planes=1 --set model.aspp=4",
         "--set model.low_level=2",
     ]

@@ -1,7 +1,8 @@
 //! Comparisons of results, whose failures name the worst element and both values.
 #![allow(dead_code)] // each test program uses a part
 
-/// Asserts that every value lies within `allowed(index)` of the expected one. A value that is no number never does.
+/// Asserts that every value lies within `allowed(index)` of the expected one. A value that is no number never
+/// does.
 #[track_caller]
 pub fn assert_within<G, W>(what: &str, got: &[G], want: &[W], allowed: impl Fn(usize) -> f64)
 where

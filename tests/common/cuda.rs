@@ -1,5 +1,5 @@
-//! Emulated CUDA devices, and one body of a test for them and for the CPU device in double precision with the comparison of what
-//! it gives.
+//! Emulated CUDA devices, and one body of a test for them and for the CPU device in double precision with the
+//! comparison of what it gives.
 #![allow(dead_code)] // each test program uses a part
 
 use crate::compare::{assert_same_bits, assert_within, largest};
@@ -60,8 +60,8 @@ impl Run {
         draw::uniform(len, self.draws)
     }
 
-    /// An activation with the given values, which are first rounded to what the activation type can hold, so that both
-    /// devices read the same.
+    /// An activation with the given values, which are first rounded to what the activation type can hold, so
+    /// that both devices read the same.
     pub fn upload<B: Backend>(&self, b: &B, shape: Shape, mut data: Vec<f32>) -> B::Tensor {
         data.iter_mut().for_each(|v| *v = rounded(*v, self.dtype));
         b.upload(shape, &data)
@@ -116,8 +116,8 @@ pub fn assert_same(what: &str, got: &[Outcome], want: &[Outcome]) {
     }
 }
 
-/// Each value may be off by its own rounding to the result's type, and by `tolerance` of the largest reference value:
-/// what the sums in f32 may lose.
+/// Each value may be off by its own rounding to the result's type, and by `tolerance` of the largest
+/// reference value: what the sums in f32 may lose.
 fn close(dtype: Dtype, got: &[Outcome], want: &[Outcome], tolerance: f64) {
     assert_eq!(got.len(), want.len(), "number of results");
     for (got, want) in got.iter().zip(want) {
@@ -127,8 +127,9 @@ fn close(dtype: Dtype, got: &[Outcome], want: &[Outcome], tolerance: f64) {
     }
 }
 
-/// Runs a body on the CPU in f64 and on the emulated device in f32 and bf16; the device once more with every access
-/// checked and the threads in another order, which must give the same bits. It is one generic body, given for both devices.
+/// Runs a body on the CPU in f64 and on the emulated device in f32 and bf16; the device once more with every
+/// access checked and the threads in another order, which must give the same bits. It is one generic body,
+/// given for both devices.
 pub fn agree(on_cpu: fn(&Cpu<f64>, &mut Run), on_cuda: fn(&Cuda, &mut Run), tolerance: f64) {
     for dtype in DTYPES {
         let Some(plain) = device(dtype, PLAIN) else { return };

@@ -25,7 +25,8 @@ pub struct Conv {
 const BIAS_GAP: usize = 3;
 
 impl Conv {
-    /// A 1x1 convolution of one position with stride 1, one group and no bias, whose weight begins the parameters.
+    /// A 1x1 convolution of one position with stride 1, one group and no bias, whose weight begins the
+    /// parameters.
     pub const fn new(in_channels: usize, out_channels: usize) -> Conv {
         Conv {
             n: 1,
@@ -124,7 +125,8 @@ impl Display for Conv {
     }
 }
 
-/// Where the parts of a batch norm begin: the first two among the parameters, the others among the running statistics.
+/// Where the parts of a batch norm begin: the first two among the parameters, the others among the running
+/// statistics.
 pub struct NormOffsets {
     pub weight: usize,
     pub bias: usize,

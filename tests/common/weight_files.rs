@@ -41,7 +41,8 @@ pub fn renamed(
     tensors.filter_map(|t| Some(NamedTensor { name: rename(&t.name)?, ..t })).collect()
 }
 
-/// The name that a tensor of the backbone has in a file that holds the backbone alone with `prefix`; none for other tensors.
+/// The name that a tensor of the backbone has in a file that holds the backbone alone with `prefix`; none for
+/// other tensors.
 pub fn in_backbone(prefix: &str) -> impl Fn(&str) -> Option<String> {
     move |name| name.strip_prefix("encoder.backbone.").map(|rest| format!("{prefix}{rest}"))
 }

@@ -1,4 +1,5 @@
-//! Batch norms of the CPU device against finite differences and, far from zero, against sums in double precision.
+//! Batch norms of the CPU device against finite differences and, far from zero, against sums in double
+//! precision.
 
 use crate::layer_common::batch_norm;
 use crate::plain::{close, dot, tensor, values};

@@ -1,4 +1,5 @@
-//! Losses of the CPU device against plain loops and finite differences in f64. Shapes include 1, primes and downsampling.
+//! Losses of the CPU device against plain loops and finite differences in f64. Shapes include 1, primes and
+//! downsampling.
 
 use crate::loss_common::{CONF_CE, Case, Teachers};
 use crate::plain::{
@@ -81,7 +82,8 @@ fn ohem_keeps_the_hardest_pixels() {
     }
 }
 
-/// The terms of a confidence-weighted cross entropy against target probabilities `q`, and how many pixels reach the threshold.
+/// The terms of a confidence-weighted cross entropy against target probabilities `q`, and how many pixels
+/// reach the threshold.
 struct Terms {
     positive: f64,
     negative: f64,

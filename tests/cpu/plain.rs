@@ -1,4 +1,5 @@
-//! Inputs of the CPU device's tests, definitions by plain loops in double precision, and how results are compared with them.
+//! Inputs of the CPU device's tests, definitions by plain loops in double precision, and how results are
+//! compared with them.
 
 use crate::compare::{assert_within, largest};
 use crate::draw;

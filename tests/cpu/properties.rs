@@ -1,5 +1,5 @@
-//! Properties that hold for any input: readers of text and files never panic, backward passes are the transposes of their
-//! forward passes, drawn boxes and targets stay within their limits.
+//! Properties that hold for any input: readers of text and files never panic, backward passes are the
+//! transposes of their forward passes, drawn boxes and targets stay within their limits.
 
 use crate::layer_common::Conv;
 use crate::loss_common::Teachers;
@@ -45,7 +45,11 @@ proptest! {
     }
 
     #[test]
-    fn any_configuration_text_is_read_or_refused(text in "[ -~\n]{0,200}", key in "[a-z_.]{0,20}", value in "[ -~]{0,20}") {
+    fn any_configuration_text_is_read_or_refused(
+        text in "[ -~\n]{0,200}",
+        key in "[a-z_.]{0,20}",
+        value in "[ -~]{0,20}",
+    ) {
         if let Err(e) = config::parse("file.toml", &text) {
             prop_assert!(e.to_string().contains("file.toml"), "{}", e);
         }
@@ -74,7 +78,12 @@ proptest! {
     #[test]
     fn bytes_that_are_no_image_are_refused(
         bytes in proptest::collection::vec(any::<u8>(), 0..300),
-        head in prop::sample::select(vec![&b""[..], b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0", b"RIFF\0\0\0\0WEBP"]),
+        head in prop::sample::select(vec![
+            &b""[..],
+            b"\x89PNG\r\n\x1a\n",
+            b"\xff\xd8\xff\xe0",
+            b"RIFF\0\0\0\0WEBP",
+        ]),
         name in prop::sample::select(vec!["a.png", "a.jpg", "a.webp"]),
     ) {
         let dir = tempfile::tempdir().unwrap();

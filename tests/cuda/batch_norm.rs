@@ -45,8 +45,9 @@ fn batch_norm_train<B: Backend>(b: &B, run: &mut Run) {
         run.put(b, "batch_norm_train", &y);
         run.put_vector(b, "moments", &saved.moments);
         run.put_vector(b, "running statistics", &stats);
-        // With a residual the backward pass takes the activation's side from the output: a drawn one, as the signs of a computed one
-        // could differ where it is almost 0. Without a residual it may take it from the input.
+        // With a residual the backward pass takes the activation's side from the output: a drawn one, as the
+        // signs of a computed one could differ where it is almost 0. Without a residual it may take it from
+        // the input.
         let (mut dy, mut y) = (run.tensor(b, shape), y);
         if residual {
             y = run.tensor(b, shape);

@@ -1,5 +1,5 @@
-//! Steps whose work is done late and in another order than that of the calls, as far as branches allow: the same bits. On a GPU
-//! branches run at the same time; here the branch that was called last runs first.
+//! Steps whose work is done late and in another order than that of the calls, as far as branches allow: the
+//! same bits. On a GPU branches run at the same time; here the branch that was called last runs first.
 
 use crate::cuda_common::{DTYPES, PLAIN};
 use crate::driver_common::emulator;
@@ -158,7 +158,8 @@ fn branches_that_overtake_each_other_change_no_bit() {
 
         let state = late.state.lock().unwrap();
         assert!(state.overtakings >= 3 * 2, "{} pieces of work were overtaken", state.overtakings);
-        // Later steps differ from one another in numbers alone, and in few of those, so that one graph serves them all.
+        // Later steps differ from one another in numbers alone, and in few of those, so that one graph serves
+        // them all.
         let [.., before, last] = state.steps.as_slice() else { panic!("{} steps", state.steps.len()) };
         let like = |(a, b): (&Node, &Node)| a.work.is_like(&b.work) && a.after == b.after;
         assert!(before.len() == last.len() && before.iter().zip(last).all(like));

@@ -1,6 +1,6 @@
-//! Layers, optimiser and counts of the CUDA device, run by the emulator, against the CPU device in double precision: one
-//! body per op for both devices and both activation types. Shapes are single positions, primes, channel counts that no
-//! vector divides, and enough positions for several parts.
+//! Layers, optimiser and counts of the CUDA device, run by the emulator, against the CPU device in double
+//! precision: one body per op for both devices and both activation types. Shapes are single positions,
+//! primes, channel counts that no vector divides, and enough positions for several parts.
 
 use crate::cuda_common::{Run, agree};
 use psmt_fast::ops::*;
@@ -64,8 +64,8 @@ fn sums<B: Backend>(b: &B, run: &mut Run) {
 
 #[test]
 fn sums_and_average_pooling_agree() {
-    // Sums of up to 1147 values, in rows of up to 36: a few roundings of the sum of magnitudes, which is up to 20 times
-    // the sum.
+    // Sums of up to 1147 values, in rows of up to 36: a few roundings of the sum of magnitudes, which is up
+    // to 20 times the sum.
     agree(sums, sums, 1e-5);
 }
 

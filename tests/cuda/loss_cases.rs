@@ -1,4 +1,5 @@
-//! What tests of losses share: devices and cases to run on, the same inputs on a device and on the CPU, and the comparison of both.
+//! What tests of losses share: devices and cases to run on, the same inputs on a device and on the CPU, and
+//! the comparison of both.
 
 use crate::compare::{assert_within, largest};
 use crate::cuda_common::{DTYPES, PLAIN, assert_no_fault};
@@ -90,8 +91,9 @@ impl Trial {
     }
 }
 
-/// Asserts that a device's tensor is the CPU's: sums in f32 of terms of either sign may differ by a few dozen roundings (2^-24
-/// each) of the largest value; results in bf16 are rounded once more, by up to 2^-9 of their own value.
+/// Asserts that a device's tensor is the CPU's: sums in f32 of terms of either sign may differ by a few dozen
+/// roundings (2^-24 each) of the largest value; results in bf16 are rounded once more, by up to 2^-9 of their
+/// own value.
 #[track_caller]
 pub fn all_close(what: &str, dtype: Dtype, got: &Tensor64, want: &Tensor64) {
     assert_eq!(got.shape(), want.shape(), "{what}");

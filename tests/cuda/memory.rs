@@ -1,5 +1,5 @@
-//! Planned memory on the CUDA device: steps in an arena give the same bits as without one and ask the driver for nothing,
-//! and values that are not finite are found where they are.
+//! Planned memory on the CUDA device: steps in an arena give the same bits as without one and ask the driver
+//! for nothing, and values that are not finite are found where they are.
 
 use crate::cuda_common::{CHECKED, DTYPES, PLAIN};
 use crate::driver_common::{Hooked, Hooks, emulator, hooked};
@@ -71,7 +71,8 @@ fn a_plan_says_what_memory_is_for() {
     let block = |bytes: usize| bytes.next_multiple_of(256);
     assert_eq!(held("networks"), 5 * block(4 * params) + 3 * block(4 * stats));
     assert_eq!(held("16-bit copies of parameters"), 3 * block(2 * params));
-    // Labels of both kinds of images, and CutMix boxes for the images and for the loss; for a step and for the next.
+    // Labels of both kinds of images, and CutMix boxes for the images and for the loss; for a step and for
+    // the next.
     assert_eq!(held("data that arrives"), 2 * (2 * block(IMAGES.positions()) + 2 * block(1)));
     let [step] = plan.steps.as_slice() else { panic!("{plan:?}") };
     let at_peak: u64 = step.at_peak.iter().map(|u| u.bytes).sum();

@@ -1,6 +1,6 @@
-//! Colours of images on the CUDA device, run by the emulator, against the CPU device in double precision: one body for
-//! both devices and both activation types. Images are single pixels, primes, one off a tile, and large enough for several
-//! parts; padding lies on every side.
+//! Colours of images on the CUDA device, run by the emulator, against the CPU device in double precision: one
+//! body for both devices and both activation types. Images are single pixels, primes, one off a tile, and
+//! large enough for several parts; padding lies on every side.
 
 use crate::cuda_common::{DTYPES, PLAIN, Run, agree, assert_same, device, run};
 use psmt_fast::backend::cpu::Cpu;

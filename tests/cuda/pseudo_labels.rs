@@ -67,10 +67,12 @@ fn equal_logits_go_to_the_lowest_class() {
     }
 }
 
-/// Pseudo labels against true ones: counted by a plain loop over what the device holds, compared as conf_ce compares.
+/// Pseudo labels against true ones: counted by a plain loop over what the device holds, compared as conf_ce
+/// compares.
 #[test]
 fn confident_pixels_alone_are_counted() {
-    // One pixel, one off a warp and a run of 16, more than a block, and a matrix that shared memory does not hold.
+    // One pixel, one off a warp and a run of 16, more than a block, and a matrix that shared memory does not
+    // hold.
     let cases = [
         Case { logits: Shape::new(1, 1, 1, 2), size: (1, 1) },
         Case { logits: Shape::new(1, 3, 3, 3), size: (3, 11) },

@@ -1,5 +1,5 @@
-//! Evaluation as PS-MT was published: logits added up over windows, and images at the next multiples of 8, against what
-//! PyTorch computes in float64 (tests/published_evaluation.py wrote the values).
+//! Evaluation as PS-MT was published: logits added up over windows, and images at the next multiples of 8,
+//! against what PyTorch computes in float64 (tests/published_evaluation.py wrote the values).
 
 use crate::compare::{assert_within, largest};
 use crate::cuda_common::{PLAIN, device};
@@ -121,7 +121,8 @@ fn check<B: Backend>(b: &B, tolerance: f64, cases: &[&str]) {
         let allowed = tolerance * largest(&values.scores);
         assert_within(&format!("{} on {}", case.name, b.name()), second, &values.scores, |_| allowed);
 
-        // What validation, `eval` and `predict` make of them; labels may differ where two classes are equal but for rounding.
+        // What validation, `eval` and `predict` make of them; labels may differ where two classes are equal
+        // but for rounding.
         let predicted = eval::predict_group(b, arch, &nets, &which, &samples, &settings).unwrap();
         let labels = b.download_labels(&predicted[1].label);
         let confidences = b.download(&predicted[1].confidence);

@@ -1,4 +1,5 @@
-//! Lists of images and where the layouts find their files, every error of a list, and real data where it is there.
+//! Lists of images and where the layouts find their files, every error of a list, and real data where it is
+//! there.
 
 use crate::folder::{Folder, assert_has, camvid, data_error};
 use crate::loader::{spec, weak};

@@ -167,7 +167,8 @@ fn masks_that_measure_decide_nothing_about_images() {
     // Class 1 in the stored image's left half.
     let left = |x: u32, _: u32| u8::from(x < 4);
     f.mask("stored.png", 8, 4, left);
-    // The same for the upright image of "six", whose top the left half becomes; of "three" it is taken as upright.
+    // The same for the upright image of "six", whose top the left half becomes; of "three" it is taken as
+    // upright.
     f.mask("upright.png", 4, 8, |_, y| u8::from(y < 4));
     f.mask("large.png", 9, 4, left);
     f.mask("classes.png", 8, 4, |x, _| x as u8);
@@ -175,7 +176,8 @@ fn masks_that_measure_decide_nothing_about_images() {
         let list = f.read(list, Layout::Folder, masks).unwrap();
         FolderSource::new(list, FolderOptions { masks_measure: true, ..FolderOptions::new(2) })
     };
-    let list = "six.jpg stored.png\nthree.jpg stored.png\nplain.png large.png\nother.png classes.png\nmore.png stored.png\n";
+    let list = "six.jpg stored.png\nthree.jpg stored.png\nplain.png large.png\nother.png classes.png\n\
+                more.png stored.png\n";
     let mut with = source(list, Masks::Optional);
     let without = source(list, Masks::Ignored);
     assert_eq!((with.num_masks(), without.num_masks()), (5, 0));

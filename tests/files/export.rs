@@ -1,4 +1,5 @@
-//! Exported files: ONNX models through an interpreter and, where Python has it, onnxruntime; tensor files; refusals.
+//! Exported files: ONNX models through an interpreter and, where Python has it, onnxruntime; tensor files;
+//! refusals.
 
 use crate::cli_common::read;
 use crate::compare::{assert_within, largest};

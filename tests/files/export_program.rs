@@ -1,5 +1,5 @@
-//! `export` through the built program: what it writes is what `predict` computes and what the checkpoint holds, and refusals leave
-//! no file.
+//! `export` through the built program: what it writes is what `predict` computes and what the checkpoint
+//! holds, and refusals leave no file.
 
 use crate::cli_common::{Project, expect, read};
 use crate::export::{check_with, python};

@@ -1,5 +1,5 @@
-//! JPEG decoding against libjpeg-turbo: every sampling, process and order of scans of `jpeg/make.py`, whose PNGs hold the pixels
-//! that Pillow decodes. A file is decoded to those pixels or refused, never to others.
+//! JPEG decoding against libjpeg-turbo: every sampling, process and order of scans of `jpeg/make.py`, whose
+//! PNGs hold the pixels that Pillow decodes. A file is decoded to those pixels or refused, never to others.
 
 use psmt_fast::Error;
 use psmt_fast::data::{decode_image, decode_upright};

@@ -1,4 +1,5 @@
-//! The prefetching loader: its order, its views, its errors, and that its batches are the same however they are asked for.
+//! The prefetching loader: its order, its views, its errors, and that its batches are the same however they
+//! are asked for.
 
 use crate::folder::{assert_has, data_error};
 use psmt_fast::Error;
@@ -184,7 +185,8 @@ impl Source for Pattern {
 
 #[test]
 fn what_the_networks_see_keeps_its_bits() {
-    // FNV-1a of the bits of both views for each step: a change of what is drawn, resampled or normalised shows here. The taps of blurs are the platform's `exp`: another C library's may round otherwise.
+    // FNV-1a of the bits of both views for each step: a change of what is drawn, resampled or normalised
+    // shows here. The taps of blurs are the platform's `exp`: another C library's may round otherwise.
     let stored = [
         (0x209f_1bd8_ad04_9874, 0x777a_3928_10b3_2aa0),
         (0x7f55_8c18_3142_aba6, 0x31a9_b774_a10f_97c6),

@@ -1,8 +1,9 @@
-//! Readers of files that other people and other programs made, given files with mutations: whatever these hold is read or refused
-//! with an error that names the file, within bounds of memory. Nothing panics.
+//! Readers of files that other people and other programs made, given files with mutations: whatever these
+//! hold is read or refused with an error that names the file, within bounds of memory. Nothing panics.
 //!
-//! A few hundred mutations of each seed file run by default, `PSMT_MUTATIONS` of them where that is set (`just fuzz`). The input of a
-//! failure stays in cargo's folder for tests' files, under the name that the failure gives.
+//! A few hundred mutations of each seed file run by default, `PSMT_MUTATIONS` of them where that is set
+//! (`just fuzz`). The input of a failure stays in cargo's folder for tests' files, under the name that the
+//! failure gives.
 
 mod mutate;
 
@@ -62,7 +63,8 @@ fn mutations() -> u64 {
     }
 }
 
-/// Gives `read` the file `name` with mutations of each of `seeds`; errors must name the file, and memory stays below `limit`.
+/// Gives `read` the file `name` with mutations of each of `seeds`; errors must name the file, and memory
+/// stays below `limit`.
 fn check(name: &str, seeds: &[Vec<u8>], limit: usize, read: impl Fn(&Path) -> psmt_fast::Result<()>) {
     let _one = ONE.lock().unwrap_or_else(|e| e.into_inner());
     let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("mutated_inputs").join(name);

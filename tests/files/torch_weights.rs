@@ -1,4 +1,5 @@
-//! Files that PyTorch itself wrote, read to the same bits. Needs a Python with torch, and says so where there is none.
+//! Files that PyTorch itself wrote, read to the same bits. Needs a Python with torch, and says so where there
+//! is none.
 
 use crate::networks::arch;
 use crate::python::python_with;

@@ -1,4 +1,5 @@
-//! Containers of weights: PyTorch's files read without Python, half precision, and files that are damaged or hostile.
+//! Containers of weights: PyTorch's files read without Python, half precision, and files that are damaged or
+//! hostile.
 
 use crate::weight_files::{Pickle, zip_file};
 use psmt_fast::model::NamedTensor;

@@ -1,5 +1,5 @@
-//! Files with weights that hold more than one network, or tensors that cannot be read: what is taken, what is said, and that
-//! `inspect` and `train` say the same.
+//! Files with weights that hold more than one network, or tensors that cannot be read: what is taken, what is
+//! said, and that `inspect` and `train` say the same.
 
 use crate::cli_common::{Project, expect, text};
 use crate::weight_files::{Pickle, arch, backbone, network, put, renamed, write, zip_file};

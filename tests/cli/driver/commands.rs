@@ -60,7 +60,8 @@ fn drivers_of_the_toolkits_major_version_run_its_machine_code() {
     };
     let [first, same] = [0, minor].map(|minor| (1000 * major + 10 * minor).to_string());
     if !is_inside() {
-        // The first driver of the major version, and cards of compute capability 9.0 or later than any machine code.
+        // The first driver of the major version, and cards of compute capability 9.0 or later than any
+        // machine code.
         for (version, capability) in [(&first, "90"), (&first, "990"), (&same, "990")] {
             run_inside(
                 drivers_of_the_toolkits_major_version_run_its_machine_code,
@@ -136,7 +137,8 @@ fn training_that_does_not_fit_a_card_is_refused_with_its_plan() {
         let (status, text) = run_with_fake(command, &[("FAKE_CUDA_MEMORY", memory)])?;
         Some((status.code(), text))
     };
-    // 48 MiB and the reserve of 256: the demo's own batch fits, one of 64 does not, and the first says where the limit lies.
+    // 48 MiB and the reserve of 256: the demo's own batch fits, one of 64 does not, and the first says where
+    // the limit lies.
     const MEMORY: &str = "318767104";
     let Some((code, text)) = run(MEMORY, "4") else { return };
     assert_eq!(code, Some(0), "{text}");

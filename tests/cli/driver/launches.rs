@@ -42,7 +42,8 @@ fn uploads_wait_for_nothing_and_lose_nothing() {
     if !inside(uploads_wait_for_nothing_and_lose_nothing, &[]) {
         return;
     }
-    // The stand-in copies as late as it may: a staging area that is written again too early shows in the results.
+    // The stand-in copies as late as it may: a staging area that is written again too early shows in the
+    // results.
     let gpu = Gpu::open(0).unwrap();
     let value = |number: usize, i: usize| (number * 31 + i * 7) as u8;
     for len in [1000_usize, 3 << 20, 100, 6 << 20, 1 << 20] {

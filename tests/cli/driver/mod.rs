@@ -1,5 +1,6 @@
-//! The CUDA driver's side against a stand-in for its library (`fake_cuda/cuda.c`): launches, memory, faults and refusals,
-//! on machines without a GPU. Each test runs itself again in a process that finds the stand-in instead of a driver.
+//! The CUDA driver's side against a stand-in for its library (`fake_cuda/cuda.c`): launches, memory, faults
+//! and refusals, on machines without a GPU. Each test runs itself again in a process that finds the stand-in
+//! instead of a driver.
 
 mod commands;
 mod launches;
@@ -36,7 +37,8 @@ fn fake_driver() -> Option<&'static Path> {
     FOLDER.get_or_init(build).as_deref()
 }
 
-/// `command` so that it finds the stand-in with these settings; none, which standard error says, where that cannot be.
+/// `command` so that it finds the stand-in with these settings; none, which standard error says, where that
+/// cannot be.
 fn with_fake(mut command: Command, settings: &[(&str, &str)]) -> Option<Command> {
     if let Some(missing) = gpu::missing() {
         eprintln!("skipped: {missing}");
@@ -50,7 +52,8 @@ fn with_fake(mut command: Command, settings: &[(&str, &str)]) -> Option<Command>
     Some(command)
 }
 
-/// Whether this process has the stand-in. If not, runs the test that calls this in one that has, with these settings.
+/// Whether this process has the stand-in. If not, runs the test that calls this in one that has, with these
+/// settings.
 fn inside<T: Fn()>(test: T, settings: &[(&str, &str)]) -> bool {
     let has_stand_in = is_inside();
     if !has_stand_in {

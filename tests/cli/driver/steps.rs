@@ -5,8 +5,8 @@ use psmt_fast::backend::cuda::branches::Branch;
 use psmt_fast::backend::cuda::driver::{DevicePtr, Driver, Launch};
 use psmt_fast::backend::cuda::gpu::Gpu;
 
-/// Steps on `len` values: data of the step's own goes up, two branches work on it, what they give is joined. Returns where the
-/// results are, which nothing has waited for yet.
+/// Steps on `len` values: data of the step's own goes up, two branches work on it, what they give is joined.
+/// Returns where the results are, which nothing has waited for yet.
 fn branching_steps(gpu: &Gpu, len: usize, count: usize) -> Vec<DevicePtr> {
     let bytes = 4 * len;
     let relu = |y: DevicePtr, x: DevicePtr, slope: f32, count: usize| {

@@ -1,5 +1,6 @@
-//! What convolutions do in passing, by every kernel: moments for a batch norm and sums for its backward pass next to those of its
-//! own passes; to the same bits as by two ops a data gradient added to another, and a frozen batch norm or its derivative.
+//! What convolutions do in passing, by every kernel: moments for a batch norm and sums for its backward pass
+//! next to those of its own passes; to the same bits as by two ops a data gradient added to another, and a
+//! frozen batch norm or its derivative.
 
 use super::{Inputs, device_with, tiles, values};
 use crate::compare::{assert_same_bits, assert_within, largest};
@@ -154,8 +155,8 @@ impl Layer<'_> {
         self.assert_same("added gradient", &got, &add(d, &dx, &to, 1.0).unwrap());
     }
 
-    /// The backward pass of a batch norm whose output the convolution reads, with the sums that the data gradient left and with
-    /// its own.
+    /// The backward pass of a batch norm whose output the convolution reads, with the sums that the data
+    /// gradient left and with its own.
     fn sums_gradients(&self, way: Way) {
         let Layer { d, dtype, inputs, .. } = *self;
         let what = format!("{}, {way:?}", self.what);

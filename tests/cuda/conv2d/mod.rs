@@ -1,7 +1,8 @@
-//! Convolutions of the CUDA device, emulated, against the CPU in f64 (`values`), and what they do in passing (`fused`).
+//! Convolutions of the CUDA device, emulated, against the CPU in f64 (`values`), and what they do in passing
+//! (`fused`).
 //!
-//! Inputs are rounded to the activations' type first. A result may differ by 1e-5 of the sum of its terms' absolute values
-//! (sums in f32) and, where it is stored in 16 bits, by 2^-8 of itself.
+//! Inputs are rounded to the activations' type first. A result may differ by 1e-5 of the sum of its terms'
+//! absolute values (sums in f32) and, where it is stored in 16 bits, by 2^-8 of itself.
 
 mod fused;
 mod values;
@@ -15,7 +16,8 @@ use psmt_fast::backend::cpu::Cpu;
 use psmt_fast::backend::cuda::{Cuda, Dtype, Tile};
 use psmt_fast::ops::*;
 
-/// Every kernel that convolutions may run in; none for the model's choice. One that does not fit leaves it the choice.
+/// Every kernel that convolutions may run in; none for the model's choice. One that does not fit leaves it
+/// the choice.
 fn tiles(dtype: Dtype) -> &'static [Option<Tile>] {
     use Tile::*;
     const FLOATS: [Option<Tile>; 2] = [None, Some(Large)];

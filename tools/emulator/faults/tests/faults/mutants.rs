@@ -1,5 +1,5 @@
-//! Faults that the emulator promises to catch: each kernel of ../../kernels/mutants.cu has one, and the build that promises
-//! to must say what it is. Sound kernels raise no alarm and give the same bits in every order.
+//! Faults that the emulator promises to catch: each kernel of ../../kernels/mutants.cu has one, and the build
+//! that promises to must say what it is. Sound kernels raise no alarm and give the same bits in every order.
 
 use crate::common::{all_options, alloc, download, launch, open, upload};
 use psmt_emulator::{CopyTime, EmulatorOptions, Schedule};

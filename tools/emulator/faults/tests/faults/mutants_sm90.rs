@@ -1,5 +1,5 @@
-//! Faults in pipelines of TMA copies and WGMMA: each kernel of tools/emulator/faults/kernels/mutants_sm90.cu has one, and the
-//! build that promises to must say what it is.
+//! Faults in pipelines of TMA copies and WGMMA: each kernel of tools/emulator/faults/kernels/mutants_sm90.cu
+//! has one, and the build that promises to must say what it is.
 
 use crate::common::{all_options, alloc, download, launch, open, upload};
 use psmt_emulator::{CopyTime, EmulatorOptions, Schedule};
