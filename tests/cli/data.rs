@@ -66,7 +66,7 @@ fn arguments_that_make_no_sense_are_refused() {
 fn a_split_is_whole_repeats_and_trains() {
     let p = Project::new();
     let all: String = (0..9).map(|i| format!("images/{i}.png masks/{i}.png\n")).collect();
-    p.write("all.txt", &format!("# all of them\n{all}"));
+    p.write("all.txt", format!("# all of them\n{all}"));
     let split = |out: &str, labeled: &str, seed: &str| {
         let args = ["--list", "all.txt", "--labeled", labeled, "--seed", seed, "--out", out];
         p.run(&[&["split"], &SET[..], &args].concat())
@@ -88,8 +88,8 @@ fn a_split_is_whole_repeats_and_trains() {
     let again = split("a", "3", "1");
     expect(&again, 2, &["a/labeled.txt is there already"]);
 
-    p.write("labeled.txt", &p.read_text("a/labeled.txt"));
-    p.write("unlabeled.txt", &p.read_text("a/unlabeled.txt"));
+    p.write("labeled.txt", p.read_text("a/labeled.txt"));
+    p.write("unlabeled.txt", p.read_text("a/unlabeled.txt"));
     let out = p.train("o", &["--epochs", "2"]);
     assert!(out.status.success(), "{}", text(&out));
 }

@@ -140,6 +140,6 @@ fn absurd_settings_are_refused() {
     }
     let path = p.path("o/config.toml");
     let config = String::from_utf8(read(&path)).unwrap();
-    p.write("o/config.toml", &config.replace("demo_val = 60", &format!("demo_val = {large}")));
+    p.write("o/config.toml", config.replace("demo_val = 60", &format!("demo_val = {large}")));
     expect(&p.run(&eval), 3, &["data.demo_val"]);
 }

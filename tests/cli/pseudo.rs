@@ -8,7 +8,7 @@ const KEYS: [&str; 2] = ["pseudo_label_miou", "pseudo_label_accuracy"];
 /// The project's unlabelled list, with masks.
 fn name_masks(p: &Project) {
     let line = |i: u32| format!("images/{i}.png masks/{i}.png\n");
-    p.write("unlabeled.txt", &(4..9).map(line).collect::<String>());
+    p.write("unlabeled.txt", (4..9).map(line).collect::<String>());
 }
 
 #[test]

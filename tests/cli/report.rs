@@ -39,7 +39,7 @@ fn copy(p: &Project, Copy { run, name, seed, scores, unfinished }: Copy) {
     let is_seed = |line: &&str| line.starts_with("seed = ");
     assert_eq!(config.lines().filter(is_seed).count(), 1, "{config}");
     let line = |line: &str| if is_seed(&line) { format!("seed = {seed}\n") } else { format!("{line}\n") };
-    p.write(&format!("{name}/config.toml"), &config.lines().map(line).collect::<String>());
+    p.write(&format!("{name}/config.toml"), config.lines().map(line).collect::<String>());
     let mut records = records(p, run);
     if unfinished {
         let last = records.iter().rposition(|r| r["kind"] == "validation").unwrap();

@@ -16,7 +16,7 @@ fn line(i: u32) -> String {
 fn edit(p: &Project, name: &str, from: &str, to: &str) {
     let text = p.read_text(name);
     assert!(text.contains(from), "{name} has no {from}: {text}");
-    p.write(name, &text.replace(from, to));
+    p.write(name, text.replace(from, to));
 }
 
 /// Everything of a run that a refusal must leave as it was.
@@ -53,12 +53,12 @@ fn a_run_with_other_images_or_settings_goes_on_only_when_that_is_meant() {
             &|| p.write("unlabeled.txt", "images/4.png\nimages/5.png\nimages/6.png\nimages/7.png\n"),
             &["5 unlabelled images, now 4"],
         ),
-        (&|| p.write("labeled.txt", &[0, 1, 2, 3, 8].map(line).concat()), &["4 labelled images, now 5"]),
+        (&|| p.write("labeled.txt", [0, 1, 2, 3, 8].map(line).concat()), &["4 labelled images, now 5"]),
         (
-            &|| p.write("labeled.txt", &[0, 2, 1, 3].map(line).concat()),
+            &|| p.write("labeled.txt", [0, 2, 1, 3].map(line).concat()),
             &["labelled images in another order", "images/2.png"],
         ),
-        (&|| p.write("val.txt", &[9, 10, 4].map(line).concat()), &["1 of 3 validation", "images/4.png"]),
+        (&|| p.write("val.txt", [9, 10, 4].map(line).concat()), &["1 of 3 validation", "images/4.png"]),
         (&|| larger("data/images/5.png", 40).unwrap(), &["1 of 5 unlabelled", "images/5.png"]),
         (
             &|| {
@@ -113,7 +113,7 @@ fn what_decides_nothing_may_change() {
     expect(&p.train("o", &["--epochs", "1"]), 0, &[]);
     std::fs::rename(p.path("data"), p.path("moved")).unwrap();
     std::fs::rename(p.path("labeled.txt"), p.path("l.txt")).unwrap();
-    p.write("val.txt", &[10, 9, 11].map(line).concat());
+    p.write("val.txt", [10, 9, 11].map(line).concat());
     edit(&p, "o/config.toml", "/data\"\n", "/moved\"\n");
     edit(&p, "o/config.toml", "/labeled.txt\"", "/l.txt\"");
     edit(&p, "o/config.toml", "log_every = 1", "log_every = 2");
@@ -129,8 +129,8 @@ fn a_warm_up_that_became_longer_goes_on_where_it_then_is() {
     // teachers.
     expect(&p.train("o", &["--epochs", "1", "--steps-per-epoch", "2"]), 0, &[]);
     // With five steps for each network, step 8 is the second teacher's.
-    p.write("labeled.txt", &(0..9).map(line).chain([line(11)]).collect::<String>());
-    p.write("val.txt", &[9, 10].map(line).concat());
+    p.write("labeled.txt", (0..9).map(line).chain([line(11)]).collect::<String>());
+    p.write("val.txt", [9, 10].map(line).concat());
     expect(&p.resume("o", &[]), 5, &["4 labelled images, now 10", "3 validation images, now 2"]);
     let out = p.resume("o", &["--accept-changes"]);
     expect(&out, 0, &["continuing at step 8", "results in o"]);
@@ -200,7 +200,7 @@ fn a_run_without_a_checkpoint_yet_begins_at_the_start() {
     std::fs::create_dir(p.path("o/checkpoints")).unwrap();
     std::fs::remove_file(p.path("o/.has-checkpoint")).unwrap();
     let records = p.read_text("o/metrics.jsonl");
-    p.write("o/metrics.jsonl", &records.split_inclusive('\n').take(4).collect::<String>());
+    p.write("o/metrics.jsonl", records.split_inclusive('\n').take(4).collect::<String>());
     let out = p.resume("o", &[]);
     expect(&out, 0, &["no checkpoint was written yet", "results in o"]);
     assert!(same_networks(&p.path(LAST), &p.path("whole/checkpoints/last.safetensors")));

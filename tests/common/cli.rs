@@ -51,9 +51,9 @@ impl Project {
             project.image(i);
         }
         let line = |i: u32| format!("images/{i}.png masks/{i}.png\n");
-        project.write("labeled.txt", &(0..4).map(line).collect::<String>());
-        project.write("unlabeled.txt", &(4..9).map(|i| format!("images/{i}.png\n")).collect::<String>());
-        project.write("val.txt", &(9..12).map(line).collect::<String>());
+        project.write("labeled.txt", (0..4).map(line).collect::<String>());
+        project.write("unlabeled.txt", (4..9).map(|i| format!("images/{i}.png\n")).collect::<String>());
+        project.write("val.txt", (9..12).map(line).collect::<String>());
         project.write("run.toml", CONFIG);
         project
     }

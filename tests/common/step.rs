@@ -62,7 +62,8 @@ pub fn step<B: Backend>(
 pub fn batch<B: Backend>(b: &B, arch: &DeepLab, seed: u64) -> Batch<B> {
     let key = |n: u64| Key::new(seed, Domain::Bench, n);
     let image = |n: u64| b.uniform_noise(IMAGES, key(n));
-    let label = |i: usize| if i % 19 == 0 { IGNORE } else { (i / 7 % arch.config.num_classes) as u8 };
+    let label =
+        |i: usize| if i.is_multiple_of(19) { IGNORE } else { (i / 7 % arch.config.num_classes) as u8 };
     let labels: Vec<u8> = (0..IMAGES.positions()).map(label).collect();
     let features = arch.feature_shape(IMAGES);
     Batch {
