@@ -1,10 +1,11 @@
-//! Times the distinct convolutions of DeepLabv3+ on ResNet-50 on the processor beside the `gemm` crate.
+//! Times the distinct convolutions of DeepLabv3+ on ResNet-50 on the processor next to the `gemm` crate.
 //!
 //!     cargo bench --bench layers -- [CROP] [BATCH] [FILTER]
 //!
-//! As `psmt-fast bench layers --device cpu --model r50`, with another ceiling: that of the `gemm` crate on all threads, measured
-//! in the same run before every layer. Each result is first compared with the definition at a few elements. GFLOP/s count the
-//! multiply-adds of the definition, padding included, so maps smaller than a dilation may exceed the ceiling.
+//! As `psmt-fast bench layers --device cpu --model r50`, with another ceiling: that of the `gemm` crate on
+//! all threads, measured in the same run before every layer. Each result is first compared with the
+//! definition at a few elements. GFLOP/s count the multiply-adds of the definition, padding included, so maps
+//! smaller than a dilation may exceed the ceiling.
 
 use psmt_fast::backend::cpu::Cpu;
 use psmt_fast::method::Tvat;
@@ -14,7 +15,40 @@ use rayon::prelude::*;
 
 const SAMPLING: Sampling = Sampling { samples: 5, warmup: 1, min_ms: 10.0 };
 
-/// GFLOP/s of the `gemm` crate, one product of 384 a thread at once.
+/// c = a b by the `gemm` crate on one thread; square matrices of side `n`, column major.
+fn multiply(n: usize, c: &mut [f32], a: &[f32], b: &[f32]) {
+    assert!([c.len(), a.len(), b.len()] == [n * n; 3]);
+    // Of each matrix.
+    let (column_stride, row_stride) = (n as isize, 1);
+    let (read_c, scale_of_c, scale_of_product) = (false, 0.0, 1.0);
+    let (conj_c, conj_a, conj_b) = (false, false, false);
+    // SAFETY: the matrices have n * n values each, and c is borrowed alone.
+    unsafe {
+        gemm::gemm(
+            n,
+            n,
+            n,
+            c.as_mut_ptr(),
+            column_stride,
+            row_stride,
+            read_c,
+            a.as_ptr(),
+            column_stride,
+            row_stride,
+            b.as_ptr(),
+            column_stride,
+            row_stride,
+            scale_of_c,
+            scale_of_product,
+            conj_c,
+            conj_a,
+            conj_b,
+            gemm::Parallelism::None,
+        );
+    }
+}
+
+/// GFLOP/s of the `gemm` crate, one product of 384 per thread at once.
 fn ceiling() -> psmt_fast::Result<f64> {
     const N: usize = 384;
     let threads = rayon::current_num_threads();
@@ -23,30 +57,7 @@ fn ceiling() -> psmt_fast::Result<f64> {
     let timing = sample(&Cpu::<f32>::new(), SAMPLING, |_| {
         c.par_iter_mut().with_max_len(1).for_each(|c| {
             for _ in 0..8 {
-                // SAFETY: three matrices of N by N, c column major and not shared.
-                unsafe {
-                    gemm::gemm(
-                        N,
-                        N,
-                        N,
-                        c.as_mut_ptr(),
-                        N as isize,
-                        1,
-                        false,
-                        a.as_ptr(),
-                        N as isize,
-                        1,
-                        b.as_ptr(),
-                        N as isize,
-                        1,
-                        0.0,
-                        1.0,
-                        false,
-                        false,
-                        false,
-                        gemm::Parallelism::None,
-                    );
-                }
+                multiply(N, c, &a, &b);
             }
         });
         Ok(())

@@ -1,4 +1,4 @@
-//! The tools beside the program: what they compare, they compare as it is meant.
+//! The scripts of `tools/`: what they compare, ask of the program and refuse.
 
 use std::path::Path;
 use std::process::Command;
@@ -11,7 +11,8 @@ fn records(last: &str) -> String {
     (1..12).map(|i| step(i, "1.25")).chain([step(12, last)]).collect()
 }
 
-/// Whether two runs that differ in one loss are the same to within `tolerance`, and what the tool says; `None` without awk.
+/// Whether two runs that differ in one loss are the same to within `tolerance`, and what the tool says;
+/// `None` without awk.
 fn same(first: &str, second: &str, tolerance: &str) -> Option<(bool, String)> {
     let dir = tempfile::tempdir().unwrap();
     let paths = ["a", "b"].map(|name| dir.path().join(name));
@@ -117,7 +118,7 @@ fn the_suite_asks_for_each_tile_before_large_layers_and_under_memcheck() {
 }
 
 #[test]
-fn cuda_12_is_refused_without_leavings_where_there_is_no_apt() {
+fn cuda_12_is_refused_and_leaves_nothing_where_there_is_no_apt() {
     let dir = tempfile::tempdir().unwrap();
     let (bin, home) = (dir.path().join("bin"), dir.path().join("home"));
     std::fs::create_dir_all(&bin).unwrap();

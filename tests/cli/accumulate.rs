@@ -1,15 +1,15 @@
 //! Steps of several batches: the gradient is the mean of the batches', and runs repeat and resume.
 
-use crate::cli_common::{Project, expect, read};
+use crate::cli_common::{Project, expect, records};
+use crate::compare::{assert_within, largest};
+use crate::networks::tiny;
+use crate::step_common::{self, networks};
 use psmt_fast::backend::cpu::Cpu;
-use psmt_fast::method::{self, Algorithm, Batch, Networks, StepArgs, Tvat, TvatArgs, Unlabeled, cut_mix};
-use psmt_fast::model::{Architecture, Initialization, ModelConfig, Network};
-use psmt_fast::ops::{Device, IGNORE, Shape};
-use psmt_fast::rng::{Domain, Key};
+use psmt_fast::method::{self, Algorithm, Batch, Networks, StepArgs, Tvat, TvatArgs, Unlabeled};
+use psmt_fast::model::Architecture;
+use psmt_fast::ops::{Device, IGNORE};
 
 type Cpu64 = Cpu<f64>;
-
-const CROP: usize = 33;
 
 fn step_args(algorithm: Algorithm) -> StepArgs {
     let config = psmt_fast::config::RunConfig::preset(Some(psmt_fast::data::Preset::Demo));
@@ -22,45 +22,10 @@ fn step_args(algorithm: Algorithm) -> StepArgs {
     }
 }
 
-fn networks(b: &Cpu64, arch: &Architecture) -> Networks<Cpu64> {
-    let net = |number| {
-        let (params, stats) = arch.init(Initialization::default(), 5, number);
-        Network::upload(b, &params, &stats)
-    };
-    let zeros = || b.zeros(arch.table.num_params);
-    Networks { student: net(0), teachers: vec![net(1), net(2)], momentum: zeros(), grads: zeros() }
-}
-
+/// A batch whose unlabelled images have no true labels.
 fn batch(b: &Cpu64, arch: &Architecture, seed: u64) -> Batch<Cpu64> {
-    let shape = Shape::new(2, CROP, CROP, 3);
-    let draw = |n: u64, len: usize| -> Vec<f32> {
-        let key = Key::new(seed, Domain::Bench, n);
-        (0..len).map(|i| 2.0 * key.uniform(i as u64) - 1.0).collect()
-    };
-    let classes = arch.config.num_classes;
-    let label = |v: &f32| {
-        if *v > 0.9 { IGNORE } else { (((v + 1.0) * 0.5 * classes as f32) as usize).min(classes - 1) as u8 }
-    };
-    let labels: Vec<u8> = draw(5, shape.positions()).iter().map(label).collect();
-    let features = arch.feature_shape(shape);
-    let noise = |n| b.upload(features, &draw(n, features.len()));
-    Batch {
-        x: b.upload(shape, &draw(1, shape.len())),
-        y: b.upload_labels(shape.with_channels(1), &labels),
-        unlabeled: Some(Unlabeled {
-            weak: b.upload(shape, &draw(2, shape.len())),
-            strong: b.upload(shape, &draw(3, shape.len())),
-            truth: None,
-            mix: cut_mix::sample(
-                cut_mix::CutMixForm::Voc,
-                2,
-                (CROP, CROP),
-                Key::new(seed, Domain::CutMix, 0),
-            ),
-            noise_labeled: noise(6),
-            noise_unlabeled: noise(7),
-        }),
-    }
+    let batch = step_common::batch(b, arch, seed);
+    Batch { unlabeled: batch.unlabeled.map(|unlabeled| Unlabeled { truth: None, ..unlabeled }), ..batch }
 }
 
 fn gradient(b: &Cpu64, arch: &Architecture, args: &StepArgs, batches: &[(&Batch<Cpu64>, f64)]) -> Vec<f32> {
@@ -75,7 +40,7 @@ fn gradient(b: &Cpu64, arch: &Architecture, args: &StepArgs, batches: &[(&Batch<
 #[test]
 fn the_gradient_is_the_mean_of_the_batches() {
     let b = Cpu64::new();
-    let arch = Architecture::new(ModelConfig::tiny(4)).unwrap();
+    let arch = tiny(4);
     let (one, other) = (batch(&b, &arch, 1), batch(&b, &arch, 2));
     for algorithm in [Algorithm::Supervised, Algorithm::PsMt, Algorithm::OneTeacher, Algorithm::MeanTeacher] {
         let args = step_args(algorithm);
@@ -83,19 +48,17 @@ fn the_gradient_is_the_mean_of_the_batches() {
         let (first, second) = (of(&[(&one, 1.0)]), of(&[(&other, 1.0)]));
         let both = of(&[(&one, 0.5), (&other, 0.5)]);
         assert!(first.iter().any(|v| *v != 0.0) && first != second, "{algorithm:?}");
-        let largest = first.iter().chain(&second).fold(0.0f32, |m, v| m.max(v.abs()));
-        for (i, ((a, b), got)) in first.iter().zip(&second).zip(&both).enumerate() {
-            let want = 0.5 * (f64::from(*a) + f64::from(*b));
-            let off = (f64::from(*got) - want).abs();
-            assert!(off <= 1e-6 * f64::from(largest), "{algorithm:?}: element {i} is {got}, not {want}");
-        }
+        let allowed = 1e-6 * largest(&first).max(largest(&second));
+        let mean = first.iter().zip(&second).map(|(a, b)| 0.5 * (f64::from(*a) + f64::from(*b)));
+        let mean: Vec<f64> = mean.collect();
+        assert_within(&format!("{algorithm:?}"), &both, &mean, |_| allowed);
     }
 }
 
 #[test]
 fn what_an_algorithm_lacks_is_named() {
     let b = Cpu64::new();
-    let arch = Architecture::new(ModelConfig::tiny(4)).unwrap();
+    let arch = tiny(4);
     let whole = batch(&b, &arch, 1);
     let step = |batch: &Batch<Cpu64>, teachers: usize, algorithm| {
         let mut nets = networks(&b, &arch);
@@ -116,7 +79,7 @@ fn what_an_algorithm_lacks_is_named() {
 #[test]
 fn two_halves_of_the_same_batch_are_one_step() {
     let b = Cpu64::new();
-    let arch = Architecture::new(ModelConfig::tiny(4)).unwrap();
+    let arch = tiny(4);
     let batch = batch(&b, &arch, 3);
     for algorithm in [Algorithm::Supervised, Algorithm::PsMt] {
         let args = step_args(algorithm);
@@ -138,31 +101,18 @@ fn two_halves_of_the_same_batch_are_one_step() {
 }
 
 #[test]
-fn runs_of_several_batches_a_step_repeat_and_resume() {
+fn runs_of_several_batches_per_step_repeat_and_resume() {
     let p = Project::new();
     let flags = ["--batch-size", "2", "--accumulate", "2"];
     let out = p.train("whole", &flags);
     expect(&out, 0, &["batch norms see 2 images at a time, not the 4 of a step", "results in whole"]);
-    let mut child = p.start_and_wait_for_checkpoint("killed", &flags);
-    child.kill().unwrap();
-    child.wait().unwrap();
-    expect(&p.run(&["train", "--resume", "killed"]), 0, &["results in killed"]);
-    let bits = |out: &str| read(&p.path(&format!("{out}/checkpoints/last.safetensors")));
+    p.train_and_kill("killed", &flags);
+    expect(&p.resume("killed", &[]), 0, &["results in killed"]);
+    let bits = |out: &str| p.read(&format!("{out}/checkpoints/last.safetensors"));
     assert!(bits("whole") == bits("killed"), "the resumed run differs");
     // As many images a step, other batch norms.
     expect(&p.train("one", &["--batch-size", "4"]), 0, &[]);
-    let steps = |out: &str| {
-        let text = String::from_utf8(read(&p.path(&format!("{out}/metrics.jsonl")))).unwrap();
-        text.lines()
-            .last()
-            .unwrap()
-            .split("\"step\":")
-            .nth(1)
-            .unwrap()
-            .split([',', '}'])
-            .next()
-            .map(String::from)
-    };
+    let steps = |out: &str| records(&p.path(out)).last().unwrap()["step"].clone();
     assert_eq!(steps("whole"), steps("one"));
     assert!(bits("whole") != bits("one"));
     let out = p.train("dry", &[&flags[..], &["--dry-run"]].concat());
@@ -174,7 +124,7 @@ fn runs_of_several_batches_a_step_repeat_and_resume() {
 #[test]
 fn pseudo_labels_are_measured_and_true_labels_teach_nothing() {
     let b = Cpu64::new();
-    let arch = Architecture::new(ModelConfig::tiny(4)).unwrap();
+    let arch = tiny(4);
     let classes = arch.config.num_classes;
     for algorithm in [Algorithm::PsMt, Algorithm::OneTeacher, Algorithm::MeanTeacher] {
         let plain = batch(&b, &arch, 1);
@@ -214,7 +164,7 @@ fn pseudo_labels_are_measured_and_true_labels_teach_nothing() {
             (bits, truth)
         };
         let (without, with) = (step(&plain), step(&measured));
-        assert!(without.0 == with.0, "{algorithm:?}");
+        assert!(without.0 == with.0, "{algorithm:?}: true labels change the gradient");
         assert_eq!((without.1, with.1), (None, want), "{algorithm:?}");
     }
 }

@@ -10,7 +10,7 @@ fn check(p: &Project, more: &[&str]) -> std::process::Output {
 }
 
 fn lines(p: &Project, name: &str) -> Vec<String> {
-    std::fs::read_to_string(p.path(name)).unwrap().lines().map(String::from).collect()
+    p.read_text(name).lines().map(String::from).collect()
 }
 
 #[test]
@@ -19,8 +19,7 @@ fn a_whole_data_set_is_described() {
     let lists = ["--labeled", "labeled.txt", "--unlabeled", "unlabeled.txt", "--val", "val.txt"];
     let out = check(&p, &[&lists[..], &["--json", "found.json"]].concat());
     expect(&out, 0, &["4 images", "5 images", "3 images", "32 x 32", "class", "no faults"]);
-    let found: serde_json::Value =
-        serde_json::from_str(&std::fs::read_to_string(p.path("found.json")).unwrap()).unwrap();
+    let found: serde_json::Value = p.read_json("found.json");
     let labeled = &found["labelled"];
     assert_eq!(labeled["sizes"], serde_json::json!([{"rows": 32, "columns": 32, "images": 4}]));
     // A square of 14 by 16 pixels in each.
@@ -34,15 +33,12 @@ fn a_whole_data_set_is_described() {
 fn every_fault_is_named() {
     let p = Project::new();
     p.write("data/images/0.png", "no image");
-    let bytes = std::fs::read(p.path("data/masks/1.png")).unwrap();
-    std::fs::write(p.path("data/masks/1.png"), &bytes[..bytes.len() / 2]).unwrap();
+    let bytes = p.read("data/masks/1.png");
+    p.write("data/masks/1.png", &bytes[..bytes.len() / 2]);
     let three = image::GrayImage::from_fn(32, 32, |x, _| image::Luma([x as u8 / 11 * 3]));
     three.save(p.path("data/masks/2.png")).unwrap();
-    p.write(
-        "labeled.txt",
-        "images/0.png masks/0.png\nimages/1.png masks/1.png\nimages/2.png masks/2.png\nimages/77.png masks/77.png\n\
-         images/3.png masks/3.png\nimages/3.png masks/3.png\n",
-    );
+    let listed = [0, 1, 2, 77, 3, 3].map(|i| format!("images/{i}.png masks/{i}.png\n"));
+    p.write("labeled.txt", listed.concat());
     p.write("val.txt", "images/3.png masks/3.png\nimages/9.png masks/9.png\n");
     let out = check(&p, &["--labeled", "labeled.txt", "--val", "val.txt"]);
     let parts = ["images/0.png", "masks/1.png", "masks/2.png", "labeled.txt:4", "labeled.txt:6", "val.txt:1"];
@@ -70,7 +66,7 @@ fn arguments_that_make_no_sense_are_refused() {
 fn a_split_is_whole_repeats_and_trains() {
     let p = Project::new();
     let all: String = (0..9).map(|i| format!("images/{i}.png masks/{i}.png\n")).collect();
-    p.write("all.txt", &format!("# all of them\n{all}"));
+    p.write("all.txt", format!("# all of them\n{all}"));
     let split = |out: &str, labeled: &str, seed: &str| {
         let args = ["--list", "all.txt", "--labeled", labeled, "--seed", seed, "--out", out];
         p.run(&[&["split"], &SET[..], &args].concat())
@@ -92,8 +88,8 @@ fn a_split_is_whole_repeats_and_trains() {
     let again = split("a", "3", "1");
     expect(&again, 2, &["a/labeled.txt is there already"]);
 
-    p.write("labeled.txt", &std::fs::read_to_string(p.path("a/labeled.txt")).unwrap());
-    p.write("unlabeled.txt", &std::fs::read_to_string(p.path("a/unlabeled.txt")).unwrap());
+    p.write("labeled.txt", p.read_text("a/labeled.txt"));
+    p.write("unlabeled.txt", p.read_text("a/unlabeled.txt"));
     let out = p.train("o", &["--epochs", "2"]);
     assert!(out.status.success(), "{}", text(&out));
 }

@@ -1,5 +1,5 @@
-//! The documents against the program: the commands of `docs/own-data.md` run, `docs/configuration.md` has every key with its
-//! default, `docs/exit-codes.md` every code, and paths that are named exist.
+//! The documents against the program: the commands of `docs/own-data.md` run, `docs/configuration.md` has
+//! every key with its default, `docs/exit-codes.md` every code, and paths that are named exist.
 
 use psmt_fast::config::{DataConfig, EvalConfig, ModelSettings, RunConfig};
 use psmt_fast::data::{Augment, Preset};
@@ -104,7 +104,8 @@ fn the_commands_for_own_data_run() {
 #[test]
 fn every_key_is_documented_with_its_default() {
     let defaults = report::flatten(&RunConfig::default()).unwrap();
-    // All keys: those that are left out where nothing is set, too. A new field does not compile until it stands here.
+    // All keys: those that are left out where nothing is set, too. A new field does not compile until it
+    // stands here.
     let path = || Some(PathBuf::from("x"));
     let data = DataConfig::default();
     let all = RunConfig {

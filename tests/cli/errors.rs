@@ -46,8 +46,8 @@ fn bad_lists_and_files_are_refused() {
     expect(&with("--unlabeled", "images/77.png\n"), 4, &["bad.txt:1", "images/77.png"]);
     p.write("data/images/text.png", "not an image");
     expect(&with("--unlabeled", "images/text.png\n"), 4, &["text.png"]);
-    let whole = std::fs::read(p.path("data/masks/1.png")).unwrap();
-    std::fs::write(p.path("data/masks/cut.png"), &whole[..whole.len() / 2]).unwrap();
+    let whole = p.read("data/masks/1.png");
+    p.write("data/masks/cut.png", &whole[..whole.len() / 2]);
     expect(&with("--labeled", "images/1.png masks/cut.png\n"), 4, &["cut.png"]);
     image::GrayImage::new(8, 8).save(p.path("data/masks/small.png")).unwrap();
     expect(&with("--labeled", "images/1.png masks/small.png\n"), 4, &["small.png", "8", "32"]);
@@ -62,8 +62,8 @@ fn folders_in_use_are_refused() {
     std::fs::create_dir(p.path("o")).unwrap();
     p.write("o/notes.txt", "mine");
     expect(&p.train("o", &[]), 2, &["not empty"]);
-    expect(&p.run(&["train", "--resume", "o"]), 9, &["config.toml"]);
-    expect(&p.run(&["train", "--resume", "o", "--epochs", "9"]), 2, &["--resume"]);
+    expect(&p.resume("o", &[]), 9, &["config.toml"]);
+    expect(&p.resume("o", &["--epochs", "9"]), 2, &["--resume"]);
 }
 
 #[test]
@@ -99,7 +99,7 @@ fn a_full_disk_keeps_the_last_checkpoint() {
     let p = Project::new();
     assert!(p.train("plenty", &["--epochs", "2"]).status.success());
     let checkpoint = std::fs::metadata(p.path("plenty/checkpoints/last.safetensors")).unwrap().len();
-    // A checkpoint is written beside the one that it replaces: there is room for one, not for two.
+    // A checkpoint is written next to the one that it replaces: there is room for one, not for two.
     let Some(_disk) = SmallDisk::mount(p.path("small"), checkpoint * 7 / 4) else {
         eprintln!("skipped: mounting a small disk needs more rights than this user has");
         return;
@@ -111,14 +111,14 @@ fn a_full_disk_keeps_the_last_checkpoint() {
 }
 
 #[test]
-fn shells_and_man_learn_the_command_line() {
+fn shells_and_man_get_the_command_line() {
     let p = Project::new();
     for shell in ["bash", "zsh", "fish"] {
         expect(&p.run(&["completions", shell]), 0, &["psmt-fast", "check-data", "dry-run"]);
     }
     expect(&p.run(&["completions", "abacus"]), 2, &["bash", "abacus"]);
     expect(&p.run(&["man", "pages/man1"]), 0, &["manual pages in pages/man1"]);
-    let page = std::fs::read_to_string(p.path("pages/man1/psmt-fast-train.1")).unwrap();
+    let page = p.read_text("pages/man1/psmt-fast-train.1");
     assert!(page.contains("recipe") && page.starts_with(".ie"), "{page}");
     for name in ["psmt-fast.1", "psmt-fast-predict.1", "psmt-fast-export.1"] {
         assert!(p.path("pages/man1").join(name).exists(), "{name}");
@@ -127,10 +127,10 @@ fn shells_and_man_learn_the_command_line() {
     expect(&p.run(&["man", "file"]), 9, &["file"]);
 }
 
-/// A reader that leaves ends the program without a word.
+/// A reader that closes the pipe ends the program without a message.
 #[test]
 #[cfg(unix)]
-fn output_that_nobody_reads() {
+fn output_whose_reader_has_gone() {
     use std::io::Read;
     use std::os::unix::process::ExitStatusExt;
     let mut child = std::process::Command::new(crate::PROGRAM)

@@ -1,8 +1,8 @@
-//! What the system does to a run: other processes in its folder, files that killed processes leave, signals, closed streams, and
-//! outputs that are no files.
+//! What the system does to a run: other processes in its folder, files that killed processes leave, signals,
+//! closed streams, and outputs that are no files.
 #![cfg(unix)]
 
-use crate::cli_common::{Project, expect, read};
+use crate::cli_common::{Project, expect, kill};
 use std::path::Path;
 use std::process::Stdio;
 
@@ -20,23 +20,21 @@ fn lines(path: &Path) -> usize {
 #[test]
 fn a_second_process_in_a_run_is_refused() {
     let p = Project::new();
-    let mut child = p.start_and_wait_for_checkpoint("o", &LONG);
-    expect(&p.run(&["train", "--resume", "o"]), 2, &["another process trains in o"]);
+    let child = p.start_and_wait_for_checkpoint("o", &LONG);
+    expect(&p.resume("o", &[]), 2, &["another process trains in o"]);
     expect(&p.train("o", &[]), 2, &["o already exists"]);
     // Reading is no training.
     expect(&p.run(&["eval", "o"]), 0, &["student"]);
-    child.kill().unwrap();
-    child.wait().unwrap();
+    kill(child);
     // A lock ends with its process, however that ended.
-    expect(&p.run(&["train", "--resume", "o", "--dry-run"]), 0, &["ps-mt of tiny"]);
+    expect(&p.resume("o", &["--dry-run"]), 0, &["ps-mt of tiny"]);
     let before = lines(&p.path("o/metrics.jsonl"));
     let mut child = p.command(&["train", "--resume", "o"]).spawn().unwrap();
     while lines(&p.path("o/metrics.jsonl")) <= before {
         assert!(child.try_wait().unwrap().is_none(), "ended");
         std::thread::sleep(std::time::Duration::from_millis(5));
     }
-    child.kill().unwrap();
-    child.wait().unwrap();
+    kill(child);
 }
 
 #[test]
@@ -47,7 +45,7 @@ fn what_killed_processes_left_is_removed_on_resume() {
         ["o/checkpoints/.last.safetensors.123.tmp", "o/checkpoints/.psmt-abc.tmp", "o/pictures/.psmt-x.tmp"];
     left.iter().for_each(|path| p.write(path, "half"));
     p.write("o/checkpoints/mine.tmp", "kept");
-    expect(&p.run(&["train", "--resume", "o"]), 0, &["results in o"]);
+    expect(&p.resume("o", &[]), 0, &["results in o"]);
     assert!(left.iter().all(|path| !p.path(path).exists()));
     assert!(p.path("o/checkpoints/mine.tmp").exists());
 }
@@ -57,13 +55,13 @@ fn lost_records_do_not_cost_the_checkpoint() {
     let p = Project::new();
     expect(&p.train("o", &["--epochs", "1"]), 0, &[]);
     std::fs::remove_file(p.path("o/metrics.jsonl")).unwrap();
-    expect(&p.run(&["train", "--resume", "o"]), 0, &["0 records, the checkpoint counts", "results in o"]);
+    expect(&p.resume("o", &[]), 0, &["0 records, the checkpoint counts", "results in o"]);
     // A planted link would have its target cut.
     p.write("victim", "text");
     std::fs::remove_file(p.path("o/metrics.jsonl")).unwrap();
     std::os::unix::fs::symlink(p.path("victim"), p.path("o/metrics.jsonl")).unwrap();
-    expect(&p.run(&["train", "--resume", "o"]), 4, &["metrics.jsonl", "link"]);
-    assert_eq!(read(&p.path("victim")), b"text");
+    expect(&p.resume("o", &[]), 4, &["metrics.jsonl", "link"]);
+    assert_eq!(p.read("victim"), b"text");
 }
 
 #[test]
@@ -94,7 +92,7 @@ fn ignored_hangups_stay_ignored() {
 }
 
 #[test]
-fn an_echo_of_a_signal_does_not_cost_the_checkpoint() {
+fn a_repeated_signal_does_not_cost_the_checkpoint() {
     let p = Project::new();
     let child = p.start_and_wait_for_checkpoint("o", &LONG);
     // As timeout does: the process, then its group.
@@ -175,7 +173,7 @@ fn a_run_is_resumed_from_any_folder() {
     let run = p.path("my run");
     let mut elsewhere = p.command(&["train", "--resume", run.to_str().unwrap()]);
     expect(&elsewhere.current_dir("/").output().unwrap(), 0, &["results in"]);
-    let last = |run: &str| read(&p.path(run).join("checkpoints/last.safetensors"));
+    let last = |run: &str| p.read(&format!("{run}/checkpoints/last.safetensors"));
     assert!(last("my run") == last("whole run"));
 }
 

@@ -1,20 +1,19 @@
-//! Files and settings that are made to fail, through the built program: each ends with an exit code and a message, none with a
-//! panic, an abort or a machine without memory.
+//! Files and settings that are made to fail, through the built program: each ends with an exit code and a
+//! message, none with a panic, an abort or a machine without memory.
 
 use crate::cli_common::{Project, expect, read};
-use crate::weight_files::{Pickle, write_plain, zip_file};
-use psmt_fast::model::NamedTensor;
+use crate::weight_files::{Pickle, tensors_of, write_plain, zip_file};
 use psmt_fast::model::io::TensorFile;
 use serde_json::{Value, json};
 
 const LAST: &str = "o/checkpoints/last.safetensors";
 
 #[test]
-fn metadata_that_cannot_be_is_refused() {
+fn impossible_metadata_is_refused() {
     let p = Project::new();
     expect(&p.train("o", &["--epochs", "1"]), 0, &[]);
     let file = TensorFile::open(&p.path(LAST)).unwrap();
-    let tensors: Vec<NamedTensor> = file.names().iter().map(|n| file.require(n).unwrap()).collect();
+    let tensors = tensors_of(&file);
     let metadata = file.all_metadata();
     let whole: Value = serde_json::from_str(&metadata["psmt-fast"]).unwrap();
     let large = u64::MAX;
@@ -53,7 +52,7 @@ fn metadata_that_cannot_be_is_refused() {
         ] {
             expect(&p.run(args), 5, &["last.safetensors", word]);
         }
-        expect(&p.run(&["train", "--resume", "o"]), 5, &["last.safetensors"]);
+        expect(&p.resume("o", &[]), 5, &["last.safetensors"]);
     }
     // A run that was made shorter than it had come is over.
     let mut json = whole;
@@ -61,7 +60,7 @@ fn metadata_that_cannot_be_is_refused() {
     json["progress"]["step"] = json!(1_000_000);
     let metadata = [("psmt-fast".to_string(), json.to_string())].into();
     write_plain(&p.path(LAST), &tensors, &metadata);
-    expect(&p.run(&["train", "--resume", "o"]), 0, &["step 1000000 is behind the run's last one, 12"]);
+    expect(&p.resume("o", &[]), 0, &["step 1000000 is behind the run's last one, 12"]);
 }
 
 #[test]
@@ -72,8 +71,8 @@ fn pickles_that_clone_are_refused_before_they_fill_memory() {
         Pickle::new().global("collections", "OrderedDict").raw(b"q\x01]q\x00(").raw(&vec![b'N'; 2 << 20]);
     let calls = b"h\x01h\x00\x85R0".repeat(2000);
     let pickle = list.raw(b"e0").raw(&calls).end();
-    zip_file(&p.path("clone.pth"), &pickle, &[], true);
-    assert!(read(&p.path("clone.pth")).len() < 100_000);
+    zip_file(&p.path("clone.pth"), &pickle, &[], zip::CompressionMethod::Deflated);
+    assert!(p.read("clone.pth").len() < 100_000);
     for args in [&["inspect", "clone.pth"][..], &p.train_args("o", &["--pretrained", "clone.pth"])] {
         expect(&p.run(args), 5, &["clone.pth", "too many values"]);
     }
@@ -141,6 +140,6 @@ fn absurd_settings_are_refused() {
     }
     let path = p.path("o/config.toml");
     let config = String::from_utf8(read(&path)).unwrap();
-    p.write("o/config.toml", &config.replace("demo_val = 60", &format!("demo_val = {large}")));
+    p.write("o/config.toml", config.replace("demo_val = 60", &format!("demo_val = {large}")));
     expect(&p.run(&eval), 3, &["data.demo_val"]);
 }

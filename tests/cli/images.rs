@@ -1,5 +1,5 @@
-//! What people's images and masks do to the built program: masks that teach nothing, images turned by their EXIF orientation,
-//! files that end too early, sizes that nobody has.
+//! Images and masks as people have them, through the built program: masks that teach nothing, images turned
+//! by their EXIF orientation, files that end too early, absurd sizes.
 
 use crate::cli_common::{Project, expect, oversized_png, read, text, turned_jpeg};
 use psmt_fast::Error;
@@ -50,7 +50,7 @@ fn masks_of_black_and_white_are_warned_of_wherever_they_are_read() {
         assert!(all[1].contains("3 of 3 validation masks hold only 0 and 255"));
         assert!(all[2].contains("no labelled mask has class 1"));
     }
-    let found: serde_json::Value = serde_json::from_slice(&read(&p.path("found.json"))).unwrap();
+    let found: serde_json::Value = p.read_json("found.json");
     assert_eq!(found["warnings"].as_array().unwrap().len(), 3);
     let eval = p.run(&["eval", "o", "--network", "student"]);
     expect(&eval, 0, &["3 of 3 validation masks"]);
@@ -85,7 +85,7 @@ fn a_class_that_is_validated_but_not_learned_is_warned_of() {
 }
 
 #[test]
-fn white_of_one_bit_beside_white_of_eight_is_warned_of() {
+fn white_of_one_bit_next_to_white_of_eight_is_warned_of() {
     let p = Project::new();
     let bit = |palette: Option<&[u8]>| {
         let mut file = Vec::new();
@@ -98,7 +98,7 @@ fn white_of_one_bit_beside_white_of_eight_is_warned_of() {
         let mut writer = encoder.write_header().unwrap();
         writer.write_image_data(&[0x0F; 128]).unwrap();
         writer.finish().unwrap();
-        std::fs::write(p.path("data/masks/0.png"), file).unwrap();
+        p.write("data/masks/0.png", file);
     };
     masks(&p, 1..2, |class| if class == 0 { 255 } else { class });
     for (palette, count) in
@@ -126,7 +126,8 @@ fn colours_are_no_classes() {
     expect(&check_data(&p, &[]), 1, &parts);
 }
 
-/// An image of 6 x 4 whose columns and rows differ, as a file that stores it turned by `orientation`, and a mask of it.
+/// An image of 6 x 4 whose columns and rows differ, as a file that stores it turned by `orientation`, and a
+/// mask of it.
 fn turned(p: &Project, name: &str, orientation: u8) -> (image::RgbImage, image::GrayImage) {
     use image::imageops::{flip_horizontal, rotate90, rotate180};
     let seen = image::RgbImage::from_fn(6, 4, |x, y| image::Rgb([40 * x as u8, 60 * y as u8, 9]));
@@ -137,7 +138,7 @@ fn turned(p: &Project, name: &str, orientation: u8) -> (image::RgbImage, image::
         8 => rotate90(&seen),
         _ => panic!("{orientation}"),
     };
-    std::fs::write(p.path(&format!("data/images/{name}.jpg")), turned_jpeg(&stored, orientation)).unwrap();
+    p.write(&format!("data/images/{name}.jpg"), turned_jpeg(&stored, orientation));
     (seen, mask)
 }
 
@@ -189,12 +190,12 @@ fn images_are_upright_and_masks_are_turned_with_them_where_they_lie_as_stored() 
 }
 
 #[test]
-fn images_whose_masks_may_lie_either_way_are_counted_aloud() {
+fn images_whose_masks_may_lie_either_way_are_counted_in_a_warning() {
     let p = Project::new();
     // 32 x 32: a quarter turn does not show either.
     for (i, orientation) in [(0, 6), (1, 3), (9, 2)] {
         let image = image::open(p.path(&format!("data/images/{i}.png"))).unwrap().into_rgb8();
-        std::fs::write(p.path(&format!("data/images/{i}.png")), turned_jpeg(&image, orientation)).unwrap();
+        p.write(&format!("data/images/{i}.png"), turned_jpeg(&image, orientation));
     }
     let counted = "2 labelled and 1 validation images are turned or mirrored";
     for output in [p.train("o", &["--dry-run"]), check_data(&p, &["--json", "found.json"])] {
@@ -205,9 +206,9 @@ fn images_whose_masks_may_lie_either_way_are_counted_aloud() {
         );
         assert_eq!(warnings(&output).len(), 1);
     }
-    let found: serde_json::Value = serde_json::from_slice(&read(&p.path("found.json"))).unwrap();
+    let found: serde_json::Value = p.read_json("found.json");
     assert!(found["warnings"][0].as_str().unwrap().contains(counted));
-    // Chosen, it is said and not warned of.
+    // Where it was chosen it is reported, without a warning.
     for (chosen, taken) in
         [("stored", "taken as the file stores the image"), ("upright", "taken as people see the image")]
     {
@@ -257,7 +258,7 @@ fn files_that_end_too_early_are_found_before_the_first_step_in_every_list() {
     assert!(!p.path("o").exists());
 }
 
-/// Damage that neither header nor end tells of stops a run when the file is decoded.
+/// Damage that shows neither in the header nor at the end stops a run when the file is decoded.
 #[test]
 fn a_file_that_stops_a_run_is_named_with_the_way_on() {
     let p = Project::new();
@@ -274,11 +275,11 @@ fn a_file_that_stops_a_run_is_named_with_the_way_on() {
         &["images/5.png", "continue with: psmt-fast train --resume o --accept-changes"],
     );
     std::fs::write(&path, &whole).unwrap();
-    expect(&p.run(&["train", "--resume", "o", "--accept-changes"]), 0, &["results in o"]);
+    expect(&p.resume("o", &["--accept-changes"]), 0, &["results in o"]);
 }
 
 #[test]
-fn sizes_that_nobody_has_are_refused_before_anything_is_decoded() {
+fn absurd_sizes_are_refused_before_anything_is_decoded() {
     let p = Project::new();
     let (image, mask) = (p.path("data/images/0.png"), p.path("data/masks/0.png"));
     let refused = |result: Result<(), Error>| match result {
@@ -294,7 +295,7 @@ fn sizes_that_nobody_has_are_refused_before_anything_is_decoded() {
     refused(decode_upright(&image).map(|_| ()));
     expect(&p.train("o", &["--dry-run"]), 4, &["images/0.png", "60000 x 60000", "at most"]);
     expect(&check_data(&p, &[]), 1, &["images/0.png", "60000 x 60000", "1 faults"]);
-    // A JPEG's size stands behind marker, length and precision of its frame.
+    // A JPEG's size follows marker, length and precision of its frame.
     let mut jpeg = turned_jpeg(&image::RgbImage::new(16, 16), 1);
     let frame = jpeg.windows(4).position(|w| w == [0xFF, 0xC0, 0, 17]).unwrap();
     jpeg[frame + 5..frame + 9].copy_from_slice(&[0xEA, 0x60, 0xEA, 0x60]);

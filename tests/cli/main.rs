@@ -2,6 +2,14 @@
 
 #[path = "../common/cli.rs"]
 mod cli_common;
+#[path = "../common/compare.rs"]
+mod compare;
+#[path = "../common/networks.rs"]
+mod networks;
+#[path = "../common/python.rs"]
+mod python;
+#[path = "../common/step.rs"]
+mod step_common;
 #[path = "../common/weight_files.rs"]
 mod weight_files;
 

@@ -1,6 +1,7 @@
-//! Predictions of pictures through the built program: orientation, views, folders, files that cannot be predicted.
+//! Predictions of pictures through the built program: orientation, views, folders, files that cannot be
+//! predicted.
 
-use crate::cli_common::{Project, expect, oversized_png, read, turned_jpeg};
+use crate::cli_common::{Project, expect, oversized_png, turned_jpeg};
 use std::process::Output;
 
 #[test]
@@ -20,7 +21,7 @@ fn pictures_are_predicted_as_people_see_them() {
     std::fs::create_dir_all(p.path("photos/deep")).unwrap();
     for (orientation, image) in &stored {
         let jpeg = turned_jpeg(image, *orientation);
-        std::fs::write(p.path(&format!("photos/o{orientation}.jpg")), &jpeg).unwrap();
+        p.write(&format!("photos/o{orientation}.jpg"), &jpeg);
     }
     std::fs::copy(p.path("photos/o6.jpg"), p.path("photos/deep/again.jpg")).unwrap();
     std::fs::create_dir(p.path("photos/folder.jpg")).unwrap();
@@ -56,7 +57,7 @@ fn several_views_are_averaged() {
     expect(&predict("same", &["--scales", "1"]), 0, &[]);
     assert_eq!(confidence("one"), confidence("same"));
     expect(&predict("both", &["--flip"]), 0, &[]);
-    // Mirroring the image mirrors what two mirrored views say of it.
+    // Mirroring the image mirrors the prediction by both mirrored views.
     let mirrored = image::imageops::flip_horizontal(&image::open(p.path("data/images/9.png")).unwrap());
     mirrored.save(p.path("mirrored.png")).unwrap();
     let args = ["predict", "mirrored.png", "--checkpoint", "o", "--out", "m", "--flip"];
@@ -81,7 +82,7 @@ fn one_bad_file_costs_no_results_of_others() {
     expect(&p.train("o", &["--epochs", "1", "--steps-per-epoch", "1"]), 0, &[]);
     let folder = p.path("photos");
     std::fs::create_dir_all(&folder).unwrap();
-    let whole = read(&p.path("data/images/9.png"));
+    let whole = p.read("data/images/9.png");
     // Between files of the same name, which take no names; a long name; files that are no images.
     let long = format!("{}.png", "n".repeat(250));
     for name in ["b.png", "y.png", &long] {
@@ -101,14 +102,14 @@ fn one_bad_file_costs_no_results_of_others() {
     for made in ["b_index.png", "y_color.png", &format!("{}_confidence.png", "n".repeat(200))] {
         assert!(p.path("m").join(made).exists(), "{made}");
     }
-    let report: serde_json::Value = serde_json::from_slice(&read(&p.path("m/predictions.json"))).unwrap();
+    let report: serde_json::Value = p.read_json("m/predictions.json");
     assert_eq!(report["images"].as_array().unwrap().len(), 3);
 }
 
 #[test]
 fn sizes_that_cannot_fit_are_refused() {
     if psmt_fast::host::available_memory().is_none() {
-        return eprintln!("skipped: nobody knows what memory is left");
+        return eprintln!("skipped: the memory that is left is unknown");
     }
     let p = Project::new();
     expect(&p.train("o", &["--epochs", "1", "--steps-per-epoch", "1"]), 0, &[]);
@@ -136,7 +137,7 @@ fn predictions_replace_nothing_unless_told() {
     let before = files();
     let refused = predict(&p, &["photos/a.png"], "photos", &[]);
     expect(&refused, 2, &["photos/a_index.png is there already", "--overwrite"]);
-    assert_eq!((files(), read(&p.path("photos/a_index.png"))), (before.clone(), b"my mask".to_vec()));
+    assert_eq!((files(), p.read("photos/a_index.png")), (before.clone(), b"my mask".to_vec()));
     expect(&predict(&p, &["photos/a.png"], "photos", &["--overwrite"]), 0, &["1 of 1"]);
     assert_eq!(image::open(p.path("photos/a_index.png")).unwrap().width(), 32);
     assert_eq!(files().len(), before.len() + 3);

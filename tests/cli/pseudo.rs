@@ -1,5 +1,5 @@
-//! How good pseudo labels are, through the built program: lists of unlabelled images that name masks, what training then says,
-//! and that it learns the same.
+//! How good pseudo labels are, through the built program: lists of unlabelled images that name masks, what
+//! training then says, and that training is the same.
 
 use crate::cli_common::{Project, epochs, expect, read, records, text};
 
@@ -8,7 +8,7 @@ const KEYS: [&str; 2] = ["pseudo_label_miou", "pseudo_label_accuracy"];
 /// The project's unlabelled list, with masks.
 fn name_masks(p: &Project) {
     let line = |i: u32| format!("images/{i}.png masks/{i}.png\n");
-    p.write("unlabeled.txt", &(4..9).map(line).collect::<String>());
+    p.write("unlabeled.txt", (4..9).map(line).collect::<String>());
 }
 
 #[test]
@@ -41,13 +41,14 @@ fn masks_of_unlabelled_images_measure_and_change_nothing_else() {
         assert!(read(&p.path("plain").join(file)) == read(&p.path("measured").join(file)), "{file}");
     }
     let tensors = |run: &str| {
-        let bytes = read(&p.path(&format!("{run}/checkpoints/last.safetensors")));
+        let bytes = p.read(&format!("{run}/checkpoints/last.safetensors"));
         let header = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
         bytes[8 + header..].to_vec()
     };
     assert!(tensors("plain") == tensors("measured"));
 
-    // The picture: crop, truth, pseudo label, confidence; the same but for the truth, which is black where nobody knows it.
+    // The picture: crop, truth, pseudo label, confidence; the same but for the truth, which is black where it
+    // is unknown.
     let open = |run: &str| {
         let picture = image::open(p.path(&format!("{run}/pictures/unlabeled-0003.png"))).unwrap().into_rgb8();
         assert_eq!(picture.dimensions(), (4 * 24, 24));
@@ -59,10 +60,11 @@ fn masks_of_unlabelled_images_measure_and_change_nothing_else() {
     for k in [0, 2, 3] {
         assert_eq!(plain[k], measured[k]);
     }
-    // A pseudo label is there from a confidence of 0.5 on, which of two classes every pixel has; ties of the two aside.
+    // A pseudo label is there from a confidence of 0.5 on, which of two classes every pixel has; ties of the
+    // two aside.
     assert!(measured[3].pixels().all(|p| p[0] >= 127 && p[0] == p[1] && p[1] == p[2]));
 
-    // Nothing of it without pictures, and the run is the same without.
+    // Without pictures there are none of these, and the run is the same.
     expect(&p.train("bare", &["--set", "run.pictures=0"]), 0, &[]);
     assert!(!p.path("bare/pictures/unlabeled-0003.png").exists());
     assert_eq!(records(&p.path("bare")), records(&p.path("measured")));
@@ -98,10 +100,8 @@ fn a_measured_run_that_is_killed_continues_to_the_same_bits() {
     name_masks(&p);
     let more = ["--set", "optim.accumulate=2"];
     expect(&p.train("whole", &more), 0, &[]);
-    let mut child = p.start_and_wait_for_checkpoint("killed", &more);
-    child.kill().unwrap();
-    child.wait().unwrap();
-    expect(&p.run(&["train", "--resume", "killed"]), 0, &["results in killed"]);
+    p.train_and_kill("killed", &more);
+    expect(&p.resume("killed", &[]), 0, &["results in killed"]);
     let files = ["checkpoints/last.safetensors", "checkpoints/best.safetensors"].map(String::from);
     let pictures = (1..4).map(|epoch| format!("pictures/unlabeled-{epoch:04}.png"));
     for file in files.into_iter().chain(pictures) {
@@ -153,7 +153,7 @@ fn the_report_shows_quality_and_unlabelled_crops() {
     name_masks(&p);
     expect(&p.train("o", &[]), 0, &[]);
     expect(&p.run(&["report", "o", "--out", "page.html"]), 0, &[]);
-    let html = String::from_utf8(read(&p.path("page.html"))).unwrap();
+    let html = p.read_text("page.html");
     for part in ["mIoU of pseudo labels that pass, %", "pseudo labels that pass and are right, %"] {
         assert!(html.contains(part), "{part}");
     }

@@ -1,5 +1,6 @@
-//! `report`: a page about runs that were really trained, and about copies of them with other seeds and given scores, by what it says,
-//! by how Chromium shows it (skipped where there is none), and what becomes of folders that are no runs.
+//! `report`: a page about runs that were really trained, and about copies of them with other seeds and given
+//! scores, by what it says, by how Chromium shows it (skipped where there is none), and what becomes of
+//! folders that are no runs.
 
 use crate::cli_common::{Project, expect, read, text};
 use base64::Engine;
@@ -17,19 +18,28 @@ fn trained() -> Project {
 }
 
 fn records(p: &Project, run: &str) -> Vec<Value> {
-    let text = String::from_utf8(read(&p.path(&format!("{run}/metrics.jsonl")))).unwrap();
+    let text = p.read_text(&format!("{run}/metrics.jsonl"));
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-/// Copies the configuration and the records of `run` as those of a run with another seed, whose mIoU and pixel accuracy of each
-/// network is `scores` in every validation, but half of it in the first; without the last validation where it is to be `unfinished`.
-fn seeded(p: &Project, run: &str, name: &str, seed: u64, scores: &[(&str, Value)], unfinished: bool) {
+/// A copy of a run's configuration and records as those of a run with another seed.
+struct Copy<'a> {
+    run: &'a str,
+    name: &'a str,
+    seed: u64,
+    /// The mIoU and pixel accuracy of networks in every validation; half of it in the first.
+    scores: &'a [(&'a str, Value)],
+    /// Whether the last validation is missing.
+    unfinished: bool,
+}
+
+fn copy(p: &Project, Copy { run, name, seed, scores, unfinished }: Copy) {
     std::fs::create_dir_all(p.path(name)).unwrap();
-    let config = String::from_utf8(read(&p.path(&format!("{run}/config.toml")))).unwrap();
+    let config = p.read_text(&format!("{run}/config.toml"));
     let is_seed = |line: &&str| line.starts_with("seed = ");
     assert_eq!(config.lines().filter(is_seed).count(), 1, "{config}");
     let line = |line: &str| if is_seed(&line) { format!("seed = {seed}\n") } else { format!("{line}\n") };
-    p.write(&format!("{name}/config.toml"), &config.lines().map(line).collect::<String>());
+    p.write(&format!("{name}/config.toml"), config.lines().map(line).collect::<String>());
     let mut records = records(p, run);
     if unfinished {
         let last = records.iter().rposition(|r| r["kind"] == "validation").unwrap();
@@ -56,17 +66,18 @@ fn seeded(p: &Project, run: &str, name: &str, seed: u64, scores: &[(&str, Value)
     p.write(&format!("{name}/metrics.jsonl"), &text);
 }
 
-/// Three seeds of the baseline and three of the method, the last of which has not ended. Paths of their folders in a mixed order.
+/// Three seeds of the baseline and three of the method, the last of which has not ended. Paths of their
+/// folders in a mixed order.
 fn three_seeds() -> (Project, [&'static str; 6]) {
     let p = trained();
     for (seed, student) in [(1, 0.40), (2, 0.44), (3, 0.45)] {
-        let scores = [("student", student.into())];
-        seeded(&p, "<b>&base", &format!("base-{seed}"), seed, &scores, false);
+        let scores = &[("student", student.into())];
+        copy(&p, Copy { run: "<b>&base", name: &format!("base-{seed}"), seed, scores, unfinished: false });
     }
     for (seed, ensemble, student) in [(1, 0.45, 0.42.into()), (2, 0.46, Value::Null), (3, 0.99, 0.99.into())]
     {
-        let scores = [("ensemble", ensemble.into()), ("student", student)];
-        seeded(&p, "ps-mt", &format!("ps-{seed}"), seed, &scores, seed == 3);
+        let scores = &[("ensemble", ensemble.into()), ("student", student)];
+        copy(&p, Copy { run: "ps-mt", name: &format!("ps-{seed}"), seed, scores, unfinished: seed == 3 });
     }
     // One of the method's has pictures, and it is not the first.
     std::fs::create_dir_all(p.path("ps-2/pictures")).unwrap();
@@ -75,7 +86,7 @@ fn three_seeds() -> (Project, [&'static str; 6]) {
 }
 
 fn page(p: &Project) -> String {
-    String::from_utf8(read(&p.path("page.html"))).unwrap()
+    p.read_text("page.html")
 }
 
 /// The embedded pictures whose description begins with `what`.
@@ -163,7 +174,8 @@ fn runs_that_differ_in_the_seed_alone_share_a_column() {
     let columns = "base <small>3 seeds</small></th>";
     assert!(html.contains(columns) && html.contains("ps <small>3 seeds</small></th>"));
     assert!(html.contains("<h1>base, ps</h1>"));
-    // 40, 44, 45: mean 43, deviation sqrt((9 + 1 + 4) / 2) = 2.6. 45 and 46 of the two that ended: 45.5, sqrt(0.5) = 0.7.
+    // 40, 44, 45: mean 43, deviation sqrt((9 + 1 + 4) / 2) = 2.6. 45 and 46 of the two that ended: 45.5,
+    // sqrt(0.5) = 0.7.
     for cells in [
         "<th>runs</th><td>3 of 3 runs ended</td><td>2 of 3 runs ended</td>",
         "mIoU % of ensemble: last</th><td>–</td><td>45.5 ± 0.7 <small>n = 2</small></td>",
@@ -193,9 +205,10 @@ fn runs_that_differ_in_the_seed_alone_share_a_column() {
     let miou = &html[html.find("mIoU %, ensemble<").unwrap()..html.find("mIoU %, student<").unwrap()];
     assert!(!miou.contains("at epoch 3"), "a mean without the run that has not ended");
     assert!(html.matches("<polygon class=\"band\"").count() >= 4);
-    let markdown = String::from_utf8(read(&p.path("page.md"))).unwrap();
+    let markdown = p.read_text("page.md");
     for lines in [
-        "| | runs | seeds | ensemble | student | teacher 1 | teacher 2 |\n| --- | ---: | ---: | ---: | ---: | ---: | ---: |\n\
+        "| | runs | seeds | ensemble | student | teacher 1 | teacher 2 |\n\
+         | --- | ---: | ---: | ---: | ---: | ---: | ---: |\n\
          | base | 3 of 3 runs ended | 1, 2, 3 | – | 43.0 ± 2.6 | – | – |\n\
          | ps | 2 of 3 runs ended | 1, 2, 3 | 45.5 ± 0.7 (n = 2) | 42.0 (n = 1) |",
         "minus that of base with the same seed",
@@ -214,7 +227,7 @@ fn markdown_can_stand_alone() {
     expect(&p.run(&same), 2, &["same file"]);
     expect(&p.run(&["report", "ps-mt", "<b>&base", "--markdown", "page.md"]), 0, &["page.md"]);
     assert!(!p.path("page.html").exists());
-    let markdown = String::from_utf8(read(&p.path("page.md"))).unwrap();
+    let markdown = p.read_text("page.md");
     // Names are no markup, and no seed is in both.
     assert!(markdown.contains("| \\<b\\>\\&base | 1 of 1 run ended | 9 |"), "{markdown}");
     assert!(!markdown.contains("minus that of"), "{markdown}");
@@ -224,7 +237,7 @@ fn markdown_can_stand_alone() {
 }
 
 #[test]
-fn runs_that_cannot_be_compared_are_told() {
+fn runs_that_cannot_be_compared_are_marked() {
     let p = trained();
     expect(&p.run(&["report", "ps-mt", "<b>&base", "--out", "page.html"]), 0, &[]);
     assert!(!page(&p).contains("role=\"alert\""));
@@ -278,10 +291,10 @@ fn folders_that_are_no_runs_are_named_and_leave_no_page() {
     expect(&p.run(&["report", "--out", "page.html"]), 2, &["RUN"]);
     expect(&p.run(&["report", "o", "nowhere", "--out", "page.html"]), 9, &["nowhere", "config.toml"]);
     expect(&p.run(&["report", "o", "--out", "no/such/page.html"]), 9, &["no/such"]);
-    let metrics = read(&p.path("o/metrics.jsonl"));
+    let metrics = p.read("o/metrics.jsonl");
     p.write("o/metrics.jsonl", "{\"kind\":\"step\",\"step\":\"x\"}\n{}\n");
     expect(&p.run(&["report", "o", "--out", "page.html"]), 4, &["o/metrics.jsonl:1", "record of a run"]);
-    std::fs::write(p.path("o/metrics.jsonl"), metrics).unwrap();
+    p.write("o/metrics.jsonl", metrics);
     p.write("o/pictures/epoch-0009.png", "no picture");
     expect(&p.run(&["report", "o", "--out", "page.html"]), 4, &["epoch-0009.png", "picture of a validation"]);
     p.write("o/config.toml", "[optim]\nspeed = 1\n");
@@ -341,7 +354,7 @@ document.title = JSON.stringify({
 /// What the page says of itself, in a window of `size`.
 fn measure(browser: &Path, p: &Project, size: (u32, u32)) -> Value {
     let measured = page(p).replace("</body>", &format!("{MEASURE}</body>"));
-    std::fs::write(p.path("measured.html"), measured).unwrap();
+    p.write("measured.html", measured);
     let dom = show(browser, &p.path("measured.html"), size, &["--dump-dom".into()]);
     let dom = String::from_utf8(dom).unwrap();
     let title = dom.split_once("<title>").unwrap().1.split_once("</title>").unwrap().0;

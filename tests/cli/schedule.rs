@@ -1,7 +1,7 @@
-//! What every step of a run does, as the built program prints it and as its training loop does it, against stored lines: a
-//! program apart from this one wrote them from sizes alone, after the released loop of PS-MT.
+//! What every step of a run does, as the built program prints it and as its training loop does it, against
+//! stored lines: a program apart from this one wrote them from sizes alone, after the released loop of PS-MT.
 
-use crate::cli_common::{Project, expect, read};
+use crate::cli_common::{Project, expect};
 use serde_json::Value;
 
 /// A stored file: its first line has the sizes, the others are steps.
@@ -23,14 +23,14 @@ fn assert_step(what: &str, got: &Value, expected: &Value) {
     }
 }
 
-/// A project with lists of so many images, which are copies of one.
-fn project(labeled: u64, unlabeled: u64) -> Project {
+/// A project whose lists are as long as `sizes` says, of copies of one image.
+fn project(sizes: &Value) -> Project {
     let p = Project::new();
-    let list = |name: &str, folder: &str, len: u64, masks: bool| {
-        std::fs::create_dir_all(p.path(&format!("data/{folder}"))).unwrap();
+    for (list, masks) in [("labeled", true), ("unlabeled", false)] {
+        std::fs::create_dir_all(p.path(&format!("data/{list}"))).unwrap();
         let mut text = String::new();
-        for i in 0..len {
-            let (image, mask) = (format!("{folder}/{i}.png"), format!("{folder}/{i}_mask.png"));
+        for i in 0..sizes[list].as_u64().unwrap() {
+            let (image, mask) = (format!("{list}/{i}.png"), format!("{list}/{i}_mask.png"));
             std::fs::copy(p.path("data/images/0.png"), p.path("data").join(&image)).unwrap();
             text += &image;
             if masks {
@@ -39,10 +39,8 @@ fn project(labeled: u64, unlabeled: u64) -> Project {
             }
             text += "\n";
         }
-        p.write(name, &text);
-    };
-    list("labeled.txt", "l", labeled, true);
-    list("unlabeled.txt", "u", unlabeled, false);
+        p.write(&format!("{list}.txt"), text);
+    }
     p
 }
 
@@ -74,11 +72,11 @@ fn dry_runs_print_the_released_schedule() {
         ("odd-sizes", include_str!("../schedules/odd-sizes.jsonl")),
     ] {
         let (sizes, expected) = stored(text);
-        let p = project(sizes["labeled"].as_u64().unwrap(), sizes["unlabeled"].as_u64().unwrap());
+        let p = project(&sizes);
         let mut more = vec!["--dry-run".to_string(), "--schedule".into(), "steps.jsonl".into()];
         more.extend(flags(&sizes));
         expect(&p.train("o", &more.iter().map(String::as_str).collect::<Vec<_>>()), 0, &["ps-mt of tiny"]);
-        let text = String::from_utf8(read(&p.path("steps.jsonl"))).unwrap();
+        let text = p.read_text("steps.jsonl");
         let got: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         assert_eq!(got.len(), expected.len(), "{name}");
         for (i, (got, expected)) in got.iter().zip(&expected).enumerate() {
@@ -90,10 +88,10 @@ fn dry_runs_print_the_released_schedule() {
 #[test]
 fn runs_do_what_the_schedule_says() {
     let (sizes, expected) = stored(include_str!("../schedules/own.jsonl"));
-    let p = project(sizes["labeled"].as_u64().unwrap(), sizes["unlabeled"].as_u64().unwrap());
+    let p = project(&sizes);
     let flags = flags(&sizes);
     expect(&p.train("o", &flags.iter().map(String::as_str).collect::<Vec<_>>()), 0, &["ensemble"]);
-    let text = String::from_utf8(read(&p.path("o/metrics.jsonl"))).unwrap();
+    let text = p.read_text("o/metrics.jsonl");
     let records: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let steps: Vec<&Value> = records.iter().filter(|r| r["kind"] == "step").collect();
     assert_eq!(steps.len(), expected.len());

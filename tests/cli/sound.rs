@@ -1,8 +1,8 @@
-//! Weights and checkpoints that are not sound, through the built program: values that no network can have, flipped bits, and
-//! predictions that are no numbers. None is taken in silence.
+//! Weights and checkpoints that are not sound, through the built program: values that no network can have,
+//! flipped bits, and predictions that are no numbers. None passes unnoticed.
 
-use crate::cli_common::{Project, expect, read};
-use crate::weight_files::{arch, network, renamed, write, write_plain};
+use crate::cli_common::{Project, expect, text};
+use crate::weight_files::{arch, backbone, network, renamed, tensors_of, write, write_plain};
 use psmt_fast::model::io::{TensorFile, write_tensors};
 use psmt_fast::model::{NamedTensor, Stem};
 use std::path::Path;
@@ -12,22 +12,27 @@ const LAST: &str = "o/checkpoints/last.safetensors";
 /// A change of a file's tensors.
 type Change<'a> = &'a dyn Fn(&mut NamedTensor);
 
-/// Writes the tensors of `from` with a change to `to`, as this program does or, without a checksum, as others do.
-fn rewrite(from: &Path, to: &Path, checksum: bool, change: Change) {
+/// Who wrote a file.
+#[derive(Clone, Copy, PartialEq)]
+enum Writer {
+    ThisVersion,
+    /// One that says nothing of a checksum.
+    OlderVersion,
+}
+
+/// Writes the tensors of `from` with a change to `to`.
+fn rewrite(from: &Path, to: &Path, by: Writer, change: Change) {
     let file = TensorFile::open(from).unwrap();
-    let mut tensors: Vec<NamedTensor> = file.names().iter().map(|n| file.require(n).unwrap()).collect();
+    let mut tensors = tensors_of(&file);
     tensors.iter_mut().for_each(change);
-    match checksum {
-        true => write_tensors(to, &tensors, &file.all_metadata()).unwrap(),
-        false => {
-            // Older versions say nothing of a checksum.
-            let mut metadata = file.all_metadata();
-            let text = metadata.get_mut("psmt-fast").unwrap();
-            assert!(text.contains(",\"checksum\":true"), "{text}");
-            *text = text.replace(",\"checksum\":true", "");
-            write_plain(to, &tensors, &metadata);
-        }
+    let mut metadata = file.all_metadata();
+    if by == Writer::ThisVersion {
+        return write_tensors(to, &tensors, &metadata).unwrap();
     }
+    let text = metadata.get_mut("psmt-fast").unwrap();
+    assert!(text.contains(",\"checksum\":true"), "{text}");
+    *text = text.replace(",\"checksum\":true", "");
+    write_plain(to, &tensors, &metadata);
 }
 
 /// The commands that read a checkpoint of the run `o` at `path`, without the one that resumes it.
@@ -46,36 +51,42 @@ fn unsound_weights_are_refused_before_a_folder_is_made() {
     let arch = arch(Stem::Deep, 2);
     let values = network(&arch, 7);
     let whole = renamed(&arch, &values, &|n| Some(n.to_string()));
-    let backbone =
-        renamed(&arch, &values, &|n| n.strip_prefix("encoder.backbone.").map(|n| format!("net.{n}")));
+    let backbone = backbone(&arch, &values, "net.");
     let set = |tensors: &[NamedTensor], name: &str, value: f32| {
         let mut tensors = tensors.to_vec();
         let tensor = tensors.iter_mut().find(|t| t.name == name).unwrap_or_else(|| panic!("no {name}"));
         *tensor.data.last_mut().unwrap() = value;
         tensors
     };
-    let cases = [
-        ("--pretrained", &backbone, "net.layer4.0.bn3.running_var", f32::NAN, "NaN"),
-        ("--pretrained", &backbone, "net.layer4.0.conv3.weight", f32::NEG_INFINITY, "-inf"),
-        ("--pretrained", &backbone, "net.bn1.running_var", -0.5, "at least 0, got -0.5"),
-        ("--init", &whole, "decoder.upsample.classifier.bias", f32::NAN, "NaN"),
-        ("--init", &whole, "encoder.head.aspp.map_bn.running_var", -1e-6, "at least 0"),
-    ];
-    for (flag, tensors, name, value, word) in cases {
-        write(&p.path("w.safetensors"), &set(tensors, name, value));
+    // The last value of a tensor, and what the message says of it.
+    struct Unsound<'a> {
+        flag: &'a str,
+        file: &'a [NamedTensor],
+        tensor: &'a str,
+        value: f32,
+        said: &'a str,
+    }
+    let pretrained =
+        |tensor, value, said| Unsound { flag: "--pretrained", file: &backbone, tensor, value, said };
+    let init = |tensor, value, said| Unsound { flag: "--init", file: &whole, tensor, value, said };
+    for Unsound { flag, file, tensor: name, value, said: word } in [
+        pretrained("net.layer4.0.bn3.running_var", f32::NAN, "NaN"),
+        pretrained("net.layer4.0.conv3.weight", f32::NEG_INFINITY, "-inf"),
+        pretrained("net.bn1.running_var", -0.5, "at least 0, got -0.5"),
+        init("decoder.upsample.classifier.bias", f32::NAN, "NaN"),
+        init("encoder.head.aspp.map_bn.running_var", -1e-6, "at least 0"),
+    ] {
+        write(&p.path("w.safetensors"), &set(file, name, value));
         for more in [&[][..], &["--dry-run"]] {
             let out = p.train("o", &[&[flag, "w.safetensors"], more].concat());
             expect(&out, 5, &["w.safetensors", name, word]);
             assert!(!p.path("o").exists(), "{name}");
         }
-        // What no flag takes is not said to be taken.
+        // `inspect` does not offer it for a flag that refuses it.
         let out = p.run(&["inspect", "w.safetensors"]);
         expect(&out, 0, &["no fit", name, word]);
-        assert!(
-            !crate::cli_common::text(&out).contains(&format!("{flag} takes it")),
-            "{}",
-            crate::cli_common::text(&out)
-        );
+        let text = text(&out);
+        assert!(!text.contains(&format!("{flag} takes it")), "{text}");
     }
     // A mean below 0 is none of these.
     write(&p.path("w.safetensors"), &set(&backbone, "net.bn1.running_mean", -0.5));
@@ -86,7 +97,7 @@ fn unsound_weights_are_refused_before_a_folder_is_made() {
 fn a_flipped_bit_of_a_checkpoint_is_refused_by_everything_that_reads_it() {
     let p = Project::new();
     expect(&p.train("o", &["--epochs", "1"]), 0, &[]);
-    let whole = read(&p.path(LAST));
+    let whole = p.read(LAST);
     let header = u64::from_le_bytes(whole[..8].try_into().unwrap()) as usize;
     let progress = whole.windows(8).position(|w| w == b"\\\"step\\\"").unwrap();
     let key = whole.windows(16).position(|w| w == b"psmt-fast-crc32c").unwrap();
@@ -100,22 +111,22 @@ fn a_flipped_bit_of_a_checkpoint_is_refused_by_everything_that_reads_it() {
     for (byte, bit) in places {
         let mut flipped = whole.clone();
         flipped[byte] ^= 1 << bit;
-        std::fs::write(p.path(LAST), &flipped).unwrap();
+        p.write(LAST, &flipped);
         for args in readers(LAST, "m") {
             expect(&p.run(&args), 5, &["last.safetensors"]);
         }
-        expect(&p.run(&["train", "--resume", "o"]), 5, &["last.safetensors"]);
-        assert!(read(&p.path(LAST)) == flipped, "what was damaged was replaced");
+        expect(&p.resume("o", &[]), 5, &["last.safetensors"]);
+        assert!(p.read(LAST) == flipped, "what was damaged was replaced");
     }
     assert!(["m", "x.onnx", "x.safetensors"].iter().all(|out| !p.path(out).exists()));
     let mut flipped = whole.clone();
     flipped[8 + header + 3] ^= 1;
-    std::fs::write(p.path(LAST), &flipped).unwrap();
+    p.write(LAST, &flipped);
     for flag in ["--init", "--pretrained"] {
         expect(&p.train("n", &[flag, LAST]), 5, &["last.safetensors", "checksum"]);
     }
     assert!(!p.path("n").exists());
-    std::fs::write(p.path(LAST), &whole).unwrap();
+    p.write(LAST, &whole);
     for args in readers(LAST, "m") {
         expect(&p.run(&args), 0, &[]);
     }
@@ -123,10 +134,11 @@ fn a_flipped_bit_of_a_checkpoint_is_refused_by_everything_that_reads_it() {
 
 #[test]
 fn checkpoints_of_older_versions_are_read_unless_a_value_is_unsound() {
+    use Writer::{OlderVersion, ThisVersion};
     let p = Project::new();
     expect(&p.train("o", &["--epochs", "1"]), 0, &[]);
     let (last, old) = (p.path(LAST), p.path("old.safetensors"));
-    rewrite(&last, &old, false, &|_| ());
+    rewrite(&last, &old, OlderVersion, &|_| ());
     for args in readers("old.safetensors", "m") {
         expect(&p.run(&args), 0, &[]);
     }
@@ -138,8 +150,8 @@ fn checkpoints_of_older_versions_are_read_unless_a_value_is_unsound() {
         ("teacher2.decoder.upsample.classifier.bias", f32::NAN, "NaN"),
     ];
     for (name, value, word) in cases {
-        for checksum in [false, true] {
-            rewrite(&last, &old, checksum, &|t| {
+        for writer in [OlderVersion, ThisVersion] {
+            rewrite(&last, &old, writer, &|t| {
                 if t.name == name {
                     t.data[0] = value;
                 }
@@ -151,14 +163,14 @@ fn checkpoints_of_older_versions_are_read_unless_a_value_is_unsound() {
     }
     assert!(["bad", "x.onnx", "x.safetensors"].iter().all(|out| !p.path(out).exists()));
     for name in [cases[0].0, "momentum.student.decoder.upsample.classifier.bias"] {
-        rewrite(&last, &old, false, &|t| {
+        rewrite(&last, &old, OlderVersion, &|t| {
             if t.name == name {
                 t.data[0] = if name.contains("var") { -1.0 } else { f32::INFINITY };
             }
         });
         std::fs::copy(&old, &last).unwrap();
-        expect(&p.run(&["train", "--resume", "o"]), 5, &["last.safetensors", name]);
-        rewrite(&p.path("o/checkpoints/best.safetensors"), &last, true, &|_| ());
+        expect(&p.resume("o", &[]), 5, &["last.safetensors", name]);
+        rewrite(&p.path("o/checkpoints/best.safetensors"), &last, ThisVersion, &|_| ());
     }
 }
 
@@ -167,7 +179,7 @@ fn logits_that_are_not_finite_are_no_class_0() {
     let p = Project::new();
     expect(&p.train("o", &["--epochs", "1"]), 0, &[]);
     // Finite numbers whose products are not.
-    rewrite(&p.path(LAST), &p.path("large.safetensors"), true, &|t| {
+    rewrite(&p.path(LAST), &p.path("large.safetensors"), Writer::ThisVersion, &|t| {
         if t.name.starts_with("teacher2.decoder.upsample") && !t.name.contains("running_") {
             t.data.iter_mut().for_each(|v| *v = 1e30);
         }

@@ -1,7 +1,8 @@
-//! TensorBoard's own reader opens what a run leaves, also after a resume; skipped where there is no Python with TensorBoard
-//! (`pip install tensorboard`; PSMT_TEST_PYTHON names another Python than python3).
+//! TensorBoard's own reader opens what a run leaves, also after a resume; skipped where there is no Python
+//! with TensorBoard (`pip install tensorboard`; PSMT_TEST_PYTHON names another Python than python3).
 
 use crate::cli_common::{Project, expect, text};
+use crate::python::python_with;
 use std::process::Command;
 
 const SCRIPT: &str = "
@@ -17,23 +18,16 @@ print(json.dumps({'scalars': scalars, 'bins': list(h.bucket), 'num': h.num, 'ima
 
 #[test]
 fn tensorboard_reads_a_resumed_run() {
-    let python = std::env::var("PSMT_TEST_PYTHON").unwrap_or_else(|_| "python3".into());
-    let available = Command::new(&python).args(["-c", "import tensorboard"]).output();
-    if !available.is_ok_and(|o| o.status.success()) {
-        eprintln!("skipped: {python} has no tensorboard");
-        return;
-    }
+    let Some(python) = python_with("tensorboard") else { return };
     let p = Project::new();
-    let mut child = p.start_and_wait_for_checkpoint("o", &[]);
-    child.kill().unwrap();
-    child.wait().unwrap();
+    p.train_and_kill("o", &[]);
     expect(&p.train("o", &[]), 2, &["not empty", "--resume o"]);
-    expect(&p.run(&["train", "--resume", "o"]), 0, &["results in o"]);
+    expect(&p.resume("o", &[]), 0, &["results in o"]);
 
     let out = Command::new(&python).args(["-c", SCRIPT]).arg(p.path("o")).output().unwrap();
     assert!(out.status.success(), "{}", text(&out));
     let seen: serde_json::Value = serde_json::from_slice(&out.stdout).unwrap();
-    let records = std::fs::read_to_string(p.path("o/metrics.jsonl")).unwrap();
+    let records = p.read_text("o/metrics.jsonl");
     let records: Vec<serde_json::Value> =
         records.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     for (tag, kind, key) in [

@@ -1,6 +1,7 @@
-//! Training through the built program: records, pictures, checkpoints, and runs that are interrupted and resumed.
+//! Training through the built program: records, pictures, checkpoints, and runs that are interrupted and
+//! resumed.
 
-use crate::cli_common::{Project, expect, read, records, text};
+use crate::cli_common::{Project, expect, kill, read, records, text};
 use serde_json::Value;
 use std::path::Path;
 
@@ -30,7 +31,7 @@ fn a_run_leaves_its_folder_and_can_be_scored_and_used() {
     assert_eq!((picture.width(), picture.height()), (4 * 32, 32));
 
     expect(&p.run(&["eval", "o", "--json", "s.json"]), 0, &["ensemble", "class 1", "mIoU", "pixel accuracy"]);
-    let scores: Value = serde_json::from_slice(&read(&p.path("s.json"))).unwrap();
+    let scores: Value = p.read_json("s.json");
     // The best is one of the epochs, not the end of the warm-up.
     let best = r
         .iter()
@@ -72,7 +73,7 @@ fn a_run_leaves_its_folder_and_can_be_scored_and_used() {
             assert_eq!(u16::from(pixel[c]), mean, "pixel {x}, {y}");
         }
     }
-    let report: Value = serde_json::from_slice(&read(&p.path("m3/predictions.json"))).unwrap();
+    let report: Value = p.read_json("m3/predictions.json");
     let seen = &report["images"][0];
     assert_eq!((seen["rows"].as_u64(), seen["columns"].as_u64()), (Some(32), Some(32)));
     let shares = seen["class_shares"].as_object().unwrap();
@@ -88,19 +89,16 @@ fn a_killed_run_continues_to_the_same_bits() {
     let p = Project::new();
     expect(&p.train("whole", &[]), 0, &[]);
     // Killed again and again, at whatever point it has reached.
-    let mut child = p.start_and_wait_for_checkpoint("killed", &[]);
-    child.kill().unwrap();
-    child.wait().unwrap();
+    p.train_and_kill("killed", &[]);
     for wait in [40, 60, 80] {
-        let mut child = p.command(&["train", "--resume", "killed"]).spawn().unwrap();
+        let child = p.command(&["train", "--resume", "killed"]).spawn().unwrap();
         std::thread::sleep(std::time::Duration::from_millis(wait));
-        child.kill().unwrap();
-        child.wait().unwrap();
+        kill(child);
     }
-    expect(&p.run(&["train", "--resume", "killed"]), 0, &["results in killed"]);
+    expect(&p.resume("killed", &[]), 0, &["results in killed"]);
     assert_same_run(&p.path("whole"), &p.path("killed"));
     // With nothing left to do it only reports.
-    expect(&p.run(&["train", "--resume", "killed"]), 0, &["results in killed"]);
+    expect(&p.resume("killed", &[]), 0, &["results in killed"]);
 }
 
 #[test]
@@ -109,18 +107,15 @@ fn a_run_killed_in_its_warm_up_continues_to_the_same_bits() {
     // Long enough that the first checkpoint, after step 4, lies deep inside the warm-up of three networks.
     let more = ["--warm-up-passes", "20", "--epochs", "1"];
     expect(&p.train("whole", &more), 0, &["warm-up 20/20"]);
-    let mut child = p.start_and_wait_for_checkpoint("killed", &more);
-    child.kill().unwrap();
-    child.wait().unwrap();
+    p.train_and_kill("killed", &more);
     let step = || {
-        let text =
-            String::from_utf8_lossy(&read(&p.path("killed/checkpoints/last.safetensors"))).into_owned();
+        let text = String::from_utf8_lossy(&p.read("killed/checkpoints/last.safetensors")).into_owned();
         let at = text.find("\\\"step\\\":").unwrap() + 9;
         text[at..].split(|c: char| !c.is_ascii_digit()).next().unwrap().parse::<u64>().unwrap()
     };
     let reached = step();
     assert!((4..120).contains(&reached), "killed at step {reached}, not in the warm-up");
-    expect(&p.run(&["train", "--resume", "killed"]), 0, &["results in killed"]);
+    expect(&p.resume("killed", &[]), 0, &["results in killed"]);
     assert_same_run(&p.path("whole"), &p.path("killed"));
 }
 
@@ -183,12 +178,12 @@ fn damaged_and_foreign_checkpoints_are_refused() {
     let eval = ["eval", "o/checkpoints/last.safetensors", "--data", "data", "--val", "val.txt"];
     for keep in [0, 5, 1000, whole.len() - 1] {
         std::fs::write(&path, &whole[..keep]).unwrap();
-        expect(&p.run(&["train", "--resume", "o"]), 5, &["last.safetensors"]);
+        expect(&p.resume("o", &[]), 5, &["last.safetensors"]);
         expect(&p.run(&eval), 5, &["last.safetensors"]);
     }
     expect(&p.train("wide", &["--set", "model.aspp=8", "--epochs", "2"]), 0, &[]);
     std::fs::copy(p.path("wide/checkpoints/last.safetensors"), &path).unwrap();
-    expect(&p.run(&["train", "--resume", "o"]), 5, &["another run", "aspp: 8"]);
+    expect(&p.resume("o", &[]), 5, &["another run", "aspp: 8"]);
 }
 
 #[test]
@@ -211,7 +206,8 @@ fn the_network_that_decides_is_what_other_commands_take() {
     let said = String::from_utf8_lossy(&out.stdout).into_owned();
     assert_eq!(first(&said, "network"), "teacher1", "{said}");
 
-    // The end of the warm-up, and floor(0.5 * 6) = 3: epochs 4 and 5, of which the one with teacher 1's best mIoU is kept.
+    // The end of the warm-up, and floor(0.5 * 6) = 3: epochs 4 and 5, of which the one with teacher 1's best
+    // mIoU is kept.
     let r = records(&p.path("o"));
     let validations: Vec<_> = r.iter().filter(|v| v["kind"] == "validation").collect();
     let epochs: Vec<_> = validations.iter().map(|v| v["epoch"].as_u64().unwrap()).collect();
@@ -226,7 +222,7 @@ fn the_network_that_decides_is_what_other_commands_take() {
         header.split_whitespace().collect::<Vec<_>>()[2..],
         ["teacher1", "teacher2", "ensemble", "student"]
     );
-    let scores: Value = serde_json::from_slice(&read(&p.path("s.json"))).unwrap();
+    let scores: Value = p.read_json("s.json");
     assert_eq!(scores["teacher1"]["miou"].as_f64(), Some(best));
 
     let predict = |out: &str, more: &[&str]| {
@@ -235,9 +231,7 @@ fn the_network_that_decides_is_what_other_commands_take() {
     };
     expect(&predict("m", &[]), 0, &["1 of 1 files predicted by teacher1 into m"]);
     expect(&predict("n", &["--network", "ensemble"]), 0, &["predicted by ensemble"]);
-    let network = |folder: &str| -> Value {
-        serde_json::from_slice(&read(&p.path(&format!("{folder}/predictions.json")))).unwrap()
-    };
+    let network = |folder: &str| -> Value { p.read_json(&format!("{folder}/predictions.json")) };
     assert_eq!(
         (&network("m")["network"], &network("n")["network"]),
         (&"teacher1".into(), &"ensemble".into())
@@ -254,7 +248,7 @@ fn the_network_that_decides_is_what_other_commands_take() {
 }
 
 #[test]
-fn settings_of_validation_that_cannot_be_are_refused_before_anything_is_written() {
+fn impossible_settings_of_validation_are_refused_before_anything_is_written() {
     let p = Project::new();
     let network = ["--algorithm", "supervised", "--set", "eval.network=ensemble"];
     expect(&p.train("o", &network), 3, &["eval.network", "student", "got ensemble"]);

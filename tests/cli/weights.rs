@@ -54,7 +54,7 @@ fn all_networks_start_from_a_pretrained_backbone() {
         assert!(head("student") != head("teacher1") && head("teacher1") != head("teacher2"));
         // A resumed run needs the file no more.
         std::fs::remove_file(p.path("b.safetensors")).unwrap();
-        expect(&p.run(&["train", "--resume", &out]), 0, &["results in"]);
+        expect(&p.resume(&out, &[]), 0, &["results in"]);
     }
     // With a learning rate the run goes on from there.
     let backbone = backbone_file(&p, "b.safetensors", Stem::Deep);
@@ -90,7 +90,7 @@ fn a_run_starts_from_another_runs_networks() {
     let of = |run: &str| TensorFile::open(&p.path(run).join("checkpoints/last.safetensors")).unwrap();
     let name = "student.decoder.upsample.classifier.weight";
     assert!(of("a").require(name).unwrap() == of("b").require(name).unwrap());
-    let config = String::from_utf8(read(&p.path("b/config.toml"))).unwrap();
+    let config = p.read_text("b/config.toml");
     assert!(config.contains("/a/checkpoints/last.safetensors\"\n"), "{config}");
 }
 
@@ -153,10 +153,11 @@ fn a_backbone_for_the_student_alone_leaves_the_teachers_as_the_seed_made_them() 
     let only = ["--pretrained", "b.safetensors", "--set", "model.pretrained_networks=student"];
     let ran = p.train("o", &[&only[..], &["--epochs", "2"], &STILL].concat());
     expect(&ran, 0, &["b.safetensors (safetensors), for the student alone"]);
-    let config = String::from_utf8(read(&p.path("o/config.toml"))).unwrap();
+    let config = p.read_text("o/config.toml");
     assert!(config.contains("pretrained_networks = \"student\""), "{config}");
     expect(&p.train("a", &["--pretrained", "b.safetensors", "--dry-run"]), 0, &["for every network"]);
-    // Steps that move nothing: the student is the file; the teachers went a few steps of their average towards it.
+    // Steps that move nothing: the student is the file; the teachers went a few steps of their average
+    // towards it.
     let file = TensorFile::open(&p.path("o/checkpoints/last.safetensors")).unwrap();
     for (net, equal) in [("student", true), ("teacher1", false), ("teacher2", false)] {
         let same = |t: &&NamedTensor| {
@@ -185,7 +186,7 @@ fn voc_and_cityscapes_from_random_weights_warn_once() {
     let ran = p.train("o", &[&voc[..], &["--epochs", "2"]].concat());
     expect(&ran, 0, &["--pretrained", "--init", "Pascal VOC", "docs/weights.md", "results in o"]);
     assert_eq!(from_scratch_warnings(&ran), 1, "{}", text(&ran));
-    let resumed = p.run(&["train", "--resume", "o"]);
+    let resumed = p.resume("o", &[]);
     expect(&resumed, 0, &["results in o"]);
     assert_eq!(from_scratch_warnings(&resumed), 0, "{}", text(&resumed));
     let dry = |flags: &[&str]| {
@@ -207,8 +208,8 @@ fn recipes_run_the_published_form_unless_told_otherwise() {
     let p = Project::new();
     backbone_file(&p, "b.safetensors", Stem::Deep);
     let small = [
-        "train --recipe voc-hq-92 --data data --labeled labeled.txt --unlabeled unlabeled.txt --val val.txt --out o",
-        "--num-classes 2 --model tiny --crop 24 --batch-size 2 --dry-run",
+        "train --recipe voc-hq-92 --data data --labeled labeled.txt --unlabeled unlabeled.txt --val val.txt",
+        "--out o --num-classes 2 --model tiny --crop 24 --batch-size 2 --dry-run",
         "--set model.blocks=[1,1,1,1] --set model.stem_width=2 --set model.planes=1 --set model.aspp=4",
         "--set model.low_level=2",
     ]
@@ -228,7 +229,7 @@ fn recipes_run_the_published_form_unless_told_otherwise() {
 }
 
 #[test]
-fn names_in_files_are_not_obeyed_by_terminals() {
+fn control_characters_of_names_in_files_are_escaped() {
     let p = Project::new();
     let tensor = NamedTensor { name: "a\u{1b}[2Jb\nc".into(), shape: vec![1], data: vec![1.0] };
     let metadata = [("k\u{7}".into(), "\u{1b}]0;x".into())].into();

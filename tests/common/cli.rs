@@ -1,4 +1,5 @@
 //! A small data set in a temporary folder and the built program to run on it.
+#![allow(dead_code)] // each test program uses a part
 
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -50,9 +51,9 @@ impl Project {
             project.image(i);
         }
         let line = |i: u32| format!("images/{i}.png masks/{i}.png\n");
-        project.write("labeled.txt", &(0..4).map(line).collect::<String>());
-        project.write("unlabeled.txt", &(4..9).map(|i| format!("images/{i}.png\n")).collect::<String>());
-        project.write("val.txt", &(9..12).map(line).collect::<String>());
+        project.write("labeled.txt", (0..4).map(line).collect::<String>());
+        project.write("unlabeled.txt", (4..9).map(|i| format!("images/{i}.png\n")).collect::<String>());
+        project.write("val.txt", (9..12).map(line).collect::<String>());
         project.write("run.toml", CONFIG);
         project
     }
@@ -73,11 +74,23 @@ impl Project {
         self.dir.path().join(name)
     }
 
-    pub fn write(&self, name: &str, text: &str) {
-        std::fs::write(self.path(name), text).unwrap();
+    pub fn write(&self, name: &str, content: impl AsRef<[u8]>) {
+        std::fs::write(self.path(name), content).unwrap();
     }
 
-    /// The program with one thread, so that tests running side by side do not crowd the machine.
+    pub fn read(&self, name: &str) -> Vec<u8> {
+        read(&self.path(name))
+    }
+
+    pub fn read_text(&self, name: &str) -> String {
+        String::from_utf8(self.read(name)).unwrap_or_else(|e| panic!("{name}: {e}"))
+    }
+
+    pub fn read_json(&self, name: &str) -> Value {
+        serde_json::from_slice(&self.read(name)).unwrap_or_else(|e| panic!("{name}: {e}"))
+    }
+
+    /// The program with one thread, so that tests that run at the same time do not crowd the machine.
     pub fn command(&self, args: &[&str]) -> Command {
         let mut c = Command::new(crate::PROGRAM);
         c.current_dir(self.dir.path()).args(["--threads", "1"]).args(args);
@@ -103,13 +116,21 @@ impl Project {
         ["train"].into_iter().chain(base).chain(more.iter().copied()).collect()
     }
 
-    #[allow(dead_code)] // not every test binary trains
     pub fn train(&self, out: &str, more: &[&str]) -> Output {
         self.run(&self.train_args(out, more))
     }
 
+    /// `train --resume` of the run `out`, with more flags.
+    pub fn resume(&self, out: &str, more: &[&str]) -> Output {
+        self.run(&[&["train", "--resume", out], more].concat())
+    }
+
+    /// As [`Project::start_and_wait_for_checkpoint`], then kills the training.
+    pub fn train_and_kill(&self, out: &str, more: &[&str]) {
+        kill(self.start_and_wait_for_checkpoint(out, more));
+    }
+
     /// Starts a training and waits until its checkpoint holds at least one step, but not the whole run.
-    #[allow(dead_code)] // not every test binary kills runs
     pub fn start_and_wait_for_checkpoint(&self, out: &str, more: &[&str]) -> Child {
         let mut child = self.command(&self.train_args(out, more)).spawn().unwrap();
         let last = self.path(out).join("checkpoints/last.safetensors");
@@ -121,11 +142,19 @@ impl Project {
     }
 }
 
+/// Kills a process and waits for its end.
+pub fn kill(mut child: Child) {
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+/// All that a process said.
 pub fn text(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
-/// Checks the exit code, and that the message has every part.
+/// Asserts the exit code, and that the output has every part.
+#[track_caller]
 pub fn expect(output: &Output, code: i32, parts: &[&str]) {
     let text = text(output);
     assert_eq!(output.status.code(), Some(code), "{text}");
@@ -134,13 +163,11 @@ pub fn expect(output: &Output, code: i32, parts: &[&str]) {
     }
 }
 
-#[allow(dead_code)]
 pub fn read(path: &Path) -> Vec<u8> {
     std::fs::read(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
 
-/// A JPEG whose EXIF data says how it is to be turned (1 to 8).
-#[allow(dead_code)] // not every test binary turns pictures
+/// A JPEG whose EXIF orientation (1 to 8) says how viewers turn it.
 pub fn turned_jpeg(image: &image::RgbImage, orientation: u8) -> Vec<u8> {
     let mut jpeg = Vec::new();
     image::codecs::jpeg::JpegEncoder::new_with_quality(&mut jpeg, 100).encode_image(image).unwrap();
@@ -153,8 +180,7 @@ pub fn turned_jpeg(image: &image::RgbImage, orientation: u8) -> Vec<u8> {
     jpeg
 }
 
-/// A PNG of hardly any bytes whose header promises more pixels than anybody has.
-#[allow(dead_code)] // not every test binary has use for it
+/// A PNG of a few bytes whose header promises 60000 by 60000 pixels.
 pub fn oversized_png(path: &Path, color: png::ColorType, depth: png::BitDepth) {
     let mut file = Vec::new();
     let mut encoder = png::Encoder::new(&mut file, 60_000, 60_000);
@@ -167,7 +193,6 @@ pub fn oversized_png(path: &Path, color: png::ColorType, depth: png::BitDepth) {
 }
 
 /// Records of the run in a folder, without what depends on the clock and the machine.
-#[allow(dead_code)] // not every test binary trains
 pub fn records(run: &Path) -> Vec<Value> {
     let text = String::from_utf8(read(&run.join("metrics.jsonl"))).unwrap();
     let parse = |line: &str| {
@@ -180,8 +205,7 @@ pub fn records(run: &Path) -> Vec<Value> {
     text.lines().map(parse).collect()
 }
 
-/// Those of its epochs.
-#[allow(dead_code)] // not every test binary trains
+/// The records of a run's epochs.
 pub fn epochs(run: &Path) -> Vec<Value> {
     records(run).into_iter().filter(|r| r["kind"] == "epoch").collect()
 }

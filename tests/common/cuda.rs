@@ -1,36 +1,69 @@
-//! One body of a test for the CPU device in double precision and the emulated CUDA device, and the comparison of what it gives.
-#![allow(dead_code)] // each test binary uses a part
+//! Emulated CUDA devices, and one body of a test for them and for the CPU device in double precision with the
+//! comparison of what it gives.
+#![allow(dead_code)] // each test program uses a part
 
-use psmt_emulator::{self as emulator, EmulatorOptions, Schedule};
+use crate::compare::{assert_same_bits, assert_within, largest};
+use crate::draw;
+use crate::driver_common::emulator;
+use psmt_emulator::{CopyTime, EmulatorOptions, Schedule};
 use psmt_fast::backend::cpu::Cpu;
 use psmt_fast::backend::cuda::{Cuda, Dtype};
 use psmt_fast::ops::*;
-use psmt_fast::rng::{Domain, Key};
 
-/// What a result is, how far it may be off by its own rounding, its values.
-pub type Outcome = (String, f64, Vec<f32>);
+/// Both types of activations.
+pub const DTYPES: [Dtype; 2] = [Dtype::F32, Dtype::Bf16];
+
+/// The build of the emulator that follows every access to memory.
+pub const CHECKED: EmulatorOptions = EmulatorOptions { check: true, ..PLAIN };
+
+/// The other build, with threads in their order.
+pub const PLAIN: EmulatorOptions =
+    EmulatorOptions { check: false, schedule: Schedule::Ascending, copies: CopyTime::Late };
+
+/// An emulated device; none, which standard error says, where this build has no emulator.
+pub fn device(dtype: Dtype, options: EmulatorOptions) -> Option<Cuda> {
+    Some(Cuda::new(emulator(options)?, dtype))
+}
+
+/// Panics with the device's first fault, if it had one.
+#[track_caller]
+pub fn assert_no_fault<B: Backend>(b: &B, what: &str) {
+    if let Err(fault) = b.check() {
+        panic!("{what}: {fault}");
+    }
+}
+
+/// The value that an activation of this type holds.
+pub fn rounded(value: f32, dtype: Dtype) -> f32 {
+    if dtype == Dtype::Bf16 { half::bf16::from_f32(value).to_f32() } else { value }
+}
+
+/// A result of a body.
+pub struct Outcome {
+    what: String,
+    /// How far a value may be off by its own rounding, as a share of itself.
+    rounding: f64,
+    values: Vec<f32>,
+}
 
 /// The inputs that a body draws and the results that it gives.
 pub struct Run {
     pub dtype: Dtype,
     draws: u64,
-    pub results: Vec<Outcome>,
+    results: Vec<Outcome>,
 }
 
 impl Run {
     /// Numbers from -1 to 1, other ones at each call.
     pub fn values(&mut self, len: usize) -> Vec<f32> {
         self.draws += 1;
-        let key = Key::new(self.draws, Domain::Bench, 0);
-        (0..len).map(|i| key.uniform(i as u64) * 2.0 - 1.0).collect()
+        draw::uniform(len, self.draws)
     }
 
-    /// An activation with the given values, which are first rounded to what the activation type can hold, so that both
-    /// devices read the same.
+    /// An activation with the given values, which are first rounded to what the activation type can hold, so
+    /// that both devices read the same.
     pub fn upload<B: Backend>(&self, b: &B, shape: Shape, mut data: Vec<f32>) -> B::Tensor {
-        if self.dtype == Dtype::Bf16 {
-            data.iter_mut().for_each(|v| *v = half::bf16::from_f32(*v).to_f32());
-        }
+        data.iter_mut().for_each(|v| *v = rounded(*v, self.dtype));
         b.upload(shape, &data)
     }
 
@@ -48,11 +81,22 @@ impl Run {
     pub fn put<B: Backend>(&mut self, b: &B, what: impl Into<String>, y: &B::Tensor) {
         // Half the distance of neighbours at 1.
         let rounding = if self.dtype == Dtype::Bf16 { (-8f64).exp2() } else { (-24f64).exp2() };
-        self.results.push((format!("{} {}", what.into(), B::shape(y)), rounding, b.download(y)));
+        let what = format!("{} {}", what.into(), B::shape(y));
+        self.results.push(Outcome { what, rounding, values: b.download(y) });
     }
 
+    /// A result in single precision.
     pub fn put_vector<B: Backend>(&mut self, b: &B, what: impl Into<String>, v: &B::Vector) {
-        self.results.push((what.into(), (-24f64).exp2(), b.download_vector(v)));
+        self.results.push(Outcome {
+            what: what.into(),
+            rounding: (-24f64).exp2(),
+            values: b.download_vector(v),
+        });
+    }
+
+    /// A result that is exact.
+    pub fn put_exact(&mut self, what: String, values: Vec<f32>) {
+        self.results.push(Outcome { what, rounding: 0.0, values });
     }
 }
 
@@ -60,54 +104,41 @@ impl Run {
 pub fn run<B: Backend>(b: &B, dtype: Dtype, body: fn(&B, &mut Run)) -> Vec<Outcome> {
     let mut run = Run { dtype, draws: 0, results: Vec::new() };
     body(b, &mut run);
-    if let Err(fault) = b.check() {
-        panic!("{fault}");
-    }
+    assert_no_fault(b, &format!("{dtype:?}"));
     run.results
 }
 
-/// An emulated device; `None`, with a word, where this build has none.
-pub fn device(dtype: Dtype, check: bool, schedule: Schedule) -> Option<Cuda> {
-    match emulator::open(EmulatorOptions { check, schedule, ..EmulatorOptions::default() }) {
-        Ok(driver) => Some(Cuda::new(driver, dtype)),
-        Err(e) => {
-            eprintln!("skipped: {e}");
-            None
-        }
+/// Asserts that results have the same bits.
+pub fn assert_same(what: &str, got: &[Outcome], want: &[Outcome]) {
+    assert_eq!(got.len(), want.len(), "{what}: number of results");
+    for (got, want) in got.iter().zip(want) {
+        assert_same_bits(&format!("{}: {what}", got.what), &got.values, &want.values);
     }
 }
 
-/// Each value may be off by its own rounding to the result's type, and by `tolerance` of the largest reference value:
-/// what the sums in f32 may lose.
+/// Each value may be off by its own rounding to the result's type, and by `tolerance` of the largest
+/// reference value: what the sums in f32 may lose.
 fn close(dtype: Dtype, got: &[Outcome], want: &[Outcome], tolerance: f64) {
     assert_eq!(got.len(), want.len(), "number of results");
-    for ((what, rounding, got), (_, _, want)) in got.iter().zip(want) {
-        assert_eq!(got.len(), want.len(), "{what}: length");
-        let scale = want.iter().fold(0.0, |m: f64, v| m.max(f64::from(v.abs())));
-        for (i, (&got, &want)) in got.iter().zip(want).enumerate() {
-            let allowed = rounding * f64::from(want.abs()) + tolerance * scale;
-            let error = f64::from(got) - f64::from(want);
-            assert!(
-                error.abs() <= allowed,
-                "{what} in {dtype:?}: element {i} is {got}, not {want}; {allowed:e} allowed"
-            );
-        }
+    for (got, want) in got.iter().zip(want) {
+        let sums = tolerance * largest(&want.values);
+        let allowed = |i: usize| got.rounding * f64::from(want.values[i].abs()) + sums;
+        assert_within(&format!("{} in {dtype:?}", got.what), &got.values, &want.values, allowed);
     }
 }
 
-/// Runs a body on the CPU in f64 and on the emulated device in f32 and bf16; the device once more with every access
-/// checked and the threads in another order, which must give the same bits. It is one generic body, given for both devices.
+/// Runs a body on the CPU in f64 and on the emulated device in f32 and bf16; the device once more with every
+/// access checked and the threads in another order, which must give the same bits. It is one generic body,
+/// given for both devices.
 pub fn agree(on_cpu: fn(&Cpu<f64>, &mut Run), on_cuda: fn(&Cuda, &mut Run), tolerance: f64) {
-    for dtype in [Dtype::F32, Dtype::Bf16] {
+    for dtype in DTYPES {
+        let Some(plain) = device(dtype, PLAIN) else { return };
         let want = run(&Cpu::<f64>::new(), dtype, on_cpu);
-        let Some(plain) = device(dtype, false, Schedule::Ascending) else { return };
         let got = run(&plain, dtype, on_cuda);
         close(dtype, &got, &want, tolerance);
-        let Some(checked) = device(dtype, true, Schedule::Seeded(7)) else { return };
+        let other_order = EmulatorOptions { schedule: Schedule::Seeded(7), ..CHECKED };
+        let Some(checked) = device(dtype, other_order) else { return };
         let again = run(&checked, dtype, on_cuda);
-        for ((what, _, a), (_, _, b)) in got.iter().zip(&again) {
-            let same = a.iter().zip(b).all(|(a, b)| a.to_bits() == b.to_bits());
-            assert!(same, "{what} in {dtype:?}: depends on the order of threads");
-        }
+        assert_same(&format!("{dtype:?}, another order of threads"), &again, &got);
     }
 }

@@ -1,18 +1,18 @@
 //! A driver that hands everything on to the emulator, where a test counts, changes or refuses some of it.
 
-use psmt_emulator::{self as emulator, EmulatorOptions};
+use psmt_emulator::EmulatorOptions;
 use psmt_fast::Result;
 use psmt_fast::backend::cuda::driver::{Args, DevicePtr, Driver, Kernel, Launch};
 use psmt_fast::backend::cuda::tensor_map::{TensorMap, TensorMapSpec};
 use std::sync::Arc;
 
-/// What a test does beside the emulator; nothing unless it says so.
+/// What a test does next to the emulator; nothing by default.
 pub trait Hooks: Send + Sync {
-    /// Memory is asked for.
+    /// Memory is about to be allocated.
     fn alloc(&self, _bytes: usize) {}
-    /// The caller is about to get this.
+    /// The caller is about to get these bytes.
     fn downloaded(&self, _data: &mut [u8]) {}
-    /// A kernel is about to be launched; an error is the launch's.
+    /// A kernel is about to be launched; an error is returned as the launch's.
     fn launch(&self, _kernel: &Kernel, _launch: Launch) -> Result<()> {
         Ok(())
     }
@@ -27,15 +27,14 @@ pub struct Hooked<H> {
     under: Arc<dyn Driver>,
 }
 
-/// The emulator with `hooks`; `None`, with a word, where this build has none.
+/// An emulator; none, which standard error says, where this build has no emulator.
+pub fn emulator(options: EmulatorOptions) -> Option<Arc<dyn Driver>> {
+    psmt_emulator::open(options).inspect_err(|e| eprintln!("skipped: {e}")).ok()
+}
+
+/// The emulator with `hooks`; none as [`emulator`].
 pub fn hooked<H: Hooks>(hooks: H) -> Option<Arc<Hooked<H>>> {
-    match emulator::open(EmulatorOptions::default()) {
-        Ok(under) => Some(Arc::new(Hooked { hooks, under })),
-        Err(e) => {
-            eprintln!("skipped: {e}");
-            None
-        }
-    }
+    Some(Arc::new(Hooked { hooks, under: emulator(EmulatorOptions::default())? }))
 }
 
 impl<H: Hooks> Driver for Hooked<H> {

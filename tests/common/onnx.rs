@@ -1,5 +1,5 @@
-//! An interpreter of the ONNX files that we write: operators by their definitions in the ONNX standard, over this crate's
-//! ops where those are the same. It panics on whatever it does not know, as tests want.
+//! An interpreter of the ONNX files that we write: operators by their definitions in the ONNX standard, over
+//! this crate's ops where those are the same. It panics on whatever it does not know, as tests want.
 
 use prost::Message;
 use psmt_fast::backend::cpu::{Cpu, Tensor};
@@ -21,7 +21,8 @@ pub fn read(path: &Path) -> ModelProto {
     ModelProto::decode(std::fs::read(path).unwrap().as_slice()).unwrap()
 }
 
-/// Names are unique and defined before they are read, constants have as many values as their shapes say and are read.
+/// Names are unique and defined before they are read, constants have as many values as their shapes say and
+/// are read.
 pub fn check(graph: &GraphProto) {
     let mut defined = HashSet::from([String::new()]);
     let mut read = HashSet::new();

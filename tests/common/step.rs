@@ -1,5 +1,7 @@
-//! A training step of a tiny network on drawn images, small enough to run many times on the emulator.
+//! A training step on drawn images, small enough to run many times on the emulator.
+#![allow(dead_code)] // each test program uses a part
 
+use crate::networks;
 use psmt_fast::Result;
 use psmt_fast::backend::cuda::Cuda;
 use psmt_fast::method::{
@@ -12,10 +14,9 @@ use psmt_fast::rng::{Domain, Key};
 /// Shape of a step's labelled images, and of its unlabelled ones.
 pub const IMAGES: Shape = Shape::new(2, 33, 33, 3);
 
-/// The network.
+/// A network of three classes, the smallest that trains.
 pub fn arch() -> Architecture {
-    Architecture::new(ModelConfig { stem_width: 4, planes: 2, aspp: 6, low_level: 4, ..ModelConfig::tiny(3) })
-        .unwrap()
+    networks::arch(ModelConfig { stem_width: 4, planes: 2, aspp: 6, low_level: 4, ..ModelConfig::tiny(3) })
 }
 
 /// Networks of different weights.
@@ -29,7 +30,7 @@ pub fn networks<B: Backend>(b: &B, arch: &Architecture) -> Networks<B> {
     Networks { student: net(0), teachers: vec![net(1), net(2)], momentum: zeros(), grads: zeros() }
 }
 
-/// A step, of which the losses outlive its memory.
+/// A step. Its supervised and its unsupervised loss outlive the step's memory.
 pub fn step<B: Backend>(
     b: &B,
     arch: &Architecture,
@@ -51,26 +52,32 @@ pub fn step<B: Backend>(
         keep_noise: false,
     };
     b.step("training step", || {
-        let key = |n: u64| Key::new(number, Domain::Bench, n);
-        let image = |n: u64| b.uniform_noise(IMAGES, key(n));
-        let labels: Vec<u8> = (0..IMAGES.positions()).map(|i| (i / 7 % 3) as u8).collect();
-        let features = arch.feature_shape(IMAGES);
-        let batch: Batch<B> = Batch {
-            x: image(0),
-            y: b.upload_labels(IMAGES.with_channels(1), &labels),
-            unlabeled: Some(Unlabeled {
-                weak: image(1),
-                strong: image(2),
-                truth: Some(b.upload_labels(IMAGES.with_channels(1), &labels)),
-                mix: cut_mix::sample(cut_mix::CutMixForm::Voc, IMAGES.n, (IMAGES.h, IMAGES.w), key(3)),
-                noise_labeled: b.uniform_noise(features, key(4)),
-                noise_unlabeled: b.uniform_noise(features, key(5)),
-            }),
-        };
-        let out = method::train_step(b, arch, nets, &batch, &args)?;
+        let out = method::train_step(b, arch, nets, &batch(b, arch, number), &args)?;
         let term = out.unsup.unwrap().terms[0].1.clone();
         Ok([out.loss_sup, term])
     })
+}
+
+/// Labelled images with some ignored pixels, and unlabelled ones with true labels, drawn from `seed`.
+pub fn batch<B: Backend>(b: &B, arch: &Architecture, seed: u64) -> Batch<B> {
+    let key = |n: u64| Key::new(seed, Domain::Bench, n);
+    let image = |n: u64| b.uniform_noise(IMAGES, key(n));
+    let label =
+        |i: usize| if i.is_multiple_of(19) { IGNORE } else { (i / 7 % arch.config.num_classes) as u8 };
+    let labels: Vec<u8> = (0..IMAGES.positions()).map(label).collect();
+    let features = arch.feature_shape(IMAGES);
+    Batch {
+        x: image(0),
+        y: b.upload_labels(IMAGES.with_channels(1), &labels),
+        unlabeled: Some(Unlabeled {
+            weak: image(1),
+            strong: image(2),
+            truth: Some(b.upload_labels(IMAGES.with_channels(1), &labels)),
+            mix: cut_mix::sample(cut_mix::CutMixForm::Voc, IMAGES.n, (IMAGES.h, IMAGES.w), key(3)),
+            noise_labeled: b.uniform_noise(features, key(4)),
+            noise_unlabeled: b.uniform_noise(features, key(5)),
+        }),
+    }
 }
 
 /// Bits of three steps' losses and of the student afterwards.
@@ -86,7 +93,7 @@ pub fn run(b: &Cuda, arch: &Architecture) -> (Vec<u64>, Vec<u32>) {
     (losses, params)
 }
 
-/// What a planned device has to know.
+/// The steps that a planned device rehearses.
 pub fn rehearse(twin: &Cuda, arch: &Architecture) -> Result<()> {
     let mut nets = networks(twin, arch);
     (0..2).try_for_each(|number| step(twin, arch, &mut nets, number).map(drop))

@@ -1,17 +1,20 @@
 //! Writers of files with weights for tests: networks under any names, and pickles and archives by hand.
-#![allow(dead_code)] // every test binary uses a part
+#![allow(dead_code)] // each test program uses a part
 
-use psmt_fast::model::io::write_tensors;
+use crate::networks;
+use psmt_fast::model::io::{TensorFile, write_tensors};
 use psmt_fast::model::{Architecture, ModelConfig, NamedTensor, Stem};
+use psmt_fast::weights::Weights;
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
+use zip::CompressionMethod;
+use zip::ZipWriter;
 use zip::write::SimpleFileOptions;
-use zip::{CompressionMethod, ZipWriter};
 
 /// The network of `cli_common`'s configuration.
 pub fn arch(stem: Stem, num_classes: usize) -> Architecture {
-    Architecture::new(ModelConfig {
+    networks::arch(ModelConfig {
         blocks: [1, 1, 1, 1],
         stem,
         stem_width: 2,
@@ -20,7 +23,6 @@ pub fn arch(stem: Stem, num_classes: usize) -> Architecture {
         low_level: 2,
         ..ModelConfig::tiny(num_classes)
     })
-    .unwrap()
 }
 
 /// Values of a network, no two tensors alike.
@@ -39,15 +41,37 @@ pub fn renamed(
     tensors.filter_map(|t| Some(NamedTensor { name: rename(&t.name)?, ..t })).collect()
 }
 
+/// The name that a tensor of the backbone has in a file that holds the backbone alone with `prefix`; none for
+/// other tensors.
+pub fn in_backbone(prefix: &str) -> impl Fn(&str) -> Option<String> {
+    move |name| name.strip_prefix("encoder.backbone.").map(|rest| format!("{prefix}{rest}"))
+}
+
+/// The backbone's tensors alone, with `prefix`.
+pub fn backbone(arch: &Architecture, values: &(Vec<f32>, Vec<f32>), prefix: &str) -> Vec<NamedTensor> {
+    renamed(arch, values, &in_backbone(prefix))
+}
+
+/// Values of network `number` after `weights` were put over zeros.
+pub fn put(weights: &Weights, arch: &Architecture, number: u64) -> (Vec<f32>, Vec<f32>) {
+    let (mut params, mut stats) = (vec![0.0; arch.table.num_params], vec![0.0; arch.table.num_stats]);
+    weights.put(arch, number, &mut params, &mut stats).unwrap();
+    (params, stats)
+}
+
+/// All tensors of a safetensors file.
+pub fn tensors_of(file: &TensorFile) -> Vec<NamedTensor> {
+    file.names().iter().map(|name| file.require(name).unwrap()).collect()
+}
+
 /// Writes a safetensors file.
 pub fn write(path: &Path, tensors: &[NamedTensor]) {
     write_tensors(path, tensors, &BTreeMap::new()).unwrap();
 }
 
 /// Writes an archive as `torch.save` does, with storages by name.
-pub fn zip_file(path: &Path, pickle: &[u8], entries: &[(String, Vec<u8>)], deflate: bool) {
+pub fn zip_file(path: &Path, pickle: &[u8], entries: &[(String, Vec<u8>)], method: CompressionMethod) {
     let mut zip = ZipWriter::new(std::fs::File::create(path).unwrap());
-    let method = if deflate { CompressionMethod::Deflated } else { CompressionMethod::Stored };
     let options = SimpleFileOptions::default().compression_method(method);
     zip.start_file("a/data.pkl", options).unwrap();
     zip.write_all(pickle).unwrap();

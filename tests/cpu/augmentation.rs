@@ -1,4 +1,5 @@
-//! Augmentation by distribution: what is drawn, over some thousand draws, against the released loop's probabilities.
+//! Augmentation by distribution: what is drawn, over some thousand draws, against the released loop's
+//! probabilities.
 
 use psmt_fast::data::Augment;
 use psmt_fast::ops::{Adjust, Strong};
@@ -11,7 +12,8 @@ fn rng(number: u64) -> Stream {
     Key::new(17, Domain::Bench, number).stream()
 }
 
-/// Asserts that an event of probability `p` happened `count` times of `draws` within four standard deviations.
+/// Asserts that an event of probability `p` happened `count` times of `draws` within four standard
+/// deviations.
 fn assert_share(what: &str, count: usize, draws: usize, p: f64) {
     let (share, sigma) = (count as f64 / draws as f64, (p * (1.0 - p) / draws as f64).sqrt());
     assert!((share - p).abs() < 4.0 * sigma, "{what}: share {share}, expected {p} (deviation {sigma})");

@@ -1,5 +1,7 @@
 //! The networks against PyTorch's values and against finite differences, and their files.
 
+use crate::networks::{self, arch, tiny};
+use crate::plain::dot;
 use psmt_fast::Error;
 use psmt_fast::backend::cpu::{Cpu, Real, Tensor};
 use psmt_fast::model::{Architecture, Initialization, ModelConfig, NamedTensor, Network, Norm, io};
@@ -47,7 +49,7 @@ fn check_network<T: Real>(tolerance: f64) {
     let attrs: serde_json::Value = serde_json::from_str(file.metadata("attrs").unwrap()).unwrap();
     let config: ModelConfig = serde_json::from_value(attrs["model"].clone()).unwrap();
     assert_eq!(config, ModelConfig::tiny(5));
-    let arch = Architecture::new(config).unwrap();
+    let arch = arch(config);
     let b = Cpu::<T>::new();
     let (params, stats) = file.network(&arch.table, "in.student").unwrap();
     let mut net = Network::upload(&b, &params, &stats);
@@ -101,17 +103,13 @@ fn normal(shape: Shape, step: u64) -> Tensor<f64> {
     Tensor::new(shape, (0..shape.len()).map(|_| f64::from(stream.normal())).collect())
 }
 
-fn dot(x: &Tensor<f64>, y: &Tensor<f64>) -> f64 {
-    x.data().iter().zip(y.data()).map(|(a, b)| a * b).sum()
-}
-
 fn along(x: &Tensor<f64>, t: &Tensor<f64>, step: f64) -> Tensor<f64> {
     Tensor::from_fn(x.shape(), |i| x.data()[i] + step * t.data()[i])
 }
 
 #[test]
 fn decoder_tangent_and_pullback_are_its_jacobian() {
-    let arch = Architecture::new(ModelConfig::tiny(7)).unwrap();
+    let arch = tiny(7);
     let b = Cpu::<f64>::new();
     let (mut params, mut stats) = arch.init(Initialization::default(), 3, 1);
     let mut stream = Key::new(6, Domain::Bench, 0).stream();
@@ -140,7 +138,7 @@ fn decoder_tangent_and_pullback_are_its_jacobian() {
 /// Several decoders side by side give each one's logits and tangent, and the sum of their pullbacks.
 #[test]
 fn decoders_side_by_side_are_those_of_each_network() {
-    let arch = Architecture::new(ModelConfig::tiny(5)).unwrap();
+    let arch = tiny(5);
     let b = Cpu::<f64>::new();
     let mut stream = Key::new(7, Domain::Bench, 0).stream();
     let nets: Vec<Network<Cpu<f64>>> = (0..3)
@@ -180,7 +178,7 @@ fn decoders_side_by_side_are_those_of_each_network() {
 /// A pass without a backward pass computes the same, in training mode and with running statistics.
 #[test]
 fn what_is_kept_changes_no_values() {
-    let arch = Architecture::new(ModelConfig::tiny(3)).unwrap();
+    let arch = tiny(3);
     let b = Cpu::<f32>::new();
     let (params, stats) = arch.init(Initialization::default(), 0, 0);
     let net = Network::upload(&b, &params, &stats);
@@ -199,7 +197,7 @@ fn what_is_kept_changes_no_values() {
 
 #[test]
 fn one_image_cannot_be_trained_on_but_evaluated() {
-    let arch = Architecture::new(ModelConfig::tiny(3)).unwrap();
+    let arch = tiny(3);
     let b = Cpu::<f32>::new();
     let (params, stats) = arch.init(Initialization::default(), 0, 0);
     let mut net = Network::upload(&b, &params, &stats);
@@ -216,7 +214,7 @@ fn one_image_cannot_be_trained_on_but_evaluated() {
 
 #[test]
 fn initial_values_depend_on_seed_and_network_only() {
-    let arch = Architecture::new(ModelConfig::tiny(3)).unwrap();
+    let arch = tiny(3);
     let (params, stats) = arch.init(Initialization::default(), 1, 2);
     assert_eq!(arch.init(Initialization::default(), 1, 2), (params.clone(), stats));
     assert_ne!(arch.init(Initialization::default(), 1, 1).0, params);
@@ -236,7 +234,7 @@ fn sizes_are_those_of_the_published_networks() {
         (ModelConfig::resnet101(19), 59_467_571),
         (ModelConfig::tiny(5), 101_277),
     ] {
-        let arch = Architecture::new(config).unwrap();
+        let arch = arch(config);
         assert_eq!(arch.table.num_params, num_params);
         let covered: usize = arch.table.params.iter().map(|e| e.span.len).sum();
         assert_eq!(covered, num_params);
@@ -247,7 +245,7 @@ fn sizes_are_those_of_the_published_networks() {
             assert_eq!(e.shape.len() == 4, end <= arch.table.num_decayed, "{i} {}", e.name);
         }
     }
-    let arch = Architecture::new(ModelConfig::resnet50(21)).unwrap();
+    let arch = arch(ModelConfig::resnet50(21));
     let x = Shape::new(2, 128, 128, 3);
     assert!(arch.activation_bytes(x) > 50 << 20 && arch.activation_bytes(x) < 500 << 20);
     assert!(arch.flops(Shape { n: 4, ..x }) == 2 * arch.flops(x));
@@ -267,7 +265,7 @@ fn bad_configurations_name_the_key() {
 fn files_hold_several_networks_and_bad_ones_say_why() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("networks.safetensors");
-    let arch = Architecture::new(ModelConfig::tiny(3)).unwrap();
+    let arch = tiny(3);
     let networks = [
         ("student", arch.init(Initialization::default(), 1, 0)),
         ("teacher1", arch.init(Initialization::default(), 1, 1)),
@@ -293,9 +291,9 @@ fn files_hold_several_networks_and_bad_ones_say_why() {
     };
     let missing = message(file.network(&arch.table, "teacher2").map(|_| ()));
     assert!(missing.contains("teacher2") && missing.contains("missing"), "{missing}");
-    let wider = Architecture::new(ModelConfig { aspp: 20, ..ModelConfig::tiny(3) }).unwrap();
+    let wider = networks::arch(ModelConfig { aspp: 20, ..ModelConfig::tiny(3) });
     assert!(message(file.network(&wider.table, "student").map(|_| ())).contains("expected shape"));
-    let deeper = Architecture::new(ModelConfig { blocks: [2, 1, 1, 1], ..ModelConfig::tiny(3) }).unwrap();
+    let deeper = networks::arch(ModelConfig { blocks: [2, 1, 1, 1], ..ModelConfig::tiny(3) });
     assert!(message(file.network(&deeper.table, "student").map(|_| ())).contains("layer1.1"));
     let extra =
         [tensors, io::prefixed("student", deeper.table.export(&vec![0.0; deeper.table.num_params], &[]))];

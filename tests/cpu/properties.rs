@@ -1,6 +1,9 @@
-//! Properties that hold for any input: readers of text and files never panic, backward passes are the transposes of their
-//! forward passes, drawn boxes and targets stay within their limits.
+//! Properties that hold for any input: readers of text and files never panic, backward passes are the
+//! transposes of their forward passes, drawn boxes and targets stay within their limits.
 
+use crate::layer_common::Conv;
+use crate::loss_common::Teachers;
+use crate::plain::dot;
 use approx::assert_relative_eq;
 use proptest::prelude::*;
 use psmt_fast::Error;
@@ -9,16 +12,12 @@ use psmt_fast::config::{self, Overrides, RunConfig};
 use psmt_fast::data::resize::resize_bicubic;
 use psmt_fast::data::{Layout, List, Masks, RgbImage, decode_image, decode_mask};
 use psmt_fast::method::cut_mix::{self, CutMixForm};
-use psmt_fast::ops::{self, Conv2d, Ensemble, Shape, Span};
+use psmt_fast::ops::{self, Ensemble, Shape};
 use psmt_fast::rng::{Domain, Key};
 
 fn tensor(shape: Shape, seed: u64) -> Tensor<f64> {
     let key = Key::new(seed, Domain::Bench, 0);
     Tensor::from_fn(shape, |i| f64::from(key.uniform(i as u64)) - 0.5)
-}
-
-fn dot(a: &Tensor<f64>, b: &Tensor<f64>) -> f64 {
-    a.data().iter().zip(b.data()).map(|(a, b)| a * b).sum()
 }
 
 fn shape(max_side: usize, max_channels: usize) -> impl Strategy<Value = Shape> {
@@ -46,7 +45,11 @@ proptest! {
     }
 
     #[test]
-    fn any_configuration_text_is_read_or_refused(text in "[ -~\n]{0,200}", key in "[a-z_.]{0,20}", value in "[ -~]{0,20}") {
+    fn any_configuration_text_is_read_or_refused(
+        text in "[ -~\n]{0,200}",
+        key in "[a-z_.]{0,20}",
+        value in "[ -~]{0,20}",
+    ) {
         if let Err(e) = config::parse("file.toml", &text) {
             prop_assert!(e.to_string().contains("file.toml"), "{}", e);
         }
@@ -75,7 +78,12 @@ proptest! {
     #[test]
     fn bytes_that_are_no_image_are_refused(
         bytes in proptest::collection::vec(any::<u8>(), 0..300),
-        head in prop::sample::select(vec![&b""[..], b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0", b"RIFF\0\0\0\0WEBP"]),
+        head in prop::sample::select(vec![
+            &b""[..],
+            b"\x89PNG\r\n\x1a\n",
+            b"\xff\xd8\xff\xe0",
+            b"RIFF\0\0\0\0WEBP",
+        ]),
         name in prop::sample::select(vec!["a.png", "a.jpg", "a.webp"]),
     ) {
         let dir = tempfile::tempdir().unwrap();
@@ -106,20 +114,10 @@ proptest! {
         padding in 0..4usize,
     ) {
         let x_shape = x_shape.with_channels(groups * x_shape.c);
-        let (in_channels, out_channels) = (x_shape.c, groups * parts);
-        let len = out_channels * kernel * kernel * in_channels / groups;
-        let conv = Conv2d {
-            weight: Span { offset: 0, len },
-            bias: None,
-            in_channels,
-            out_channels,
-            groups,
-            kernel,
-            stride,
-            padding,
-            dilation,
-        };
-        assert_eq!(conv.weight_len(), len);
+        let conv = Conv::new(x_shape.c, groups * parts).groups(groups).kernel(kernel).stride(stride);
+        let conv = conv.padding(padding).dilation(dilation).spec();
+        let len = conv.weight_len();
+        assert_eq!(conv.weight.len, len);
         let y_shape = conv.out_shape(x_shape);
         prop_assume!(!y_shape.is_empty());
         let b = Cpu::<f64>::new();
@@ -182,7 +180,8 @@ proptest! {
     ) {
         let b = Cpu::<f64>::new();
         let (core, assist) = (tensor(low, 7), tensor(low, 8));
-        let out = ops::ensemble_pseudo_label(&b, &ops::TeacherLogits { core: &core, assist: &assist, ensemble: &Ensemble { topk, gamma } }, size).unwrap();
+        let teachers = Teachers { core, assist, ensemble: Ensemble { topk, gamma } };
+        let out = ops::ensemble_pseudo_label(&b, &teachers.logits(), size).unwrap();
         prop_assert!(out.label.data.iter().all(|&l| usize::from(l) < low.c));
         // The largest of c probabilities is at least 1 / c.
         let least = 1.0 / low.c as f64 - 1e-12;

@@ -1,14 +1,15 @@
-//! Steps whose work is done late and in another order than that of the calls, as far as branches allow: the same bits. On a GPU
-//! branches run at the same time; here the branch that was called last runs first.
+//! Steps whose work is done late and in another order than that of the calls, as far as branches allow: the
+//! same bits. On a GPU branches run at the same time; here the branch that was called last runs first.
 
+use crate::cuda_common::{DTYPES, PLAIN};
+use crate::driver_common::emulator;
 use crate::step_common::{arch, rehearse, run};
-use psmt_emulator::{self as emulator, EmulatorOptions};
 use psmt_fast::Result;
+use psmt_fast::backend::cuda::Cuda;
 use psmt_fast::backend::cuda::branches::Branch;
 use psmt_fast::backend::cuda::driver::{Args, DevicePtr, Driver, Kernel, Launch};
 use psmt_fast::backend::cuda::recording::{Node, Recording, Work};
 use psmt_fast::backend::cuda::tensor_map::{TensorMap, TensorMapSpec};
-use psmt_fast::backend::cuda::{Cuda, Dtype};
 use psmt_fast::ops::Device;
 use std::collections::BinaryHeap;
 use std::sync::{Arc, Mutex};
@@ -21,7 +22,7 @@ struct Late {
 
 #[derive(Default)]
 struct State {
-    /// The step at hand.
+    /// The step under way.
     recording: Option<Recording>,
     /// Given back during the step.
     freed: Vec<(DevicePtr, usize)>,
@@ -32,7 +33,7 @@ struct State {
 }
 
 impl Late {
-    /// Notes work, or does it at once where no step is at hand.
+    /// Records work, or does it at once outside of a step.
     fn work(&self, work: Work) -> Result<()> {
         match &mut self.state.lock().unwrap().recording {
             Some(recording) => recording.push(work),
@@ -143,11 +144,8 @@ impl Driver for Late {
 #[test]
 fn branches_that_overtake_each_other_change_no_bit() {
     let arch = arch();
-    for dtype in [Dtype::F32, Dtype::Bf16] {
-        let under = match emulator::open(EmulatorOptions::default()) {
-            Ok(under) => under,
-            Err(e) => return eprintln!("skipped: {e}"),
-        };
+    for dtype in DTYPES {
+        let Some(under) = emulator(PLAIN) else { return };
         let expected = run(&Cuda::new(under.clone(), dtype), &arch);
         let late = Arc::new(Late { under, state: Mutex::default() });
         let device = Cuda::new(late.clone(), dtype);
@@ -160,7 +158,8 @@ fn branches_that_overtake_each_other_change_no_bit() {
 
         let state = late.state.lock().unwrap();
         assert!(state.overtakings >= 3 * 2, "{} pieces of work were overtaken", state.overtakings);
-        // Later steps differ from one another in numbers alone, and in few of those, so that one graph serves them all.
+        // Later steps differ from one another in numbers alone, and in few of those, so that one graph serves
+        // them all.
         let [.., before, last] = state.steps.as_slice() else { panic!("{} steps", state.steps.len()) };
         let like = |(a, b): (&Node, &Node)| a.work.is_like(&b.work) && a.after == b.after;
         assert!(before.len() == last.len() && before.iter().zip(last).all(like));

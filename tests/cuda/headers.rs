@@ -1,5 +1,5 @@
-//! What kernels are made of: everything that differs between a GPU and the emulator is in kernels/common/cuda.cuh
-//! and cuda_sm90.cuh.
+//! What kernels are made of: everything that differs between a GPU and the emulator is in
+//! kernels/common/cuda.cuh and cuda_sm90.cuh.
 
 use std::fs;
 use std::path::{Path, PathBuf};

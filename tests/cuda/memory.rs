@@ -1,9 +1,9 @@
-//! Planned memory on the CUDA device: steps in an arena give the same bits as without one and ask the driver for nothing,
-//! and values that are not finite are found where they are.
+//! Planned memory on the CUDA device: steps in an arena give the same bits as without one and ask the driver
+//! for nothing, and values that are not finite are found where they are.
 
-use crate::driver_common::{Hooked, Hooks, hooked};
+use crate::cuda_common::{CHECKED, DTYPES, PLAIN};
+use crate::driver_common::{Hooked, Hooks, emulator, hooked};
 use crate::step_common::{IMAGES, arch, networks, rehearse, run, step};
-use psmt_emulator::{self as emulator, EmulatorOptions};
 use psmt_fast::backend::cpu::Cpu;
 use psmt_fast::backend::cuda::{Cuda, Dtype};
 use psmt_fast::ops::*;
@@ -34,7 +34,7 @@ fn counting(arena: bool) -> Option<Arc<Hooked<Counting>>> {
 #[test]
 fn planned_steps_allocate_nothing_and_compute_the_same() {
     let arch = arch();
-    for dtype in [Dtype::F32, Dtype::Bf16] {
+    for dtype in DTYPES {
         let (Some(free), Some(tight)) = (counting(false), counting(true)) else { return };
         let without = Cuda::new(free.clone(), dtype);
         let (same, plan) = without.planned(|twin| rehearse(twin, &arch)).unwrap().unwrap();
@@ -66,12 +66,13 @@ fn a_plan_says_what_memory_is_for() {
     let arch = arch();
     let (_, plan) = Cuda::new(driver, Dtype::Bf16).planned(|twin| rehearse(twin, &arch)).unwrap().unwrap();
     let (params, stats) = (arch.table.num_params, arch.table.num_stats);
-    // Three networks with momentum and gradient beside them, to whole blocks, and three copies in 16 bits.
+    // Three networks, momentum and gradient, to whole blocks, and three copies in 16 bits.
     let held = |what: &str| plan.held.iter().find(|u| u.what == what).map_or(0, |u| u.bytes) as usize;
     let block = |bytes: usize| bytes.next_multiple_of(256);
     assert_eq!(held("networks"), 5 * block(4 * params) + 3 * block(4 * stats));
     assert_eq!(held("16-bit copies of parameters"), 3 * block(2 * params));
-    // Labels of both kinds of images, and CutMix boxes for the images and for the loss; for a step and for the next.
+    // Labels of both kinds of images, and CutMix boxes for the images and for the loss; for a step and for
+    // the next.
     assert_eq!(held("data that arrives"), 2 * (2 * block(IMAGES.positions()) + 2 * block(1)));
     let [step] = plan.steps.as_slice() else { panic!("{plan:?}") };
     let at_peak: u64 = step.at_peak.iter().map(|u| u.bytes).sum();
@@ -134,13 +135,8 @@ fn watched_by<B: Backend>(b: &B, len: usize, bad: &[(usize, f32)]) -> Option<(u3
 
 #[test]
 fn the_first_value_that_is_not_finite_is_found() {
-    let mut devices = Vec::new();
-    for check in [false, true] {
-        match emulator::open(EmulatorOptions { check, ..EmulatorOptions::default() }) {
-            Ok(driver) => devices.extend([Dtype::F32, Dtype::Bf16].map(|t| Cuda::new(driver.clone(), t))),
-            Err(e) => eprintln!("skipped: {e}"),
-        }
-    }
+    let drivers = [PLAIN, CHECKED].into_iter().filter_map(emulator);
+    let devices: Vec<Cuda> = drivers.flat_map(|d| DTYPES.map(|t| Cuda::new(d.clone(), t))).collect();
     let (nan, inf) = (f32::NAN, f32::INFINITY);
     for len in [1, 7, 8, 9, 300, 5003, 1 << 20] {
         let cases: [&[(usize, f32)]; 5] = [
@@ -152,7 +148,7 @@ fn the_first_value_that_is_not_finite_is_found() {
         ];
         for bad in cases {
             let expected = bad.first().map(|&(at, _)| (3, at as u64));
-            assert_eq!(watched_by(&Cpu::<f32>::new(), len, bad), expected);
+            assert_eq!(watched_by(&Cpu::<f32>::new(), len, bad), expected, "{len} values, bad {bad:?}");
             for d in &devices {
                 assert_eq!(watched_by(d, len, bad), expected, "{len} values, bad {bad:?}");
                 d.check().unwrap();

@@ -1,26 +1,16 @@
 //! Whatever writes parameters keeps the bf16 copy of them that convolutions read up to date.
 
-use crate::cuda_common::device;
-use psmt_emulator::Schedule;
+use crate::cuda_common::{PLAIN, device};
+use crate::layer_common::Conv;
 use psmt_fast::backend::cuda::{Cuda, Dtype, Vector};
-use psmt_fast::ops::{self, Conv2d, Device, Sgd, Shape, Span, Teacher};
+use psmt_fast::ops::{self, Device, Sgd, Span, Teacher};
 
 /// Parameters, of which the first twelve are the weights of a convolution.
 const LEN: usize = 21;
 
 fn output(b: &Cuda, params: &Vector) -> Vec<f32> {
-    let conv = Conv2d {
-        weight: Span { offset: 0, len: 12 },
-        bias: None,
-        in_channels: 3,
-        out_channels: 4,
-        groups: 1,
-        kernel: 1,
-        stride: 1,
-        padding: 0,
-        dilation: 1,
-    };
-    let shape = Shape::new(1, 2, 5, 3);
+    let case = Conv::new(3, 4).on(1, 2, 5);
+    let (conv, shape) = (case.spec(), case.input());
     let x: Vec<f32> = (0..shape.len()).map(|i| (i as f32 * 0.71).cos()).collect();
     b.download(&ops::conv2d_fprop(b, &ops::Fprop::new(&b.upload(shape, &x), params, &conv)).unwrap().y)
 }
@@ -34,7 +24,7 @@ fn follows(b: &Cuda, params: &Vector) {
 
 #[test]
 fn convolutions_see_what_was_written_last() {
-    let Some(b) = device(Dtype::Bf16, false, Schedule::default()) else { return };
+    let Some(b) = device(Dtype::Bf16, PLAIN) else { return };
     let values: Vec<f32> = (0..LEN).map(|i| (i as f32 * 0.37).sin()).collect();
     let mut params = b.upload_vector(&values);
     let (mut momentum, mut teacher) = (b.zeros(LEN), b.zeros(LEN));

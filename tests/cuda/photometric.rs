@@ -1,9 +1,8 @@
-//! Colours of images on the CUDA device, run by the emulator, against the CPU device in double precision: one body for
-//! both devices and both activation types. Images are single pixels, primes, one off a tile, and large enough for several
-//! parts; padding lies on every side.
+//! Colours of images on the CUDA device, run by the emulator, against the CPU device in double precision: one
+//! body for both devices and both activation types. Images are single pixels, primes, one off a tile, and
+//! large enough for several parts; padding lies on every side.
 
-use crate::cuda_common::{Run, agree, device, run};
-use psmt_emulator::Schedule;
+use crate::cuda_common::{DTYPES, PLAIN, Run, agree, assert_same, device, run};
 use psmt_fast::backend::cpu::Cpu;
 use psmt_fast::backend::cuda::Dtype;
 use psmt_fast::ops::{self, *};
@@ -86,13 +85,11 @@ fn bytes_are_normalised_alike() {
 
 #[test]
 fn bytes_are_normalised_to_the_bits_of_the_cpu_and_padding_to_zero() {
-    let Some(b) = device(Dtype::F32, false, Schedule::Ascending) else { return };
+    let Some(b) = device(Dtype::F32, PLAIN) else { return };
     let want = run(&Cpu::<f32>::new(), Dtype::F32, normalized);
-    for ((what, _, got), (_, _, want)) in run(&b, Dtype::F32, normalized).iter().zip(&want) {
-        assert!(got.iter().zip(want).all(|(a, b)| a.to_bits() == b.to_bits()), "{what}");
-    }
-    for dtype in [Dtype::F32, Dtype::Bf16] {
-        let Some(b) = device(dtype, false, Schedule::Ascending) else { return };
+    assert_same("bytes", &run(&b, Dtype::F32, normalized), &want);
+    for dtype in DTYPES {
+        let Some(b) = device(dtype, PLAIN) else { return };
         let shape = Shape::new(6, 7, 5, 3);
         let (x, normalize) = (images(&b, shape, 0), Normalize::default());
         let weak = b.download(&ops::normalize_bytes(&b, &x, &normalize).unwrap());
@@ -148,23 +145,19 @@ fn adjustments_agree_in_every_order() {
 
 fn blurred<B: Backend>(b: &B, run: &mut Run) {
     let orders = orders();
-    let strong = |i: usize, kernel: usize, sigma: f32| Strong {
+    let strong = |i: usize, (kernel, sigma): (usize, f32)| Strong {
         jitter: orders[i % 24].clone(),
         gray: i % 3 == 1,
         blur: Some(Blur { kernel, sigma }),
     };
     for &shape in SHAPES {
-        // Kernels of one batch differ; 15 and 31 reach beyond most of these images, several times.
-        let kernels = [(3, 0.1), (5, 0.9), (7, 1.5), (7, 2.0), (15, 4.0), (31, 9.0)];
-        let strong: Vec<Strong> = (0..shape.n)
-            .map(|i| {
-                let (kernel, sigma) = kernels[(i + shape.h) % kernels.len()];
-                strong(7 * i + shape.w, kernel, sigma)
-            })
-            .collect();
+        // Kernel and sigma differ within a batch; 15 and 31 reach beyond most of these images, several times.
+        let blurs = [(3, 0.1), (5, 0.9), (7, 1.5), (7, 2.0), (15, 4.0), (31, 9.0)];
+        let strong: Vec<Strong> =
+            (0..shape.n).map(|i| strong(7 * i + shape.w, blurs[(i + shape.h) % blurs.len()])).collect();
         both(b, run, "blur", shape, &strong);
     }
-    let widest = [strong(3, MAX_BLUR_KERNEL, 70.0), Strong::default()];
+    let widest = [strong(3, (MAX_BLUR_KERNEL, 70.0)), Strong::default()];
     both(b, run, "widest blur", Shape::new(2, 3, 9, 3), &widest);
 }
 

@@ -41,8 +41,8 @@ impl Fixture {
     }
 }
 
-/// The fixture's image changed by what `strong` makes of its factor or sigma and its kernel is within 1e-4 of the stored
-/// one, relative in norm.
+/// The fixture's image changed by what `strong` makes of its factor or sigma and its kernel is within 1e-4 of
+/// the stored one, relative in norm.
 fn check(name: &str, strong: impl Fn(f32, usize) -> Strong) {
     let fixture = Fixture::read(name);
     let attrs = fixture.attrs();

@@ -1,6 +1,10 @@
-//! Exported files: ONNX models through an interpreter and, where Python has it, onnxruntime; tensor files; refusals.
+//! Exported files: ONNX models through an interpreter and, where Python has it, onnxruntime; tensor files;
+//! refusals.
 
-use crate::cli_common::{Project, expect, read};
+use crate::cli_common::read;
+use crate::compare::{assert_within, largest};
+use crate::networks;
+use crate::python::python_with;
 use psmt_fast::Error;
 use psmt_fast::backend::cpu::Cpu;
 use psmt_fast::data::HostImages;
@@ -8,7 +12,7 @@ use psmt_fast::eval::{self, Nets, Palette, Which};
 use psmt_fast::export::{
     Info, Input, Naming, OnnxOptions, Output, Values, proto, write_networks, write_onnx,
 };
-use psmt_fast::model::io::{Float, TensorFile, write_tensors};
+use psmt_fast::model::io::{Float, write_tensors};
 use psmt_fast::model::{Architecture, Initialization, ModelConfig, NamedTensor, Network};
 use psmt_fast::ops::{self, Device, Normalize, Shape};
 use std::collections::BTreeMap;
@@ -35,7 +39,7 @@ struct Trained {
 impl Trained {
     fn new() -> Trained {
         let config = ModelConfig { blocks: [2, 1, 1, 2], ..ModelConfig::tiny(CLASSES) };
-        let arch = Architecture::new(config).unwrap();
+        let arch = networks::arch(config);
         let network = |i: usize, name: &str| {
             let (mut params, mut stats) = arch.init(Initialization::default(), 3, i as u64);
             let mut noise = noise(i);
@@ -135,10 +139,11 @@ fn fed(images: &HostImages, input: Input) -> Vec<f32> {
 }
 
 const WHICH: [Which; 4] = [Which::Student, Which::Teacher1, Which::Teacher2, Which::Ensemble];
+/// Numbers of images, and their rows and columns.
 const SIZES: [(usize, (usize, usize)); 5] =
     [(1, (64, 48)), (3, (33, 47)), (1, (50, 81)), (3, (32, 16)), (1, (5, 2))];
 
-/// Labels: the share that agrees. Others: largest difference beside the largest value.
+/// Labels: the share that agrees. Others: the largest difference as a share of the largest value.
 fn compare(name: &str, got: &[f32], want: &[f32]) {
     assert_eq!(got.len(), want.len(), "{name}");
     if name == "labels" {
@@ -148,10 +153,8 @@ fn compare(name: &str, got: &[f32], want: &[f32]) {
         assert!(show, "labels that are all the same show little");
         return;
     }
-    let largest = want.iter().fold(1.0f32, |m, v| m.max(v.abs()));
-    for (i, (g, w)) in got.iter().zip(want).enumerate() {
-        assert!((g - w).abs() <= 2e-5 * largest, "{name} {i}: {g}, expected {w} beside {largest}");
-    }
+    let allowed = 2e-5 * largest(want).max(1.0);
+    assert_within(name, got, want, |_| allowed);
 }
 
 #[test]
@@ -232,24 +235,16 @@ fn onnx_models_take_any_size_and_describe_themselves() {
     }
 }
 
-/// A Python that can check models; a word and none where there is none.
-fn python() -> Option<String> {
-    let chosen = std::env::var("PSMT_TEST_PYTHON").ok();
-    let program = chosen.clone().unwrap_or_else(|| "python3".into());
-    let imports = Command::new(&program).args(["-c", "import numpy, onnx, onnxruntime, PIL"]).output();
-    let usable = imports.is_ok_and(|o| o.status.success());
-    assert!(
-        usable || chosen.is_none(),
-        "{program} of PSMT_TEST_PYTHON lacks numpy, onnx, onnxruntime or pillow"
-    );
-    if !usable {
-        eprintln!("skipped: no Python with numpy, onnx, onnxruntime and pillow (PSMT_TEST_PYTHON names one)");
-    }
-    usable.then_some(program)
+/// A Python that can check models. One that was named must be able to.
+pub fn python() -> Option<String> {
+    let found = python_with("numpy, onnx, onnxruntime, PIL");
+    let named = std::env::var_os("PSMT_TEST_PYTHON");
+    assert!(found.is_some() || named.is_none(), "{named:?} lacks numpy, onnx, onnxruntime or pillow");
+    found
 }
 
-/// Runs `onnx_check.py` and judges what it found.
-fn check_with(python: &str, args: &[&Path], mode: &str) {
+/// Runs `onnx_check.py` and asserts that labels and values agree.
+pub fn check_with(python: &str, args: &[&Path], mode: &str) {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/onnx_check.py");
     let out = Command::new(python).arg(script).arg(mode).args(args).output().unwrap();
     assert!(out.status.success(), "{args:?}: {}", String::from_utf8_lossy(&out.stderr));
@@ -271,15 +266,17 @@ fn onnxruntime_computes_what_predict_does() {
     let t = Trained::new();
     let dir = tempfile::tempdir().unwrap();
     let (model, file) = (dir.path().join("m.onnx"), dir.path().join("r.safetensors"));
+    use {Input::*, Output::*};
     let cases = [
-        (Which::Student, Input::Unit, Output::Probabilities, true),
-        (Which::Teacher2, Input::Normalized, Output::Probabilities, false),
-        (Which::Ensemble, Input::Bytes, Output::Labels, false),
-        (Which::Ensemble, Input::Bytes, Output::Probabilities, true),
-        (Which::Teacher1, Input::Bytes, Output::Labels, true),
+        (Which::Student, OnnxOptions { input: Unit, output: Probabilities, fold_batch_norm: true }),
+        (Which::Teacher2, OnnxOptions { input: Normalized, output: Probabilities, fold_batch_norm: false }),
+        (Which::Ensemble, OnnxOptions { input: Bytes, output: Labels, fold_batch_norm: false }),
+        (Which::Ensemble, OnnxOptions { input: Bytes, output: Probabilities, fold_batch_norm: true }),
+        (Which::Teacher1, OnnxOptions { input: Bytes, output: Labels, fold_batch_norm: true }),
     ];
-    for ((which, input, output, fold_batch_norm), (n, size)) in cases.into_iter().zip(SIZES) {
-        t.export(&model, which, OnnxOptions { input, output, fold_batch_norm });
+    for ((which, options), (n, size)) in cases.into_iter().zip(SIZES) {
+        let input = options.input;
+        t.export(&model, which, options);
         let images = images(n, size);
         let Shape { n, h, w, .. } = images.shape;
         let mut tensors = vec![NamedTensor {
@@ -297,117 +294,6 @@ fn onnxruntime_computes_what_predict_does() {
         check_with(&python, &[&model, &file], "reference");
     }
 }
-
-#[test]
-fn the_program_exports_what_it_predicts() {
-    let p = Project::new();
-    expect(&p.train("o", &[]), 0, &[]);
-    let python = python();
-    // Odd sizes beside the project's own.
-    let odd = image::open(p.path("data/images/3.png")).unwrap().crop_imm(1, 2, 29, 23);
-    odd.save(p.path("data/images/odd.png")).unwrap();
-    for network in ["ensemble", "student", "teacher1"] {
-        let predict = ["predict", "data/images", "--checkpoint", "o", "--out", "masks", "--eval-size", "0"];
-        expect(&p.run(&[&predict[..], &["--network", network, "--overwrite"]].concat()), 0, &[]);
-        for fold in [&[][..], &["--fold-batch-norm"]] {
-            let export = ["export", "--checkpoint", "o", "--out", "m.onnx", "--force", "--network", network];
-            expect(&p.run(&[&export[..], fold].concat()), 0, &["m.onnx", network]);
-            crate::onnx_run::check(&crate::onnx_run::read(&p.path("m.onnx")).graph.unwrap());
-            if let Some(python) = &python {
-                let names = (0..12).map(|i| i.to_string()).chain(["odd".into()]);
-                let paths: Vec<_> = names.map(|i| p.path(&format!("data/images/{i}.png"))).collect();
-                let (model, masks) = (p.path("m.onnx"), p.path("masks"));
-                let args: Vec<&Path> =
-                    [&model, &masks].into_iter().chain(&paths).map(|a| a.as_path()).collect();
-                check_with(python, &args, "predicted");
-            }
-        }
-    }
-}
-
-#[test]
-fn onnxruntime_labels_photographs_as_predict_does() {
-    let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data/camvid");
-    if !data.join("val.txt").is_file() {
-        return eprintln!("skipped: no CamVid in {}", data.display());
-    }
-    let Some(python) = python() else { return };
-    let p = Project::new();
-    let list = |name: &str| data.join(name).display().to_string();
-    let (folder, val) = (data.display().to_string(), list("val.txt"));
-    let (labeled, unlabeled) =
-        (list("splits/46_train_supervised.txt"), list("splits/46_train_unsupervised.txt"));
-    let sizes = [
-        "--crop",
-        "64",
-        "--epochs",
-        "2",
-        "--warm-up-passes",
-        "1",
-        "--steps-per-epoch",
-        "8",
-        "--val-every",
-        "2",
-    ];
-    let lists = ["--data", &folder, "--labeled", &labeled, "--unlabeled", &unlabeled, "--val", &val];
-    let train = ["train", "--preset", "camvid", "--set", "eval.long_side=120", "--out", "o"];
-    expect(&p.run(&[&train[..], &lists, &sizes].concat()), 0, &[]);
-    // Whole images, which every decoder reads alike.
-    let mut paths = Vec::new();
-    for line in String::from_utf8(read(&data.join("val.txt"))).unwrap().lines().step_by(25) {
-        let image = data.join(line.split_whitespace().next().unwrap());
-        let png = p.path(&format!("{}.png", image.file_stem().unwrap().to_str().unwrap()));
-        image::open(&image).unwrap().save(&png).unwrap();
-        paths.push(png);
-    }
-    assert!(paths.len() >= 4);
-    let names: Vec<&str> = paths.iter().map(|p| p.to_str().unwrap()).collect();
-    let predict = ["predict", "--checkpoint", "o", "--out", "masks", "--eval-size", "0"];
-    expect(&p.run(&[&predict[..], &names].concat()), 0, &[]);
-    expect(
-        &p.run(&["export", "--checkpoint", "o", "--out", "m.onnx", "--fold-batch-norm"]),
-        0,
-        &["ensemble"],
-    );
-    let (model, masks) = (p.path("m.onnx"), p.path("masks"));
-    let args: Vec<&Path> = [&model, &masks].into_iter().chain(&paths).map(|a| a.as_path()).collect();
-    check_with(&python, &args, "predicted");
-}
-
-#[test]
-fn tensor_files_hold_the_checkpoint_by_other_names() {
-    let p = Project::new();
-    expect(&p.train("o", &[]), 0, &[]);
-    let checkpoint = TensorFile::open(&p.path("o/checkpoints/best.safetensors")).unwrap();
-    let export = |out: &str, more: &[&str]| {
-        expect(&p.run(&[&["export", "--checkpoint", "o", "--out", out][..], more].concat()), 0, &[out]);
-        TensorFile::open(&p.path(out)).unwrap()
-    };
-    let same = |file: &TensorFile, name: &str, held: &str| {
-        let (got, want) = (file.require(name).unwrap(), checkpoint.require(held).unwrap());
-        assert!(got.shape == want.shape && got.data == want.data, "{name}");
-    };
-    let student = export("s.safetensors", &["--format", "safetensors", "--network", "student"]);
-    assert!(student.names().iter().all(|n| n.starts_with("encoder.") || n.starts_with("decoder.")));
-    student.names().iter().for_each(|n| same(&student, n, &format!("student.{n}")));
-    let all = export("all.safetensors", &["--format", "safetensors"]);
-    assert_eq!(all.names().len(), 3 * student.names().len());
-    all.names().iter().for_each(|n| same(&all, n, n));
-    assert_eq!(all.metadata("class_names"), Some(r#"["class 0","class 1"]"#));
-    let authors = export("pth.safetensors", &["--format", "pth-names"]);
-    assert_eq!(authors.names().len(), all.names().len());
-    for (name, held) in [
-        ("encoder_s.backbone.conv1.0.weight", "student.encoder.backbone.conv1.0.weight"),
-        ("decoder1.upsample.classifier.bias", "teacher1.decoder.upsample.classifier.bias"),
-        ("encoder2.head.aspp.map_bn.running_var", "teacher2.encoder.head.aspp.map_bn.running_var"),
-    ] {
-        same(&authors, name, held);
-    }
-    let len = |name: &str| std::fs::metadata(p.path(name)).unwrap().len();
-    export("h.safetensors", &["--format", "safetensors", "--dtype", "bf16"]);
-    assert!(len("h.safetensors") < len("all.safetensors"));
-}
-
 #[test]
 fn sixteen_bits_are_rounded_and_never_overflow() {
     let mut t = Trained::new();
@@ -430,34 +316,4 @@ fn sixteen_bits_are_rounded_and_never_overflow() {
         let got = f32::from_bits(u32::from(u16::from_le_bytes(*got)) << 16);
         assert!((got - want).abs() <= want.abs() / 256.0, "{got} {want}");
     }
-}
-
-#[test]
-fn refusals_leave_no_file() {
-    let p = Project::new();
-    expect(&p.train("o", &["--algorithm", "supervised", "--epochs", "1"]), 0, &[]);
-    let before = std::fs::read_dir(p.path("")).unwrap().count();
-    let export = |more: &[&str]| p.run(&[&["export", "--checkpoint", "o"][..], more].concat());
-    let tensors = ["--out", "x", "--format", "safetensors"];
-    for (more, code, parts) in [
-        (&["--out", "x", "--network", "ensemble"][..], 2, &["no ensemble", "student"][..]),
-        (&["--out", "x", "--network", "teacher1"], 2, &["no teacher1"]),
-        (&["--out", "x", "--network", "nobody"], 2, &["nobody", "teacher2"]),
-        (&["--out", "x", "--format", "pickle"], 2, &["pickle", "pth-names"]),
-        (&["--out", "x", "--network", "all"], 2, &["not of all"]),
-        (&["--out", "x", "--dtype", "f16"], 2, &["--dtype"]),
-        (&[&tensors[..], &["--network", "ensemble"]].concat(), 2, &["two networks"]),
-        (&[&tensors[..], &["--fold-batch-norm"]].concat(), 2, &["--fold-batch-norm", "onnx"]),
-        (&["--out", "run.toml"], 2, &["run.toml exists", "--force"]),
-        (&["--out", "missing/x.onnx"], 9, &["missing"]),
-        (&["--out", "data", "--force"], 9, &["data"]),
-        (&[&tensors[..], &["--out", "data", "--force"]].concat()[2..], 9, &["data"]),
-    ] {
-        expect(&export(more), code, parts);
-    }
-    expect(&p.run(&["export", "--checkpoint", "nothing", "--out", "x"]), 9, &["nothing"]);
-    expect(&p.run(&["export", "--checkpoint", "data/images/1.png", "--out", "x"]), 5, &["1.png"]);
-    assert_eq!(std::fs::read_dir(p.path("")).unwrap().count(), before, "something was left");
-    expect(&export(&["--out", "run.toml", "--force"]), 0, &["student"]);
-    crate::onnx_run::check(&crate::onnx_run::read(&p.path("run.toml")).graph.unwrap());
 }

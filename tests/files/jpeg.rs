@@ -1,5 +1,5 @@
-//! JPEG decoding against libjpeg-turbo: every sampling, process and order of scans of `jpeg/make.py`, whose PNGs hold the pixels
-//! that Pillow decodes. A file is decoded to those pixels or refused, never to others.
+//! JPEG decoding against libjpeg-turbo: every sampling, process and order of scans of `jpeg/make.py`, whose
+//! PNGs hold the pixels that Pillow decodes. A file is decoded to those pixels or refused, never to others.
 
 use psmt_fast::Error;
 use psmt_fast::data::{decode_image, decode_upright};
@@ -84,7 +84,7 @@ fn flipped_bytes_never_panic() {
             let mut bytes = whole.clone();
             bytes[at] ^= 0x55;
             std::fs::write(&path, &bytes).unwrap();
-            // Damaged entropy-coded data may decode to other pixels, which nothing in the format tells.
+            // Damaged entropy-coded data may decode to other pixels, which nothing in the format reveals.
             match decode_upright(&path) {
                 Ok(image) => assert_eq!(image.data.len(), image.size.0 * image.size.1 * 3),
                 Err(error) => assert!(matches!(error, Error::Data { .. }), "{error}"),

@@ -1,10 +1,10 @@
-//! Readers of files that other people and other programs made, given files with mutations: whatever these hold is read or refused
-//! with an error that names the file, within bounds of memory. Nothing panics.
+//! Readers of files that other people and other programs made, given files with mutations: whatever these
+//! hold is read or refused with an error that names the file, within bounds of memory. Nothing panics.
 //!
-//! A few hundred mutations of each seed file run by default, `PSMT_MUTATIONS` of them where that is set (`just fuzz`). The input of a
-//! failure stays in cargo's folder for tests' files, under the name that the failure gives.
+//! A few hundred mutations of each seed file run by default, `PSMT_MUTATIONS` of them where that is set
+//! (`just fuzz`). The input of a failure stays in cargo's folder for tests' files, under the name that the
+//! failure gives.
 
-#[path = "mutated_inputs/mutate.rs"]
 mod mutate;
 
 use crate::cli_common::{Project, expect};
@@ -63,7 +63,8 @@ fn mutations() -> u64 {
     }
 }
 
-/// Gives `read` the file `name` with mutations of each of `seeds`; errors must name the file, and memory stays below `limit`.
+/// Gives `read` the file `name` with mutations of each of `seeds`; errors must name the file, and memory
+/// stays below `limit`.
 fn check(name: &str, seeds: &[Vec<u8>], limit: usize, read: impl Fn(&Path) -> psmt_fast::Result<()>) {
     let _one = ONE.lock().unwrap_or_else(|e| e.into_inner());
     let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("mutated_inputs").join(name);
@@ -140,7 +141,7 @@ fn weights() {
 #[test]
 fn checkpoints() {
     let p = trained();
-    let seed = std::fs::read(p.path("o/checkpoints/last.safetensors")).unwrap();
+    let seed = p.read("o/checkpoints/last.safetensors");
     check("checkpoint", &[seed], SMALL, |path| {
         let checkpoint = Checkpoint::open(path)?;
         let arch = Architecture::new(checkpoint.meta.model.clone())?;
@@ -175,11 +176,11 @@ fn lists() {
 #[test]
 fn configurations() {
     let p = trained();
-    let seeds = ["run.toml", "o/config.toml"].map(|name| std::fs::read(p.path(name)).unwrap());
+    let seeds = ["run.toml", "o/config.toml"].map(|name| p.read(name));
     check("config.toml", &seeds, SMALL, |path| {
         let Ok(text) = String::from_utf8(std::fs::read(path).unwrap()) else { return Ok(()) };
         let config = config::parse(&path.display().to_string(), &text)?;
-        // What is wrong with values is told with the key alone.
+        // Faults of values are reported with the key alone.
         if config::validate(&config).is_ok() {
             let _ = estimated_memory(&config, &ImageSizes::default());
         }
@@ -210,7 +211,7 @@ fn images() {
 #[test]
 fn masks() {
     let p = Project::new();
-    let mut seeds = vec![std::fs::read(p.path("data/masks/0.png")).unwrap()];
+    let mut seeds = vec![p.read("data/masks/0.png")];
     for depth in [png::BitDepth::One, png::BitDepth::Four] {
         let mut bytes = Vec::new();
         let mut encoder = png::Encoder::new(&mut bytes, 12, 5);
@@ -230,8 +231,8 @@ fn masks() {
 #[test]
 fn records() {
     let p = trained();
-    let seed = std::fs::read(p.path("o/metrics.jsonl")).unwrap();
-    let config = std::fs::read(p.path("o/config.toml")).unwrap();
+    let seed = p.read("o/metrics.jsonl");
+    let config = p.read("o/config.toml");
     check("metrics.jsonl", &[seed], SMALL, |path| {
         let folder = path.parent().unwrap();
         std::fs::write(folder.join("config.toml"), &config).unwrap();

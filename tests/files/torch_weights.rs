@@ -1,6 +1,10 @@
-//! Files that PyTorch itself wrote, read to the same bits. Needs a Python with torch, and says so where there is none.
+//! Files that PyTorch itself wrote, read to the same bits. Needs a Python with torch, and says so where there
+//! is none.
 
-use psmt_fast::model::{Architecture, ModelConfig, Stem};
+use crate::networks::arch;
+use crate::python::python_with;
+use crate::weight_files::put;
+use psmt_fast::model::{ModelConfig, Stem};
 use psmt_fast::weights::{WeightFile, Weights};
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -12,17 +16,6 @@ struct Tensor {
     name: String,
     shape: Vec<usize>,
     at: usize,
-}
-
-/// A Python with torch; a word and none where there is none.
-fn python() -> Option<String> {
-    let program = std::env::var("PSMT_TEST_PYTHON").unwrap_or_else(|_| "python3".into());
-    let usable =
-        Command::new(&program).args(["-c", "import torch"]).output().is_ok_and(|o| o.status.success());
-    if !usable {
-        eprintln!("skipped: {program} has no torch (PSMT_TEST_PYTHON names another Python)");
-    }
-    usable.then_some(program)
 }
 
 /// Whether every tensor of floats that PyTorch wrote to `path` is there, in order, bit by bit, and no other.
@@ -45,7 +38,7 @@ fn check(path: &Path, expected: &[Tensor]) {
 
 #[test]
 fn files_of_torch_are_read_to_the_same_bits() {
-    let Some(python) = python() else { return };
+    let Some(python) = python_with("torch") else { return };
     let dir = tempfile::tempdir().unwrap();
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/torch_weights.py");
     let out = Command::new(python).arg(script).arg(dir.path()).output().unwrap();
@@ -58,19 +51,16 @@ fn files_of_torch_are_read_to_the_same_bits() {
     }
     for name in ["resnet50.pth", "resnet50_legacy.pth"].iter().filter(|n| index.contains_key(**n)) {
         let path = dir.path().join(name);
-        let arch =
-            Architecture::new(ModelConfig { stem: Stem::Single, ..ModelConfig::resnet50(21) }).unwrap();
-        let found = Weights::backbone(&path, &arch).unwrap();
-        let (mut params, mut stats) = (vec![0.0; arch.table.num_params], vec![0.0; arch.table.num_stats]);
-        found.put(&arch, 0, &mut params, &mut stats).unwrap();
-        let exported = arch.table.export(&params, &stats);
+        let single = arch(ModelConfig { stem: Stem::Single, ..ModelConfig::resnet50(21) });
+        let (params, stats) = put(&Weights::backbone(&path, &single).unwrap(), &single, 0);
+        let exported = single.table.export(&params, &stats);
         let file = WeightFile::open(&path).unwrap();
         for tensor in exported.iter().filter(|t| t.name.contains(".backbone.")) {
             let name = tensor.name.trim_start_matches("encoder.backbone.");
             let (at, _) = file.find(name).unwrap();
             assert!(file.read(at).unwrap() == tensor.data, "{name}");
         }
-        let error = Weights::backbone(&path, &Architecture::new(ModelConfig::resnet101(21)).unwrap());
+        let error = Weights::backbone(&path, &arch(ModelConfig::resnet101(21)));
         let text = error.map(|_| ()).unwrap_err().to_string();
         assert!(text.contains("is resnet50, 7x7 stem, the run's resnet101, deep stem"), "{text}");
     }

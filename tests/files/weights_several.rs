@@ -1,26 +1,24 @@
-//! Files with weights that hold more than one network, or tensors that nothing can read: what is taken, what is said, and that
-//! `inspect` and `train` say the same.
+//! Files with weights that hold more than one network, or tensors that cannot be read: what is taken, what is
+//! said, and that `inspect` and `train` say the same.
 
 use crate::cli_common::{Project, expect, text};
-use crate::weight_files::{Pickle, arch, network, renamed, write, zip_file};
+use crate::weight_files::{Pickle, arch, backbone, network, put, renamed, write, zip_file};
 use psmt_fast::model::{Architecture, NamedTensor, Stem};
 use psmt_fast::weights::{WeightFile, Weights};
 use std::path::Path;
 
-/// A file with a backbone behind each prefix, no two alike.
+/// A file with a backbone under each prefix, no two alike.
 fn backbones(path: &Path, arch: &Architecture, prefixes: &[&str]) {
     let mut tensors = Vec::new();
     for (seed, prefix) in prefixes.iter().enumerate() {
-        let rest = |n: &str| n.strip_prefix("encoder.backbone.").map(|n| format!("{prefix}{n}"));
-        tensors.extend(renamed(arch, &network(arch, seed as u64 + 1), &rest));
+        tensors.extend(backbone(arch, &network(arch, seed as u64 + 1), prefix));
     }
     write(path, &tensors);
 }
 
 /// Which of [`backbones`] a run starts from.
 fn taken(weights: &Weights, arch: &Architecture) -> usize {
-    let (mut params, mut stats) = (vec![0.0; arch.table.num_params], vec![0.0; arch.table.num_stats]);
-    weights.put(arch, 0, &mut params, &mut stats).unwrap();
+    let (params, _) = put(weights, arch, 0);
     let first =
         arch.table.params.iter().find(|e| e.name.starts_with("encoder.backbone.")).unwrap().span.offset;
     (0..4).find(|&seed| network(arch, seed + 1).0[first] == params[first]).unwrap() as usize
@@ -31,7 +29,7 @@ fn with_selector(path: &Path, selector: &str) -> std::path::PathBuf {
 }
 
 #[test]
-fn a_network_is_meant_before_its_copies() {
+fn a_network_goes_before_its_copies() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("two.safetensors");
     let arch = arch(Stem::Deep, 2);
@@ -47,7 +45,7 @@ fn a_network_is_meant_before_its_copies() {
         let weights = Weights::backbone(&path, &arch).unwrap_or_else(|e| panic!("{prefixes:?}: {e}"));
         assert_eq!(taken(&weights, &arch), first, "{prefixes:?}");
         for (i, prefix) in prefixes.iter().enumerate() {
-            // The others are told, and chosen by their names.
+            // The others are named, and chosen by their names.
             if i != first {
                 assert!(weights.describe().contains(prefix), "{}", weights.describe());
             }
@@ -58,7 +56,7 @@ fn a_network_is_meant_before_its_copies() {
 }
 
 #[test]
-fn networks_of_equal_right_are_chosen_by_name() {
+fn equally_good_networks_are_chosen_by_name() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("two.safetensors");
     let arch = arch(Stem::Deep, 2);
@@ -120,7 +118,7 @@ fn whole_networks_are_chosen_too() {
     assert!(weights.describe().contains("for every network"), "{}", weights.describe());
 }
 
-/// A dictionary of the tensors as `torch.save` writes it, with more behind them.
+/// A dictionary of the tensors as `torch.save` writes it, followed by more.
 fn torch_file(path: &Path, tensors: &[NamedTensor], more: impl FnOnce(Pickle) -> Pickle) {
     let int = |n: usize| i32::try_from(n).unwrap();
     let (mut pickle, mut storages) = (Pickle::new().dict(), Vec::new());
@@ -132,17 +130,16 @@ fn torch_file(path: &Path, tensors: &[NamedTensor], more: impl FnOnce(Pickle) ->
         storages.push((format!("a/data/{i}"), bytes));
     }
     storages.push(("a/data/x".into(), vec![0; 24]));
-    zip_file(path, &more(pickle).end(), &storages, false);
+    zip_file(path, &more(pickle).end(), &storages, zip::CompressionMethod::Stored);
 }
 
 #[test]
-fn odd_tensors_beside_a_backbone_are_skipped_with_a_word() {
+fn odd_tensors_next_to_a_backbone_are_skipped_and_named() {
     let p = Project::new();
     let path = p.path("odd.pth");
     let arch = arch(Stem::Deep, 2);
-    let rest = |n: &str| n.strip_prefix("encoder.backbone.").map(String::from);
-    let tensors = renamed(&arch, &network(&arch, 1), &rest);
-    // Quantised; of a class that nobody knows; outside its storage; far more elements than there are; expanded.
+    let tensors = backbone(&arch, &network(&arch, 1), "");
+    // Quantised; of an unknown class; outside its storage; far more elements than there are; expanded.
     let storage = |p: Pickle, class: &str| {
         p.raw(b"((").text("storage").global("torch", class).text("x").text("cpu").int(6).raw(b"tQ")
     };
@@ -214,7 +211,7 @@ fn inspect_says_what_train_takes() {
     expect(&refused, 5, &["several networks fit"]);
     let out = p.train("o", &["--pretrained", "f.safetensors#b", "--epochs", "1"]);
     expect(&out, 0, &["starting with backbone by torchvision's names behind \"b.\""]);
-    let config = std::fs::read_to_string(p.path("o/config.toml")).unwrap();
+    let config = p.read_text("o/config.toml");
     assert!(config.contains("f.safetensors#b\"\n"), "{config}");
     // A run's networks: all at once, and each one's backbone.
     std::fs::copy(p.path("o/checkpoints/last.safetensors"), &path).unwrap();

@@ -1,6 +1,6 @@
 //! Launching kernels of the emulator with plain arrays.
 
-#![allow(dead_code)] // every test binary uses a part
+#![allow(dead_code)] // each test program uses a part
 
 use bytemuck::Pod;
 use psmt_emulator::{CopyTime, EmulatorOptions, Schedule};
@@ -8,7 +8,7 @@ use psmt_fast::Result;
 use psmt_fast::backend::cuda::driver::{Args, DevicePtr, Driver, Kernel, Launch};
 use std::sync::Arc;
 
-/// An emulator, or a word to standard error where this build has none.
+/// An emulator; none, which standard error says, where this build has no emulator.
 pub fn open(options: EmulatorOptions) -> Option<Arc<dyn Driver>> {
     match crate::emulator(options) {
         Ok(driver) => Some(driver),

@@ -1,5 +1,5 @@
-//! Faults that the emulator promises to catch: each kernel of ../../kernels/mutants.cu has one, and the build that promises
-//! to must say what it is. Sound kernels raise no alarm and give the same bits in every order.
+//! Faults that the emulator promises to catch: each kernel of ../../kernels/mutants.cu has one, and the build
+//! that promises to must say what it is. Sound kernels raise no alarm and give the same bits in every order.
 
 use crate::common::{all_options, alloc, download, launch, open, upload};
 use psmt_emulator::{CopyTime, EmulatorOptions, Schedule};
@@ -129,7 +129,12 @@ fn a_missing_wait_for_a_copy() {
 
 #[test]
 fn accesses_outside_of_memory() {
-    let run = |options: EmulatorOptions, kernel: &str, blocks: usize, len: usize| -> Option<String> {
+    /// Blocks of 256 threads on `len` values.
+    struct Grid {
+        blocks: usize,
+        len: usize,
+    }
+    let run = |options: EmulatorOptions, kernel: &str, Grid { blocks, len }: Grid| -> Option<String> {
         let d = open(options)?;
         let x = upload(&*d, &vec![1.0f32; len]);
         let y = alloc::<f32>(&*d, len);
@@ -137,14 +142,14 @@ fn accesses_outside_of_memory() {
         Some(result.err().map_or_else(String::new, |e| e.to_string()))
     };
     // Far beyond the end both builds see it; in the 256 bytes of alignment only the check build.
-    let Some(text) = run(PLAIN, "scale_no_guard", 1, 128) else { return };
+    let Some(text) = run(PLAIN, "scale_no_guard", Grid { blocks: 1, len: 128 }) else { return };
     expect(&text, &["scale_no_guard of kernels/mutants.cu", "thread (128, 0, 0)", "past the end of 512"]);
-    let text = run(CHECK, "scale_no_guard", 1, 250).expect("open");
+    let text = run(CHECK, "scale_no_guard", Grid { blocks: 1, len: 250 }).expect("open");
     expect(&text, &["thread (250, 0, 0): reads 4 bytes, 0 bytes past the end of 1000"]);
-    let text = run(CHECK, "scale_before_start", 1, 256).expect("open");
+    let text = run(CHECK, "scale_before_start", Grid { blocks: 1, len: 256 }).expect("open");
     expect(&text, &["thread (0, 0, 0): reads 4 bytes, 4 bytes before the start of 1024"]);
     for options in [PLAIN, CHECK] {
-        assert_eq!(run(options, "scale_sound", 3, 600).expect("open"), "");
+        assert_eq!(run(options, "scale_sound", Grid { blocks: 3, len: 600 }).expect("open"), "");
     }
     let text = error_of(CHECK, "shared_overrun").expect("open");
     expect(&text, &["thread (255, 0, 0): writes 4 bytes, byte 1024 of shared memory among them"]);

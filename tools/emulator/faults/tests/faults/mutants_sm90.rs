@@ -1,5 +1,5 @@
-//! Faults in pipelines of bulk copies and products of warpgroups: each kernel of tools/emulator/faults/kernels/mutants_sm90.cu has one, and the
-//! build that promises to must say what it is.
+//! Faults in pipelines of TMA copies and WGMMA: each kernel of tools/emulator/faults/kernels/mutants_sm90.cu
+//! has one, and the build that promises to must say what it is.
 
 use crate::common::{all_options, alloc, download, launch, open, upload};
 use psmt_emulator::{CopyTime, EmulatorOptions, Schedule};
@@ -77,7 +77,7 @@ fn wrong_pipelines_that_wait_for_ever_say_what_for() {
 }
 
 #[test]
-fn products_that_are_not_waited_for_or_differ() {
+fn wgmma_that_is_not_waited_for_or_differs() {
     expect(PLAIN, "no_product_wait", &["while products are under way"]);
     expect(CHECK, "no_product_wait", &["begins a copy to byte 0", "read with no barrier in between"]);
     for options in [PLAIN, CHECK] {
@@ -148,7 +148,7 @@ fn wrong_clusters_say_what_is_wrong() {
 }
 
 #[test]
-fn tensor_maps_that_hardware_has_not_are_refused() {
+fn tensor_maps_beyond_the_hardware_are_refused() {
     let Some(d) = open(PLAIN) else { return };
     let at = alloc::<u16>(&*d, 4096);
     let refused = |spec: TensorMapSpec, what: &str| {
