@@ -61,7 +61,7 @@ fn metadata_that_cannot_be_is_refused() {
     json["progress"]["step"] = json!(1_000_000);
     let metadata = [("psmt-fast".to_string(), json.to_string())].into();
     write_plain(&p.path(LAST), &tensors, &metadata);
-    expect(&p.run(&["train", "--resume", "o"]), 0, &["step 1000000 is behind the run's last one, 12"]);
+    expect(&p.run(&["train", "--resume", "o"]), 0, &["step 1000000 is after the run's last one, 12"]);
 }
 
 #[test]
