@@ -1,5 +1,5 @@
-//! How much memory a prediction takes, from sizes alone: of a whole image, or of a sliding window. Knows the networks' sizes; must
-//! not know files.
+//! How much memory a prediction takes, from sizes alone: of a whole image, or of a sliding window. Must not
+//! know files.
 
 use super::{Nets, Overlap, Prediction, Settings, Which, network_size};
 use crate::data::HostImages;
@@ -23,7 +23,7 @@ pub struct Asked {
 /// Pixels of a batch of which no machine holds the activations, and for which their number need not be computed.
 const LARGEST: u64 = 1 << 36;
 
-/// Bytes that predicting takes beside the networks: images, activations, logits, and labels with confidences. On a device they are
+/// Bytes that predicting takes in addition to the networks: images, activations, logits, and labels with confidences. On a device they are
 /// its own, but for the sums over windows and views.
 pub fn bytes(arch: &Architecture, settings: &Settings, asked: &Asked) -> u64 {
     let Asked { size, images, networks, predictions } = *asked;
@@ -188,7 +188,7 @@ mod tests {
         let arch = Architecture::new(ModelConfig::tiny(3)).unwrap();
         let b = Cpu::<f32>::new();
         if b.available_memory().is_none() {
-            return eprintln!("skipped: nobody knows what memory is left");
+            return eprintln!("skipped: what memory is left is unknown");
         }
         let fits = |settings: &Settings, size| {
             check(&b, &arch, settings, &Asked { size, images: 1, networks: 1, predictions: 1 })

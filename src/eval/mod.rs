@@ -1,5 +1,5 @@
-//! Metrics and inference: how good networks are on images with masks, and what they say about images without. Knows
-//! model, data and ops; must not know kernels or flags.
+//! Metrics and inference: how good networks are on images with masks, and what they say about images without.
+//! Must not know kernels or flags.
 
 mod inference;
 pub mod memory;

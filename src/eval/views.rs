@@ -1,4 +1,4 @@
-//! Several views of an image, resized and mirrored, whose probabilities are averaged. Knows sizes and pixels only.
+//! Several views of an image, resized and mirrored, whose probabilities are averaged. Must not know networks.
 
 use crate::data::RgbImage;
 use crate::data::resize::resize_bicubic;

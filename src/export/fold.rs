@@ -1,7 +1,7 @@
-//! Batch norms folded into the convolutions before them. With running statistics a batch norm is y = s x + t a channel,
+//! Batch norms folded into the convolutions before them. With running statistics a batch norm is y = s x + t per channel,
 //! s = weight / √(var + eps), t = bias - s mean; a convolution that nothing else reads takes s into its weight and t into
-//! its bias. Behind a concatenation each part takes its channels' share; behind a sum both addends take s and the first
-//! takes t. Computed in double precision. Knows graphs, not networks.
+//! its bias. After a concatenation each part takes its channels' share; after a sum both addends take s and the first
+//! takes t. Computed in double precision. Must not know networks.
 
 use super::graph::{Attribute, Onnx};
 use crate::model::NamedTensor;
@@ -59,7 +59,7 @@ impl Fold<'_> {
             }
     }
 
-    /// Scale and shift a channel of a batch norm.
+    /// Scale and shift of a batch norm, one each per channel.
     fn affine(&self, place: usize) -> Option<(Vec<f64>, Vec<f64>)> {
         let node = &self.onnx.nodes[place];
         let eps = node.attributes.iter().find_map(|(name, value)| match value {

@@ -1,5 +1,5 @@
 //! An ONNX graph while it is built: nodes with one output each and constants of 32-bit floats, and the recorder that
-//! writes a network into it. Knows ONNX's operators and what layers there are, not how they are connected.
+//! writes a network into it. Must not know how layers are connected.
 
 use super::proto::{self, AttributeProto, NodeProto, TensorProto};
 use crate::model::{Entry, Graph, NamedTensor, ParamTable};
@@ -118,7 +118,7 @@ fn attribute((name, value): (&'static str, Attribute)) -> AttributeProto {
     }
 }
 
-/// Writes one network's operations into a graph. Constants have the checkpoint's names behind `prefix`.
+/// Writes one network's operations into a graph. Constants have the checkpoint's names after `prefix`.
 pub(super) struct Recorder<'a> {
     onnx: &'a mut Onnx,
     table: &'a ParamTable,

@@ -1,5 +1,5 @@
 //! The messages of an ONNX file that we write, as Protocol Buffers structs (field numbers: onnx.proto of the ONNX project,
-//! IR version 8). Fields that we never set are left out; a reader skips what it does not know. Knows nothing of networks.
+//! IR version 8). Fields that we never set are left out; a reader skips unknown fields. Must not know networks.
 //!
 //! Lists of numbers are not packed and attributes' values have presence, as in proto2, which ONNX's schema is.
 
@@ -175,7 +175,7 @@ pub struct TensorTypeProto {
 /// Shape of a tensor.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct TensorShapeProto {
-    /// One entry an axis.
+    /// One entry per axis.
     #[prost(message, repeated, tag = "1")]
     pub dim: Vec<DimensionProto>,
 }

@@ -1,5 +1,5 @@
-//! The images of a run, by its configuration: lists or drawn scenes, and their loaders. Knows data and configuration
-//! only.
+//! The images of a run, by its configuration: lists or drawn scenes, and their loaders. Depends on data and
+//! configuration only.
 
 use crate::config::{DataConfig, ImageSizes, RunConfig};
 use crate::data::census::{self, Census, Role};

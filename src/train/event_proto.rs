@@ -1,5 +1,5 @@
 //! The messages of a TensorBoard event file that we write (field numbers: TensorFlow's `event.proto` and `summary.proto`). Values
-//! have presence, so that a zero is written too. Knows nothing of runs.
+//! have presence, so that a zero is written too. Must not know runs.
 
 /// What happened at a time and step.
 #[derive(Clone, PartialEq, prost::Message)]
@@ -9,7 +9,7 @@ pub(super) struct Event {
     pub wall_time: Option<f64>,
     #[prost(int64, optional, tag = "2")]
     pub step: Option<i64>,
-    /// Of the file's first event.
+    /// Set in the file's first event only.
     #[prost(string, optional, tag = "3")]
     pub file_version: Option<String>,
     #[prost(message, optional, tag = "5")]

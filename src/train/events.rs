@@ -1,5 +1,5 @@
-//! A run's records as TensorBoard reads them: an event file in the run's folder, written beside `metrics.jsonl` from the same
-//! records. Knows the file format only: records of TFRecord (length, checksum, data, checksum) that hold the messages of
+//! A run's records as TensorBoard reads them: an event file in the run's folder, written next to `metrics.jsonl` from the
+//! same records. Holds the file format only: records of TFRecord (length, checksum, data, checksum) that hold the messages of
 //! [`super::event_proto`].
 
 use super::event_proto::{Event, Histogram, Image, START, SessionLog, Summary, SummaryValue};
@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// An event file that is open for writing.
-pub struct Events {
+pub(super) struct Events {
     path: PathBuf,
     file: BufWriter<File>,
     /// Seconds that the clock is behind what the folder's older files say.

@@ -1,4 +1,4 @@
-//! The memory of a run before it starts: a rehearsal of its steps on the device's planning twin. Knows steps and their
+//! The memory of a run before it starts: a rehearsal of its steps on the device's planning twin. Depends on steps and their
 //! sizes; must not know devices.
 
 use super::dataset::Datasets;
@@ -22,17 +22,17 @@ pub const MAX_BATCH: usize = 1 << 12;
 ///
 /// # Errors
 /// Those of the steps.
-pub fn plan<B: Backend>(
+pub(super) fn plan<B: Backend>(
     b: &B,
     config: &RunConfig,
     measured: bool,
     images: &ImageSizes,
 ) -> Result<(Option<B>, MemoryPlan)> {
-    plan_beside(b, config, measured, images, validation_bytes(b, config, images)?)
+    plan_with_validation(b, config, measured, images, validation_bytes(b, config, images)?)
 }
 
 /// The same where it is known what a validation takes on a device that plans.
-fn plan_beside<B: Backend>(
+fn plan_with_validation<B: Backend>(
     b: &B,
     config: &RunConfig,
     measured: bool,
@@ -43,7 +43,7 @@ fn plan_beside<B: Backend>(
     let Some((device, mut plan)) = b.planned(|twin| rehearse(twin, &arch, config, measured))? else {
         return Ok((None, config::estimated_memory(config, images)?));
     };
-    // Its buffers lie beside those of the steps, and are kept for the next one.
+    // Its buffers lie next to those of the steps, and are kept for the next one.
     plan.hold(VALIDATION, validation);
     Ok((Some(device), plan))
 }
@@ -71,7 +71,7 @@ fn validation_bytes<B: Backend>(b: &B, config: &RunConfig, images: &ImageSizes) 
 
 /// Has each source keep decoded images in the memory that `plan` leaves of what the host has; half of it stays free. The rest is
 /// decoded again each time.
-pub fn keep_images(data: &Datasets, images: &ImageSizes, plan: &mut MemoryPlan, on_host: bool) {
+pub(super) fn keep_images(data: &Datasets, images: &ImageSizes, plan: &mut MemoryPlan, on_host: bool) {
     let Some(available) = host::available_memory() else { return };
     let mut left = available.saturating_sub(if on_host { plan.bytes() } else { 0 }) / 2;
     let (mut kept, mut all) = (0, 0);
@@ -94,7 +94,7 @@ pub fn keep_images(data: &Datasets, images: &ImageSizes, plan: &mut MemoryPlan, 
 ///
 /// # Errors
 /// [`Error::Memory`] with the settings that decide.
-pub fn check_images<B: Backend>(b: &B, config: &RunConfig) -> Result<()> {
+pub(super) fn check_images<B: Backend>(b: &B, config: &RunConfig) -> Result<()> {
     match host::available_memory() {
         Some(available) if config::step_images_bytes(config) > available => Err(Error::Memory {
             what: format!(
@@ -146,7 +146,7 @@ pub fn check<B: Backend>(
                 config.optim.batch_size,
                 b.name(),
                 smaller_batches(b, config, measured, images)?.map_or_else(String::new, |(batch, accumulate)| format!(
-                    " (--batch-size {batch} --accumulate {accumulate} fits: as many images a step, batch norms that see \
+                    " (--batch-size {batch} --accumulate {accumulate} fits: as many images per step, batch norms that see \
                      {batch} at a time)"
                 ))
             )
@@ -181,12 +181,12 @@ fn smaller_validations<B: Backend>(
     Ok(fitting)
 }
 
-/// The largest batch whose plan takes no more than what `b` has left; `None` where not even two images fit, or nobody knows
-/// what is left.
+/// The largest batch whose plan takes no more than what `b` has left; `None` where not even two images fit, or what is
+/// left is unknown.
 ///
 /// # Errors
 /// Those of planning, see [`Backend::planned`].
-pub fn largest_batch<B: Backend>(
+pub(super) fn largest_batch<B: Backend>(
     b: &B,
     config: &RunConfig,
     measured: bool,
@@ -201,7 +201,7 @@ pub fn largest_batch<B: Backend>(
         if check_images(b, &sized).is_err() {
             return Ok(false);
         }
-        Ok(plan_beside(b, &sized, measured, images, validation)?.1.bytes() <= available)
+        Ok(plan_with_validation(b, &sized, measured, images, validation)?.1.bytes() <= available)
     };
     if !fits(2)? {
         return Ok(None);
@@ -221,11 +221,11 @@ pub fn largest_batch<B: Backend>(
     Ok(Some(fitting))
 }
 
-/// Batch and number of batches that make up as many images a step as `config`'s and fit; `None` where nothing does.
+/// Batch and number of batches that make up as many images per step as `config`'s and fit; `None` where nothing does.
 ///
 /// # Errors
 /// Those of planning, see [`Backend::planned`].
-pub fn smaller_batches<B: Backend>(
+pub(super) fn smaller_batches<B: Backend>(
     b: &B,
     config: &RunConfig,
     measured: bool,
@@ -303,7 +303,7 @@ mod tests {
         let arrives =
             |plan: &MemoryPlan| plan.held.iter().find(|u| u.what == "data that arrives").unwrap().bytes;
         let (with, without) = (planned(&config, true), planned(&config, false));
-        // A byte a pixel in blocks of 256, of a step and of the next.
+        // One byte per pixel in blocks of 256, of a step and of the next.
         let pixels = (config.optim.images_a_step() * 49 * 49) as u64;
         assert_eq!(arrives(&with) - arrives(&without), 2 * pixels.next_multiple_of(256));
 

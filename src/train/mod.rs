@@ -1,5 +1,4 @@
-//! Training: the loop with its schedule, checkpoints, records and pictures. Knows method, model, data and evaluation;
-//! must not know kernels or flags.
+//! Training: the loop with its schedule, checkpoints, records and pictures. Must not know kernels or flags.
 
 pub mod checkpoint;
 mod dataset;
@@ -45,16 +44,16 @@ use std::io::Write;
 use trainer::Trainer;
 use unread::Unread;
 
-/// The last validation, a name of [`crate::eval::Which`] each.
+/// Scores of the last validation by the network's name, see [`crate::eval::Which::name`].
 pub type Summary = BTreeMap<String, Scores>;
 
 /// A run that was checked and can start.
 pub struct Prepared<B: Backend> {
-    /// Its images.
+    /// The opened and checked image sources.
     pub data: Datasets,
-    /// Their sizes.
+    /// Sizes of the images, which decide the memory that they take.
     pub images: ImageSizes,
-    /// The memory it will take.
+    /// Bytes that the run takes on the device, by what they are for.
     pub memory: MemoryPlan,
     /// The device with that plan, where it plans.
     device: Option<B>,

@@ -1,4 +1,4 @@
-//! Pictures of validations and of unlabelled crops: a row an image with image, truth, prediction (pseudo label) and confidence
+//! Pictures of validations and of unlabelled crops: one row per image with image, truth, prediction (pseudo label) and confidence
 //! side by side.
 
 use crate::eval::{Palette, Seen, Which};
@@ -88,7 +88,7 @@ pub fn write(path: &Path, strips: &[Strip]) -> Result<Size> {
 /// Keyword of the PNG's text that says how large the images of the strips are, as `ROWSxCOLUMNS` from top to bottom.
 const SIZES: &str = "psmt-fast strips";
 
-/// Rows and columns of the images in a picture that [`write()`] wrote, a strip each.
+/// Rows and columns of the images in a picture that [`write()`] wrote, one pair per strip.
 ///
 /// # Errors
 /// What is wrong with the file, in words.
@@ -108,18 +108,18 @@ pub fn strip_sizes(png: &[u8]) -> std::result::Result<Vec<(u32, u32)>, String> {
 /// What a PNG's bytes are.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Pixels<'a> {
-    /// Three bytes a pixel.
+    /// Three bytes per pixel.
     Rgb,
-    /// One byte a pixel, a brightness or a class.
+    /// One byte per pixel, a brightness or a class.
     Gray,
-    /// One byte a pixel, a class with a colour.
+    /// One byte per pixel, a class with a colour.
     Classes(
         /// The colours.
         &'a Palette,
     ),
 }
 
-/// Writes a PNG of 8 bits a channel, whole or not at all.
+/// Writes a PNG of 8 bits per channel, whole or not at all.
 ///
 /// # Errors
 /// [`Error::Io`].

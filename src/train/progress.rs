@@ -1,25 +1,24 @@
-//! What a person sees of a run: bars on a terminal, a line at each epoch's end elsewhere. Prints, computes nothing.
+//! What a person sees of a run: bars on a terminal, one line per epoch elsewhere. Prints, computes nothing.
 
 use indicatif::{ProgressBar, ProgressStyle};
 use std::io::IsTerminal;
 
 /// The running display.
-pub struct Display {
+pub(super) struct Display {
     bar: Option<ProgressBar>,
     miou: Option<f64>,
 }
 
 /// What a bar shows of one step.
-pub struct StepView {
+pub(super) struct StepView {
     /// Where the run is, such as `epoch 3/80`.
     pub place: String,
     /// Whether the warm-up still runs.
     pub warm_up: bool,
-    /// Supervised loss.
     pub loss_sup: f64,
     /// Weighted unsupervised loss.
     pub loss_unsup: f64,
-    /// Images a second, labelled and unlabelled.
+    /// Images per second, labelled and unlabelled.
     pub images_per_second: f64,
 }
 

@@ -1,4 +1,5 @@
-//! What the training loop counts between two records, and how records of epochs and validations look. Knows no devices.
+//! What the training loop counts between two records, and how records of epochs and validations look. Must not know
+//! devices.
 
 use super::dataset::Datasets;
 use super::state::Sums;
@@ -13,17 +14,14 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 /// Time of an epoch's parts. Never part of a checkpoint.
-pub struct Clock {
-    /// Its start.
+pub(super) struct Clock {
     pub since: Instant,
     /// Spent waiting for data.
     pub waited: Duration,
-    /// Steps taken.
     pub steps: u64,
 }
 
 impl Clock {
-    /// Starts now.
     pub fn new() -> Clock {
         Clock { since: Instant::now(), waited: Duration::ZERO, steps: 0 }
     }
@@ -38,8 +36,7 @@ impl Clock {
 }
 
 /// Losses of a step on the host.
-pub struct Losses {
-    /// Supervised.
+pub(super) struct Losses {
     pub sup: f64,
     /// Unsupervised, weighted.
     pub unsup: f64,
@@ -50,7 +47,7 @@ pub struct Losses {
 }
 
 /// Counts of a step's pseudo labels.
-pub struct PseudoLabels {
+pub(super) struct PseudoLabels {
     /// Pixels that reached the threshold.
     pub passed: u64,
     /// Pixels with a pseudo label.
@@ -64,7 +61,7 @@ pub struct PseudoLabels {
 }
 
 /// The first record of a run: what it trains on.
-pub fn run_record(data: &Datasets) -> Value {
+pub(super) fn run_record(data: &Datasets) -> Value {
     json!({
         "kind": "run", "step": 0, "labeled": data.labeled.len(),
         "unlabeled": data.unlabeled.as_ref().map_or(0, |u| u.len()), "val": data.val.len(),
@@ -73,7 +70,7 @@ pub fn run_record(data: &Datasets) -> Value {
 }
 
 /// The record of a step.
-pub fn step_record<B: Backend>(step: &Pending<B>, losses: &Losses, images_per_second: f64) -> Value {
+pub(super) fn step_record<B: Backend>(step: &Pending<B>, losses: &Losses, images_per_second: f64) -> Value {
     let what = &step.step;
     let warm_up = what.phase == Phase::WarmUp;
     let mut record = json!({
@@ -89,7 +86,7 @@ pub fn step_record<B: Backend>(step: &Pending<B>, losses: &Losses, images_per_se
 }
 
 /// The record of an epoch, or of a pass of the warm-up.
-pub fn end_record(
+pub(super) fn end_record(
     end: End,
     step: u64,
     sums: &Sums,
@@ -124,7 +121,12 @@ pub fn end_record(
 }
 
 /// The record of a validation; epoch 0 is the end of the warm-up.
-pub fn validation_record(epoch: u64, step: u64, scores: &BTreeMap<String, Scores>, seconds: f64) -> Value {
+pub(super) fn validation_record(
+    epoch: u64,
+    step: u64,
+    scores: &BTreeMap<String, Scores>,
+    seconds: f64,
+) -> Value {
     let pick =
         |f: &dyn Fn(&Scores) -> Value| -> Value { scores.iter().map(|(n, s)| (n.clone(), f(s))).collect() };
     json!({

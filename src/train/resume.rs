@@ -1,5 +1,5 @@
 //! Where a resumed run goes on, and whether it is the same run: nothing begins again, and nothing goes on to other bits,
-//! without a word. Knows checkpoints and the run's folder.
+//! without a word. Must not know devices.
 
 use super::checkpoint::Checkpoint;
 use super::dataset::Datasets;
@@ -36,7 +36,7 @@ pub struct Resume {
 ///
 /// # Errors
 /// A checkpoint that is damaged, cannot be read, or is gone though the run had written it; the message has the ways on.
-pub fn checkpoint(
+pub(super) fn checkpoint(
     dir: &RunDir,
     from: ResumeFrom,
     config: &RunConfig,
@@ -78,7 +78,7 @@ fn ways_on(dir: &RunDir) -> String {
         ),
         Err(_) => String::new(),
     };
-    format!("; {best}--resume-from start begins again at step 0; either cuts the records behind it")
+    format!("; {best}--resume-from start begins again at step 0; either cuts the records after it")
 }
 
 /// The step after which a run writes its first checkpoint.
@@ -97,7 +97,7 @@ fn first_checkpoint(config: &RunConfig, schedule: &Schedule) -> u64 {
 ///
 /// # Errors
 /// [`Error::Checkpoint`] for another model, and, unless they are accepted, for other images or settings.
-pub fn check_same(
+pub(super) fn check_same(
     checkpoint: &Checkpoint,
     config: &RunConfig,
     data: &Datasets,

@@ -1,4 +1,4 @@
-//! A run's folder: where its files are, and the record file. Knows files only.
+//! A run's folder: where its files are, and the record file. Must not know what records say.
 
 use crate::error::shell_word;
 use crate::model::io::TEMPORARY;
@@ -129,7 +129,7 @@ impl RunDir {
     }
 
     /// Whether the run has written a checkpoint, whose first one follows step `first`: it is noted, there is a best one, or
-    /// the records go on behind that step.
+    /// the records go on after that step.
     pub fn had_checkpoint(&self, first: u64) -> bool {
         self.root.join(NOTE).exists() || self.best().exists() || last_recorded_step(&self.metrics()) > first
     }
@@ -194,8 +194,8 @@ fn last_recorded_step(metrics: &Path) -> u64 {
     BufReader::new(file).split(b'\n').map_while(|l| l.ok()).filter_map(|line| step(&line)).max().unwrap_or(0)
 }
 
-/// The record file: appends lines, and knows how many there are.
-pub struct Metrics {
+/// The record file: appends lines and counts them.
+pub(super) struct Metrics {
     path: PathBuf,
     file: BufWriter<File>,
     lines: u64,

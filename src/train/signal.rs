@@ -14,7 +14,7 @@ const ECHO: Duration = Duration::from_secs(1);
 
 /// Catches SIGINT, SIGTERM and SIGHUP from now on, save those that whoever started the process has it ignore, as `nohup` does
 /// SIGHUP. Calling it again does nothing.
-pub fn install() {
+pub(super) fn install() {
     INSTALLED.call_once(|| {
         let caught: Vec<i32> = [SIGINT, SIGTERM, SIGHUP].into_iter().filter(|s| !is_ignored(*s)).collect();
         // Without signals a run is as good, it only cannot be stopped gently.
@@ -44,6 +44,6 @@ fn is_ignored(signal: i32) -> bool {
 }
 
 /// Whether the user asked to stop.
-pub fn asked() -> bool {
+pub(super) fn asked() -> bool {
     ASKED.load(Ordering::SeqCst)
 }

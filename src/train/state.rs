@@ -1,5 +1,5 @@
-//! Everything that a run must remember: networks, momenta and counters. Knows the model and the method's networks; must
-//! not know files (weights to start from are read for it).
+//! Everything that a run must remember: networks, momenta and counters. Must not
+//! know files (weights to start from are read for it).
 
 use super::records::Losses;
 use crate::Result;
@@ -36,7 +36,7 @@ pub struct Progress {
     pub sums: Sums,
     /// The best validation so far.
     pub best: Option<Best>,
-    /// The last validation, a name of [`Which`] each.
+    /// Scores of the last validation by the network's name, see [`Which::name`].
     pub scores: BTreeMap<String, Scores>,
 }
 
@@ -68,7 +68,7 @@ pub struct Sums {
 
 impl Sums {
     /// Adds one step's losses.
-    pub fn add(&mut self, losses: &Losses) {
+    pub(super) fn add(&mut self, losses: &Losses) {
         self.steps += 1;
         self.loss_sup = (f64::from_bits(self.loss_sup) + losses.sup).to_bits();
         self.loss_unsup = (f64::from_bits(self.loss_unsup) + losses.unsup).to_bits();
@@ -144,7 +144,7 @@ impl<B: Backend> State<B> {
     }
 
     /// The same with values of no meaning, for what depends on sizes alone.
-    pub fn zeros(b: &B, arch: &Architecture, config: &RunConfig) -> Result<State<B>> {
+    pub(super) fn zeros(b: &B, arch: &Architecture, config: &RunConfig) -> Result<State<B>> {
         State::with(b, arch, config, |_| {
             Ok((vec![0.0; arch.table.num_params], vec![0.0; arch.table.num_stats]))
         })
@@ -181,7 +181,7 @@ impl<B: Backend> State<B> {
 
     /// Gives the teachers that still learn in the warm-up a momentum, and takes it from those that do not: a checkpoint of
     /// a run whose warm-up has become longer or shorter since has too few or too many.
-    pub fn fit_momenta(&mut self, b: &B, arch: &Architecture, config: &RunConfig, warm_up: bool) {
+    pub(super) fn fit_momenta(&mut self, b: &B, arch: &Architecture, config: &RunConfig, warm_up: bool) {
         let learners = config.warm_up_networks();
         let teachers = learners.iter().filter(|(name, _)| *name != NetworkName::Student).count();
         self.teacher_momenta
@@ -189,7 +189,7 @@ impl<B: Backend> State<B> {
     }
 
     /// Makes the teachers copies of the student.
-    pub fn copy_to_teachers(&mut self) {
+    pub(super) fn copy_to_teachers(&mut self) {
         self.nets.teachers.fill(self.nets.student.clone());
     }
 
@@ -205,7 +205,7 @@ impl<B: Backend> State<B> {
     }
 
     /// Names the first stored value that is not finite.
-    pub fn first_non_finite(&self, b: &B, arch: &Architecture) -> Option<String> {
+    pub(super) fn first_non_finite(&self, b: &B, arch: &Architecture) -> Option<String> {
         for (name, net) in self.named() {
             if let Some(i) = first_non_finite(b, &net.params) {
                 return Some(format!("{name}.{}", param_name(arch, i)));
@@ -220,6 +220,6 @@ impl<B: Backend> State<B> {
 }
 
 /// Name of the parameter at index `i` of the flat vector.
-pub fn param_name(arch: &Architecture, i: usize) -> String {
+pub(super) fn param_name(arch: &Architecture, i: usize) -> String {
     arch.table.param_at(i).map_or_else(|| format!("parameter {i}"), |e| e.name.clone())
 }

@@ -1,5 +1,5 @@
-//! One step of a run on the device: its batch goes up, networks learn, and what is to be read later stays there. Knows the
-//! method; must not know loaders, records or files.
+//! One step of a run on the device: its batch goes up, networks learn, and what is to be read later stays there.
+//! Must not know loaders, records or files.
 
 use super::state::State;
 use super::watch::{Watch, Watched};
@@ -22,13 +22,12 @@ fn warm_up_kind(view: View) -> &'static str {
 /// Kind of [`Device::step`](crate::ops::Device::step) of the method and its baselines.
 pub const METHOD: &str = "training step";
 /// Kind of [`Device::step`](crate::ops::Device::step) of a picture.
-pub const PICTURE: &str = "picture of pseudo labels";
+pub(super) const PICTURE: &str = "picture of pseudo labels";
 /// What memory is for, in the words of a plan.
 const INPUT: &str = "images, labels and noise";
 
 /// What a step leaves on the device.
-pub struct Outcome<B: Backend> {
-    /// What each of its batches does.
+pub(super) struct Outcome<B: Backend> {
     pub batches: Vec<BatchOutcome<B>>,
     /// Pixels with a pseudo label.
     pub pixels: u64,
@@ -37,7 +36,7 @@ pub struct Outcome<B: Backend> {
 }
 
 /// What one batch leaves on the device.
-pub struct BatchOutcome<B: Backend> {
+pub(super) struct BatchOutcome<B: Backend> {
     /// Supervised loss of the network that learned.
     pub loss_sup: B::Scalar,
     /// Its confusion matrix over labelled pixels.
@@ -54,12 +53,9 @@ impl<B: Backend> BatchOutcome<B> {
 }
 
 /// What all steps of a run work with.
-pub struct Setup<'a, B: Backend> {
-    /// The device.
+pub(super) struct Setup<'a, B: Backend> {
     pub b: &'a B,
-    /// The architecture of all networks.
     pub arch: &'a Architecture,
-    /// The run's configuration.
     pub config: &'a RunConfig,
 }
 
@@ -67,7 +63,7 @@ pub struct Setup<'a, B: Backend> {
 ///
 /// # Errors
 /// Those of the ops, and a step without batches.
-pub fn warm_up<B: Backend>(
+pub(super) fn warm_up<B: Backend>(
     &Setup { b, arch, config }: &Setup<'_, B>,
     state: &mut State<B>,
     (network, view): (NetworkName, View),
@@ -105,7 +101,7 @@ pub fn warm_up<B: Backend>(
 ///
 /// # Errors
 /// Those of the ops.
-pub fn method<B: Backend>(
+pub(super) fn method<B: Backend>(
     &Setup { b, arch, config }: &Setup<'_, B>,
     state: &mut State<B>,
     (step, batches): (u64, &[(LabeledBatch, Option<UnlabeledBatch>)]),
@@ -136,7 +132,7 @@ pub fn method<B: Backend>(
 ///
 /// # Errors
 /// Those of the ops.
-pub fn pseudo_labels<B: Backend>(
+pub(super) fn pseudo_labels<B: Backend>(
     &Setup { b, arch, config }: &Setup<'_, B>,
     nets: &mut Networks<B>,
     batch: &UnlabeledBatch,

@@ -1,5 +1,4 @@
-//! The training loop: warm-up, PS-MT epochs, records, checkpoints. Knows the method, the data and the run's folder; must
-//! not know flags or kernels.
+//! The training loop: warm-up, PS-MT epochs, records, checkpoints. Must not know flags or kernels.
 
 use super::checkpoint::{self, Metadata};
 use super::dataset::{Datasets, Loaders};
@@ -23,26 +22,20 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 /// One run on one device.
-pub struct Trainer<'a, B: Backend> {
-    /// The device.
+pub(super) struct Trainer<'a, B: Backend> {
     pub b: &'a B,
-    /// The network's architecture.
     pub arch: &'a Architecture,
-    /// Settings.
     pub config: &'a RunConfig,
     /// What each step does.
     pub schedule: Schedule,
-    /// Where results go.
     pub dir: &'a RunDir,
-    /// Images.
     pub data: &'a Datasets,
     /// Networks and counters.
     pub state: State<B>,
-    /// What checkpoints say.
+    /// What each checkpoint says about itself.
     pub meta: Metadata,
-    /// Records.
     pub metrics: Metrics,
-    /// The same for TensorBoard, if asked for.
+    /// The records as TensorBoard reads them, if asked for.
     pub events: Option<Events>,
     /// Steps whose results are still on the device.
     pub unread: Unread<B>,
@@ -61,7 +54,7 @@ impl<B: Backend> Trainer<'_, B> {
         let num_steps = self.schedule.num_steps();
         if self.state.progress.step > num_steps {
             // A run that was made shorter is over.
-            tracing::warn!("step {} is behind the run's last one, {num_steps}", self.state.progress.step);
+            tracing::warn!("step {} is after the run's last one, {num_steps}", self.state.progress.step);
             return Ok(self.state.progress.scores.clone());
         }
         if self.metrics.lines() == 0 {

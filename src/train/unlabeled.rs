@@ -1,5 +1,5 @@
-//! What a run tells of its pseudo labels after an epoch: a picture of unlabelled crops, and how good they were in words. Knows the
-//! run; nothing here changes it.
+//! What a run reports of its pseudo labels after an epoch: a picture of unlabelled crops, and how good they were in words.
+//! Nothing here changes the run.
 
 use super::pictures::{self, Crop};
 use super::state::Sums;
@@ -53,7 +53,7 @@ impl<B: Backend> Trainer<'_, B> {
 }
 
 /// The epoch's pseudo labels in words, to follow others; empty where nothing is known of them.
-pub fn describe(sums: &Sums) -> String {
+pub(super) fn describe(sums: &Sums) -> String {
     let mut text = String::new();
     if sums.pixels > 0 {
         text += &format!(", {:.0} % of pixels pass", 100.0 * sums.pass_rate());

@@ -1,5 +1,5 @@
 //! Steps whose results are still on the device. Reading waits for the device, so it is done now and then, for many steps
-//! at once. Knows what steps leave; must not know records or files.
+//! at once. Must not know records or files.
 
 use super::records::{Losses, PseudoLabels};
 use super::step::Outcome;
@@ -14,17 +14,16 @@ use std::time::{Duration, Instant};
 const READ_EVERY: Duration = Duration::from_secs(1);
 
 /// A step that was run and not read.
-pub struct Pending<B: Backend> {
+pub(super) struct Pending<B: Backend> {
     /// Its number, from 0 over warm-up and epochs.
     pub number: u64,
-    /// What it does.
     pub step: Step,
     /// What it left on the device.
     pub outcome: Outcome<B>,
 }
 
 /// Steps in the order they were run.
-pub struct Unread<B: Backend> {
+pub(super) struct Unread<B: Backend> {
     steps: Vec<Pending<B>>,
     /// Looks through the steps' tensors.
     pub watch: Watch<B>,
@@ -32,23 +31,21 @@ pub struct Unread<B: Backend> {
 }
 
 /// What a step found not finite.
-pub struct NonFinite {
+pub(super) struct NonFinite {
     /// The first tensor or loss, in the order of computation.
     pub tensor: String,
-    /// The step's number.
     pub step: u64,
 }
 
 /// What a reading gives.
-pub struct Reading<B: Backend> {
+pub(super) struct Reading<B: Backend> {
     /// Steps with their losses, in order.
     pub steps: Vec<(Pending<B>, Losses)>,
-    /// Of the step after them.
+    /// What was not finite in the step after them.
     pub bad: Option<NonFinite>,
 }
 
 impl<B: Backend> Unread<B> {
-    /// No steps.
     pub fn new(b: &B) -> Unread<B> {
         Unread { steps: Vec::new(), watch: Watch::new(b), since: Instant::now() }
     }
@@ -106,7 +103,7 @@ fn losses<B: Backend>(b: &B, outcome: &Outcome<B>) -> Losses {
     }
 }
 
-/// The sum of equally many counts each.
+/// The element-wise sum of vectors of equal length.
 fn add(counts: impl Iterator<Item = Vec<u64>>) -> Vec<u64> {
     let sum = |mut sum: Vec<u64>, more: Vec<u64>| {
         sum.iter_mut().zip(more).for_each(|(sum, more)| *sum += more);

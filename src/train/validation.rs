@@ -4,7 +4,7 @@ use crate::config::RunSettings;
 
 /// Whether the epoch of this number, from 1, of `epochs` is validated: every `val_every` epochs, every epoch after
 /// `val_all_from` of the run, and the last.
-pub fn is_validated(epoch: u64, epochs: u64, run: &RunSettings) -> bool {
+pub(super) fn is_validated(epoch: u64, epochs: u64, run: &RunSettings) -> bool {
     // As the release counts: epoch > int(3/4 (epochs + 1)).
     let late = (run.val_all_from * (epochs + 1) as f64).floor();
     epoch == epochs || epoch.is_multiple_of(run.val_every.max(1)) || epoch as f64 > late

@@ -6,13 +6,12 @@ use crate::model::Architecture;
 use crate::ops::{Backend, MAX_PLACES, watched};
 
 /// Tensors that a step looks through, at most.
-const PLACES_A_STEP: u32 = 16;
+const PLACES_PER_STEP: u32 = 16;
 
 /// A tensor that a step looks through.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Watched {
+pub(super) struct Watched {
     what: What,
-    /// Network.
     net: &'static str,
     warm_up: bool,
 }
@@ -25,7 +24,7 @@ enum What {
 
 /// Where a value is not finite.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Found {
+pub(super) struct Found {
     /// Step since the last reading, from 0.
     pub step: usize,
     /// Number of the tensor in what the step watched.
@@ -35,13 +34,12 @@ pub struct Found {
 }
 
 /// The number on the device, and the step since the last reading that is at work.
-pub struct Watch<B: Backend> {
+pub(super) struct Watch<B: Backend> {
     cell: B::Counts,
     step: u32,
 }
 
 impl<B: Backend> Watch<B> {
-    /// Nothing found.
     pub fn new(b: &B) -> Watch<B> {
         Watch { cell: b.zero_counts(1), step: 0 }
     }
@@ -53,7 +51,7 @@ impl<B: Backend> Watch<B> {
 
     /// Whether there is no place for another step before the next reading.
     pub fn full(&self) -> bool {
-        self.step >= MAX_PLACES / PLACES_A_STEP - 1
+        self.step >= MAX_PLACES / PLACES_PER_STEP - 1
     }
 
     /// Looks through a batch's logits, which come with their names, and the gradient so far. They are the step's tensors from
@@ -67,7 +65,7 @@ impl<B: Backend> Watch<B> {
         before: usize,
         done: &mut Vec<Watched>,
     ) {
-        let first = self.step * PLACES_A_STEP + before as u32;
+        let first = self.step * PLACES_PER_STEP + before as u32;
         for (i, (_, tensor)) in logits.iter().enumerate() {
             b.watch_tensor(&mut self.cell, tensor, first + i as u32);
         }
@@ -78,7 +76,7 @@ impl<B: Backend> Watch<B> {
         }
     }
 
-    /// The first value that is not finite since the last reading; begins anew. Waits for the device.
+    /// The first value that is not finite since the last reading; starts over. Waits for the device.
     pub fn read(&mut self, b: &B) -> Option<Found> {
         let found = watched(b.read_counts(&self.cell)[0]);
         if found.is_some() {
@@ -86,8 +84,8 @@ impl<B: Backend> Watch<B> {
         }
         self.step = 0;
         found.map(|(place, index)| Found {
-            step: (place / PLACES_A_STEP) as usize,
-            tensor: (place % PLACES_A_STEP) as usize,
+            step: (place / PLACES_PER_STEP) as usize,
+            tensor: (place % PLACES_PER_STEP) as usize,
             index: index as usize,
         })
     }

@@ -60,7 +60,7 @@ fn impossible_metadata_is_refused() {
     json["progress"]["step"] = json!(1_000_000);
     let metadata = [("psmt-fast".to_string(), json.to_string())].into();
     write_plain(&p.path(LAST), &tensors, &metadata);
-    expect(&p.resume("o", &[]), 0, &["step 1000000 is behind the run's last one, 12"]);
+    expect(&p.resume("o", &[]), 0, &["step 1000000 is after the run's last one, 12"]);
 }
 
 #[test]
