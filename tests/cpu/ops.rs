@@ -128,7 +128,7 @@ fn batch_norm_of_one_value_and_wrong_residuals() {
             moments: None,
         },
     );
-    refused(train.map(|_| ()), "batch_norm_train", &["more than one value a channel"]);
+    refused(train.map(|_| ()), "batch_norm_train", &["more than one value per channel"]);
     assert!(
         ops::batch_norm_eval(
             &b,
