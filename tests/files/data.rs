@@ -63,9 +63,14 @@ impl Folder {
         let list = self.read("a.png m.png", Layout::Folder, Masks::Required).unwrap();
         let source = FolderSource::new(list, FolderOptions::new(num_classes));
         let message = data_error(source.load(0));
-        assert_eq!(message, data_error(source.check_all()));
+        assert_eq!(message, data_error(load_all(&source)));
         message
     }
+}
+
+/// The first error of loading every sample.
+fn load_all(source: &FolderSource) -> psmt_fast::Result<()> {
+    (0..source.len()).try_for_each(|i| source.load(i).map(|_| ()))
 }
 
 fn data_error<T>(result: psmt_fast::Result<T>) -> String {
@@ -171,7 +176,7 @@ fn masks_that_measure_decide_nothing_about_images() {
     let (count, first) = left_out.unwrap();
     assert_eq!((count, census.masks), (2, 3));
     // "six" is told by its size, "three" is not.
-    assert_eq!((census.told, census.untold), ([0, 1], 1));
+    assert_eq!((census.oriented_by_size, census.oriented_by_setting), ([0, 1], 1));
     assert_has(&first.to_string(), &["large.png", "9 x 4", "8 x 4"]);
     assert!(with.leave_out_unusable_masks().1.is_none());
     assert_eq!((with.num_masks(), with.has_masks()), (3, false));
@@ -366,7 +371,7 @@ fn file_errors_name_the_file_and_what_was_expected() {
     let image = f.image("a.png", 6, 4);
     f.mask("m.png", 6, 4, |_, _| 1);
     let list = f.read("a.png m.png", Layout::Folder, Masks::Required).unwrap();
-    FolderSource::new(list, FolderOptions::new(2)).check_all().unwrap();
+    load_all(&FolderSource::new(list, FolderOptions::new(2))).unwrap();
 
     f.mask("m.png", 4, 6, |_, _| 1);
     assert_has(&f.load_error(2), &["m.png", "4 x 6", "6 x 4", "a.png"]);
@@ -471,7 +476,7 @@ fn spec(batch: usize) -> LoaderSpec {
 #[test]
 fn batches_do_not_depend_on_threads_or_on_where_one_starts() {
     let mut loader = Loader::unlabeled(scenes(7), spec(3)).unwrap();
-    let all: Vec<UnlabeledBatch> = (0..6).map(|_| loader.next_unlabeled().unwrap()).collect();
+    let all: Vec<UnlabeledBatch> = (0..6).map(|_| loader.next().unwrap()).collect();
     for threads in [1, 3] {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         let fresh = pool.install(|| {
@@ -488,11 +493,11 @@ fn batches_do_not_depend_on_threads_or_on_where_one_starts() {
     assert_eq!(loader.next().unwrap(), all[1]);
 
     let mut labeled = Loader::labeled(scenes(7), spec(3), View::Weak).unwrap();
-    let first = labeled.next_labeled().unwrap();
-    let second = labeled.next_labeled().unwrap();
+    let first = labeled.next().unwrap();
+    let second = labeled.next().unwrap();
     let mut resumed = Loader::labeled(scenes(7), spec(3), View::Weak).unwrap();
     resumed.start(1).unwrap();
-    assert_eq!(resumed.next_labeled().unwrap(), second);
+    assert_eq!(resumed.next().unwrap(), second);
     assert_ne!(first, second);
     let other = Loader::labeled(scenes(7), LoaderSpec { stream: 4, ..spec(3) }, View::Weak).unwrap();
     assert_ne!(other.batch(0).unwrap(), first);
@@ -694,13 +699,13 @@ impl Source for Broken {
 #[test]
 fn errors_arrive_in_order_and_stop_the_loader() {
     let mut loader = Loader::labeled(Arc::new(Broken(scenes(8))), spec(1), View::Weak).unwrap();
-    let results: Vec<_> = (0..8).map(|_| loader.next_labeled()).take_while(|r| r.is_ok()).collect();
+    let results: Vec<_> = (0..8).map(|_| loader.next()).take_while(|r| r.is_ok()).collect();
     assert!(results.len() < 8);
-    assert!(data_error(loader.next_labeled()).contains("stopped"));
+    assert!(data_error(loader.next()).contains("stopped"));
     let step = results.len() as u64;
     assert_eq!(data_error(loader.batch(step)), "three.png: broken");
     loader.start(step + 1).unwrap();
-    loader.next_labeled().unwrap();
+    loader.next().unwrap();
 }
 
 #[test]
@@ -709,7 +714,7 @@ fn dropping_a_busy_loader_ends_it() {
         let mut loader = Loader::unlabeled(scenes(6), spec(2)).unwrap();
         loader.start(0).unwrap();
         for _ in 0..taken {
-            loader.next_unlabeled().unwrap();
+            loader.next().unwrap();
         }
     }
 }
@@ -719,8 +724,8 @@ fn waiting_on_the_only_worker_makes_progress() {
     // Of the global pool, where the loader's own tasks run; every worker waits at once.
     let waits: Vec<UnlabeledBatch> = rayon::broadcast(|_| {
         let mut loader = Loader::unlabeled(scenes(6), spec(2)).unwrap();
-        loader.next_unlabeled().unwrap();
-        loader.next_unlabeled().unwrap()
+        loader.next().unwrap();
+        loader.next().unwrap()
     });
     assert!(waits.windows(2).all(|w| w[0] == w[1]));
 }
@@ -783,11 +788,11 @@ fn camvid_loads_whole() {
     assert_eq!((labeled.entries.len(), unlabeled.entries.len(), val.entries.len()), (46, 321, 101));
     let options = FolderOptions::new(preset.num_classes());
     let labeled = Arc::new(FolderSource::new(labeled, options));
-    labeled.check_all().unwrap();
+    load_all(&labeled).unwrap();
     assert_eq!(labeled.load(0).unwrap().image.size, (360, 480));
     let mut loader = Loader::labeled(labeled, spec(4), View::Weak).unwrap();
     for _ in 0..4 {
-        let batch = loader.next_labeled().unwrap();
+        let batch = loader.next().unwrap();
         assert!(weak(&batch.images).iter().all(|v| v.is_finite()));
     }
 }
