@@ -10,7 +10,7 @@ pub trait ElementwiseOps: Device {
     fn leaky_relu(&self, x: &Self::Tensor, slope: f64) -> Self::Tensor;
     /// As [`leaky_relu_bwd`].
     fn leaky_relu_bwd(&self, dy: &Self::Tensor, x: &Self::Tensor, slope: f64) -> Self::Tensor;
-    /// As [`concat`].
+    /// As [`concat()`].
     fn concat(&self, parts: &[&Self::Tensor]) -> Self::Tensor;
     /// As [`slice_channels`].
     fn slice_channels(&self, x: &Self::Tensor, offset: usize, len: usize) -> Self::Tensor;
@@ -60,7 +60,7 @@ pub fn concat<B: Backend>(b: &B, parts: &[&B::Tensor]) -> Result<B::Tensor> {
     Ok(b.concat(parts))
 }
 
-/// Channels `offset..offset + len` of x, `[n, h, w, len]`; backward of [`concat`].
+/// Channels `offset..offset + len` of x, `[n, h, w, len]`; backward of [`concat()`].
 ///
 /// # Errors
 /// [`Error::Shape`] where x has no such channels.
