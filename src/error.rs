@@ -1,37 +1,37 @@
-//! One error type for the whole crate: what was expected, what came, and where. Knows nothing of the rest.
+//! One error type for the whole crate: what was expected, what was found, and where.
 
 use std::path::{Path, PathBuf};
 
-/// Everything that can go wrong. Each kind has its own exit code, see [`Error::exit_code`].
+/// The crate's error. Each kind has its own exit code, see [`Error::exit_code`].
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Command-line arguments that parse but make no sense together.
+    /// Command-line arguments that parse but are invalid, alone or together.
     #[error("{0}")]
     Usage(String),
-    /// A configuration key that is unknown or has a bad value; `file` names where it came from.
+    /// A configuration key that is unknown or has an invalid value.
     #[error("configuration {origin}: {message}")]
     Config {
         /// The file, or "command line".
         origin: String,
-        /// Names the key, what was expected and what came.
+        /// Names the key, what was expected and what was found.
         message: String,
     },
     /// A list, image or mask that cannot be used.
     #[error("{}{}: {message}", .path.display(), .line.map(|l| format!(":{l}")).unwrap_or_default())]
     Data {
-        /// The file at fault.
+        /// The file that cannot be used.
         path: PathBuf,
         /// Line number in a list file, from 1.
         line: Option<usize>,
-        /// What was expected and what came.
+        /// What was expected and what was found.
         message: String,
     },
     /// A checkpoint or other tensor file that is truncated, of another model, or lacks tensors.
     #[error("{}: {message}", .path.display())]
     Checkpoint {
-        /// The file at fault.
+        /// The file that cannot be used.
         path: PathBuf,
-        /// Names the tensor, what was expected and what came.
+        /// Names the tensor, what was expected and what was found.
         message: String,
     },
     /// Tensors that do not fit an operation.
@@ -47,11 +47,11 @@ pub enum Error {
     /// The chosen sizes need more memory than the machine has.
     #[error("not enough memory: {what} needs about {needed_mib} MiB, {available_mib} MiB are available")]
     Memory {
-        /// What was to be allocated, with the settings that decide its size.
+        /// What the memory is for, with the settings that determine its size.
         what: String,
-        /// Estimated need.
+        /// Estimated need in MiB.
         needed_mib: u64,
-        /// What the device offers.
+        /// Memory that the device has available, in MiB.
         available_mib: u64,
     },
     /// A loss or tensor became NaN or infinite.
@@ -64,38 +64,38 @@ pub enum Error {
         /// Path of the last good checkpoint, or "not written yet".
         checkpoint: String,
     },
-    /// A network's prediction is no number.
+    /// A network's prediction is NaN or infinite.
     #[error(
-        "{image}: the logits of {network} are not finite: its weights are damaged, or too large for what it sees"
+        "{image}: the logits of {network} are not finite: its weights are damaged, or too large for this image"
     )]
     NonFiniteLogits {
-        /// Whose.
+        /// Name of the network.
         network: String,
         /// Name of the image.
         image: String,
-        /// Number of the image among those that were predicted together, from 0.
+        /// Index of the image in its batch, from 0.
         index: usize,
     },
-    /// A device that this build or machine does not have.
+    /// A device that this build or machine does not have, or that failed.
     #[error("device {name}: {message}")]
     Device {
-        /// As asked for.
+        /// Name of the device as on the command line.
         name: String,
-        /// Why it is not available.
+        /// Why it is not available, or what failed.
         message: String,
     },
-    /// The operating system refused: no such file, no permission, disk full.
+    /// An error of the operating system: no such file, no permission, disk full.
     #[error("{}: {source}", .path.display())]
     Io {
-        /// The file at fault.
+        /// The file that was read or written.
         path: PathBuf,
-        /// The system's own word.
+        /// The system's error.
         source: std::io::Error,
     },
-    /// A check (`op --check`, `gradcheck`) ran and found differences.
+    /// A check of the laboratory (`psmt-lab op --check`, `gradcheck`) found differences.
     #[error("{0}")]
     CheckFailed(String),
-    /// Stopped by Ctrl-C after a checkpoint was written.
+    /// A run that was stopped by a signal (Ctrl-C) after a checkpoint was written.
     #[error("interrupted; continue with: {resume}")]
     Interrupted {
         /// The command that resumes the run.
@@ -103,10 +103,10 @@ pub enum Error {
     },
 }
 
-/// A path as a word of a shell's command, quoted where it must be.
+/// A path as one word of a shell command, quoted where necessary.
 pub fn shell_word(path: &Path) -> String {
     let text = path.to_string_lossy();
-    // Nothing but a zero byte cannot be quoted, and no path has one.
+    // Only a NUL byte cannot be quoted, and paths have none.
     shlex::try_quote(&text).map_or_else(|_| text.to_string(), |word| word.to_string())
 }
 
@@ -137,22 +137,22 @@ impl Error {
         move |source| Error::Io { path, source }
     }
 
-    /// A [`Error::Data`] without a line number.
+    /// An [`Error::Data`] without a line number.
     pub fn data(path: impl AsRef<Path>, message: impl Into<String>) -> Error {
         Error::Data { path: path.as_ref().to_path_buf(), line: None, message: message.into() }
     }
 
-    /// A [`Error::Checkpoint`].
+    /// An [`Error::Checkpoint`].
     pub fn checkpoint(path: impl AsRef<Path>, message: impl Into<String>) -> Error {
         Error::Checkpoint { path: path.as_ref().to_path_buf(), message: message.into() }
     }
 
-    /// A [`Error::Config`].
+    /// An [`Error::Config`].
     pub fn config(origin: impl Into<String>, message: impl Into<String>) -> Error {
         Error::Config { origin: origin.into(), message: message.into() }
     }
 
-    /// A [`Error::Shape`].
+    /// An [`Error::Shape`].
     pub fn shape(op: &'static str, expected: impl Into<String>, got: impl Into<String>) -> Error {
         Error::Shape { op, expected: expected.into(), got: got.into() }
     }

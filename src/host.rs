@@ -1,21 +1,21 @@
-//! What the system says of this process: the memory that it has and can get, the signals that it ignores. Elsewhere than on
-//! Linux it says nothing. Knows nothing of the rest.
+//! Information from the operating system about this process: memory in use and available, ignored signals.
+//! From `/proc`, so `None` on other systems than Linux.
 
-/// Bytes of memory that this process can still get: what the system has left, less where its control group or the process
-/// itself (`ulimit -v`) has a limit. `None` where the system does not say.
+/// Bytes of memory that this process can still allocate: what the system has available, or what the limit of
+/// its control group or its own (`ulimit -v`) leaves, if that is less.
 pub fn available_memory() -> Option<u64> {
     let system = std::fs::read_to_string("/proc/meminfo").ok().and_then(|t| meminfo(&t, "MemAvailable:"));
     [system, group_left(), address_space_left()].into_iter().flatten().min()
 }
 
-/// What the limit of the process's address space leaves; `None` where there is none.
+/// Bytes that the limit of the process's address space leaves; `None` without a limit.
 fn address_space_left() -> Option<u64> {
     let limit = address_space_limit(&std::fs::read_to_string("/proc/self/limits").ok()?)?;
     let used = meminfo(&std::fs::read_to_string("/proc/self/status").ok()?, "VmSize:")?;
     Some(limit.saturating_sub(used))
 }
 
-/// The soft limit of the address space in /proc/PID/limits, in bytes.
+/// The soft limit of the address space, in bytes, from the text of /proc/PID/limits.
 fn address_space_limit(limits: &str) -> Option<u64> {
     let line = limits.lines().find_map(|l| l.strip_prefix("Max address space"))?;
     line.split_whitespace().next()?.parse().ok()
@@ -26,20 +26,21 @@ pub fn peak_memory() -> Option<u64> {
     std::fs::read_to_string("/proc/self/status").ok().and_then(|t| meminfo(&t, "VmHWM:"))
 }
 
-/// Signals that this process ignores: bit s - 1 is signal s.
+/// Bit mask of the signals that this process ignores: bit s - 1 is signal s.
 pub fn ignored_signals() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("SigIgn:"))?;
     u64::from_str_radix(line.trim(), 16).ok()
 }
 
-/// A line of /proc/meminfo or /proc/PID/status, in bytes.
+/// The value of `key`, in bytes, from the text of /proc/meminfo or /proc/PID/status.
 fn meminfo(text: &str, key: &str) -> Option<u64> {
     let line = text.lines().find(|l| l.starts_with(key))?;
     line.split_whitespace().nth(1)?.parse::<u64>().ok().map(|kib| kib * 1024)
 }
 
-/// What the control group's limit leaves, pages of files that can be dropped counted as free; versions 2 and 1.
+/// Bytes that the control group's limit leaves, where page cache that can be dropped counts as free; versions
+/// 2 and 1.
 fn group_left() -> Option<u64> {
     let groups = std::fs::read_to_string("/proc/self/cgroup").ok()?;
     let mut left: Option<u64> = None;
@@ -56,7 +57,7 @@ fn group_left() -> Option<u64> {
             ),
             _ => continue,
         };
-        // Inside a container the group's own path may not be visible; its limit is then at the root.
+        // Inside a container the group's own path may not be visible; the limit is then at the root.
         for folder in [format!("{base}{path}"), base.to_string()] {
             let read = |name: &str| std::fs::read_to_string(format!("{folder}/{name}")).ok();
             let number = |name: &str| read(name)?.trim().parse::<u64>().ok();

@@ -1,9 +1,10 @@
-//! Counter-based random numbers (Philox 4x32-10; Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011).
+//! Counter-based random numbers (Philox 4x32-10; Salmon et al., "Parallel random numbers: as easy as 1, 2,
+//! 3", SC 2011).
 //!
-//! Every draw is a pure function of (seed, domain, step, index), so that all devices draw the same numbers and a run
-//! resumes in the middle of an epoch without any generator state in its checkpoint.
+//! Every draw is a pure function of (seed, domain, step, index), so that all devices draw the same numbers
+//! and a run resumes in the middle of an epoch without generator state in its checkpoint.
 
-/// What a stream of random numbers is for; streams of different domains are independent.
+/// Purpose of random numbers; those of different domains are independent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Domain {
@@ -26,7 +27,7 @@ pub enum Domain {
 }
 
 /// Philox 4x32-10: ten rounds of the bijection keyed by `key` on the counter `ctr`.
-pub fn philox(mut key: [u32; 2], mut ctr: [u32; 4]) -> [u32; 4] {
+fn philox(mut key: [u32; 2], mut ctr: [u32; 4]) -> [u32; 4] {
     const MUL: [u32; 2] = [0xD251_1F53, 0xCD9E_8D57];
     const WEYL: [u32; 2] = [0x9E37_79B9, 0xBB67_AE85];
     for round in 0..10 {
@@ -55,13 +56,13 @@ impl Key {
         Key { key: [seed as u32, (seed >> 32) as u32], domain: domain as u32, step }
     }
 
-    /// Key, domain and step as words, for devices that draw the same numbers.
+    /// Key (two words), domain and step (two words), for kernels that draw the same numbers.
     pub fn words(&self) -> [u32; 5] {
         [self.key[0], self.key[1], self.domain, self.step as u32, (self.step >> 32) as u32]
     }
 
-    /// Four 32-bit words number `block` of the family. The counter is (block, domain and the block's high bits, step).
-    /// `block` must be below 2^56.
+    /// Block `block` of the family, four 32-bit words. The counter is (block, domain and the block's high
+    /// bits, step). `block` must be below 2^56.
     pub fn block(&self, block: u64) -> [u32; 4] {
         let hi = ((block >> 32) as u32) << 8 | self.domain;
         philox(self.key, [block as u32, hi, self.step as u32, (self.step >> 32) as u32])
@@ -78,12 +79,12 @@ impl Key {
     }
 }
 
-/// 24 high bits of a word as a number in [0, 1).
+/// The 24 high bits of a word as a number in [0, 1).
 pub fn unit(word: u32) -> f32 {
     (word >> 8) as f32 * (1.0 / 16_777_216.0)
 }
 
-/// Sequential draws from one [`Key`]; for host-side decisions (augmentation, shuffling, boxes, scenes).
+/// Sequential draws from one [`Key`], for decisions on the host (augmentation, shuffling, boxes, scenes).
 #[derive(Clone, Debug)]
 pub struct Stream {
     key: Key,
@@ -104,17 +105,18 @@ impl Stream {
         self.words[3 - self.left]
     }
 
-    /// Uniform in [0, 1).
+    /// A uniform number in [0, 1) with 24 bits.
     pub fn uniform(&mut self) -> f32 {
         unit(self.next_u32())
     }
 
-    /// Uniform in [lo, hi).
+    /// A uniform number in [lo, hi).
     pub fn range(&mut self, lo: f32, hi: f32) -> f32 {
         lo + (hi - lo) * self.uniform()
     }
 
-    /// Uniform integer in [0, n); `n` must be positive. Multiply-shift, bias below n / 2^32.
+    /// A uniform integer in [0, n); `n` must be positive. By multiplication and shift, with a bias below n /
+    /// 2^32.
     pub fn below(&mut self, n: usize) -> usize {
         ((u64::from(self.next_u32()) * n as u64) >> 32) as usize
     }
@@ -124,20 +126,20 @@ impl Stream {
         self.uniform() < p
     }
 
-    /// Standard normal (Box-Muller, one of the pair).
+    /// A standard normal number (Box-Muller, one of the pair).
     pub fn normal(&mut self) -> f32 {
         let r = (-2.0 * f64::from(1.0 - self.uniform()).ln()).sqrt();
         (r * (std::f64::consts::TAU * f64::from(self.uniform())).cos()) as f32
     }
 
-    /// Beta(a, b) for positive integers, as a ratio of sums of exponentials.
+    /// A number from Beta(a, b) for positive integers, as a ratio of sums of exponentials.
     pub fn beta(&mut self, a: u32, b: u32) -> f32 {
         let mut gamma = |k: u32| -> f64 { (0..k).map(|_| -f64::from(1.0 - self.uniform()).ln()).sum() };
         let (x, y) = (gamma(a), gamma(b));
         (x / (x + y)) as f32
     }
 
-    /// Fisher-Yates shuffle in place.
+    /// Shuffles `items` in place (Fisher-Yates).
     pub fn shuffle<T>(&mut self, items: &mut [T]) {
         for i in (1..items.len()).rev() {
             let j = self.below(i + 1);
@@ -173,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn draws_have_their_moments() {
+    fn draws_have_the_moments_of_their_distributions() {
         let mut s = Key::new(1, Domain::Bench, 0).stream();
         let n = 20_000;
         let (mut mean, mut var, mut beta) = (0.0, 0.0, 0.0);

@@ -1,4 +1,4 @@
-//! Devices. Each implements [`crate::ops::Backend`]; none knows of networks.
+//! Devices: each implements [`crate::ops::Backend`]. They must not know networks.
 
 pub mod cpu;
 pub mod cuda;

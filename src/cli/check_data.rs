@@ -139,7 +139,7 @@ pub fn run(args: Args) -> Result<()> {
     for fault in &faults {
         println!("{}", printable(&fault.to_string()));
     }
-    census::tell(&counted, &names, options.exif_masks);
+    census::log(&counted, &names, options.exif_masks);
     match faults.len() {
         0 => {
             let warned =

@@ -1,26 +1,27 @@
-//! Weak and strong views of one image: which geometry and colours are drawn, and applying the geometry. Knows no files, no
-//! lists and no batches.
+//! Weak and strong views of one image: drawing their geometry and colours, and applying the geometry. Must
+//! not know files, lists or batches.
 //!
-//! Weak (PS-MT, appendix): random scale, padding with the mean colour and the ignored label, random crop, flip. Strong:
-//! the same geometry, then colour jitter, grey and Gaussian blur. Both views are one crop of bytes; colours are changed and
-//! normalised on the device ([`crate::ops::photometric`]). Only the window of the resized image that the crop shows is
-//! resampled.
+//! Weak (PS-MT, appendix): random scale, padding with the mean colour and the ignored label, random crop,
+//! flip. Strong: the same geometry, then colour jitter, grey and Gaussian blur. Both views are one crop of
+//! bytes; colours are changed and normalised on the device ([`crate::ops::photometric`]). Only the window of
+//! the resized image that the crop shows is resampled.
 
-use super::decode::RgbImage;
-use super::mask::Mask;
+use super::pixels::{Mask, RgbImage};
 use super::resize::{LabelResize, Window, resize_bicubic_window, resize_labels_window};
 use crate::ops::{Adjust, Blur, Box2d, IGNORE, MAX_BLUR_KERNEL, Size, Strong};
 use crate::rng::Stream;
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 
-/// Parameters of both views; the defaults are the method's for Pascal VOC save that images keep their own size.
+/// Parameters of both views. The defaults are the method's for Pascal VOC, except that images keep their own
+/// size.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Augment {
-    /// Rows and columns of what the networks see.
+    /// Rows and columns of the crop that networks take as input.
     pub crop: [usize; 2],
-    /// Long side of the image at scale 1 (600 for VOC); its own size when absent (Cityscapes: 1024 x 2048).
+    /// Long side of the image at scale 1 (600 for VOC); the image's own size if absent (Cityscapes: 1024 x
+    /// 2048).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub base_size: Option<usize>,
     /// Least and largest random scale.
@@ -35,7 +36,7 @@ pub struct Augment {
     pub contrast: f32,
     /// Strong: saturation factor is uniform in 1 ± this.
     pub saturation: f32,
-    /// Strong: hue turns by a uniform part of the circle in ± this, at most 0.5.
+    /// Strong: hue shift, a fraction of the circle, is uniform in ± this, at most 0.5.
     pub hue: f32,
     /// Strong: probability of grey.
     pub gray: f32,
@@ -43,12 +44,12 @@ pub struct Augment {
     pub blur: f32,
     /// Strong: least and largest standard deviation of the blur in pixels, drawn uniformly.
     pub blur_sigma: [f32; 2],
-    /// Strong: sides of the blur's window in pixels, odd, at most 511, drawn independently of its standard deviation; 1
-    /// changes nothing.
+    /// Strong: sides of the blur's window in pixels, odd, at most 511, drawn independently of its standard
+    /// deviation; 1 changes nothing.
     pub blur_kernels: Vec<usize>,
     /// Strong: how often each of `blur_kernels` is drawn, relative to the others.
     pub blur_kernel_shares: Vec<f32>,
-    /// How labels are resized.
+    /// Resampling of labels.
     pub label_resize: LabelResize,
 }
 
@@ -67,7 +68,7 @@ impl Default for Augment {
             gray: 0.2,
             blur: 0.5,
             blur_sigma: [0.1, 2.0],
-            // Released: u ~ U(0, 4.95) cut to a whole number, even ones plus 1.
+            // Released code: u ~ U(0, 4.95) truncated to an integer, even ones plus 1.
             blur_kernels: vec![1, 3, 5],
             blur_kernel_shares: vec![2.0, 2.0, 0.95],
             label_resize: LabelResize::Nearest,
@@ -75,25 +76,27 @@ impl Default for Augment {
     }
 }
 
-/// Where a crop comes from.
+/// Geometry of a crop.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Geometry {
-    /// The image is resized to these rows and columns.
+    /// Rows and columns that the image is resized to.
     pub full: Size,
-    /// This part of it is shown, in the upper left corner of the crop; the rest is padding.
+    /// The part of it that the crop shows, in its upper left corner; the rest of the crop is padding.
     pub window: Window,
-    /// The crop is then mirrored left to right, padding included.
+    /// Whether the crop is then mirrored left to right, padding included.
     pub flip: bool,
 }
 
-/// Work buffers that keep their memory from image to image.
+/// Buffers that are reused from image to image.
 #[derive(Default)]
-pub struct Workspace {
+pub(super) struct Workspace {
     rgb: Vec<u8>,
     labels: Vec<u8>,
 }
 
 impl Augment {
+    /// Checks the ranges of all parameters.
+    ///
     /// # Errors
     /// [`Error::Config`] names the key, its value and the allowed range.
     pub fn validate(&self) -> Result<()> {
@@ -129,8 +132,8 @@ impl Augment {
             let expected = format!("odd numbers from 1 to {MAX_BLUR_KERNEL}");
             return fail("blur_kernels", &expected, format!("{kernels:?}"));
         }
-        let sound = shares.iter().all(|s| *s >= 0.0 && s.is_finite()) && shares.iter().sum::<f32>() > 0.0;
-        if !sound || shares.len() != kernels.len() {
+        let valid = shares.iter().all(|s| *s >= 0.0 && s.is_finite()) && shares.iter().sum::<f32>() > 0.0;
+        if !valid || shares.len() != kernels.len() {
             let expected = format!("{} numbers of at least 0, not all 0, one for each kernel", kernels.len());
             return fail("blur_kernel_shares", &expected, format!("{shares:?}"));
         }
@@ -138,11 +141,13 @@ impl Augment {
     }
 
     /// Draws the geometry for an image of `size`. With a base size the long side is a uniform integer in
-    /// [least, largest] times it and the aspect is kept; without one both sides are scaled by a uniform factor.
+    /// [least, largest] times it and the aspect ratio is kept; without one both sides are scaled by a uniform
+    /// factor.
     pub fn geometry(&self, (h, w): Size, rng: &mut Stream) -> Geometry {
         let [lo, hi] = self.scale;
         let cut = |v: f64| (v as usize).max(1);
-        // As released: scaled sides are cut to whole pixels, the short side that follows from a long one is rounded.
+        // As released: scaled sides are truncated to whole pixels, the short side computed from a long one is
+        // rounded.
         let full = match self.base_size {
             Some(base) => {
                 let [least, most] = [lo, hi].map(|scale| cut(base as f64 * f64::from(scale)));
@@ -185,28 +190,31 @@ impl Augment {
         Strong { jitter, gray, blur: blurred.then_some(Blur { kernel, sigma }) }
     }
 
-    /// The kernel at `place` of [0, 1), which the shares divide.
-    fn blur_kernel(&self, place: f32) -> usize {
-        let mut left = place * self.blur_kernel_shares.iter().sum::<f32>();
+    /// The kernel for the uniform number `u` in [0, 1), in proportion to the shares.
+    fn blur_kernel(&self, u: f32) -> usize {
+        let mut left = u * self.blur_kernel_shares.iter().sum::<f32>();
         for (&kernel, share) in self.blur_kernels.iter().zip(&self.blur_kernel_shares) {
             if left < *share {
                 return kernel;
             }
             left -= share;
         }
-        // Rounding at the very end of the range.
+        // Reached by rounding only.
         self.blur_kernels.last().copied().unwrap_or(1)
     }
 
-    /// The part of the crop that shows the image, first row and column and those after the last; the rest is padding.
-    pub fn shown(&self, geometry: &Geometry) -> Box2d {
+    /// The part of the crop that shows the image; the rest is padding.
+    pub(super) fn shown(&self, geometry: &Geometry) -> Box2d {
         let (rows, columns) = geometry.window.size;
         let from = if geometry.flip { self.crop[1] - columns } else { 0 };
         [0, from, rows, from + columns]
     }
 
-    /// The crop's pixels; padding is 0. `out` holds the crop, HWC.
-    pub fn write_image(
+    /// Writes the crop's pixels to `out`, HWC; padding is 0.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] for an image without pixels.
+    pub(super) fn write_image(
         &self,
         image: &RgbImage,
         geometry: &Geometry,
@@ -232,8 +240,11 @@ impl Augment {
         Ok(())
     }
 
-    /// The labels of the crop, resized by `label_resize`; padding is 255. `out` holds the crop, HW.
-    pub fn write_labels(
+    /// Writes the crop's labels to `out`, HW, resized by `label_resize`; padding is 255.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] for a mask without pixels.
+    pub(super) fn write_labels(
         &self,
         mask: &Mask,
         geometry: &Geometry,

@@ -1,58 +1,59 @@
-//! What the masks of a list hold, counted while they are read, and what of it keeps a run from learning or from being measured.
-//! Knows values of masks, no files.
+//! Counts of what the masks of a list hold, and the errors and warnings that follow from them: nothing to
+//! learn from or to measure with, or values that likely mean something else. Opens no files.
 
 use super::mask::StoredMask;
-use super::orientation::{ExifMasks, Lie, Lies};
+use super::orientation::{ExifMasks, Frame, MaskOrientation};
 use crate::ops::IGNORE;
 use crate::{Error, Result};
 use std::path::Path;
 
-/// How often a class occurs.
+/// Occurrences of a class.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct ClassCount {
-    /// Images with at least one pixel of it.
+    /// Number of images with at least one pixel of it.
     pub images: usize,
-    /// Its pixels.
+    /// Number of its pixels.
     pub pixels: u64,
 }
 
-/// The masks of a list.
+/// Counts over the masks of a list.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Census {
     /// Number of masks.
     pub masks: usize,
-    /// By class.
+    /// One count per class.
     pub classes: Vec<ClassCount>,
-    /// Pixels that are ignored.
+    /// Number of ignored pixels.
     pub ignored: u64,
-    /// Masks with ignored pixels and beside them none but of class 0.
+    /// Number of masks with ignored pixels whose other pixels are all of class 0.
     pub ignored_alone: usize,
-    /// Masks with both another class and ignored pixels.
+    /// Number of masks with ignored pixels and with a class other than 0.
     pub others_and_ignored: usize,
-    /// Masks of one bit with white in them, which is class 1.
+    /// Number of masks of 1 bit with white pixels, which are class 1.
     pub white_is_class: usize,
-    /// Masks of 8 bits with white in them, which is ignored.
+    /// Number of masks of 8 bits with white pixels, which are ignored.
     pub white_is_ignored: usize,
-    /// Masks of turned images whose size says that they lie as the image is seen, and as the file stores it.
-    pub told: [usize; 2],
-    /// Masks of turned images whose size says neither.
-    pub untold: usize,
+    /// Number of masks of rotated or mirrored images whose size shows that they are upright, and that they
+    /// are as stored.
+    pub oriented_by_size: [usize; 2],
+    /// Number of masks of rotated or mirrored images whose size fits both; [`ExifMasks`] decides.
+    pub oriented_by_setting: usize,
 }
 
 /// One mask's part of a [`Census`].
 #[derive(Clone, Debug)]
 pub(super) struct MaskCount {
-    /// Pixels by class.
+    /// Number of pixels of each class.
     pub classes: Vec<u64>,
-    /// Ignored pixels.
-    pub ignored: u64,
+    ignored: u64,
     white_is_class: bool,
     white_is_ignored: bool,
-    lies: Lies,
+    orientation: MaskOrientation,
 }
 
 impl MaskCount {
-    /// Counts a mask whose values are classes now; `white` says whether its file had white pixels.
+    /// Counts a mask whose values have been mapped to classes; `white` says whether its file had white
+    /// pixels.
     pub fn new(stored: &StoredMask, white: bool, num_classes: usize) -> MaskCount {
         let mut counts = [0_u64; 256];
         stored.mask.data.iter().for_each(|&value| counts[usize::from(value)] += 1);
@@ -61,18 +62,18 @@ impl MaskCount {
             ignored: counts[usize::from(IGNORE)],
             white_is_class: white && stored.bits == 1,
             white_is_ignored: white && stored.bits == 8,
-            lies: stored.lies,
+            orientation: stored.orientation,
         }
     }
 }
 
 impl Census {
-    /// Of no masks yet.
+    /// A census of no masks, for classes below `num_classes`.
     pub fn new(num_classes: usize) -> Census {
         Census { classes: vec![ClassCount::default(); num_classes], ..Census::default() }
     }
 
-    /// Adds a mask.
+    /// Adds the counts of one mask.
     pub(super) fn add(&mut self, mask: &MaskCount) {
         self.masks += 1;
         for (class, &pixels) in self.classes.iter_mut().zip(&mask.classes) {
@@ -85,33 +86,33 @@ impl Census {
         self.others_and_ignored += usize::from(mask.ignored > 0 && others);
         self.white_is_class += usize::from(mask.white_is_class);
         self.white_is_ignored += usize::from(mask.white_is_ignored);
-        match mask.lies {
-            Lies::Unturned => {}
-            Lies::Told(Lie::Upright) => self.told[0] += 1,
-            Lies::Told(Lie::Stored) => self.told[1] += 1,
-            Lies::Untold(_) => self.untold += 1,
+        match mask.orientation {
+            MaskOrientation::NotRotated => {}
+            MaskOrientation::BySize(Frame::Upright) => self.oriented_by_size[0] += 1,
+            MaskOrientation::BySize(Frame::Stored) => self.oriented_by_size[1] += 1,
+            MaskOrientation::BySetting(_) => self.oriented_by_setting += 1,
         }
     }
 
-    /// Pixels that have a class.
+    /// Number of pixels that have a class.
     pub fn pixels(&self) -> u64 {
         self.classes.iter().map(|class| class.pixels).sum()
     }
 }
 
-/// What a list is for.
+/// Purpose of a list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
-    /// To learn from with its masks.
+    /// To learn from, with masks.
     Labeled,
-    /// To learn from without masks; some may have one, to measure with.
+    /// To learn from without masks; those that there are measure pseudo labels.
     Unlabeled,
     /// To validate on.
     Val,
 }
 
 impl Role {
-    /// As in messages.
+    /// Name in messages.
     pub fn name(self) -> &'static str {
         match self {
             Role::Labeled => "labelled",
@@ -121,7 +122,7 @@ impl Role {
     }
 }
 
-/// Refuses masks from which nothing can be learned, or with which nothing can be measured.
+/// Refuses labelled masks without a pixel to learn from, and validation masks without one to measure with.
 ///
 /// # Errors
 /// [`Error::Data`] naming the list.
@@ -133,31 +134,32 @@ pub fn check(role: Role, census: &Census, list: &Path) -> Result<()> {
     Err(Error::data(
         list,
         format!(
-            "all pixels of its {} masks are {IGNORE}, which is read as ignored: there is nothing to {nothing}; expected classes \
-             from 0 to {} in masks",
+            "all pixels of its {} masks are {IGNORE}, which is read as ignored: there is nothing to {nothing}; \
+             expected classes from 0 to {} in masks",
             census.masks,
             census.classes.len() - 1
         ),
     ))
 }
 
-/// Says once what [`warnings`] finds, and how masks are taken where somebody chose it.
-pub fn tell(lists: &[(Role, &Census)], names: &[String], exif: ExifMasks) {
+/// Logs [`warnings`], and how masks are oriented by a setting other than [`ExifMasks::Auto`].
+pub fn log(lists: &[(Role, &Census)], names: &[String], exif: ExifMasks) {
     warnings(lists, names, exif).iter().for_each(|warning| tracing::warn!("{warning}"));
-    if let Some(text) = untold(lists, exif).filter(|_| exif != ExifMasks::Auto) {
+    if let Some(text) = orientation_text(lists, exif).filter(|_| exif != ExifMasks::Auto) {
         tracing::info!("{text}");
     }
 }
 
-/// What is likely not meant as it is read, a sentence each. `names` are those of the classes.
+/// One sentence for each kind of values that likely mean something else than what they are read as. `names`
+/// are the names of the classes.
 pub fn warnings(lists: &[(Role, &Census)], names: &[String], exif: ExifMasks) -> Vec<String> {
     let mut all = Vec::new();
     for (role, census) in lists {
-        // A list in which ignored pixels border on other classes too uses them as they are meant.
+        // A list whose masks have other classes as well as ignored pixels uses the latter as intended.
         if census.ignored_alone > 0 && census.others_and_ignored == 0 {
             all.push(format!(
-                "{} of {} {} masks hold only 0 and {IGNORE}: {IGNORE} is read as ignored, not as white; where white is a class, \
-                 write its index instead (0 and 1 for two classes)",
+                "{} of {} {} masks hold only 0 and {IGNORE}: {IGNORE} is read as ignored, not as white; where white \
+                 is a class, write its index instead (0 and 1 for two classes)",
                 census.ignored_alone,
                 census.masks,
                 role.name()
@@ -169,49 +171,47 @@ pub fn warnings(lists: &[(Role, &Census)], names: &[String], exif: ExifMasks) ->
     let (class, ignored) = (sum(|c| c.white_is_class), sum(|c| c.white_is_ignored));
     if class > 0 && ignored > 0 {
         all.push(format!(
-            "white is class 1 in {class} masks of 1 bit and ignored ({IGNORE}) in {ignored} masks of 8 bits; save all with 8 bits \
-             and class indices as values"
+            "white is class 1 in {class} masks of 1 bit and ignored ({IGNORE}) in {ignored} masks of 8 bits; save \
+             all with 8 bits and class indices as values"
         ));
     }
     if exif == ExifMasks::Auto {
-        all.extend(untold(lists, exif));
+        all.extend(orientation_text(lists, exif));
     }
     all
 }
 
-/// How masks of turned images are taken where their size does not tell; `None` where there are none.
-fn untold(lists: &[(Role, &Census)], exif: ExifMasks) -> Option<String> {
+/// How masks are oriented whose size does not decide it; `None` where there are none.
+fn orientation_text(lists: &[(Role, &Census)], exif: ExifMasks) -> Option<String> {
     let count = |of: fn(&Census) -> usize| lists.iter().map(|(_, census)| of(census)).sum::<usize>();
-    let untold: Vec<String> = lists
+    let by_setting: Vec<String> = lists
         .iter()
-        .filter(|(_, census)| census.untold > 0)
-        .map(|(role, census)| format!("{} {}", census.untold, role.name()))
+        .filter(|(_, census)| census.oriented_by_setting > 0)
+        .map(|(role, census)| format!("{} {}", census.oriented_by_setting, role.name()))
         .collect();
-    if untold.is_empty() {
+    if by_setting.is_empty() {
         return None;
     }
     let (taken, other) = match exif {
         ExifMasks::Auto | ExifMasks::Upright => {
-            ("as people see the image", "\"stored\" takes them as the file stores it")
+            ("upright, as viewers show the image", "\"stored\" reads them as the file stores it")
         }
-        ExifMasks::Stored => ("as the file stores the image", "\"upright\" takes them as people see it"),
+        ExifMasks::Stored => ("as the file stores the image", "\"upright\" reads them as viewers show it"),
     };
-    let told = match [count(|c| c.told[0]), count(|c| c.told[1])] {
+    let by_size = match [count(|c| c.oriented_by_size[0]), count(|c| c.oriented_by_size[1])] {
         [0, 0] => String::new(),
         [upright, stored] => {
-            format!(
-                " (of those whose size tells, {upright} lie as people see the image and {stored} as stored)"
-            )
+            format!(" (of those whose size decides, {upright} are upright and {stored} as stored)")
         }
     };
     Some(format!(
-        "EXIF orientation: {} images are turned or mirrored so that the size of their mask does not tell which way it lies; these \
-         masks are taken {taken}; {other} (data.exif_masks, --exif-masks){told}",
-        untold.join(" and "),
+        "EXIF orientation: {} images are rotated or mirrored so that the size of their mask does not decide \
+         its orientation; these masks are read {taken}; {other} (data.exif_masks, --exif-masks){by_size}",
+        by_setting.join(" and "),
     ))
 }
 
-/// Classes that no labelled mask has, and those of them that are validated all the same.
+/// The warning about classes that no labelled mask has, and about those of them that validation masks have.
 fn missing_classes(lists: &[(Role, &Census)], names: &[String]) -> Option<String> {
     let of = |role| lists.iter().find(|(r, _)| *r == role).map(|(_, census)| *census);
     let labeled = of(Role::Labeled).filter(|census| census.masks > 0)?;
@@ -234,7 +234,7 @@ fn missing_classes(lists: &[(Role, &Census)], names: &[String]) -> Option<String
     Some(text)
 }
 
-/// Some of the classes by name, and how many more there are.
+/// The first classes by name, and how many more there are.
 fn list_classes(classes: &[usize], names: &[String]) -> String {
     const SHOWN: usize = 8;
     let name = |&class: &usize| match names.get(class) {
@@ -251,22 +251,22 @@ fn list_classes(classes: &[usize], names: &[String]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::data::Mask;
     use crate::data::class_names;
-    use crate::data::mask::Mask;
 
-    /// Of masks given by their values, of 8 bits but for those of one bit.
-    fn census(masks: &[(&[u8], u8, Lies)], num_classes: usize) -> Census {
+    /// Census of masks given by values, bits per value and orientation.
+    fn census(masks: &[(&[u8], u8, MaskOrientation)], num_classes: usize) -> Census {
         let mut census = Census::new(num_classes);
-        for &(values, bits, lies) in masks {
+        for &(values, bits, orientation) in masks {
             let mask = Mask { size: (1, values.len()), data: values.to_vec() };
-            let stored = StoredMask { mask, bits, white: Some(u8::MAX >> (8 - bits)), lies };
+            let stored = StoredMask { mask, bits, white: Some(u8::MAX >> (8 - bits)), orientation };
             census.add(&MaskCount::new(&stored, stored.has_white(), num_classes));
         }
         census
     }
 
     fn of(masks: &[&[u8]], num_classes: usize) -> Census {
-        census(&masks.iter().map(|m| (*m, 8, Lies::Unturned)).collect::<Vec<_>>(), num_classes)
+        census(&masks.iter().map(|m| (*m, 8, MaskOrientation::NotRotated)).collect::<Vec<_>>(), num_classes)
     }
 
     fn said(labeled: &Census, val: &Census) -> Vec<String> {
@@ -292,7 +292,7 @@ mod tests {
                 && class.contains("validation masks have class 1,"),
             "{class}"
         );
-        // Beside masks of two classes, and in validation alone.
+        // Next to masks of two classes, and in validation only.
         let sound = of(&[&[0, 1]], 2);
         assert!(said(&of(&[&[0, 255], &[0, 1]], 2), &sound)[0].contains("1 of 2 labelled masks"));
         assert!(said(&sound, &of(&[&[0, 255], &[255, 255]], 2))[0].contains("2 of 2 validation masks"));
@@ -300,13 +300,19 @@ mod tests {
 
     #[test]
     fn white_of_two_meanings_is_warned_of() {
-        let bits = census(&[(&[0, 1, 1], 1, Lies::Unturned)], 2);
+        let bits = census(&[(&[0, 1, 1], 1, MaskOrientation::NotRotated)], 2);
         let bytes = of(&[&[0, 1, 255]], 2);
         let all = said(&bits, &bytes);
         assert!(all.len() == 1 && all[0].contains("white is class 1 in 1 masks of 1 bit"), "{all:?}");
         assert_eq!(said(&bits, &of(&[&[0, 1, 1]], 2)), [""; 0]);
         assert_eq!(
-            said(&census(&[(&[0, 0], 1, Lies::Unturned), (&[1, 0], 2, Lies::Unturned)], 2), &bytes),
+            said(
+                &census(
+                    &[(&[0, 0], 1, MaskOrientation::NotRotated), (&[1, 0], 2, MaskOrientation::NotRotated)],
+                    2
+                ),
+                &bytes
+            ),
             [""; 0]
         );
     }
@@ -326,23 +332,24 @@ mod tests {
     }
 
     #[test]
-    fn turned_masks_that_nothing_tells_of_are_counted() {
-        let untold =
-            census(&[(&[0, 1], 8, Lies::Untold(Lie::Upright)), (&[0, 1], 8, Lies::Told(Lie::Stored))], 2);
-        let told = census(&[(&[0, 1], 8, Lies::Told(Lie::Upright))], 2);
-        let all = said(&untold, &told);
+    fn masks_whose_size_does_not_decide_their_orientation_are_counted() {
+        use MaskOrientation::{BySetting, BySize};
+        let either =
+            census(&[(&[0, 1], 8, BySetting(Frame::Upright)), (&[0, 1], 8, BySize(Frame::Stored))], 2);
+        let decided = census(&[(&[0, 1], 8, BySize(Frame::Upright))], 2);
+        let all = said(&either, &decided);
         assert!(all.len() == 1 && all[0].contains("1 labelled images"), "{all:?}");
         assert!(
-            all[0].contains("taken as people see the image")
-                && all[0].contains("1 lie as people see the image and 1 as stored")
+            all[0].contains("read upright, as viewers show the image")
+                && all[0].contains("1 are upright and 1 as stored")
         );
-        assert_eq!(said(&told, &told), [""; 0]);
-        // Nothing to warn of where somebody chose, but to be said.
-        let lists = [(Role::Val, &untold)];
+        assert_eq!(said(&decided, &decided), [""; 0]);
+        // Where the setting was chosen there is no warning, but the text is logged.
+        let lists = [(Role::Val, &either)];
         assert_eq!(warnings(&lists, &class_names(2), ExifMasks::Stored), [""; 0]);
-        let text = super::untold(&lists, ExifMasks::Stored).unwrap();
+        let text = orientation_text(&lists, ExifMasks::Stored).unwrap();
         assert!(
-            text.contains("1 validation images") && text.contains("taken as the file stores the image"),
+            text.contains("1 validation images") && text.contains("read as the file stores the image"),
             "{text}"
         );
     }

@@ -1,7 +1,8 @@
-//! Image files to RGB pixels, of files of any size within bounds: what a header promises is compared with them before anything
-//! is decoded. Knows no list and no classes.
+//! Decoding of image files to RGB pixels, within bounds of memory that are checked from the header before
+//! anything is decoded. Must not know lists or classes.
 
 use super::orientation::Header;
+use super::pixels::RgbImage;
 use super::{jpeg, whole};
 use crate::host::available_memory;
 use crate::ops::Size;
@@ -12,26 +13,18 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, Cursor, Read, Seek};
 use std::path::Path;
 
-/// An 8-bit RGB image, rows from the top, channels interleaved.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RgbImage {
-    /// Rows and columns.
-    pub size: Size,
-    /// `rows * columns * 3` bytes.
-    pub data: Vec<u8>,
-}
-
 /// Most pixels of an image or mask that are decoded: 16384 by 16384, more than Pillow opens unless told.
 const MAX_PIXELS: usize = 1 << 28;
 /// Largest file that is read.
 const MAX_FILE_BYTES: u64 = 1 << 30;
-/// What decoders may take for anything but pixels: rows, profiles, texts.
+/// Most bytes that a decoder may allocate besides pixels: for rows, profiles, texts.
 pub(super) const DECODER_BYTES: usize = 64 << 20;
-/// Decoded files below this are not worth a look at the memory that is left.
+/// Decoded files below this are not compared with the memory that is available.
 const SMALL_BYTES: u64 = 64 << 20;
 
-/// Decodes a JPEG, PNG or WebP file, told by its content. 16 bits are reduced to 8, grey is repeated, alpha is dropped.
-/// Rows and columns are those of the file; [`decode_upright`] turns them.
+/// Decodes a JPEG, PNG or WebP file, recognised by its content. 16 bits are reduced to 8, grey is repeated,
+/// alpha is dropped. Rows and columns are those of the file: EXIF orientation is not applied, see
+/// [`decode_upright`].
 ///
 /// # Errors
 /// [`Error::Io`] when the file cannot be read, [`Error::Data`] when it is not a whole image or too large.
@@ -39,7 +32,7 @@ pub fn decode_image(path: &Path) -> Result<RgbImage> {
     decode(path, false)
 }
 
-/// The same as people see it: turned and mirrored as the file's EXIF orientation says.
+/// As [`decode_image`], then rotated and mirrored by the file's EXIF orientation, as viewers show it.
 ///
 /// # Errors
 /// As [`decode_image`].
@@ -52,14 +45,14 @@ fn decode(path: &Path, upright: bool) -> Result<RgbImage> {
     let (image, orientation) = match format {
         ImageFormat::Jpeg => {
             let size = jpeg::header(&bytes[..]).map_err(broken(path))?.stored;
-            // Coefficients of progressive files and planes, then pixels.
+            // Per pixel: six bytes for coefficients of progressive files and planes, three for the result.
             check_size(path, size, 9)?;
             whole::check_bytes(path, &bytes, format)?;
             jpeg::decode(&bytes).map_err(broken(path))?
         }
         _ => decode_other(path, &bytes, format)?,
     };
-    Ok(if upright { turned(image, orientation) } else { image })
+    Ok(if upright { image.oriented(orientation) } else { image })
 }
 
 /// A PNG or WebP file.
@@ -74,22 +67,8 @@ fn decode_other(path: &Path, bytes: &[u8], format: ImageFormat) -> Result<(RgbIm
     Ok((RgbImage { size, data: rgb.into_raw() }, orientation))
 }
 
-/// The image with its rows and columns turned and mirrored.
-fn turned(image: RgbImage, orientation: Orientation) -> RgbImage {
-    let (h, w) = image.size;
-    match image::RgbImage::from_raw(w as u32, h as u32, image.data) {
-        Some(pixels) => {
-            let mut pixels = DynamicImage::ImageRgb8(pixels);
-            pixels.apply_orientation(orientation);
-            let rgb = pixels.into_rgb8();
-            RgbImage { size: (rgb.height() as usize, rgb.width() as usize), data: rgb.into_raw() }
-        }
-        None => unreachable!("an image has three bytes per pixel"),
-    }
-}
-
-/// Size and orientation of an image file from its header alone. Errors as [`decode_image`], except that its pixels are not looked
-/// at.
+/// Size and orientation of an image file from its header alone. Errors as [`decode_image`], except those of
+/// its pixels.
 pub(super) fn image_header(path: &Path) -> Result<Header> {
     let (file, format) = open_image(path)?;
     let header = if format == ImageFormat::Jpeg {
@@ -103,32 +82,33 @@ pub(super) fn image_header(path: &Path) -> Result<Header> {
     Ok(header)
 }
 
-/// Checks from few of its bytes that a file is an image that reaches its end.
+/// Checks from a few of its bytes that a file is an image and complete.
 ///
 /// # Errors
-/// As [`decode_image`], as far as header and end tell.
+/// As [`decode_image`], for what header and end show.
 pub fn check_image(path: &Path) -> Result<()> {
     checked_header(path).map(|_| ())
 }
 
-/// The header of an image file that reaches its end. Errors as [`check_image`].
+/// The header of an image file that is complete. Errors as [`check_image`].
 pub(super) fn checked_header(path: &Path) -> Result<Header> {
     whole::check_file(path, open_image(path)?.1)?;
     image_header(path)
 }
 
-/// Refuses sizes that no image or mask has, and such as do not fit into memory at so many bytes a pixel.
+/// Refuses more than [`MAX_PIXELS`], and sizes that do not fit into memory at `bytes_per_pixel`.
 ///
 /// # Errors
 /// [`Error::Data`] with the size.
-pub(super) fn check_size(path: &Path, (h, w): Size, bytes_a_pixel: usize) -> Result<()> {
+pub(super) fn check_size(path: &Path, (h, w): Size, bytes_per_pixel: usize) -> Result<()> {
     let Some(pixels) = h.checked_mul(w).filter(|&pixels| pixels <= MAX_PIXELS) else {
         let message = format!(
-            "{w} x {h} pixels (width x height), expected at most {MAX_PIXELS} in all; cut it into smaller images"
+            "{w} x {h} pixels (width x height), expected at most {MAX_PIXELS} in all; cut it into smaller \
+             images"
         );
         return Err(Error::data(path, message));
     };
-    let bytes = pixels as u64 * bytes_a_pixel as u64;
+    let bytes = pixels as u64 * bytes_per_pixel as u64;
     if bytes >= SMALL_BYTES
         && let Some(available) = available_memory().filter(|&available| bytes > available)
     {
@@ -142,7 +122,7 @@ pub(super) fn check_size(path: &Path, (h, w): Size, bytes_a_pixel: usize) -> Res
     Ok(())
 }
 
-/// How the image is to be turned; not at all where that cannot be read.
+/// The file's EXIF orientation; none where it cannot be read.
 fn orientation(decoder: &mut impl ImageDecoder) -> Orientation {
     decoder.orientation().unwrap_or(Orientation::NoTransforms)
 }
@@ -163,7 +143,7 @@ fn open<'a, R: BufRead + Seek + 'a>(
     reader.into_decoder()
 }
 
-/// Opens an image file and tells its kind by its first bytes.
+/// Opens an image file and recognises its format by its first bytes.
 fn open_image(path: &Path) -> Result<(BufReader<File>, ImageFormat)> {
     let mut file = BufReader::new(File::open(path).map_err(Error::io(path))?);
     let start = file.fill_buf().map_err(Error::io(path))?;
@@ -171,7 +151,7 @@ fn open_image(path: &Path) -> Result<(BufReader<File>, ImageFormat)> {
     Ok((file, format))
 }
 
-/// An image file's bytes, which are not read where the first are of something else.
+/// An image file's format and bytes; of other files only the first bytes are read.
 fn read_image(path: &Path) -> Result<(Vec<u8>, ImageFormat)> {
     let (file, format) = open_image(path)?;
     Ok((read_all(path, file)?, format))
@@ -180,7 +160,7 @@ fn read_image(path: &Path) -> Result<(Vec<u8>, ImageFormat)> {
 /// The rest of a file.
 ///
 /// # Errors
-/// [`Error::Data`] for more than is ever read, [`Error::Io`].
+/// [`Error::Data`] for more than [`MAX_FILE_BYTES`], [`Error::Io`] where it cannot be read.
 pub(super) fn read_all(path: &Path, file: BufReader<File>) -> Result<Vec<u8>> {
     let len = file.get_ref().metadata().map_or(0, |meta| meta.len());
     let mut bytes = Vec::new();

@@ -1,15 +1,15 @@
-//! Numbers that tell files from one another without reading all of them. Knows bytes only.
+//! Checksums that distinguish files without reading all of them. Must not know what the files hold.
 
 use crate::{Error, Result};
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 
-/// Bytes of a file's start, and of its end, that count. Small files count whole; the end of a PNG has the checksum of its
-/// pixels.
+/// Bytes of a file's start, and of its end, that count; of files up to twice as long all bytes count. The end
+/// of a PNG has the checksum of its pixels.
 const PART: u64 = 16 << 10;
 
-/// A checksum of a file's length, start and end, which continues `before`.
+/// A checksum (CRC-32C) of a file's length, start and end, which continues the checksum `before`.
 ///
 /// # Errors
 /// [`Error::Io`] where it cannot be read.

@@ -1,18 +1,17 @@
-//! Where the files of a data set lie: turns the words of a list line into paths. Knows directory layouts only; it
-//! reads no list and decodes nothing.
+//! Directory layouts of data sets: from the words of a list line to paths. Reads no list and decodes nothing.
 
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
-/// How a data directory is laid out.
+/// Layout of a data directory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Layout {
     /// Lists name every file relative to the data directory.
     #[default]
     Folder,
-    /// Pascal VOC 2012: `JPEGImages`, `SegmentationClassAug` or `SegmentationClass`, in the data directory or in its
-    /// `VOC2012` or `VOCdevkit/VOC2012`.
+    /// Pascal VOC 2012: `JPEGImages`, `SegmentationClassAug` or `SegmentationClass`, in the data directory or
+    /// in its `VOC2012` or `VOCdevkit/VOC2012`.
     Voc,
     /// Cityscapes as downloaded: `leftImg8bit/SPLIT/CITY/ID_leftImg8bit.png`,
     /// `gtFine/SPLIT/CITY/ID_gtFine_labelIds.png` (or `labelTrainIds`).
@@ -21,8 +20,8 @@ pub enum Layout {
 
 /// What the bytes of a mask file mean.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum MaskIds {
-    /// Class indices of training, 255 is ignored.
+pub(super) enum MaskIds {
+    /// Class indices, 255 is ignored.
     #[default]
     Train,
     /// The 34 label ids of the Cityscapes annotation, mapped to its 19 training classes on load.
@@ -32,11 +31,9 @@ pub enum MaskIds {
 /// The files of one list line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Resolved {
-    /// The image, as in the list, without a leading slash.
+    /// The image as the list names it, without a leading slash.
     pub name: String,
-    /// Existing image file.
     pub image: PathBuf,
-    /// Existing mask file.
     pub mask: Option<PathBuf>,
 }
 
@@ -44,11 +41,11 @@ const VOC_BASES: [&str; 3] = ["", "VOC2012", "VOCdevkit/VOC2012"];
 const CITYSCAPES_BASES: [&str; 2] = ["", "cityscapes"];
 const CITYSCAPES_SPLITS: [&str; 4] = ["train", "val", "test", "train_extra"];
 const IMAGE_SUFFIX: &str = "_leftImg8bit.png";
-/// `labelTrainIds` first: where both were made the user made it on purpose.
+/// `labelTrainIds` first: it is not part of the download, so where both exist the user made it on purpose.
 const MASK_SUFFIXES: [&str; 2] = ["_gtFine_labelTrainIds.png", "_gtFine_labelIds.png"];
 
 impl Layout {
-    /// Folders that relative names may start from.
+    /// Folders, relative to the data directory, in which names are looked for.
     fn bases(self) -> &'static [&'static str] {
         match self {
             Layout::Folder => &VOC_BASES[..1],
@@ -58,13 +55,13 @@ impl Layout {
     }
 
     /// Which ids a mask file of this layout holds.
-    pub fn mask_ids(self, mask: &Path) -> MaskIds {
+    pub(super) fn mask_ids(self, mask: &Path) -> MaskIds {
         let label_ids = mask.file_name().is_some_and(|n| n.to_string_lossy().ends_with("_labelIds.png"));
         if self == Layout::Cityscapes && label_ids { MaskIds::CityscapesLabelIds } else { MaskIds::Train }
     }
 
-    /// Files of a line that names `image` and perhaps `mask`. With `want_mask` a mask must be found, without it none is
-    /// looked for. The error says what was looked for and where.
+    /// Files of a line that names `image` and perhaps `mask`. With `want_mask` a mask must exist; without it,
+    /// none is looked for. The error says which file was looked for and where.
     pub(super) fn resolve(
         self,
         root: &Path,
@@ -97,15 +94,15 @@ impl Layout {
         Ok(Resolved { name: image.trim_start_matches('/').to_owned(), image: found, mask })
     }
 
-    /// An existing file of that name: relative to one of the bases (a leading slash does not make it absolute, as in the
-    /// authors' lists), or else absolute.
+    /// An existing file of that name: relative to one of the bases (a leading slash does not make it
+    /// absolute, as in the authors' lists), or else absolute.
     pub(super) fn locate(self, root: &Path, name: &str) -> Option<PathBuf> {
         let relative = name.trim_start_matches('/');
         let inside = self.bases().iter().map(|base| join(root, base).join(relative)).find(|p| p.is_file());
         inside.or_else(|| Some(PathBuf::from(name)).filter(|p| p.is_absolute() && p.is_file()))
     }
 
-    /// An existing mask file of that name, or one that says the same.
+    /// An existing mask file of that name, or the other kind of mask of the same image.
     pub(super) fn locate_mask(self, root: &Path, name: &str) -> Option<PathBuf> {
         self.locate(root, name).or_else(|| self.sibling_ids(root, name))
     }
@@ -115,7 +112,7 @@ impl Layout {
         all.join(", ")
     }
 
-    /// The mask that the layout itself gives to an image file.
+    /// The mask file that belongs to an image file by the layout's names.
     fn mask_of_image(self, image: &Path) -> Option<PathBuf> {
         let name = image.file_name()?.to_str()?;
         match self {
@@ -135,8 +132,8 @@ impl Layout {
         }
     }
 
-    /// Published lists name either kind of Cityscapes mask; the download has `labelIds` only. The other kind of the same
-    /// image says the same, so it stands in.
+    /// The other kind of Cityscapes mask of the same image: published lists name either, the download has
+    /// `labelIds` only, and both hold the same annotation.
     fn sibling_ids(self, root: &Path, mask: &str) -> Option<PathBuf> {
         if self != Layout::Cityscapes {
             return None;
@@ -151,7 +148,7 @@ impl Layout {
     }
 }
 
-/// Joins without adding a trailing separator for the empty base.
+/// As [`Path::join`], without the trailing separator for an empty base.
 fn join(root: &Path, base: &str) -> PathBuf {
     if base.is_empty() { root.to_path_buf() } else { root.join(base) }
 }
@@ -173,7 +170,11 @@ fn resolve_voc_id(root: &Path, id: &str, want_mask: bool) -> Result<Resolved, St
         file.is_file().then(|| (base.clone(), file))
     };
     let (base, image) = bases.iter().find_map(image).ok_or_else(|| {
-        format!("no image file {id:?} under {0}, nor JPEGImages/{id}.jpg under {0}, its VOC2012 or VOCdevkit/VOC2012", root.display())
+        format!(
+            "no image file {id:?} under {0}, nor JPEGImages/{id}.jpg under {0}, its VOC2012 or \
+             VOCdevkit/VOC2012",
+            root.display()
+        )
     })?;
     let mask = if want_mask {
         Some(voc_mask(&base, id).ok_or_else(|| {
@@ -209,7 +210,7 @@ fn resolve_cityscapes_id(root: &Path, id: &str, want_mask: bool) -> Result<Resol
     Ok(Resolved { name: id.to_owned(), image, mask: mask.filter(|_| want_mask) })
 }
 
-/// Training class of each Cityscapes label id 0..=33; 255 where the benchmark does not evaluate.
+/// Training class of each Cityscapes label id 0..=33; 255 for ids that the benchmark does not evaluate.
 const CITYSCAPES_TRAIN_IDS: [u8; 34] = {
     let mut map = [255; 34];
     let evaluated = [7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33];

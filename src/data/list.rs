@@ -1,20 +1,20 @@
-//! List files: which images, and which masks, make up a set. Reads the lists and checks that the files exist; decodes
-//! no image.
+//! List files: the images and masks of a set. Reads the lists and checks that the files exist; decodes no
+//! image.
 
 use super::layout::Layout;
 use crate::{Error, Result};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-/// What a reader of a list wants of its masks.
+/// Which masks of a list are looked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Masks {
-    /// Every image needs one.
+    /// Every image must have a mask.
     Required,
-    /// An image has the one that its line names, where there is such a file. None is looked for that no line names, and one
-    /// that is not there is as if not named: published lists name masks that a user may not have.
+    /// An image has the mask that its line names, if that file exists: published lists name masks that a user
+    /// may not have. No mask is looked for where the line names none.
     Optional,
-    /// The list may name them, they are not looked for.
+    /// No mask is looked for, whatever the list names.
     Ignored,
 }
 
@@ -23,11 +23,12 @@ pub enum Masks {
 pub struct Entry {
     /// The image as the list names it, without a leading slash.
     pub name: String,
-    /// Line in the list, from 1.
+    /// Line number in the list, from 1.
     pub line: usize,
-    /// Existing image file.
+    /// The image file, which existed when the list was read.
     pub image: PathBuf,
-    /// Existing mask file, unless [`Masks::Ignored`].
+    /// The mask file, which existed when the list was read; `None` with [`Masks::Ignored`], or with
+    /// [`Masks::Optional`] where there is none.
     pub mask: Option<PathBuf>,
 }
 
@@ -36,7 +37,7 @@ pub struct Entry {
 pub struct List {
     /// The list file, for messages.
     pub path: PathBuf,
-    /// How the data directory is laid out.
+    /// Layout of the data directory.
     pub layout: Layout,
     /// The images in the order of the file, at least one.
     pub entries: Vec<Entry>,
@@ -45,24 +46,25 @@ pub struct List {
 impl List {
     /// Reads `path` and finds its files under `root`.
     ///
-    /// A line is `image mask` or `image`, separated by a tab (then names may hold blanks) or by blanks; or an id that
-    /// `layout` completes. Empty lines do not count, nor those that start with `#`, unless such an image is there.
+    /// A line is `image mask` or `image`, separated by a tab (then names may hold blanks) or by blanks; or an
+    /// id that `layout` completes. Empty lines are skipped, and so are lines that start with `#`, unless an
+    /// image has that name.
     ///
     /// # Errors
-    /// [`Error::Data`] with the line: a missing or empty list, a missing image or mask, a labelled image without mask, an
-    /// image named twice.
+    /// [`Error::Data`] with the line: a missing or empty list, a missing image or mask, a labelled image
+    /// without mask, an image named twice.
     pub fn read(path: &Path, root: &Path, layout: Layout, masks: Masks) -> Result<List> {
         let (list, faults) = List::read_all(path, root, layout, masks)?;
         match faults.into_iter().next() {
             Some(fault) => Err(fault),
             None if list.entries.is_empty() => {
-                Err(Error::data(path, "the list names no image; expected one image a line"))
+                Err(Error::data(path, "the list names no image; expected one image per line"))
             }
             None => Ok(list),
         }
     }
 
-    /// As [`List::read`], with what is wrong with lines beside the images of the others.
+    /// As [`List::read`], with the errors of all lines next to the images of the lines without one.
     ///
     /// # Errors
     /// [`Error::Data`] where there is no list or data directory.
@@ -70,7 +72,7 @@ impl List {
         let bytes =
             std::fs::read(path).map_err(|e| Error::data(path, format!("cannot read this list file: {e}")))?;
         let text = String::from_utf8(bytes)
-            .map_err(|_| Error::data(path, "expected a list file in UTF-8 text, one image a line"))?;
+            .map_err(|_| Error::data(path, "expected a list file in UTF-8 text, one image per line"))?;
         if !root.is_dir() {
             return Err(Error::data(root, "no such data directory"));
         }
@@ -110,7 +112,7 @@ impl List {
     }
 }
 
-/// Whether a line is a remark: it begins with `#`, and there is no image of that name.
+/// Whether a line is a comment: it begins with `#`, and no image has that name.
 fn is_comment(line: &str, root: &Path, layout: Layout) -> bool {
     let image = |(image, _)| layout.locate(root, image).is_some();
     line.starts_with('#') && !split(line, root, layout).is_ok_and(image)
@@ -143,8 +145,8 @@ fn split<'a>(
     }
 }
 
-/// Which file a path leads to, whatever links, `..` and other ways of writing lead there: device and inode, or the resolved path
-/// where there are none.
+/// Identity of the file that a path leads to, the same for all links and ways of writing the path: device and
+/// inode, or the resolved path where there are none.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum FileId {
     #[cfg(unix)]
@@ -163,9 +165,8 @@ impl FileId {
     }
 }
 
-/// Checks the lists of one run against each other: no image may be both learnt from with its mask and validated on.
-/// Labelled images among the unlabelled are usual (some published splits have them) and get a warning, as do unlabelled
-/// ones among the validation images.
+/// Checks that the labelled and the validation list of a run share no image. Unlabelled images that are also
+/// in one of them, as in some published splits, are logged as a warning.
 ///
 /// # Errors
 /// [`Error::Data`] with the lines of both lists.
@@ -174,13 +175,14 @@ pub fn check_disjoint(labeled: &List, unlabeled: Option<&List>, val: &List) -> R
         list.entries.iter().map(|e| (FileId::of(&e.image), e.line)).collect()
     };
     let val_lines = lines(val);
-    let shared = |e: &'_ Entry| val_lines.get(&FileId::of(&e.image)).copied();
+    let shared = |e: &Entry| val_lines.get(&FileId::of(&e.image)).copied();
     if let Some((e, line)) = labeled.entries.iter().find_map(|e| Some((e, shared(e)?))) {
         return Err(Error::Data {
             path: labeled.path.clone(),
             line: Some(e.line),
             message: format!(
-                "image {:?} is also in the validation list, {}:{line}; validation images must not be labelled training images",
+                "image {:?} is also in the validation list, {}:{line}; validation images must not be labelled \
+                 training images",
                 e.name,
                 val.path.display()
             ),

@@ -1,10 +1,10 @@
-//! Batches ahead of time: the order of samples, the geometry of their augmentation in parallel, and a thread that keeps a
-//! few batches ready. Knows sources and augmentation; nothing of devices or of what the batches are for.
+//! Prefetching of batches: the order of samples, the geometry of their augmentation in parallel, and a thread
+//! that keeps a few batches ready. Must not know devices or what the batches are for.
 //!
-//! Batch s is a pure function of (seed, stream, s): passes over the source follow one another, each in an order of its own and
-//! of whole optimiser steps alone, what is left of a pass stays out of it; the augmentation of place j is keyed by
-//! s · batch + j. So any batch can be made again alone, on any number of threads, and a resumed run sees what an uninterrupted
-//! one would have.
+//! Batch s is a pure function of (seed, stream, s). Passes over the source follow one another, each in its
+//! own order; a pass has whole optimiser steps only and drops the remaining images. The augmentation of image
+//! j of batch s is keyed by s · batch + j. So any batch can be made again by itself, on any number of
+//! threads, and a resumed run sees the batches that an uninterrupted one would have seen.
 
 use super::augment::{Augment, Workspace};
 use super::source::{Sample, Source};
@@ -22,9 +22,9 @@ use std::time::Duration;
 /// 8-bit images on the host, for [`crate::ops::upload_images`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HostImages {
-    /// Three channels.
+    /// `[n, h, w, 3]`.
     pub shape: Shape,
-    /// NHWC.
+    /// One byte per channel, NHWC.
     pub data: Vec<u8>,
     /// The part of each image that is not padding.
     pub shown: Vec<Box2d>,
@@ -37,58 +37,60 @@ impl HostImages {
     }
 }
 
-/// One view of images with labels.
+/// Images in one view, with labels.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LabeledBatch {
     /// `[batch, crop, 3]`.
     pub images: HostImages,
-    /// The strong view's changes of each image; `None` for the weak view.
+    /// The colour changes of each image; `None` for the weak view.
     pub strong: Option<Vec<Strong>>,
     /// `[batch, crop]`, 255 is ignored.
     pub labels: Vec<u8>,
-    /// Which samples of the source these are.
+    /// Indices of the samples in the source.
     pub indices: Vec<usize>,
 }
 
-/// Two views of each image with the same geometry.
+/// Images in both views, with the same geometry.
 #[derive(Clone, Debug, PartialEq)]
 pub struct UnlabeledBatch {
-    /// `[batch, crop, 3]`: as they are for the teachers.
+    /// `[batch, crop, 3]`: the weak view, for the teachers.
     pub images: HostImages,
-    /// What the student sees changed in each.
+    /// The colour changes of each image in the strong view, for the student.
     pub strong: Vec<Strong>,
-    /// `[batch, crop]`, 255 where an image has no mask; `None` where none of the source has. To measure with, not to learn from.
+    /// `[batch, crop]`, 255 where an image has no mask; `None` if no image of the source has one. To measure
+    /// with, not to learn from.
     pub labels: Option<Vec<u8>>,
-    /// Which samples of the source these are.
+    /// Indices of the samples in the source.
     pub indices: Vec<usize>,
 }
 
-/// What decides a loader's batches, and how many it keeps ready.
+/// Settings of a loader.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LoaderSpec {
     /// The run's seed.
     pub seed: u64,
-    /// Tells the loaders of one run apart.
+    /// Number of the loader within the run: loaders of different streams draw independently.
     pub stream: u16,
-    /// Images of a batch.
+    /// Images per batch.
     pub batch: usize,
-    /// Batches of one optimiser step.
+    /// Batches per optimiser step.
     pub batches_per_step: usize,
-    /// Both views.
+    /// Augmentation of both views.
     pub augment: Augment,
-    /// Batches that wait, 2 to 4; about as many again are being made and used.
+    /// Batches that are kept ready, 2 to 4; about as many again are being made or used.
     pub prefetch: usize,
 }
 
-/// A deterministic prefetching loader of one kind of batch. Made by [`Loader::labeled`] or [`Loader::unlabeled`]; `next`
-/// starts at step 0 unless [`Loader::start`] was called. Dropping it ends its thread.
+/// A deterministic prefetching loader of one kind of batch. Made by [`Loader::labeled`] or
+/// [`Loader::unlabeled`]; `next` starts at batch 0 unless [`Loader::start`] was called. Dropping it ends its
+/// thread.
 pub struct Loader<T> {
     make: Arc<dyn Fn(u64) -> Result<T> + Send + Sync>,
     prefetch: usize,
     running: Option<Running<T>>,
 }
 
-/// How long a rayon worker that waits sleeps between looks for tasks.
+/// How long a rayon worker that waits sleeps before it looks for tasks again.
 const IDLE: Duration = Duration::from_micros(200);
 
 struct Running<T> {
@@ -96,14 +98,14 @@ struct Running<T> {
     thread: JoinHandle<()>,
 }
 
-/// Optimiser steps of `images` images each in one pass over a source of `len` images: full steps only. A source of fewer images
-/// than one step takes makes a step all the same, in which its images occur several times.
+/// Optimiser steps of `images` images each in one pass over a source of `len` images: full steps only, but at
+/// least one. Where one step takes more images than there are, images occur in it several times.
 pub fn steps_per_pass(len: usize, images: usize) -> u64 {
     (len / images.max(1)).max(1) as u64
 }
 
 impl Loader<LabeledBatch> {
-    /// One view of images with their labels.
+    /// A loader of images in one view, with their labels.
     ///
     /// # Errors
     /// [`Error::Config`] for bad settings, [`Error::Usage`] for a source that is empty or lacks masks.
@@ -115,60 +117,51 @@ impl Loader<LabeledBatch> {
         let plan = Plan::new(source, spec)?;
         Ok(Loader { make: Arc::new(move |number| plan.labeled(number, view)), prefetch, running: None })
     }
-
-    /// The batch of the next step, see [`Loader::next`].
-    pub fn next_labeled(&mut self) -> Result<LabeledBatch> {
-        self.next()
-    }
 }
 
 impl Loader<UnlabeledBatch> {
-    /// Weak and strong views. Masks of the source decide nothing, and are handed out as [`UnlabeledBatch::labels`].
+    /// A loader of images in both views. Masks of the source do not affect them and become
+    /// [`UnlabeledBatch::labels`].
     ///
     /// # Errors
-    /// As [`Loader::labeled`].
+    /// [`Error::Config`] for bad settings, [`Error::Usage`] for a source that is empty.
     pub fn unlabeled(source: Arc<dyn Source>, spec: LoaderSpec) -> Result<Loader<UnlabeledBatch>> {
         let prefetch = spec.prefetch;
         let plan = Plan::new(source, spec)?;
-        Ok(Loader { make: Arc::new(move |step| plan.unlabeled(step)), prefetch, running: None })
-    }
-
-    /// The batch of the next step, see [`Loader::next`].
-    pub fn next_unlabeled(&mut self) -> Result<UnlabeledBatch> {
-        self.next()
+        Ok(Loader { make: Arc::new(move |number| plan.batch(number, false)), prefetch, running: None })
     }
 }
 
 impl<T: Send + 'static> Loader<T> {
-    /// The batch of `step`, made here and now.
+    /// Batch `number`, made on the calling thread and rayon's.
     ///
     /// # Errors
-    /// Those of the source.
-    pub fn batch(&self, step: u64) -> Result<T> {
-        (self.make)(step)
+    /// As [`Source::load`].
+    pub fn batch(&self, number: u64) -> Result<T> {
+        (self.make)(number)
     }
 
-    /// Starts over at `from_step`: a thread begins to make batches, [`Loader::next`] gives them in order.
+    /// Starts a thread that makes batches from number `first` on; [`Loader::next`] returns them in order.
     ///
     /// # Errors
     /// [`Error::Io`] when the system has no thread left.
-    pub fn start(&mut self, from_step: u64) -> Result<()> {
+    pub fn start(&mut self, first: u64) -> Result<()> {
         self.stop();
         let (send, batches) = sync_channel(self.prefetch.max(1));
         let make = self.make.clone();
         let thread = std::thread::Builder::new()
             .name("loader".into())
-            .spawn(move || produce(&*make, &send, from_step))
+            .spawn(move || produce(&*make, &send, first))
             .map_err(Error::io("loader thread"))?;
         self.running = Some(Running { batches, thread });
         Ok(())
     }
 
-    /// The batch of the next step; waits until it is ready.
+    /// The next batch; waits until it is ready.
     ///
     /// # Errors
-    /// What went wrong in making it. The loader stops at the first error; [`Loader::start`] begins again.
-    #[allow(clippy::should_implement_trait)] // fails instead of ending
+    /// As [`Source::load`]. The loader stops at the first error; [`Loader::start`] starts it again.
+    #[allow(clippy::should_implement_trait)] // an iterator would end where this fails
     pub fn next(&mut self) -> Result<T> {
         if self.running.is_none() {
             self.start(0)?;
@@ -181,12 +174,12 @@ impl<T: Send + 'static> Loader<T> {
 }
 
 impl<T> Loader<T> {
-    /// Ends the thread, after the batch that it is at.
+    /// Ends the thread, after the batch that it is making.
     fn stop(&mut self) {
         if let Some(Running { batches, thread }) = self.running.take() {
-            // With the receiver gone its next send fails.
+            // Its next send then fails.
             drop(batches);
-            // As in `receive`: the batch that it is at may need this very worker.
+            // As in `receive`: the batch that it is making may need this rayon worker.
             while !thread.is_finished() {
                 match rayon::yield_now() {
                     None => break,
@@ -194,7 +187,7 @@ impl<T> Loader<T> {
                     Some(rayon::Yield::Idle) => std::thread::sleep(IDLE),
                 }
             }
-            // A panic in there was already reported by the panic hook, and there is no batch to hand out.
+            // A panic of the thread was already reported by the panic hook.
             let _ = thread.join();
         }
     }
@@ -206,10 +199,10 @@ impl<T> Drop for Loader<T> {
     }
 }
 
-/// Makes batches until one fails or nobody listens.
-fn produce<T>(make: &dyn Fn(u64) -> Result<T>, send: &SyncSender<Result<T>>, from_step: u64) {
-    for step in from_step.. {
-        let batch = make(step);
+/// Makes batches until one fails or the receiver is dropped.
+fn produce<T>(make: &dyn Fn(u64) -> Result<T>, send: &SyncSender<Result<T>>, first: u64) {
+    for number in first.. {
+        let batch = make(number);
         let failed = batch.is_err();
         if send.send(batch).is_err() || failed {
             return;
@@ -217,8 +210,8 @@ fn produce<T>(make: &dyn Fn(u64) -> Result<T>, send: &SyncSender<Result<T>>, fro
     }
 }
 
-/// Waits for a batch; `None` when the thread is gone. On a rayon worker the wait lends a hand to rayon's own tasks,
-/// for with one worker the batch would otherwise never be made.
+/// Waits for a batch; `None` when the thread has ended. A rayon worker executes other tasks while it waits:
+/// with one worker, the batch would otherwise never be made.
 fn receive<T>(batches: &Receiver<T>) -> Option<T> {
     loop {
         match rayon::yield_now() {
@@ -237,11 +230,11 @@ fn receive<T>(batches: &Receiver<T>) -> Option<T> {
     }
 }
 
-/// Everything that a batch is a function of.
+/// Everything that a batch depends on besides its number.
 struct Plan {
     source: Arc<dyn Source>,
     spec: LoaderSpec,
-    /// The order of the epoch that was last asked for.
+    /// The order that was used last, by its number.
     order: Mutex<Option<(u64, Arc<Vec<u32>>)>>,
 }
 
@@ -264,18 +257,18 @@ impl Plan {
         Ok(Plan { source, spec, order: Mutex::new(None) })
     }
 
-    /// Step bits of a random key: the stream in the high 16 bits.
+    /// A random key of this loader: the stream is in the high 16 bits of its step.
     fn key(&self, domain: Domain, number: u64) -> Key {
         Key::new(self.spec.seed, domain, u64::from(self.spec.stream) << 48 | number)
     }
 
-    /// Number of the augmentation's key and sample, for each place of batch `number`.
+    /// For each image of batch `number`, the number of its augmentation's key and its index in the source.
     fn positions(&self, number: u64) -> Vec<(u64, usize)> {
         let LoaderSpec { batch, batches_per_step, .. } = self.spec;
         let (len, batch, per_step) = (self.source.len() as u64, batch as u64, batches_per_step as u64);
         let batches = per_step * steps_per_pass(self.source.len(), self.spec.batch * batches_per_step);
         let (pass, within) = (number / batches, number % batches);
-        // One order serves a pass, several where a step takes more images than there are.
+        // A pass uses one order, or several where a step takes more images than there are.
         let orders = (batches * batch).div_ceil(len);
         (0..batch)
             .map(|j| {
@@ -286,63 +279,49 @@ impl Plan {
             .collect()
     }
 
-    /// The order number `epoch` of the source's samples.
-    fn order(&self, epoch: u64) -> Arc<Vec<u32>> {
+    /// Order `number` of the source's samples.
+    fn order(&self, number: u64) -> Arc<Vec<u32>> {
         let mut kept = self.order.lock().unwrap_or_else(PoisonError::into_inner);
         match &*kept {
-            Some((at, order)) if *at == epoch => order.clone(),
+            Some((at, order)) if *at == number => order.clone(),
             _ => {
                 let mut order: Vec<u32> = (0..self.source.len() as u32).collect();
-                self.key(Domain::Shuffle, epoch).stream().shuffle(&mut order);
+                self.key(Domain::Shuffle, number).stream().shuffle(&mut order);
                 let order = Arc::new(order);
-                *kept = Some((epoch, order.clone()));
+                *kept = Some((number, order.clone()));
                 order
             }
         }
     }
 
     fn labeled(&self, number: u64, view: View) -> Result<LabeledBatch> {
-        let LoaderSpec { augment, batch, .. } = &self.spec;
-        let places = self.positions(number);
-        let [h, w] = augment.crop;
-        let (mut data, mut labels) = (vec![0; batch * h * w * 3], vec![0; batch * h * w]);
-        let drawn: Vec<Result<(Box2d, Strong)>> = places
-            .par_iter()
-            .zip(data.par_chunks_exact_mut(h * w * 3).zip(labels.par_chunks_exact_mut(h * w)))
-            .map(|(&(p, i), (image, labels))| {
-                let sample = self.source.load(i)?;
-                let mask = sample.mask.as_ref().ok_or_else(|| missing_mask(&sample))?;
-                let mut rng = self.key(Domain::Augment, p).stream();
-                let geometry = augment.geometry(sample.image.size, &mut rng);
-                WORK.with_borrow_mut(|work| {
-                    augment.write_image(&sample.image, &geometry, work, image)?;
-                    augment.write_labels(mask, &geometry, work, labels)
-                })?;
-                Ok((augment.shown(&geometry), augment.strong(&mut rng)))
-            })
-            .collect();
-        let (shown, strong) = drawn.into_iter().collect::<Result<Vec<_>>>()?.into_iter().unzip();
-        let images = HostImages { shape: Shape::new(*batch, h, w, 3), data, shown };
+        let UnlabeledBatch { images, strong, labels, indices } = self.batch(number, true)?;
         let strong = (view == View::Strong).then_some(strong);
-        Ok(LabeledBatch { images, strong, labels, indices: places.into_iter().map(|(_, i)| i).collect() })
+        Ok(LabeledBatch { images, strong, labels: labels.unwrap_or_default(), indices })
     }
 
-    fn unlabeled(&self, number: u64) -> Result<UnlabeledBatch> {
+    /// Batch `number`, with labels where the source has any; if `need_masks`, an image without a mask is an
+    /// error.
+    fn batch(&self, number: u64, need_masks: bool) -> Result<UnlabeledBatch> {
         let LoaderSpec { augment, batch, .. } = &self.spec;
-        let places = self.positions(number);
+        let positions = self.positions(number);
         let [h, w] = augment.crop;
         let mut data = vec![0; batch * h * w * 3];
-        let mut labels = (self.source.num_masks() > 0).then(|| vec![IGNORE; batch * h * w]);
+        let has_labels = need_masks || self.source.num_masks() > 0;
+        let mut labels = has_labels.then(|| vec![IGNORE; batch * h * w]);
         let mut crops: Vec<Option<&mut [u8]>> = match &mut labels {
             Some(labels) => labels.chunks_exact_mut(h * w).map(Some).collect(),
             None => (0..*batch).map(|_| None).collect(),
         };
-        let drawn: Vec<Result<(Box2d, Strong)>> = places
+        let drawn: Vec<Result<(Box2d, Strong)>> = positions
             .par_iter()
             .zip(data.par_chunks_exact_mut(h * w * 3).zip(crops.par_iter_mut()))
-            .map(|(&(p, i), (image, labels))| {
+            .map(|(&(key, i), (image, labels))| {
                 let sample = self.source.load(i)?;
-                let mut rng = self.key(Domain::Augment, p).stream();
+                if need_masks && sample.mask.is_none() {
+                    return Err(missing_mask(&sample));
+                }
+                let mut rng = self.key(Domain::Augment, key).stream();
                 let geometry = augment.geometry(sample.image.size, &mut rng);
                 WORK.with_borrow_mut(|work| {
                     augment.write_image(&sample.image, &geometry, work, image)?;
@@ -356,7 +335,7 @@ impl Plan {
             .collect();
         let (shown, strong) = drawn.into_iter().collect::<Result<Vec<_>>>()?.into_iter().unzip();
         let images = HostImages { shape: Shape::new(*batch, h, w, 3), data, shown };
-        let indices = places.into_iter().map(|(_, i)| i).collect();
+        let indices = positions.into_iter().map(|(_, i)| i).collect();
         Ok(UnlabeledBatch { images, strong, labels, indices })
     }
 }

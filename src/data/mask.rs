@@ -1,40 +1,31 @@
-//! Mask files to class indices: PNGs whose stored values are classes, never colours. Knows no list.
+//! Decoding of mask files to class indices: PNGs whose stored values are classes, never colours. Must not
+//! know lists.
 
 use super::decode::{DECODER_BYTES, check_size, read_all};
 use super::layout::MaskIds;
-use super::orientation::{ExifMasks, Header, Lies};
+use super::orientation::{ExifMasks, Header, MaskOrientation};
+use super::pixels::Mask;
 use super::whole;
 use crate::ops::{IGNORE, Size};
 use crate::{Error, Result};
-use image::metadata::Orientation;
-use image::{DynamicImage, GrayImage, ImageFormat};
+use image::ImageFormat;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Cursor, Seek};
 use std::path::Path;
 
-/// A class index a pixel, 255 is ignored.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Mask {
-    /// Rows and columns.
-    pub size: Size,
-    /// `rows * columns` bytes.
-    pub data: Vec<u8>,
-}
-
 /// A mask as its file stores it.
 pub(super) struct StoredMask {
-    /// Stored values.
     pub mask: Mask,
-    /// Bits of a stored value.
+    /// Bits per stored value.
     pub bits: u8,
-    /// The stored value that programs show as white, where there is one.
+    /// The stored value that viewers show as white, where there is one.
     pub white: Option<u8>,
-    /// How it lies to its image.
-    pub lies: Lies,
+    pub orientation: MaskOrientation,
 }
 
 impl StoredMask {
-    /// Whether it has pixels that programs show as white and that are read as class 1 (of 1 bit) or as ignored (of 8).
+    /// Whether it has pixels that viewers show as white and that are read as class 1 (of 1 bit) or as ignored
+    /// (of 8).
     pub fn has_white(&self) -> bool {
         match (self.bits, self.white) {
             (1, Some(white @ 1)) | (8, Some(white @ IGNORE)) => self.mask.data.contains(&white),
@@ -43,13 +34,14 @@ impl StoredMask {
     }
 }
 
-/// Decodes a mask: an 8-bit PNG (or 1, 2, 4 bits), grey or palette. The stored index is the class; the palette's colours
-/// decide nothing.
+/// Decodes a mask: an 8-bit PNG (or 1, 2, 4 bits), grey or palette. The stored value is the class; the
+/// palette's colours have no effect.
 ///
 /// # Errors
-/// [`Error::Io`] when the file cannot be read, [`Error::Data`] when it is no such PNG, truncated or too large.
+/// [`Error::Io`] when the file cannot be read, [`Error::Data`] when it is not such a PNG, truncated or too
+/// large.
 pub fn decode_mask(path: &Path) -> Result<Mask> {
-    decode(path, |_| Ok(Lies::Unturned)).map(|stored| stored.mask)
+    decode(path, |_| Ok(MaskOrientation::NotRotated)).map(|stored| stored.mask)
 }
 
 /// Decodes the mask of an image, whose header is compared with the mask's before a pixel is decoded.
@@ -62,7 +54,9 @@ pub(super) fn decode_mask_of(
     image_path: &Path,
     exif: ExifMasks,
 ) -> Result<StoredMask> {
-    decode(path, |size| image.mask_lies(size, exif).ok_or_else(|| other_size(path, size, image, image_path)))
+    decode(path, |size| {
+        image.mask_orientation(size, exif).ok_or_else(|| other_size(path, size, image, image_path))
+    })
 }
 
 /// Compares the header of a mask with that of its image.
@@ -72,18 +66,18 @@ pub(super) fn decode_mask_of(
 pub(super) fn check_mask_header(path: &Path, image: &Header, image_path: &Path) -> Result<()> {
     let file = File::open(path).map_err(Error::io(path))?;
     let size = size_of(&open(path, BufReader::new(file))?);
-    match image.mask_lies(size, ExifMasks::Auto) {
+    match image.mask_orientation(size, ExifMasks::Auto) {
         Some(_) => Ok(()),
         None => Err(other_size(path, size, image, image_path)),
     }
 }
 
-fn decode(path: &Path, lies: impl FnOnce(Size) -> Result<Lies>) -> Result<StoredMask> {
+fn decode(path: &Path, orientation: impl FnOnce(Size) -> Result<MaskOrientation>) -> Result<StoredMask> {
     let file = BufReader::new(File::open(path).map_err(Error::io(path))?);
     let bytes = read_all(path, file)?;
     let mut reader = open(path, Cursor::new(&bytes[..]))?;
     let size = size_of(&reader);
-    let lies = lies(size)?;
+    let orientation = orientation(size)?;
     check_size(path, size, 2)?;
     whole::check_bytes(path, &bytes, ImageFormat::Png)?;
     let bits = reader.info().bit_depth as u8;
@@ -94,7 +88,7 @@ fn decode(path: &Path, lies: impl FnOnce(Size) -> Result<Lies>) -> Result<Stored
     let mut packed = vec![0; len];
     reader.next_frame(&mut packed).map_err(|e| fail(e.to_string()))?;
     let data = if bits == 8 { packed } else { unpack(&packed, size, bits.into()) };
-    Ok(StoredMask { mask: Mask { size, data }, bits, white, lies })
+    Ok(StoredMask { mask: Mask { size, data }, bits, white, orientation })
 }
 
 fn size_of<R: BufRead + Seek>(reader: &png::Reader<R>) -> Size {
@@ -128,12 +122,12 @@ fn open<R: BufRead + Seek>(path: &Path, source: R) -> Result<png::Reader<R>> {
             return Ok(reader);
         }
         png::ColorType::Rgb | png::ColorType::Rgba => {
-            "these are colours, which say nothing of classes: write for each colour the index of its class"
+            "these are colours, not classes: write for each colour the index of its class"
         }
         png::ColorType::GrayscaleAlpha => "save it without its alpha channel",
         _ => "save it with 8 bits",
     };
-    Err(Error::data(path, format!("{EXPECTED}; got {color:?} with {} bits a channel; {what}", depth as u8)))
+    Err(Error::data(path, format!("{EXPECTED}; got {color:?} with {} bits per channel; {what}", depth as u8)))
 }
 
 /// Values of 1, 2 or 4 bits, first pixel in the high bits, rows padded to whole bytes.
@@ -148,12 +142,12 @@ fn unpack(packed: &[u8], (h, w): Size, bits: usize) -> Vec<u8> {
     out
 }
 
-/// Turns the stored ids of a mask into training classes below `num_classes` or 255, in place.
+/// Maps the stored ids of a mask to training classes below `num_classes` or 255, in place.
 ///
 /// # Errors
 /// [`Error::Data`] with the value, its row and column, and what is allowed.
 pub(super) fn to_classes(mask: &mut Mask, ids: MaskIds, num_classes: usize, path: &Path) -> Result<()> {
-    // One pass over a table of all bytes, so that the usual case costs a lookup a pixel.
+    // One table of all byte values, so that the usual case costs one lookup per pixel.
     let table: [Option<u8>; 256] =
         std::array::from_fn(|v| ids.class(v as u8).filter(|&c| c == IGNORE || usize::from(c) < num_classes));
     for (i, value) in mask.data.iter_mut().enumerate() {
@@ -177,25 +171,11 @@ pub(super) fn to_classes(mask: &mut Mask, ids: MaskIds, num_classes: usize, path
     Ok(())
 }
 
-/// The mask turned and mirrored.
-pub(super) fn turned(mask: Mask, orientation: Orientation) -> Mask {
-    let (h, w) = mask.size;
-    match GrayImage::from_raw(w as u32, h as u32, mask.data) {
-        Some(gray) => {
-            let mut turned = DynamicImage::ImageLuma8(gray);
-            turned.apply_orientation(orientation);
-            let turned = turned.into_luma8();
-            Mask { size: (turned.height() as usize, turned.width() as usize), data: turned.into_raw() }
-        }
-        None => unreachable!("a mask has one byte per pixel"),
-    }
-}
-
 fn other_size(path: &Path, mask: Size, image: &Header, image_path: &Path) -> Error {
     let text = |s: Size| format!("{} x {}", s.1, s.0);
     let turned = match image.upright() {
         upright if upright == image.stored => String::new(),
-        upright => format!(" or, as people see it, {}", text(upright)),
+        upright => format!(" or, upright, {}", text(upright)),
     };
     let message = format!(
         "the mask is {} pixels (width x height), expected {}{turned} as its image {}",

@@ -1,4 +1,4 @@
-//! Data sets by name: number of classes, their names and colours, and the layout on disk. Knows no files.
+//! Known data sets: number of classes, their names and colours, and the layout on disk. Opens no files.
 
 use super::layout::Layout;
 use super::scenes::SCENE_CLASSES;
@@ -64,7 +64,7 @@ const CITYSCAPES_CLASSES: [&str; 19] = [
     "bicycle",
 ];
 
-/// As published with the Cityscapes benchmark.
+/// Colours published with the Cityscapes benchmark.
 const CITYSCAPES_COLORS: [[u8; 3]; 19] = [
     [128, 64, 128],
     [244, 35, 232],
@@ -101,7 +101,7 @@ const CAMVID_CLASSES: [&str; 11] = [
     "bicyclist",
 ];
 
-/// Usual for the 11-class version (the colours of the 32-class annotation's main classes).
+/// The usual colours of the 11-class version: those of the 32-class annotation's main classes.
 const CAMVID_COLORS: [[u8; 3]; 11] = [
     [128, 128, 128],
     [128, 0, 0],
@@ -122,7 +122,7 @@ impl Preset {
         self.class_names().len()
     }
 
-    /// Names in the order of the class indices.
+    /// One name per class, in the order of the class indices.
     pub fn class_names(self) -> &'static [&'static str] {
         match self {
             Preset::Voc => &VOC_CLASSES,
@@ -132,7 +132,7 @@ impl Preset {
         }
     }
 
-    /// Colours in the order of the class indices.
+    /// One colour (red, green, blue) per class, in the order of the class indices.
     pub fn palette(self) -> Vec<[u8; 3]> {
         match self {
             Preset::Voc => (0..21).map(voc_color).collect(),
@@ -151,20 +151,21 @@ impl Preset {
         }
     }
 
-    /// Long side of an image at scale 1 that the method uses for this data set; its own size when `None`.
+    /// Long side, in pixels, of an image at scale 1 that the method uses for this data set; `None` for the
+    /// image's own size.
     pub fn base_size(self) -> Option<usize> {
         (self == Preset::Voc).then_some(600)
     }
 }
 
-/// Names of classes that have none.
+/// Names for classes without one: `class 0`, `class 1`, ….
 pub fn class_names(num_classes: usize) -> Vec<String> {
     (0..num_classes).map(|i| format!("class {i}")).collect()
 }
 
-/// Colour `i` of the VOC palette: the three low bits of `i` become the high bits of red, green, blue, the next three
-/// the bits below, and so on.
-pub fn voc_color(i: usize) -> [u8; 3] {
+/// Colour `i` of the VOC palette: the three low bits of `i` become the high bits of red, green, blue, the
+/// next three the bits below, and so on.
+fn voc_color(i: usize) -> [u8; 3] {
     let mut color = [0u8; 3];
     for bit in 0..8 {
         for (c, value) in color.iter_mut().enumerate() {
@@ -174,7 +175,8 @@ pub fn voc_color(i: usize) -> [u8; 3] {
     color
 }
 
-/// `num_classes` colours that differ clearly: dark grey, then hues a golden angle apart in three brightnesses.
+/// `num_classes` colours that differ clearly: dark grey, then hues a golden angle apart in three
+/// brightnesses.
 pub fn distinct_palette(num_classes: usize) -> Vec<[u8; 3]> {
     let color = |i: usize| {
         if i == 0 {

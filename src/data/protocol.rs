@@ -1,5 +1,5 @@
-//! Which family a labelled list of Pascal VOC belongs to, by its content. The mIoU of one family is 2 to 3 points from that of
-//! another for the same method, so numbers of two families must not be compared.
+//! The family of labelled lists of Pascal VOC that a list belongs to, by its content. For the same method,
+//! the mIoU of two families differs by 2 to 3 points, so numbers of two families must not be compared.
 
 use super::layout::Layout;
 use super::list::List;
@@ -7,13 +7,14 @@ use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
 use std::path::Path;
 
-/// Kinds of labelled lists of Pascal VOC.
+/// Families of published labelled lists of Pascal VOC.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum VocFamily {
-    /// All labelled images are of VOC's own `train.txt` (1,464), whose masks were drawn with care: high-quality and blender lists.
+    /// All labelled images are in VOC's own `train.txt` (1,464), whose masks were drawn with care:
+    /// high-quality and blender lists.
     HighQuality,
-    /// Labelled images of the augmented set (SBD's masks) too: CPS lists.
+    /// Some labelled images are of the augmented set, with SBD's masks: CPS lists.
     Augmented,
 }
 
@@ -28,14 +29,15 @@ impl std::fmt::Display for VocFamily {
     }
 }
 
-/// Where VOC keeps its own list, from the data directory.
+/// Places of VOC's own list, relative to the data directory.
 const TRAIN_LISTS: [&str; 3] = [
     "ImageSets/Segmentation/train.txt",
     "VOC2012/ImageSets/Segmentation/train.txt",
     "VOCdevkit/VOC2012/ImageSets/Segmentation/train.txt",
 ];
 
-/// The family of a labelled list; `None` for other data sets, and where VOC's own list is not there.
+/// The family of a labelled list; `None` for other data sets, and where VOC's own list does not exist under
+/// `root`.
 pub fn voc_family(labeled: &List, root: &Path) -> Option<VocFamily> {
     if labeled.layout != Layout::Voc {
         return None;
@@ -65,7 +67,7 @@ mod tests {
     }
 
     #[test]
-    fn lists_are_known_by_their_images() {
+    fn lists_are_recognised_by_their_images() {
         let dir = tempfile::tempdir().unwrap();
         let labeled = list(Layout::Voc, &["2007_000032", "2007_000039"]);
         assert_eq!(voc_family(&labeled, dir.path()), None);

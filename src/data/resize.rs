@@ -1,12 +1,12 @@
-//! Resampling of 8-bit pixels: bicubic (a = -0.5, antialiased) for images exactly as Pillow does it, nearest for masks as
-//! Pillow's or as OpenCV's. Knows nothing of lists, classes or random numbers.
+//! Resampling of 8-bit pixels: bicubic (a = -0.5, antialiased) for images exactly as Pillow's, nearest for
+//! masks as Pillow's or OpenCV's. Must not know lists, classes or random numbers.
 //!
-//! Bicubic is two passes with the image rounded to bytes in between. Where the filter overshoots 0 or 255 the order of
-//! the passes shows, and an error of 1 after the first grows in the second; so order, bounds and the weights in 22-bit
-//! fixed point follow Pillow 13, and the results are equal, not merely close.
+//! Bicubic is two passes with the image rounded to bytes in between. Where the filter overshoots 0 or 255 the
+//! result depends on the order of the passes, and an error of 1 after the first grows in the second; so
+//! order, bounds and the weights in 22-bit fixed point follow Pillow 13, and the results are equal, not
+//! merely close.
 
-use super::decode::RgbImage;
-use super::mask::Mask;
+use super::pixels::{Mask, RgbImage};
 use crate::ops::Size;
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -23,19 +23,19 @@ pub struct Window {
 }
 
 impl Window {
-    /// All of an image.
-    pub fn whole(size: Size) -> Window {
+    /// All of an image of `size`.
+    fn whole(size: Size) -> Window {
         Window { y: 0, x: 0, size }
     }
 }
 
-/// Bits behind the point of the weights: 8 of a pixel, these, and two of headroom and sign fill an `i32`.
+/// Fractional bits of the weights: with 8 bits of a pixel and two for headroom and sign they fill an `i32`.
 const PRECISION: u32 = 22;
 
-/// Half a unit, so that the final shift rounds.
+/// Half of one unit in the last place, so that the final shift rounds.
 const ROUND: i32 = 1 << (PRECISION - 1);
 
-/// Work buffers that keep their memory from image to image.
+/// Buffers that are reused from image to image.
 #[derive(Default)]
 struct Work {
     /// The image between the passes.
@@ -54,14 +54,15 @@ thread_local! {
 struct Taps {
     /// First source pixel of each output.
     first: Vec<usize>,
-    /// `width` weights for each output; those past its last source pixel are absent from `counts`.
+    /// `width` weights for each output, of which the first ones are used.
     weights: Vec<i32>,
+    /// Number of weights that each output uses.
     counts: Vec<usize>,
     width: usize,
 }
 
 impl Taps {
-    /// For outputs `start..start + len` of `source` pixels resized to `full`.
+    /// The taps of outputs `start..start + len` of `source` pixels resized to `full`.
     fn new(source: usize, full: usize, start: usize, len: usize) -> Taps {
         let scale = source as f64 / full as f64;
         let stretch = scale.max(1.0);
@@ -130,12 +131,17 @@ pub fn resize_bicubic(image: &RgbImage, size: Size) -> Result<RgbImage> {
     Ok(RgbImage { size, data })
 }
 
-/// The part `window` of `image` resized to `full`, into `out` (replaced): exactly resizing everything and cutting the
-/// window out, but reads and computes only what the window needs.
+/// The part `window` of `image` resized to `full`, into `out` (replaced): equal to resizing all and cropping,
+/// but reads and computes only what the window needs.
 ///
 /// # Errors
-/// [`Error::Shape`] when a size is zero or the window leaves `full`.
-pub fn resize_bicubic_window(image: &RgbImage, full: Size, window: Window, out: &mut Vec<u8>) -> Result<()> {
+/// [`Error::Shape`] when a size is zero or the window is not inside `full`.
+pub(super) fn resize_bicubic_window(
+    image: &RgbImage,
+    full: Size,
+    window: Window,
+    out: &mut Vec<u8>,
+) -> Result<()> {
     check(image.size, full, window)?;
     let ((h, w), (full_h, full_w)) = (image.size, full);
     let (rows, columns) = window.size;
@@ -161,7 +167,8 @@ pub fn resize_bicubic_window(image: &RgbImage, full: Size, window: Window, out: 
     Ok(())
 }
 
-/// Resamples every row of `source`, whose rows are `width` pixels and whose pixel 0 is `skipped` in the taps' count.
+/// Resamples every row of `source`, whose rows have `width` pixels. Its column 0 is column `skipped` of the
+/// image that the taps refer to.
 fn along_rows(
     source: &[u8],
     width: usize,
@@ -189,8 +196,8 @@ fn along_rows(
     }
 }
 
-/// Resamples the pixels `columns` of all rows of `source`, whose rows are `width` pixels and whose row 0 is `skipped` in
-/// the taps' count.
+/// Resamples the given columns of `source`, whose rows have `width` pixels. Its row 0 is row `skipped` of the
+/// image that the taps refer to.
 fn along_columns(
     source: &[u8],
     width: usize,
@@ -217,16 +224,16 @@ fn along_columns(
     }
 }
 
-/// Which pixel of a mask is nearest to one of the resized mask.
+/// Nearest-neighbour resampling of masks: which source pixel an output pixel takes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum LabelResize {
-    /// By pixel centres, floor((i + 0.5) source / size), Pillow's `NEAREST`: labels stay where the resized image has their
-    /// pixels.
+    /// By pixel centres, floor((i + 0.5) source / size), Pillow's `NEAREST`: labels stay where the resized
+    /// image has their pixels.
     #[default]
     Nearest,
-    /// By upper left corners, floor(i source / size), OpenCV's `INTER_NEAREST`, as in PS-MT's release: enlarged labels lie up
-    /// to half a source pixel to the right of and below the image's.
+    /// By upper left corners, floor(i source / size), OpenCV's `INTER_NEAREST`, as in PS-MT's release:
+    /// enlarged labels lie up to half a source pixel to the right of and below the image's.
     NearestFloor,
 }
 
@@ -235,7 +242,8 @@ impl LabelResize {
     fn source(self, i: usize, source: usize, full: usize) -> usize {
         let at = match self {
             LabelResize::Nearest => (2 * i + 1) * source / (2 * full),
-            // In doubles and by the reciprocal of the scale, which decides where i source / full is a whole number.
+            // As OpenCV in doubles and by the reciprocal of the scale: rounding matters where i source / full
+            // is an integer.
             LabelResize::NearestFloor => (i as f64 * (1.0 / (full as f64 / source as f64))) as usize,
         };
         at.min(source - 1)
@@ -246,30 +254,30 @@ impl LabelResize {
 ///
 /// # Errors
 /// [`Error::Shape`] when `size` has a zero.
-pub fn resize_nearest(mask: &Mask, size: Size) -> Result<Mask> {
+pub(super) fn resize_nearest(mask: &Mask, size: Size) -> Result<Mask> {
     let mut data = Vec::new();
     resize_labels_window(mask, size, Window::whole(size), LabelResize::Nearest, &mut data)?;
     Ok(Mask { size, data })
 }
 
-/// The part `window` of `mask` resized to `full`, into `out` (replaced); exactly resizing and cutting out.
+/// The part `window` of `mask` resized to `full`, into `out` (replaced): equal to resizing all and cropping.
 ///
 /// # Errors
 /// As [`resize_bicubic_window`].
-pub fn resize_labels_window(
+pub(super) fn resize_labels_window(
     mask: &Mask,
     full: Size,
     window: Window,
-    form: LabelResize,
+    rule: LabelResize,
     out: &mut Vec<u8>,
 ) -> Result<()> {
     check(mask.size, full, window)?;
     let (h, w) = window.size;
-    let columns: Vec<usize> = (window.x..window.x + w).map(|x| form.source(x, mask.size.1, full.1)).collect();
+    let columns: Vec<usize> = (window.x..window.x + w).map(|x| rule.source(x, mask.size.1, full.1)).collect();
     out.clear();
     out.reserve(h * w);
     for y in window.y..window.y + h {
-        let start = form.source(y, mask.size.0, full.0) * mask.size.1;
+        let start = rule.source(y, mask.size.0, full.0) * mask.size.1;
         let row = &mask.data[start..start + mask.size.1];
         out.extend(columns.iter().map(|&x| row[x]));
     }
@@ -300,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn window_equals_resize_then_cut() {
+    fn window_equals_resize_then_crop() {
         let mut rng = Key::new(4, Domain::Bench, 0).stream();
         for _ in 0..200 {
             let image = noise((1 + rng.below(60), 1 + rng.below(60)));
@@ -330,8 +338,8 @@ mod tests {
 
     #[test]
     fn floors_are_those_of_opencv() {
-        // cv2.resize(np.arange(source)[None], (full, 1), interpolation=cv2.INTER_NEAREST) of opencv-python 5.0.0; the last rows are
-        // sizes where doubles and whole numbers differ.
+        // cv2.resize(np.arange(source)[None], (full, 1), interpolation=cv2.INTER_NEAREST) of opencv-python
+        // 5.0.0; the last rows are sizes where doubles and integers differ.
         const STORED: &[(usize, usize, &[usize])] = &[
             (4, 2, &[0, 2]),
             (4, 3, &[0, 1, 2]),
@@ -364,7 +372,7 @@ mod tests {
         let exact = |(source, full, expected): &(usize, usize, &[usize])| {
             (0..*full).all(|i| i * source / full == expected[i])
         };
-        assert!(!STORED.iter().all(exact), "no size where doubles decide");
+        assert!(!STORED.iter().all(exact), "no size where doubles and integers differ");
     }
 
     #[test]

@@ -1,12 +1,11 @@
-//! Procedurally drawn scenes for the built-in demo: textured discs, boxes, triangles, bars and rings that hide each
-//! other, over clutter. Knows no files; a scene is a pure function of (seed, index).
+//! Procedurally drawn scenes for the built-in demo: textured discs, boxes, triangles, bars and rings that
+//! occlude each other, over clutter. A scene is a pure function of (seed, index).
 //!
-//! A class is told by its shape and by what its texture is usually like. Colours of the classes overlap, a third of the
-//! objects wear another class's texture, and the background is made of the same textures, so that neither colour nor
-//! texture alone gives the class away.
+//! A class has one shape and a usual texture. Colours of the classes overlap, a third of the objects have
+//! another class's texture, and the background has the same textures, so that neither colour nor texture
+//! alone determines the class.
 
-use super::decode::RgbImage;
-use super::mask::Mask;
+use super::pixels::{Mask, RgbImage};
 use super::source::{Cache, Sample, Source};
 use crate::ops::Size;
 use crate::rng::{Domain, Key, Stream};
@@ -15,30 +14,32 @@ use std::f32::consts::{PI, TAU};
 use std::sync::Arc;
 
 /// Classes of the scenes, in order.
-pub const SCENE_CLASSES: [&str; 6] = ["background", "disc", "box", "triangle", "bar", "ring"];
+pub(super) const SCENE_CLASSES: [&str; 6] = ["background", "disc", "box", "triangle", "bar", "ring"];
 
-/// Which scenes a [`SceneSource`] has.
+/// The scenes of a [`SceneSource`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SceneSpec {
-    /// Seed of the family of scenes.
+    /// Seed of the scenes.
     pub seed: u64,
-    /// Number of the first scene; sets of one run take ranges that do not meet.
+    /// Index of the first scene; the sets of one run have disjoint ranges.
     pub first: u64,
     /// Number of scenes.
     pub len: usize,
-    /// Rows and columns.
+    /// Rows and columns, each at least 16.
     pub size: Size,
 }
 
-/// Scenes `first..first + len`, drawn on demand and kept (up to 1 GiB).
+/// Scenes `first..first + len`, drawn on demand and cached (up to 1 GiB).
 pub struct SceneSource {
     spec: SceneSpec,
     cache: Cache,
 }
 
 impl SceneSource {
+    /// A source of the scenes of `spec`.
+    ///
     /// # Errors
-    /// [`Error::Config`] when the size is below 16 pixels a side.
+    /// [`Error::Config`] when the size is below 16 by 16 pixels.
     pub fn new(spec: SceneSpec) -> Result<SceneSource> {
         if spec.size.0.min(spec.size.1) < 16 {
             let got = format!("{} x {}", spec.size.0, spec.size.1);
@@ -112,7 +113,7 @@ fn draw(seed: u64, index: u64, (h, w): Size) -> (RgbImage, Mask) {
         canvas.add(&shape, &paint, Some(class as u8));
     }
 
-    // Light falls off across the scene and has a tint; then sensor noise.
+    // A gradient of light across the scene, a tint, and sensor noise.
     let (angle, fall) = (rng.range(0.0, TAU), rng.range(0.0, 0.45));
     let tint: [f32; 3] = std::array::from_fn(|_| rng.range(0.9, 1.1));
     let exposure = rng.range(0.75, 1.15);
@@ -123,7 +124,7 @@ fn draw(seed: u64, index: u64, (h, w): Size) -> (RgbImage, Mask) {
         let (y, x) = ((i / w) as f32 / h as f32 - 0.5, (i % w) as f32 / w as f32 - 0.5);
         let light = exposure * (1.0 + fall * 2.0 * (x * dx + y * dy));
         for c in 0..3 {
-            let grain = rng.uniform() + rng.uniform() + rng.uniform() - 1.5; // near enough to normal, deviation 0.5
+            let grain = rng.uniform() + rng.uniform() + rng.uniform() - 1.5; // about normal, deviation 0.5
             data.push(((rgb[c] * light * tint[c] + 2.0 * noise * grain).clamp(0.0, 1.0) * 255.0 + 0.5) as u8);
         }
     }
@@ -139,8 +140,8 @@ struct Canvas {
 }
 
 impl Canvas {
-    /// Paints a shape over what is there: its edge blends over one pixel, objects (those with a class) are shaded from
-    /// one side and drop a soft shadow; clutter becomes background.
+    /// Draws a shape over the canvas, its edge antialiased. Objects (those with a class) are shaded from one
+    /// side and cast a soft shadow; clutter has the class of the background.
     fn add(&mut self, shape: &Shape, paint: &Paint, class: Option<u8>) {
         for y in 0..self.h {
             for x in 0..self.w {
@@ -180,7 +181,7 @@ enum Outline {
     Ring { thickness: f32 },
 }
 
-/// An outline placed, turned and stretched. Lengths are pixels.
+/// An outline with its position, rotation and extent. Lengths are in pixels.
 struct Shape {
     outline: Outline,
     x: f32,
@@ -228,7 +229,7 @@ impl Shape {
         let side = size.0.min(size.1) as f32;
         let half = [rng.range(0.3, 0.7) * side, rng.range(0.15, 0.5) * side];
         let mut shape = Shape::new(Outline::Box, rng, size, half);
-        // Mostly outside the picture, so that one straight edge shows and not a box.
+        // Mostly outside the image, so that one straight edge is visible and not a box.
         shape.x += 0.6 * side * if rng.chance(0.5) { 1.0 } else { -1.0 };
         shape
     }
@@ -246,7 +247,7 @@ impl Shape {
         (x * self.cos + y * self.sin, y * self.cos - x * self.sin)
     }
 
-    /// Distance to the outline in pixels, negative inside; close enough to it for blending edges.
+    /// Approximate signed distance to the outline in pixels, negative inside; accurate near the outline.
     fn distance(&self, x: f32, y: f32) -> f32 {
         let (u, v) = self.local(x, y);
         let [a, b] = self.half;
@@ -267,7 +268,8 @@ impl Shape {
         }
     }
 
-    /// Place across the shape from the lit side (-1) to the dark side (1), lit from the upper left.
+    /// Position across the shape from the lit side (-1) to the dark side (1); light comes from the upper
+    /// left.
     fn across(&self, x: f32, y: f32) -> f32 {
         ((x - self.x) + (y - self.y)) / (self.half[0] + self.half[1])
     }
@@ -284,22 +286,23 @@ enum Texture {
     Plain,
 }
 
-/// What an area is filled with: two colours mixed by a texture.
+/// Fill of an area: two colours mixed by a texture.
 struct Paint {
     texture: Texture,
     colors: [[f32; 3]; 2],
-    /// Pixels a period.
+    /// Period of the texture in pixels.
     period: f32,
     sin: f32,
     cos: f32,
     salt: u32,
 }
 
-/// Middle of each class's hues, turns; objects spread 0.08 to either side, so that neighbours touch.
+/// Mean hue of each class, as a fraction of the circle; objects deviate by up to 0.08, so that neighbouring
+/// ranges meet.
 const HUES: [f32; 6] = [0.3, 0.02, 0.58, 0.14, 0.8, 0.42];
 
 impl Paint {
-    /// For an object of `class`: two times in three the texture of its class, else any.
+    /// Fill of an object of `class`: with probability 0.67 the texture of its class, otherwise any.
     fn of(class: usize, rng: &mut Stream, side: f32) -> Paint {
         let usual = [
             Texture::Clouds,
@@ -316,7 +319,7 @@ impl Paint {
         Paint::new(if own { usual[class] } else { any }, HUES[class] + spread, saturation, value, rng, side)
     }
 
-    /// For the ground and clutter: anything, duller.
+    /// Fill of the ground and of clutter: any texture, less saturated.
     fn any(rng: &mut Stream, side: f32) -> Paint {
         let all = [
             Texture::Clouds,
@@ -339,7 +342,7 @@ impl Paint {
             from_hsv(hue, saturation, value),
             from_hsv(hue + rng.range(-0.06, 0.06), saturation * rng.range(0.6, 1.1), other),
         ];
-        // Textures keep their scale relative to the picture, yet stay resolvable in small ones.
+        // Textures scale with the image, but in small ones not below what can be resolved.
         let period = rng.range(0.05, 0.09) * side.max(64.0);
         Paint { texture, colors, period, sin, cos, salt: rng.next_u32() }
     }
@@ -376,7 +379,7 @@ impl Paint {
     }
 }
 
-/// A value in [0, 1) for a lattice point, mixed by multiplications and shifts.
+/// A hash of a lattice point as a value in [0, 1).
 fn lattice(u: i32, v: i32, salt: u32) -> f32 {
     let mut h = (u as u32).wrapping_mul(0x9E37_79B1) ^ (v as u32).wrapping_mul(0x85EB_CA77) ^ salt;
     h = (h ^ (h >> 15)).wrapping_mul(0x2C1B_3C6D);
@@ -384,7 +387,7 @@ fn lattice(u: i32, v: i32, salt: u32) -> f32 {
     crate::rng::unit(h ^ (h >> 15))
 }
 
-/// Colour from hue (turns), saturation and value.
+/// RGB from hue (a fraction of the circle), saturation and value.
 fn from_hsv(hue: f32, saturation: f32, value: f32) -> [f32; 3] {
     [5.0, 3.0, 1.0].map(|n: f32| {
         let k = (n + hue * 6.0).rem_euclid(6.0);

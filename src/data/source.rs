@@ -1,12 +1,13 @@
-//! Where samples come from: a trait, images in folders, and a store that keeps decoded samples. Knows nothing of
-//! augmentation, order or batches.
+//! Sources of decoded samples: a trait, images in folders, and a cache. Must not know augmentation, order or
+//! batches.
 
 use super::census::{Census, MaskCount};
-use super::decode::{RgbImage, checked_header, decode_upright, image_header};
+use super::decode::{checked_header, decode_upright, image_header};
 use super::fingerprint;
 use super::list::{Entry, List};
-use super::mask::{Mask, check_mask_header, decode_mask_of, to_classes, turned};
+use super::mask::{check_mask_header, decode_mask_of, to_classes};
 use super::orientation::{ExifMasks, Header};
+use super::pixels::{Mask, RgbImage};
 use super::resize::{resize_bicubic, resize_nearest};
 use crate::ops::Size;
 use crate::{Error, Result};
@@ -18,15 +19,16 @@ use std::sync::{Arc, OnceLock};
 /// One decoded image with its mask.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sample {
-    /// The pixels.
+    /// The decoded image.
     pub image: RgbImage,
-    /// Classes of the same size, where the source has them.
+    /// The mask, of the image's size, where the source has one.
     pub mask: Option<Mask>,
-    /// As the list names the image.
+    /// Name of the image, as in its list.
     pub name: String,
 }
 
-/// Random access to samples. `load` is called from several threads at once and returns the same for the same index.
+/// Random access to samples. Methods are called from several threads in parallel, and [`Source::load`] always
+/// returns the same sample for an index.
 pub trait Source: Send + Sync {
     /// Number of samples.
     fn len(&self) -> usize;
@@ -53,7 +55,7 @@ pub trait Source: Send + Sync {
         Ok(self.load(i)?.image.size)
     }
 
-    /// Keeps decoded samples in memory up to this many bytes from now on, where the source keeps any.
+    /// Limits the bytes of decoded samples that the source caches from now on, if it has a cache.
     fn keep(&self, _bytes: usize) {}
 
     /// Whether every sample has a mask.
@@ -64,17 +66,17 @@ pub trait Source: Send + Sync {
         if self.has_masks() { self.len() } else { 0 }
     }
 
-    /// A number that is another for another image, or another mask that is learned from; where a source does not know its
-    /// files, of the name. Decodes nothing.
+    /// A checksum that changes when the image of sample `i` changes, or its mask if that is learned from. By
+    /// default it is of the name only. Decodes nothing.
     ///
     /// # Errors
-    /// A file that cannot be read.
+    /// [`crate::Error::Io`] for a file that cannot be read.
     fn fingerprint(&self, i: usize) -> Result<u32> {
         Ok(crc32c::crc32c(self.name(i).as_bytes()))
     }
 }
 
-/// Keeps decoded samples up to a number of bytes; what does not fit is made again each time.
+/// A cache of decoded samples up to a number of bytes. Samples that do not fit are made again each time.
 pub(super) struct Cache {
     slots: Vec<OnceLock<Arc<Sample>>>,
     used: AtomicUsize,
@@ -82,7 +84,6 @@ pub(super) struct Cache {
 }
 
 impl Cache {
-    /// For `len` samples within `budget` bytes.
     pub fn new(len: usize, budget: usize) -> Cache {
         Cache {
             slots: std::iter::repeat_with(OnceLock::new).take(len).collect(),
@@ -91,12 +92,12 @@ impl Cache {
         }
     }
 
-    /// Another number of bytes, for samples that are not kept yet.
+    /// Changes the number of bytes, for samples that are not cached yet.
     pub fn limit(&self, budget: usize) {
         self.budget.store(budget, Ordering::Relaxed);
     }
 
-    /// Sample `i`, made by `make` where it is not kept. Two threads may both make it; one copy stays.
+    /// Sample `i`, made by `make` if it is not cached. Two threads may both make it; one copy stays.
     pub fn get(&self, i: usize, make: impl FnOnce() -> Result<Sample>) -> Result<Arc<Sample>> {
         if let Some(kept) = self.slots[i].get() {
             return Ok(kept.clone());
@@ -112,23 +113,24 @@ impl Cache {
     }
 }
 
-/// How a [`FolderSource`] treats its files.
+/// Settings of a [`FolderSource`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FolderOptions {
-    /// Classes that masks may hold, beside 255.
+    /// Number of classes that masks may hold, besides 255.
     pub num_classes: usize,
-    /// Images and masks are resized to this long side on loading; as they are when absent.
+    /// Long side in pixels that images and masks are resized to on loading; `None` for their own size.
     pub long_side: Option<usize>,
-    /// Decoded samples are kept in memory up to this many bytes.
+    /// Most bytes of decoded samples that are cached.
     pub cache_bytes: usize,
-    /// Masks only measure: one that cannot be used is as if it were not there.
+    /// Whether masks are for measuring only: one that cannot be used is then ignored instead of an error.
     pub masks_measure: bool,
-    /// How masks of turned images lie where their size does not tell.
+    /// Orientation of masks of rotated or mirrored images whose size does not decide it.
     pub exif_masks: ExifMasks,
 }
 
 impl FolderOptions {
-    /// Images in their own size, 1 GiB of memory for decoded samples.
+    /// Images in their own size, masks with `num_classes` classes that are learned from, 1 GiB for decoded
+    /// samples.
     pub fn new(num_classes: usize) -> FolderOptions {
         FolderOptions {
             num_classes,
@@ -140,7 +142,7 @@ impl FolderOptions {
     }
 }
 
-/// Images and masks in files, by a [`List`].
+/// Images and masks in the files of a [`List`].
 pub struct FolderSource {
     list: List,
     options: FolderOptions,
@@ -148,41 +150,27 @@ pub struct FolderSource {
 }
 
 impl FolderSource {
-    /// A source over a list whose files were found.
+    /// A source of the images of `list`.
     pub fn new(list: List, options: FolderOptions) -> FolderSource {
         let cache = Cache::new(list.entries.len(), options.cache_bytes);
         FolderSource { list, options, cache }
     }
 
-    /// Images alone, without a list file (for prediction).
-    pub fn from_images(images: &[PathBuf], options: FolderOptions) -> FolderSource {
-        let entry = |(i, path): (usize, &PathBuf)| Entry {
-            name: path.display().to_string(),
-            line: i + 1,
-            image: path.clone(),
-            mask: None,
-        };
-        let entries = images.iter().enumerate().map(entry).collect();
-        FolderSource::new(
-            List { path: PathBuf::from("images"), layout: Default::default(), entries },
-            options,
-        )
-    }
-
-    /// The list behind this source.
+    /// The list of this source.
     pub fn list(&self) -> &List {
         &self.list
     }
 
-    /// Reads the header of every file and looks for its end: kinds of images and masks, their sizes, truncated images.
+    /// Checks the header of every file, and that every image is complete: finds other formats, sizes that
+    /// differ, truncated images.
     ///
     /// # Errors
-    /// The first in the order of the list, as [`Source::load`].
+    /// The first error in the order of the list, as [`Source::load`].
     pub fn check_headers(&self) -> Result<()> {
         let check = |entry: &Entry| {
             let header = checked_header(&entry.image)?;
             match &entry.mask {
-                // What is wrong with these is no error.
+                // Masks that cannot be used are ignored, see the option.
                 Some(_) if self.options.masks_measure => Ok(()),
                 Some(mask) => check_mask_header(mask, &header, &entry.image),
                 None => Ok(()),
@@ -191,11 +179,11 @@ impl FolderSource {
         self.each(check).into_iter().collect()
     }
 
-    /// Decodes every mask whole, beside what [`Self::check_headers`] does: truncated masks and classes out of range are found too.
-    /// Returns what the masks hold.
+    /// As [`Self::check_headers`], and decodes every mask: finds truncated masks and classes out of range
+    /// too. Returns what the masks hold.
     ///
     /// # Errors
-    /// The first in the order of the list, as [`Source::load`].
+    /// The first error in the order of the list, as [`Source::load`].
     pub fn check_masks(&self) -> Result<Census> {
         let check = |entry: &Entry| self.count(entry, &checked_header(&entry.image)?);
         let mut census = Census::new(self.options.num_classes);
@@ -205,8 +193,9 @@ impl FolderSource {
         Ok(census)
     }
 
-    /// Decodes every mask whole and leaves out those that cannot be used, for [`FolderOptions::masks_measure`]. Returns what the
-    /// others hold, how many were left out, and what is wrong with the first of these in the order of the list.
+    /// Decodes every mask and removes those that cannot be used, for [`FolderOptions::masks_measure`].
+    /// Returns what the others hold, how many were removed, and the error of the first of these in the order
+    /// of the list.
     pub fn leave_out_unusable_masks(&mut self) -> (Census, Option<(usize, Error)>) {
         let counts = self.each(|entry| self.count(entry, &image_header(&entry.image)?));
         let mut census = Census::new(self.options.num_classes);
@@ -223,43 +212,36 @@ impl FolderSource {
         (census, left_out)
     }
 
-    /// Decodes every image and mask, which also fills the memory that [`FolderOptions::cache_bytes`] grants.
-    ///
-    /// # Errors
-    /// The first in the order of the list, as [`Source::load`].
-    pub fn check_all(&self) -> Result<()> {
-        let results: Vec<Result<()>> =
-            (0..self.len()).into_par_iter().map(|i| self.load(i).map(|_| ())).collect();
-        results.into_iter().collect()
-    }
-
-    /// What `f` says of every image, in the order of the list, so that no message depends on the threads.
+    /// `f` of every image, in the order of the list, so that no message depends on the threads.
     fn each<T: Send>(&self, f: impl Fn(&Entry) -> Result<T> + Sync + Send) -> Vec<Result<T>> {
         self.list.entries.par_iter().map(f).collect()
     }
 
-    /// What the mask of an image holds, where it has one.
+    /// Counts of what the mask of an image holds, if it has one.
     fn count(&self, entry: &Entry, header: &Header) -> Result<Option<MaskCount>> {
         let count = |path: &PathBuf| Ok(self.mask(entry, path, header)?.1);
         entry.mask.as_ref().map(count).transpose()
     }
 
-    /// A mask as its image is seen.
+    /// A mask, upright, and counts of what it holds.
     fn mask(&self, entry: &Entry, path: &Path, header: &Header) -> Result<(Mask, MaskCount)> {
         let mut stored = decode_mask_of(path, header, &entry.image, self.options.exif_masks)?;
         let white = stored.has_white();
         to_classes(&mut stored.mask, self.list.layout.mask_ids(path), self.options.num_classes, path)?;
         let count = MaskCount::new(&stored, white, self.options.num_classes);
-        let is_turned = stored.lies.is_stored();
-        Ok((if is_turned { turned(stored.mask, header.orientation) } else { stored.mask }, count))
+        let mask = match stored.orientation.is_stored() {
+            true => stored.mask.oriented(header.orientation),
+            false => stored.mask,
+        };
+        Ok((mask, count))
     }
 
-    /// An image and its mask as people see them, from its files, and what the mask holds.
+    /// An image and its mask, both upright, from its files, and counts of what the mask holds.
     pub(super) fn decode(&self, i: usize) -> Result<(Sample, Option<MaskCount>)> {
         let entry = &self.list.entries[i];
         let read = |path: &PathBuf| self.mask(entry, path, &image_header(&entry.image)?);
         let (mask, count) = match entry.mask.as_ref().map(read).transpose() {
-            // A file that was damaged since it was checked is no reason to stop either.
+            // A file that was damaged since it was checked is ignored as well.
             Err(_) if self.options.masks_measure => (None, None),
             mask => mask?.unzip(),
         };
@@ -276,7 +258,7 @@ impl FolderSource {
     }
 }
 
-/// The size of an image that is resized to a long side.
+/// The size of an image of size (h, w) after it is resized to a long side.
 fn with_long_side((h, w): Size, long: usize) -> Size {
     let short = |short: usize, side: usize| ((short * long + side / 2) / side).max(1);
     if h > w { (long, short(w, h)) } else { (short(h, w), long) }

@@ -1,5 +1,5 @@
-//! Whether an image file reaches its end, from as few bytes as tell: a JPEG's end-of-image marker, a PNG's chunks up to IEND, the
-//! length in a WebP's header. Decodes nothing; must not know lists.
+//! Whether an image file is complete, from as few bytes as possible: a JPEG's end-of-image marker, a PNG's
+//! chunks up to IEND, the length in a WebP's header. Decodes nothing; must not know lists.
 
 use crate::{Error, Result};
 use image::ImageFormat;
@@ -7,10 +7,10 @@ use std::fs::File;
 use std::io::{self, Cursor, Read, Seek, SeekFrom};
 use std::path::Path;
 
-/// Checks a file of a known kind by its header and its last bytes; only a JPEG that ends in something else is read through.
+/// Checks a file by its header and its last bytes; only a JPEG with trailing bytes is read completely.
 ///
 /// # Errors
-/// [`Error::Data`] for a file that ends too early, with what to do about it; [`Error::Io`].
+/// [`Error::Data`] for a truncated file, with what to do about it; [`Error::Io`] where it cannot be read.
 pub(super) fn check_file(path: &Path, format: ImageFormat) -> Result<()> {
     let mut file = File::open(path).map_err(Error::io(path))?;
     let len = file.metadata().map_err(Error::io(path))?.len();
@@ -23,16 +23,16 @@ pub(super) fn check_file(path: &Path, format: ImageFormat) -> Result<()> {
     }
 }
 
-/// The same of a file that was read.
+/// As [`check_file`], of a file in memory.
 ///
 /// # Errors
-/// [`Error::Data`] for a file that ends too early.
+/// [`Error::Data`] for a truncated file.
 pub(super) fn check_bytes(path: &Path, bytes: &[u8], format: ImageFormat) -> Result<()> {
     let missing = missing(&mut Cursor::new(bytes), bytes.len() as u64, format).map_err(Error::io(path))?;
     missing.map_or(Ok(()), |what| Err(Error::data(path, what)))
 }
 
-/// What is not there of the `len` bytes of `source`, in words; `None` where all is.
+/// What a file of `len` bytes lacks, in words; `None` if it is complete.
 fn missing(source: &mut (impl Read + Seek), len: u64, format: ImageFormat) -> io::Result<Option<String>> {
     let ends = |kind: &str, what: &str| format!("truncated {kind}: {what} in {len} bytes");
     Ok(match format {
@@ -47,7 +47,8 @@ fn missing(source: &mut (impl Read + Seek), len: u64, format: ImageFormat) -> io
     })
 }
 
-/// Walks the segments up to the first scan, so that the end of a thumbnail in a header is not taken for that of the image.
+/// Skips the segments up to the first scan, so that the end of a thumbnail in a header is not mistaken for
+/// that of the image.
 fn jpeg_ends(source: &mut (impl Read + Seek), len: u64) -> io::Result<bool> {
     let mut at = 2;
     while let Some([a, b, high, low]) = read_at(source, at)? {
@@ -66,14 +67,14 @@ fn jpeg_ends(source: &mut (impl Read + Seek), len: u64) -> io::Result<bool> {
     {
         return Ok(true);
     }
-    // Something follows the image, or its end is not there.
+    // There are trailing bytes after the image, or its end is missing.
     let mut rest = Vec::new();
     source.seek(SeekFrom::Start(at.min(len)))?;
     source.read_to_end(&mut rest)?;
     Ok(has_end_marker(&rest))
 }
 
-/// Whether JPEG data reach an end-of-image marker outside their segments.
+/// Whether JPEG data have an end-of-image marker outside their segments.
 fn has_end_marker(bytes: &[u8]) -> bool {
     let mut at = 0;
     while at + 1 < bytes.len() {
@@ -139,7 +140,7 @@ mod tests {
         let file = [0xFF, 0xD8, 0xFF, 0xFE, 0, 4, 0xFF, 0xD9, 0xFF, 0xDA, 0, 2, 1, 2, 0xFF, 0, 3, 0xFF, 0xD9];
         let jpeg = |bytes: &[u8]| is_whole(bytes, ImageFormat::Jpeg);
         assert!(jpeg(&file));
-        // Also where something follows, as zeros or a second image.
+        // Also with trailing zeros or a second image.
         assert!(jpeg(&[&file[..], &[0; 9]].concat()) && jpeg(&[&file[..], &file[..7]].concat()));
         for keep in 0..file.len() {
             assert!(!jpeg(&file[..keep]), "{keep} bytes");
@@ -158,7 +159,7 @@ mod tests {
         for keep in 0..file.len() {
             assert!(!png(&file[..keep]), "{keep} bytes");
         }
-        // The last bytes alone say nothing where the middle is not there.
+        // The last bytes alone do not make a file complete.
         let end = file.len() - 12;
         assert!(!png(&[&file[..40], &file[end..]].concat()));
         assert!(!png(&[&file[..end], &[0; 12], &file[end..]].concat()));

@@ -1,26 +1,41 @@
 //! What a device is: its memory ([`Device`]), and all families of ops ([`Backend`]).
 
+use super::batch_norm::BatchNormOps;
+use super::conf_ce::ConfCeOps;
+use super::confusion_matrix::ConfusionMatrixOps;
+use super::conv2d::Conv2dOps;
+use super::cross_entropy::CrossEntropyOps;
+use super::cut_mix::CutMixOps;
+use super::elementwise::ElementwiseOps;
+use super::ensemble_pseudo_label::EnsembleOps;
+use super::interpolate::InterpolateOps;
 use super::memory::MemoryPlan;
-use super::*;
+use super::mse_consistency::MseConsistencyOps;
+use super::optimizer::OptimizerOps;
+use super::photometric::PhotometricOps;
+use super::pool::PoolOps;
+use super::spec::Shape;
+use super::tvat::TvatOps;
 
-/// A device with its memory. Tensors are handles to device memory that is written once, by the op that makes it; cloning is cheap
-/// and shares.
+/// A device with its memory. Tensors are handles to device memory that is written once, by the op that makes
+/// them; clones are cheap and share that memory.
 pub trait Device: Send + Sync + Sized + 'static {
     /// An NHWC activation.
     type Tensor: Clone + Send + Sync;
     /// A flat array: parameters, gradients, momenta, running statistics.
     type Vector: Clone + Send + Sync;
-    /// Bytes: labels `[n, h, w]` with c = 1, or the channels of 8-bit images.
+    /// Bytes: labels `[n, h, w]` with c = 1, or 8-bit images, NHWC.
     type Labels: Clone + Send + Sync;
-    /// A number on the device.
+    /// A single number on the device.
     type Scalar: Clone + Send + Sync;
     /// Integer counts on the device.
     type Counts: Clone + Send + Sync;
-    /// What a convolution leaves of its output's channels for the batch norm that follows.
+    /// Moments of an output's channels that a convolution computes for the batch norm after it.
     type Moments: Clone + Send + Sync;
-    /// What a data gradient leaves for the backward pass of the batch norm that it arrives at.
+    /// Gradient sums that a data gradient computes for the backward pass of the batch norm whose output it
+    /// reaches.
     type Sums: Clone + Send + Sync;
-    /// Name as on the command line.
+    /// Name of the device, as `--device` takes it.
     fn name(&self) -> String;
     /// Shape of an activation.
     fn shape(x: &Self::Tensor) -> Shape;
@@ -50,39 +65,43 @@ pub trait Device: Send + Sync + Sized + 'static {
     fn read_counts(&self, c: &Self::Counts) -> Vec<u64>;
     /// Counts of zero.
     fn zero_counts(&self, len: usize) -> Self::Counts;
-    /// Looks for values of `x` that are not finite without waiting for the device: `watch`, one count, keeps the largest of
-    /// [`watch_key`](super::watch_key) over all that were ever found, and 0 while there is none.
+    /// Searches `x` for values that are not finite, without waiting for the device. `watch`, one count,
+    /// becomes the maximum of itself and [`watch_key`](super::watch_key)`(place, i)` over the elements i
+    /// found; it is 0 while none was found.
     fn watch_tensor(&self, watch: &mut Self::Counts, x: &Self::Tensor, place: u32);
-    /// The same for a vector.
+    /// As [`Device::watch_tensor`], for a vector.
     fn watch_vector(&self, watch: &mut Self::Counts, v: &Self::Vector, place: u32);
-    /// Waits for all work.
+    /// Waits until all work given to the device is done.
     fn synchronize(&self);
-    /// The first fault of the device since the last call. Ops return no errors, as devices report faults late, at the
-    /// latest when results are read; what was computed or read after a fault is meaningless.
+    /// The first fault of the device since the last call. Ops return no errors, as devices report faults
+    /// late, at the latest when results are read; what was computed or read after a fault is meaningless.
     ///
     /// # Errors
-    /// The fault.
+    /// [`Error::Device`](crate::Error::Device) for the fault.
     fn check(&self) -> crate::Result<()> {
         Ok(())
     }
-    /// Bytes of memory that can still be taken, if that is known.
+    /// Bytes of memory that can still be allocated; `None` if that is not known.
     fn available_memory(&self) -> Option<u64>;
-    /// Says what the memory that ops take from now on is for, in the words of a [`MemoryPlan`].
+    /// Names what the memory that ops allocate from now on is for: [`MemoryUse::what`](super::MemoryUse) of a
+    /// plan.
     fn phase(&self, _name: &'static str) {}
-    /// Runs `work`, a step that takes the same memory in the same order as others of its kind.
+    /// Runs `work`, a step that allocates the same memory in the same order as other steps of its kind.
     fn step<R>(&self, _kind: &'static str, work: impl FnOnce() -> R) -> R {
         work()
     }
-    /// Does both; neither needs what the other does. Within a step a device may do them at the same time.
+    /// Runs both and returns their results. They must be independent: within a step, a device may run them
+    /// concurrently.
     fn join<R, S>(&self, first: impl FnOnce() -> R, second: impl FnOnce() -> S) -> (R, S) {
         (first(), second())
     }
-    /// This device with the memory of its steps planned, and the plan. `rehearse` is called with a device of the same kind
-    /// that computes nothing (its results are zeros) and does there what the run will do: makes what is held throughout,
-    /// then each kind of [`Device::step`] twice, as the first may make what stays. `None` where nothing is planned.
+    /// This device with the memory of its steps planned, and the plan; `None` for devices that plan nothing.
+    /// `rehearse` is called with a device of the same kind that computes nothing (its results are zeros). It
+    /// must do there what the run will do: allocate what is held throughout, then run each kind of
+    /// [`Device::step`] twice, as the first may allocate what later ones keep.
     ///
     /// # Errors
-    /// Those of `rehearse`.
+    /// The errors of `rehearse`.
     fn planned(
         &self,
         _rehearse: impl FnOnce(&Self) -> crate::Result<()>,

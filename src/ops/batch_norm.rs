@@ -1,29 +1,30 @@
-//! Batch normalisation with its activation and residual in one op (Ioffe and Szegedy, 2015): validated entry points.
+//! Batch normalisation with its activation and residual in one op (Ioffe and Szegedy, 2015): validated entry
+//! points.
 //!
-//! y = act(weight (x - mean) / sqrt(var + eps) + bias + residual) a channel, moments over n, h, w. The running variance
-//! takes the unbiased variance, so training needs more than one value a channel.
+//! y = act(weight (x - mean) / sqrt(var + eps) + bias + residual) per channel, moments over n, h, w. The
+//! running variance uses the unbiased variance, so training needs more than one value per channel.
 
 use super::{Activation, Backend, BatchNorm, Device, Shape, check};
 use crate::{Error, Result};
 
-/// What training-mode batch norm keeps for its backward pass.
+/// What the training pass of a batch norm saves for its backward pass.
 #[derive(Clone)]
 pub struct BatchNormSaved<B: Device> {
-    /// Mean of each channel, then 1 / sqrt(var + eps) of each channel.
+    /// `[2 * channels]`: the mean of each channel, then 1 / sqrt(var + eps) of each channel.
     pub moments: B::Vector,
 }
 
-/// A batch norm's training pass as a gradient finds it on its way back.
+/// A batch norm's training pass, as its backward pass needs it.
 pub struct NormPass<'a, B: Device> {
-    /// Its input.
+    /// Input, NHWC.
     pub x: &'a B::Tensor,
-    /// Its output.
+    /// Output, of x's shape.
     pub y: &'a B::Tensor,
-    /// What it kept.
+    /// Saved moments.
     pub saved: &'a BatchNormSaved<B>,
-    /// The layer.
+    /// The layer's channels and where its values are.
     pub bn: &'a BatchNorm,
-    /// Its activation.
+    /// Activation after the normalisation.
     pub act: Activation,
     /// Whether a residual was added before the activation.
     pub residual: bool,
@@ -37,13 +38,13 @@ impl<B: Device> Clone for NormPass<'_, B> {
 
 impl<B: Device> Copy for NormPass<'_, B> {}
 
-/// A batch norm with running statistics, which stay as they are, behind a convolution.
+/// A batch norm that normalises by its running statistics and does not change them.
 pub struct FrozenNorm<'a, B: Device> {
-    /// The running statistics.
+    /// Vector with the running statistics.
     pub stats: &'a B::Vector,
-    /// The layer.
+    /// The layer's channels and where its values are.
     pub bn: &'a BatchNorm,
-    /// Its activation.
+    /// Activation after the normalisation.
     pub act: Activation,
 }
 
@@ -55,27 +56,28 @@ impl<B: Device> Clone for FrozenNorm<'_, B> {
 
 impl<B: Device> Copy for FrozenNorm<'_, B> {}
 
-/// Training-mode batch norm of `x`: the batch's moments, and running = (1 - momentum) running + momentum batch.
+/// Training-mode batch norm of `x`: the batch's moments, and running = (1 - momentum) running + momentum
+/// batch.
 pub struct BatchNormTrain<'a, B: Device> {
-    /// Input.
+    /// Input, NHWC.
     pub x: &'a B::Tensor,
     /// Vector with weight and bias.
     pub params: &'a B::Vector,
-    /// Vector with the running statistics, which move.
+    /// Vector with the running statistics, which are updated.
     pub stats: &'a mut B::Vector,
-    /// The layer.
+    /// The layer's channels and where its values are.
     pub bn: &'a BatchNorm,
-    /// Its activation.
+    /// Activation after the normalisation.
     pub act: Activation,
     /// Added before the activation, of x's shape.
     pub residual: Option<&'a B::Tensor>,
-    /// What the convolution that made `x` left of it.
+    /// The moments of `x`, where the convolution that made it computed them ([`FpropOut`](super::FpropOut)).
     pub moments: Option<&'a B::Moments>,
 }
 
-/// Batch norm of `x` with running statistics, which stay as they are.
+/// Batch norm of `x` with running statistics, which do not change.
 pub struct BatchNormEval<'a, B: Device> {
-    /// Input.
+    /// Input, NHWC.
     pub x: &'a B::Tensor,
     /// Vector with weight and bias.
     pub params: &'a B::Vector,
@@ -93,9 +95,10 @@ pub struct BatchNormTrainBwd<'a, B: Device> {
     pub norm: NormPass<'a, B>,
     /// Vector with weight and bias.
     pub params: &'a B::Vector,
-    /// Vector that their gradients are added to.
+    /// Vector that the gradients of weight and bias are added to.
     pub grads: &'a mut B::Vector,
-    /// What the data gradient that made `dy` left of it.
+    /// The gradient sums of `dy`, where the data gradient that made it computed them
+    /// ([`DgradOut`](super::DgradOut)).
     pub sums: Option<&'a B::Sums>,
 }
 
@@ -103,13 +106,13 @@ pub struct BatchNormTrainBwd<'a, B: Device> {
 pub struct BatchNormEvalBwd<'a, B: Device> {
     /// Gradient of the output.
     pub dy: &'a B::Tensor,
-    /// Input.
+    /// Input of the forward pass.
     pub x: &'a B::Tensor,
-    /// Output.
+    /// Output of the forward pass.
     pub y: &'a B::Tensor,
     /// Vector with weight and bias.
     pub params: &'a B::Vector,
-    /// Vector that their gradients are added to.
+    /// Vector that the gradients of weight and bias are added to.
     pub grads: &'a mut B::Vector,
     /// The layer and its statistics.
     pub norm: FrozenNorm<'a, B>,
@@ -127,7 +130,7 @@ pub struct BatchNormTangent<'a, B: Device> {
     pub norm: FrozenNorm<'a, B>,
 }
 
-/// What a device must be able to do of this family. Input is what the functions of this module have validated.
+/// The ops of this family that a device implements. It may assume what the functions of this module validate.
 pub trait BatchNormOps: Device {
     /// As [`batch_norm_train`].
     fn batch_norm_train(&self, op: BatchNormTrain<'_, Self>) -> (Self::Tensor, BatchNormSaved<Self>);
@@ -153,7 +156,7 @@ fn more_than_one(op: &'static str, x: Shape) -> Result<()> {
     if x.positions() < 2 {
         return Err(Error::shape(
             op,
-            "more than one value a channel for the batch's variance (two images or more, or larger ones)",
+            "more than one value per channel for the batch's variance (two images or more, or larger ones)",
             x.to_string(),
         ));
     }
@@ -170,7 +173,7 @@ fn running<B: Backend>(op: &'static str, bn: &BatchNorm, stats: &B::Vector) -> R
     check::span::<B>(op, "running_var", bn.running_var, bn.channels, stats)
 }
 
-/// A batch norm with running statistics over an activation of shape `x`.
+/// Checks a batch norm with running statistics over an activation of shape `x`.
 pub(super) fn frozen<B: Backend>(
     op: &'static str,
     norm: &FrozenNorm<'_, B>,
@@ -182,7 +185,7 @@ pub(super) fn frozen<B: Backend>(
     running::<B>(op, norm.bn, norm.stats)
 }
 
-/// y = act(weight (x - mean) / sqrt(var + eps) + bias + residual) and what the backward pass needs.
+/// y = act(weight (x - mean) / sqrt(var + eps) + bias + residual), and what the backward pass needs.
 ///
 /// # Errors
 /// [`Error::Shape`] where shapes or spans do not fit, or a channel has one value only.
@@ -200,7 +203,7 @@ pub fn batch_norm_train<B: Backend>(
     Ok(b.batch_norm_train(op))
 }
 
-/// y with the running statistics.
+/// y = act(weight (x - running_mean) / sqrt(running_var + eps) + bias + residual).
 ///
 /// # Errors
 /// [`Error::Shape`] where shapes or spans do not fit.
@@ -212,8 +215,8 @@ pub fn batch_norm_eval<B: Backend>(b: &B, op: &BatchNormEval<'_, B>) -> Result<B
     Ok(b.batch_norm_eval(op))
 }
 
-/// With g = dy act'(y): dbias = Σ g, dweight = Σ g x̂ (both accumulate); returns dx = weight / sqrt(var + eps)
-/// (g - mean g - x̂ mean(g x̂)) and, where there was a residual, its gradient g.
+/// With g = dy act'(y): dbias = Σ g, dweight = Σ g x̂ (both accumulate); returns dx = weight / sqrt(var +
+/// eps) (g - mean g - x̂ mean(g x̂)) and, where there was a residual, its gradient g.
 ///
 /// # Errors
 /// [`Error::Shape`] where shapes or spans do not fit.
@@ -229,7 +232,7 @@ pub fn batch_norm_train_bwd<B: Backend>(
     Ok(b.batch_norm_train_bwd(op))
 }
 
-/// What a training pass left fits together.
+/// Checks that the parts of a training pass fit together.
 pub(super) fn pass<B: Backend>(op: &'static str, norm: &NormPass<'_, B>) -> Result<()> {
     let shape = B::shape(norm.x);
     valid(op, norm.bn, norm.act, shape)?;
@@ -242,7 +245,7 @@ pub(super) fn pass<B: Backend>(op: &'static str, norm: &NormPass<'_, B>) -> Resu
     }
 }
 
-/// dx = g weight / sqrt(running_var + eps); dweight and dbias accumulate.
+/// With g = dy act'(y): returns dx = g weight / sqrt(running_var + eps); dweight and dbias accumulate.
 ///
 /// # Errors
 /// [`Error::Shape`] where shapes or spans do not fit.
@@ -256,7 +259,8 @@ pub fn batch_norm_eval_bwd<B: Backend>(b: &B, op: BatchNormEvalBwd<'_, B>) -> Re
     Ok(b.batch_norm_eval_bwd(op))
 }
 
-/// t act'(y) weight / sqrt(running_var + eps): tangent and, being diagonal, data gradient of [`batch_norm_eval`].
+/// t act'(y) weight / sqrt(running_var + eps): tangent and, being diagonal, data gradient of
+/// [`batch_norm_eval`].
 ///
 /// # Errors
 /// [`Error::Shape`] where shapes or spans do not fit.

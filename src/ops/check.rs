@@ -1,9 +1,9 @@
-//! The checks that the op functions share. Knows shapes and spans, not what an op computes.
+//! The checks that the op functions share, of shapes and spans. Must not know what an op computes.
 
 use super::{Activation, Backend, Shape, Size, Span};
 use crate::{Error, Result};
 
-/// At least one value.
+/// `x` has at least one value.
 pub(super) fn not_empty(op: &'static str, what: &str, x: Shape) -> Result<()> {
     if x.is_empty() {
         return Err(Error::shape(op, format!("{what} with sizes of at least 1"), x.to_string()));
@@ -19,7 +19,7 @@ pub(super) fn shape(op: &'static str, what: &str, expected: Shape, got: Shape) -
     Ok(())
 }
 
-/// An output size that is not 0.
+/// The output size is at least 1 by 1.
 pub(super) fn size(op: &'static str, size: Size) -> Result<()> {
     if size.0 == 0 || size.1 == 0 {
         return Err(Error::shape(
@@ -31,7 +31,7 @@ pub(super) fn size(op: &'static str, size: Size) -> Result<()> {
     Ok(())
 }
 
-/// A number of classes that fits into a label byte beside the ignored value.
+/// Class indices fit into one byte together with the ignored value.
 pub(super) fn classes(op: &'static str, num_classes: usize) -> Result<()> {
     if !(1..=255).contains(&num_classes) {
         return Err(Error::shape(op, "1 to 255 classes", num_classes.to_string()));
@@ -39,7 +39,7 @@ pub(super) fn classes(op: &'static str, num_classes: usize) -> Result<()> {
     Ok(())
 }
 
-/// `span` has `len` elements and lies inside `vector`.
+/// `span` has `len` elements and is inside `vector`.
 pub(super) fn span<B: Backend>(
     op: &'static str,
     what: &str,
@@ -58,7 +58,7 @@ pub(super) fn span<B: Backend>(
     Ok(())
 }
 
-/// A slope whose backward pass can be told from the output's sign.
+/// The slope is one whose derivative follows from the output's sign.
 pub(super) fn slope(op: &'static str, slope: f64) -> Result<()> {
     if !(slope >= 0.0 && slope.is_finite()) {
         return Err(Error::shape(op, "a finite slope of at least 0", slope.to_string()));
@@ -66,7 +66,7 @@ pub(super) fn slope(op: &'static str, slope: f64) -> Result<()> {
     Ok(())
 }
 
-/// [`slope`] of an activation.
+/// [`slope`], of an activation.
 pub(super) fn activation(op: &'static str, act: Activation) -> Result<()> {
     match act {
         Activation::Identity => Ok(()),
@@ -74,7 +74,7 @@ pub(super) fn activation(op: &'static str, act: Activation) -> Result<()> {
     }
 }
 
-/// Logits of at least one position with a class count that labels can express.
+/// Logits have at least one position and a number of classes that labels can express.
 pub(super) fn logits(op: &'static str, what: &str, x: Shape) -> Result<()> {
     not_empty(op, what, x)?;
     classes(op, x.c)

@@ -4,15 +4,16 @@ use super::ensemble_pseudo_label::teachers;
 use super::{Backend, ConfCe, Device, Mix, PseudoLabel, TeacherLogits, check};
 use crate::Result;
 
-/// Confidence-weighted cross entropy of the student against pseudo labels, and what it reads.
+/// Arguments of [`conf_ce`].
 pub struct ConfCeArgs<'a, B: Device> {
     /// The student's logits `[n, h, w, classes]`.
     pub student: &'a B::Tensor,
-    /// Pseudo labels at full resolution, which is where the student is interpolated to and what `mix` refers to.
+    /// Pseudo labels at full resolution, to which the student's logits are interpolated and to which `mix`
+    /// refers.
     pub pseudo: &'a PseudoLabel<B>,
-    /// The logits that made `pseudo`; read only with negative learning.
+    /// The logits that `pseudo` was computed from; read only with negative learning.
     pub teachers: TeacherLogits<'a, B>,
-    /// How pseudo labels are read.
+    /// The boxes through which pseudo labels are read.
     pub mix: &'a Mix,
     /// Thresholds and weights.
     pub spec: &'a ConfCe,
@@ -20,7 +21,7 @@ pub struct ConfCeArgs<'a, B: Device> {
     pub grad_scale: f64,
 }
 
-/// What [`conf_ce`] returns.
+/// Results of [`conf_ce`]. They stay on the device until they are read.
 pub struct ConfCeOut<B: Device> {
     /// Mean over passed pixels of confidence times cross entropy (0 if none passed).
     pub positive: B::Scalar,
@@ -32,13 +33,14 @@ pub struct ConfCeOut<B: Device> {
     pub passed: B::Scalar,
     /// Confidences in [`super::HISTOGRAM_BINS`] equal bins over [0, 1], 1 in the last.
     pub histogram: B::Counts,
-    /// Counts `[classes, classes]` over passed pixels: row = pseudo label, column = the student's largest logit.
+    /// Counts `[classes, classes]` over passed pixels: row = pseudo label, column = the student's largest
+    /// logit.
     pub confusion: B::Counts,
     /// Gradient of positive + negative + square_weight * square with respect to the student's logits.
     pub dstudent: B::Tensor,
 }
 
-/// What a device must be able to do of this family. Input is what the functions of this module have validated.
+/// The ops of this family that a device implements. It may assume what the functions of this module validate.
 pub trait ConfCeOps: Device {
     /// As [`conf_ce`].
     fn conf_ce(&self, op: &ConfCeArgs<'_, Self>) -> ConfCeOut<Self>;

@@ -3,10 +3,9 @@
 use super::{Backend, Device, check};
 use crate::Result;
 
-/// What a device must be able to do of this family. Input is what the functions of this module have validated.
+/// The ops of this family that a device implements. It may assume what the functions of this module validate.
 pub trait ConfusionMatrixOps: Device {
-    /// Counts `[num_classes, num_classes]`, row = target, column = prediction; ignored targets do not count, nor, with
-    /// `above`, pixels whose confidence is below its threshold (compared in the type that [`conf_ce`](super::conf_ce) compares in).
+    /// As [`confusion_matrix`].
     fn confusion_matrix(
         &self,
         pred: &Self::Labels,
@@ -17,11 +16,12 @@ pub trait ConfusionMatrixOps: Device {
 }
 
 /// Counts `[num_classes, num_classes]`, row = target, column = prediction, over targets that are not
-/// [`super::IGNORE`]; with `above`, a confidence per pixel and a threshold, only over pixels whose confidence reaches it, as
-/// [`super::conf_ce`] compares them.
+/// [`super::IGNORE`]. With `above`, one confidence per pixel and a threshold, only pixels whose confidence
+/// reaches it count, compared in the same type as in [`super::conf_ce`].
 ///
 /// # Errors
-/// [`crate::Error::Shape`] where pred, target and confidences differ in shape, or the class count is not 1 to 255.
+/// [`crate::Error::Shape`] where pred, target and confidences differ in shape, or the class count is not 1 to
+/// 255.
 pub fn confusion_matrix<B: Backend>(
     b: &B,
     pred: &B::Labels,

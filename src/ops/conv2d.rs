@@ -1,102 +1,106 @@
-//! 2-D convolution (cross-correlation, as PyTorch's `conv2d`): validated forward, data gradient, weight gradient.
+//! 2-D convolution (cross-correlation, as PyTorch's `conv2d`): validated forward, data gradient and weight
+//! gradient.
 //!
-//! y[n, i, j, o] = bias[o] + Σ over (r, s, c) of x[n, i stride - padding + r dilation, j …, c] weight[o, r, s, c], zero
-//! outside the image; x `[n, h, w, in]`, weight `[out, kernel, kernel, in / groups]`, y as [`Conv2d::out_shape`]. In one
-//! group c runs over all input channels, in several over those of output o's group.
+//! y[n, i, j, o] = bias[o] + Σ over (r, s, c) of x[n, i stride - padding + r dilation, j …, c] weight[o, r,
+//! s, c], zero outside the image; x `[n, h, w, in]`, weight `[out, kernel, kernel, in / groups]`, y as
+//! [`Conv2d::out_shape`]. In one group c runs over all input channels, in several over those of output o's
+//! group.
 
 use super::{Backend, Conv2d, Device, FrozenNorm, NormPass, Shape, batch_norm, check};
 use crate::{Error, Result};
 
-/// A forward convolution, and what is done to its output.
+/// Arguments of [`conv2d_fprop`].
 pub struct Fprop<'a, B: Device> {
-    /// Input.
+    /// Input `[n, h, w, in_channels]`.
     pub x: &'a B::Tensor,
     /// Vector with weight and bias.
     pub params: &'a B::Vector,
-    /// The layer.
+    /// The layer's sizes and where its values are.
     pub conv: &'a Conv2d,
-    /// What is done to the output before it is written, rounded as in an op of its own.
+    /// The epilogue; it rounds as an op of its own would.
     pub end: OutputEnd<'a, B>,
 }
 
-/// What a forward convolution does to its output.
+/// Epilogue of a forward convolution: what is done to its output before it is written.
 pub enum OutputEnd<'a, B: Device> {
     /// Nothing.
     Plain,
-    /// Where the device gathers them on the way, moments for [`BatchNormTrain`](super::BatchNormTrain).
+    /// The output's moments for [`BatchNormTrain`](super::BatchNormTrain) are computed, on devices that can.
     Moments,
-    /// A batch norm with running statistics, and what is added before its activation.
+    /// A batch norm with running statistics; the tensor, a residual, is added before its activation.
     Norm(FrozenNorm<'a, B>, Option<&'a B::Tensor>),
-    /// For a tangent as input: the derivative of such a batch norm, whose output at the clean pass is given. A bias, which does not
-    /// move, is left out of the layer.
+    /// Where x is a tangent: the derivative of such a batch norm at its output, the given tensor. The layer
+    /// must have no bias, whose tangent is 0.
     Tangent(FrozenNorm<'a, B>, &'a B::Tensor),
 }
 
-/// What a forward convolution gives.
+/// Results of [`conv2d_fprop`].
 pub struct FpropOut<B: Device> {
-    /// Output.
+    /// Output, of shape [`Conv2d::out_shape`].
     pub y: B::Tensor,
-    /// Moments of its channels, where they were asked for and the device gathers them.
+    /// Moments of the output's channels, where they were requested and the device computes them.
     pub moments: Option<B::Moments>,
 }
 
 impl<'a, B: Device> Fprop<'a, B> {
-    /// y = x * weight + bias.
+    /// y = x * weight + bias without an epilogue.
     pub fn new(x: &'a B::Tensor, params: &'a B::Vector, conv: &'a Conv2d) -> Self {
         Fprop { x, params, conv, end: OutputEnd::Plain }
     }
 
-    /// The same with something done to the output.
+    /// The same convolution with the epilogue `end`.
     pub fn with(self, end: OutputEnd<'a, B>) -> Self {
         Fprop { end, ..self }
     }
 }
 
-/// A convolution's data gradient, and what is done to it.
+/// Arguments of [`conv2d_dgrad`].
 pub struct Dgrad<'a, B: Device> {
     /// Gradient of the output.
     pub dy: &'a B::Tensor,
     /// Vector with the weight.
     pub params: &'a B::Vector,
-    /// The layer.
+    /// The layer's sizes and where its values are.
     pub conv: &'a Conv2d,
-    /// Where the gradient arrives.
+    /// The epilogue; it rounds as an op of its own would.
     pub onto: Onto<'a, B>,
 }
 
-/// Where a data gradient arrives: what is done to it before it is written, rounded as in an op of its own.
+/// Epilogue of a data gradient: what the convolution's input is, and so what is done to the gradient before
+/// it is written.
 pub enum Onto<'a, B: Device> {
-    /// At an input of this shape.
+    /// An input of this shape: nothing is done.
     Input(Shape),
-    /// At an input that another gradient has reached, to which it is added.
+    /// An input with another gradient, the given one: both are added.
     Add(&'a B::Tensor),
-    /// At the output of a batch norm in training, where all has arrived then, with what has arrived before; the device may gather sums
-    /// for [`BatchNormTrainBwd`](super::BatchNormTrainBwd) on the way.
+    /// The output of a batch norm in training. Another gradient of that output, where there is one, is added;
+    /// devices that can do so also compute the sums for [`BatchNormTrainBwd`](super::BatchNormTrainBwd).
     Norm(NormPass<'a, B>, Option<&'a B::Tensor>),
-    /// At the given output of a batch norm with running statistics, and through it.
+    /// The output, the given tensor, of a batch norm with running statistics: the gradient is multiplied by
+    /// that norm's derivative and so becomes the gradient of the norm's input.
     Frozen(FrozenNorm<'a, B>, &'a B::Tensor),
 }
 
-/// What a data gradient gives.
+/// Results of [`conv2d_dgrad`].
 pub struct DgradOut<B: Device> {
-    /// Gradient of the input.
+    /// Gradient of the input, after the epilogue.
     pub dx: B::Tensor,
-    /// Sums of it, where the device gathers them.
+    /// Sums of `dx`, where the epilogue is [`Onto::Norm`] and the device computes them.
     pub sums: Option<B::Sums>,
 }
 
 impl<'a, B: Device> Dgrad<'a, B> {
-    /// dx of shape `x_shape`.
+    /// dx of shape `x_shape` without an epilogue.
     pub fn new(dy: &'a B::Tensor, params: &'a B::Vector, conv: &'a Conv2d, x_shape: Shape) -> Self {
         Dgrad { dy, params, conv, onto: Onto::Input(x_shape) }
     }
 
-    /// The same arriving elsewhere.
+    /// The same gradient with the epilogue `onto`.
     pub fn onto(self, onto: Onto<'a, B>) -> Self {
         Dgrad { onto, ..self }
     }
 
-    /// Shape of the input.
+    /// Shape of the convolution's input.
     pub fn x_shape(&self) -> Shape {
         match &self.onto {
             Onto::Input(shape) => *shape,
@@ -107,7 +111,7 @@ impl<'a, B: Device> Dgrad<'a, B> {
     }
 }
 
-/// What a device must be able to do of this family. Input is what the functions of this module have validated.
+/// The ops of this family that a device implements. It may assume what the functions of this module validate.
 pub trait Conv2dOps: Device {
     /// As [`conv2d_fprop`].
     fn conv2d_fprop(&self, op: &Fprop<'_, Self>) -> FpropOut<Self>;
@@ -150,10 +154,10 @@ fn spans<B: Backend>(op: &'static str, conv: &Conv2d, vector: &B::Vector) -> Res
     conv.bias.map_or(Ok(()), |bias| check::span::<B>(op, "bias", bias, conv.out_channels, vector))
 }
 
-/// y = x * weight + bias, of shape [`Conv2d::out_shape`], with what its end does to it.
+/// y = x * weight + bias, of shape [`Conv2d::out_shape`], after the epilogue.
 ///
 /// # Errors
-/// [`Error::Shape`] where channels, kernel or spans do not fit, nor what the end reads.
+/// [`Error::Shape`] where channels, kernel, spans or what the epilogue reads do not fit.
 pub fn conv2d_fprop<B: Backend>(b: &B, op: &Fprop<'_, B>) -> Result<FpropOut<B>> {
     const OP: &str = "conv2d_fprop";
     let &Fprop { params, conv, .. } = op;
@@ -174,10 +178,10 @@ pub fn conv2d_fprop<B: Backend>(b: &B, op: &Fprop<'_, B>) -> Result<FpropOut<B>>
     Ok(b.conv2d_fprop(op))
 }
 
-/// dx from dy (overwrites): the transposed convolution, with what is done where it arrives.
+/// dx from dy (overwrites): the transposed convolution, after the epilogue.
 ///
 /// # Errors
-/// [`Error::Shape`] where dy is not the output's shape for the input's, or spans do not fit, nor what it arrives at.
+/// [`Error::Shape`] where dy is not of the output's shape, or spans or what the epilogue reads do not fit.
 pub fn conv2d_dgrad<B: Backend>(b: &B, op: &Dgrad<'_, B>) -> Result<DgradOut<B>> {
     const OP: &str = "conv2d_dgrad";
     let (&Dgrad { params, conv, .. }, shape) = (op, op.x_shape());

@@ -1,25 +1,27 @@
-//! Supervised losses over labelled pixels: validated entry points. Logits `[n, h, w, classes]` at low resolution are
-//! interpolated (bilinear, align_corners) to the target's size inside; labels are classes or [`super::IGNORE`].
+//! Supervised losses over labelled pixels: validated entry points. Logits `[n, h, w, classes]` at low
+//! resolution are interpolated (bilinear, align_corners) to the target's size inside; labels are classes or
+//! [`super::IGNORE`].
 
 use super::{Backend, Device, Ohem, check};
 use crate::{Error, Result};
 
-/// What a loss over labelled pixels returns.
+/// Results of a loss over labelled pixels.
 pub struct LabelLoss<B: Device> {
-    /// Value, on the device until [`Device::read_scalar`].
+    /// Mean loss, on the device until [`Device::read_scalar`].
     pub loss: B::Scalar,
-    /// Gradient with respect to the logits, times the `grad_scale` that was asked for.
+    /// Gradient with respect to the logits, times `grad_scale`.
     pub dlogits: B::Tensor,
-    /// Counts `[classes, classes]` over all labelled pixels: row = label, column = largest logit, of equal ones the first.
+    /// Counts `[classes, classes]` over all labelled pixels: row = label, column = largest logit, of equal
+    /// ones the first.
     pub confusion: B::Counts,
 }
 
-/// What a device must be able to do of this family. Input is what the functions of this module have validated.
+/// The ops of this family that a device implements. It may assume what the functions of this module validate.
 pub trait CrossEntropyOps: Device {
-    /// Mean cross entropy over pixels that are not [`super::IGNORE`]; 0 with zero gradient where there is none.
+    /// As [`cross_entropy`].
     fn cross_entropy(&self, logits: &Self::Tensor, target: &Self::Labels, grad_scale: f64)
     -> LabelLoss<Self>;
-    /// Cross entropy over the hardest pixels.
+    /// As [`ohem_cross_entropy`].
     fn ohem_cross_entropy(
         &self,
         logits: &Self::Tensor,
@@ -34,12 +36,17 @@ fn valid<B: Backend>(op: &'static str, logits: &B::Tensor, target: &B::Labels) -
     check::logits(op, "logits", logits)?;
     check::not_empty(op, "target", target)?;
     if target.n != logits.n || target.c != 1 {
-        return Err(Error::shape(op, format!("one target an image for logits {logits}"), target.to_string()));
+        return Err(Error::shape(
+            op,
+            format!("one target per image for logits {logits}"),
+            target.to_string(),
+        ));
     }
     Ok(())
 }
 
-/// Mean over pixels that are not ignored of `-log softmax(up(logits))[target]`; 0 where there is none.
+/// Mean over pixels that are not ignored of `-log softmax(up(logits))[target]`; 0, with a gradient of 0,
+/// where there is none. The target is `[n, height, width]`.
 ///
 /// # Errors
 /// [`Error::Shape`] where logits and target differ in their images, or the class count is not 1 to 255.
@@ -53,8 +60,8 @@ pub fn cross_entropy<B: Backend>(
     Ok(b.cross_entropy(logits, target, grad_scale))
 }
 
-/// [`cross_entropy`] over the pixels whose true-class probability is at most max(threshold, the min_kept-th smallest);
-/// over all pixels where fewer than `min_kept` are labelled (Shrivastava et al., 2016).
+/// [`cross_entropy`] over the pixels whose true-class probability is at most max(threshold, the min_kept-th
+/// smallest); over all pixels where fewer than `min_kept` are labelled (Shrivastava et al., 2016).
 ///
 /// # Errors
 /// As [`cross_entropy`], and for a `min_kept` of 0.

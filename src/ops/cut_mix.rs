@@ -3,9 +3,9 @@
 use super::{Backend, Device, Mix, check};
 use crate::Result;
 
-/// What a device must be able to do of this family. Input is what the functions of this module have validated.
+/// The ops of this family that a device implements. It may assume what the functions of this module validate.
 pub trait CutMixOps: Device {
-    /// Images after CutMix.
+    /// As [`cut_mix`].
     fn cut_mix(&self, x: &Self::Tensor, mix: &Mix) -> Self::Tensor;
 }
 

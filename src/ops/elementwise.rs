@@ -1,21 +1,22 @@
-//! Leaky ReLU, channel concatenation and slices, (broadcast) addition and its backward: validated entry points.
+//! Leaky ReLU, channel concatenation and slices, (broadcast) addition and its backward: validated entry
+//! points.
 
 use super::{Backend, Device, Shape, check};
 use crate::{Error, Result};
 
-/// What a device must be able to do of this family. Input is what the functions of this module have validated.
+/// The ops of this family that a device implements. It may assume what the functions of this module validate.
 pub trait ElementwiseOps: Device {
-    /// y = x for x > 0, slope x elsewhere.
+    /// As [`leaky_relu`].
     fn leaky_relu(&self, x: &Self::Tensor, slope: f64) -> Self::Tensor;
-    /// dx from dy and the input (or the output: the signs agree).
+    /// As [`leaky_relu_bwd`].
     fn leaky_relu_bwd(&self, dy: &Self::Tensor, x: &Self::Tensor, slope: f64) -> Self::Tensor;
-    /// Channels of all parts, one after another.
+    /// As [`concat()`].
     fn concat(&self, parts: &[&Self::Tensor]) -> Self::Tensor;
-    /// The part of `len` channels that begins at `offset` (backward of concat).
+    /// As [`slice_channels`].
     fn slice_channels(&self, x: &Self::Tensor, offset: usize, len: usize) -> Self::Tensor;
-    /// x + alpha y; where y has one position an image it is added at every position of that image.
+    /// As [`add`].
     fn add(&self, x: &Self::Tensor, y: &Self::Tensor, alpha: f64) -> Self::Tensor;
-    /// Sum over the positions of each image: `[n, 1, 1, c]` (backward of the broadcast in [`add`]).
+    /// As [`sum_positions`].
     fn sum_positions(&self, x: &Self::Tensor) -> Self::Tensor;
 }
 
@@ -30,7 +31,7 @@ pub fn leaky_relu<B: Backend>(b: &B, x: &B::Tensor, slope: f64) -> Result<B::Ten
     Ok(b.leaky_relu(x, slope))
 }
 
-/// dx = dy where x > 0, `slope` dy elsewhere; `x` may be the output too.
+/// dx = dy where x > 0, `slope` dy elsewhere; `x` may also be the output, whose sign is the same.
 ///
 /// # Errors
 /// [`Error::Shape`] where dy is not x's shape, or for a negative slope.
@@ -59,7 +60,7 @@ pub fn concat<B: Backend>(b: &B, parts: &[&B::Tensor]) -> Result<B::Tensor> {
     Ok(b.concat(parts))
 }
 
-/// Channels `offset..offset + len` of x.
+/// Channels `offset..offset + len` of x, `[n, h, w, len]`; backward of [`concat()`].
 ///
 /// # Errors
 /// [`Error::Shape`] where x has no such channels.
@@ -77,7 +78,7 @@ pub fn slice_channels<B: Backend>(b: &B, x: &B::Tensor, offset: usize, len: usiz
     Ok(b.slice_channels(x, offset, len))
 }
 
-/// x + alpha y, y of x's shape or `[n, 1, 1, c]` (then added at every position of its image).
+/// x + alpha y, y of x's shape or `[n, 1, 1, c]` (then broadcast over the positions of its image).
 ///
 /// # Errors
 /// [`Error::Shape`] for any other y.

@@ -5,11 +5,11 @@ use crate::{Error, Result};
 
 /// Two teachers' logits `[n, h, w, classes]` and how they are combined.
 pub struct TeacherLogits<'a, B: Device> {
-    /// Those of the active teacher.
+    /// Logits of the active teacher, which follows the student in this epoch.
     pub core: &'a B::Tensor,
-    /// Those of the other.
+    /// Logits of the other teacher.
     pub assist: &'a B::Tensor,
-    /// Their combination.
+    /// Weights of the combination.
     pub ensemble: &'a Ensemble,
 }
 
@@ -21,21 +21,21 @@ impl<B: Device> Clone for TeacherLogits<'_, B> {
 
 impl<B: Device> Copy for TeacherLogits<'_, B> {}
 
-/// Hard labels and their confidences, one a pixel.
+/// Hard labels and their confidences, one of each per pixel.
 pub struct PseudoLabel<B: Device> {
-    /// Arg max class.
+    /// Arg max class, `[n, h, w]`.
     pub label: B::Labels,
-    /// Its probability, `[n, h, w, 1]`.
+    /// Probability of that class, `[n, h, w, 1]`.
     pub confidence: B::Tensor,
 }
 
-/// What a device must be able to do of this family. Input is what the functions of this module have validated.
+/// The ops of this family that a device implements. It may assume what the functions of this module validate.
 pub trait EnsembleOps: Device {
     /// As [`ensemble_pseudo_label`].
     fn ensemble_pseudo_label(&self, teachers: &TeacherLogits<'_, Self>, size: Size) -> PseudoLabel<Self>;
 }
 
-/// Checks two teachers' logits and the way they are combined.
+/// Checks two teachers' logits and how they are combined.
 pub(super) fn teachers<B: Backend>(op: &'static str, teachers: &TeacherLogits<'_, B>) -> Result<()> {
     let core = B::shape(teachers.core);
     check::logits(op, "core", core)?;
@@ -46,8 +46,8 @@ pub(super) fn teachers<B: Backend>(op: &'static str, teachers: &TeacherLogits<'_
     Ok(())
 }
 
-/// Arg max and maximum of softmax(gamma up(core) + (1 - gamma) a) for each pixel, a = up(assist) at its `topk` largest classes
-/// and up(core) elsewhere, at `size`.
+/// Arg max and maximum of softmax(gamma up(core) + (1 - gamma) a) for each pixel, a = up(assist) at its
+/// `topk` largest classes and up(core) elsewhere, at `size`.
 ///
 /// # Errors
 /// [`Error::Shape`] where the logits differ in shape, the class count is not 1 to 255, topk or the size is 0.

@@ -1,42 +1,38 @@
-//! Looking for values that are not finite without waiting for the device: what was found is one number, which names the
-//! first place.
+//! Search for values that are not finite without waiting for the device: the result is one number, a key that
+//! says where the first such value is.
 
 use super::Backend;
 
-/// Bits of an index in a watch.
+/// Bits of a key that hold the index.
 const INDEX_BITS: u32 = 36;
-/// Places are below this.
+/// Places are numbered from 0 to this, exclusive.
 pub const MAX_PLACES: u32 = 1 << (64 - INDEX_BITS);
 
-/// What [`Device::watch_tensor`](super::Device::watch_tensor) notes of element `index` of what is watched as `place`: earlier places, then smaller indices,
-/// have larger keys, and none is 0.
+/// The key by which [`Device::watch_tensor`](super::Device::watch_tensor) records element `index`, below
+/// 2^36, of the tensor watched as number `place`. Earlier places, then smaller indices, have larger keys; no
+/// key is 0.
 pub fn watch_key(place: u32, index: u64) -> u64 {
     !(u64::from(place) << INDEX_BITS | index)
 }
 
-/// Place and index of a noted key, `None` for 0.
+/// Place and index of a recorded key; `None` for 0.
 pub fn watched(key: u64) -> Option<(u32, u64)> {
     let at = !key;
     (key != 0).then_some(((at >> INDEX_BITS) as u32, at & ((1 << INDEX_BITS) - 1)))
 }
 
-/// Index of the first element that is not finite. Waits for the device.
+/// Index of the first element of `v` that is not finite. Waits for the device.
 pub fn first_non_finite<B: Backend>(b: &B, v: &B::Vector) -> Option<usize> {
     let mut watch = b.zero_counts(1);
     b.watch_vector(&mut watch, v, 0);
     watched(b.read_counts(&watch)[0]).map(|(_, index)| index as usize)
 }
 
-/// Flat index of the first element of `x` that is not finite. Waits for the device.
+/// Flat index (NHWC) of the first element of `x` that is not finite. Waits for the device.
 pub fn first_non_finite_in<B: Backend>(b: &B, x: &B::Tensor) -> Option<usize> {
     let mut watch = b.zero_counts(1);
     b.watch_tensor(&mut watch, x, 0);
     watched(b.read_counts(&watch)[0]).map(|(_, index)| index as usize)
-}
-
-/// Whether all values are finite. Waits for the device.
-pub fn all_finite<B: Backend>(b: &B, x: &B::Tensor) -> bool {
-    first_non_finite_in(b, x).is_none()
 }
 
 #[cfg(test)]

@@ -5,15 +5,15 @@
 use super::{Backend, Device, Size, check};
 use crate::Result;
 
-/// What a device must be able to do of this family. Input is what the functions of this module have validated.
+/// The ops of this family that a device implements. It may assume what the functions of this module validate.
 pub trait InterpolateOps: Device {
-    /// Bilinear, align_corners.
+    /// As [`interpolate`].
     fn interpolate(&self, x: &Self::Tensor, size: Size) -> Self::Tensor;
-    /// Gradient with respect to the input of `x_size` (the transposed resampling).
+    /// As [`interpolate_bwd`].
     fn interpolate_bwd(&self, dy: &Self::Tensor, x_size: Size) -> Self::Tensor;
 }
 
-/// `[n, size, c]` from x `[n, h, w, c]`.
+/// x `[n, h, w, c]` resampled to `[n, size, c]`.
 ///
 /// # Errors
 /// [`crate::Error::Shape`] for an empty x or a size of 0.

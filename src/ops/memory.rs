@@ -1,24 +1,24 @@
-//! What a device says of the memory that work will take: plain data for tables and checks.
+//! The memory that a run will need on a device, as plain data for tables and checks.
 
 /// Memory for one purpose.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct MemoryUse {
-    /// What it is for.
+    /// Purpose, for tables.
     pub what: String,
-    /// Bytes.
+    /// Size in bytes.
     pub bytes: u64,
 }
 
-/// The memory that one step of a kind takes beside what is held throughout.
+/// The memory of one kind of step, in addition to what is held throughout.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct StepMemory {
-    /// Which step.
+    /// Kind of step, as [`Device::step`](super::Device::step) takes it.
     pub kind: &'static str,
     /// Bytes reserved for it.
     pub bytes: u64,
-    /// What is in use at the moment of the greatest need, largest first. The sum is at most `bytes`.
+    /// What is in use when the most memory is in use, largest first. The sum is at most `bytes`.
     pub at_peak: Vec<MemoryUse>,
-    /// Number of buffers that the step takes one after another.
+    /// Number of buffers that the step allocates.
     pub buffers: usize,
 }
 
@@ -27,12 +27,12 @@ pub struct StepMemory {
 pub struct MemoryPlan {
     /// Held from the first step to the last, largest first.
     pub held: Vec<MemoryUse>,
-    /// Steps, which follow one another in the same memory.
+    /// The kinds of steps, which share the same memory.
     pub steps: Vec<StepMemory>,
 }
 
 impl MemoryPlan {
-    /// Adds a use to those held throughout.
+    /// Adds a use to those held throughout, unless it is of 0 bytes.
     pub fn hold(&mut self, what: &str, bytes: u64) {
         if bytes > 0 {
             self.held.push(MemoryUse { what: what.into(), bytes });
@@ -50,7 +50,7 @@ impl MemoryPlan {
         self.steps.iter().map(|s| s.bytes).max().unwrap_or(0)
     }
 
-    /// Bytes in all.
+    /// Total bytes.
     pub fn bytes(&self) -> u64 {
         self.held_bytes() + self.step_bytes()
     }

@@ -4,35 +4,36 @@ use super::ensemble_pseudo_label::teachers;
 use super::{Backend, Device, Mix, Size, TeacherLogits, check};
 use crate::Result;
 
-/// What a loss returns: its value and its gradient with respect to the low-resolution logits.
+/// Results of a loss: its value and its gradient with respect to the low-resolution logits.
 pub struct LossGrad<B: Device> {
     /// Value, on the device until [`Device::read_scalar`].
     pub loss: B::Scalar,
-    /// Gradient with respect to the logits, times the `grad_scale` that was asked for.
+    /// Gradient with respect to the logits, times `grad_scale`.
     pub dlogits: B::Tensor,
 }
 
-/// The consistency of a student with its teachers, and what it reads.
+/// Arguments of [`mse_consistency`].
 pub struct MseConsistencyArgs<'a, B: Device> {
     /// The student's logits `[n, h, w, classes]`.
     pub student: &'a B::Tensor,
-    /// The teachers'.
+    /// The teachers' logits, whose ensemble is the target.
     pub teachers: TeacherLogits<'a, B>,
-    /// Where both are interpolated to.
+    /// Size to which all logits are interpolated.
     pub size: Size,
-    /// How the teachers' probabilities are read.
+    /// The boxes through which the target is read.
     pub mix: &'a Mix,
     /// Factor of the gradient.
     pub grad_scale: f64,
 }
 
-/// What a device must be able to do of this family. Input is what the functions of this module have validated.
+/// The ops of this family that a device implements. It may assume what the functions of this module validate.
 pub trait MseConsistencyOps: Device {
     /// As [`mse_consistency`].
     fn mse_consistency(&self, op: &MseConsistencyArgs<'_, Self>) -> LossGrad<Self>;
 }
 
-/// Mean over (pixel, class) of (softmax(up(student)) - softmax(ensemble))², the target read through `mix`, and its gradient.
+/// Mean over (pixel, class) of (softmax(up(student)) - softmax(ensemble))², the target read through `mix`,
+/// and its gradient.
 ///
 /// # Errors
 /// [`crate::Error::Shape`] where the logits differ in shape, or the size or boxes do not fit.

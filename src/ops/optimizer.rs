@@ -1,36 +1,36 @@
-//! Updates over flat vectors: stochastic gradient descent, with the exponential moving average behind it, and copies of parts;
-//! validated entry points.
+//! Updates of flat vectors: stochastic gradient descent, with the exponential moving average after it, and
+//! copies of parts; validated entry points.
 
 use super::{Backend, Device, Sgd, Span, check};
 use crate::{Error, Result};
 
-/// A teacher that follows the student.
+/// A teacher that follows the student by an exponential moving average.
 pub struct Teacher<'a, B: Device> {
-    /// Its parameters.
+    /// The teacher's parameters, as many as the student's.
     pub params: &'a mut B::Vector,
-    /// Its running statistics.
+    /// The teacher's running statistics.
     pub stats: &'a mut B::Vector,
-    /// The student's running statistics.
+    /// The student's running statistics, as many as the teacher's.
     pub student_stats: &'a B::Vector,
-    /// The share of itself that it keeps.
+    /// Decay of the average, from 0 to 1: the weight of the teacher's own value.
     pub keep: f64,
 }
 
-/// One step of stochastic gradient descent over flat vectors, and of the teacher's average after it.
+/// Arguments of [`sgd`]: one step of stochastic gradient descent, and of a teacher's moving average after it.
 pub struct SgdStep<'a, B: Device> {
-    /// Parameters, which move.
+    /// Parameters, which are updated.
     pub params: &'a mut B::Vector,
-    /// Their gradients.
+    /// Gradients of the parameters.
     pub grads: &'a B::Vector,
-    /// The momentum; zeros before the first step.
+    /// Momentum buffer, which is updated; zeros before the first step.
     pub momentum: &'a mut B::Vector,
-    /// Rates.
+    /// Learning rate, momentum and weight decay.
     pub spec: &'a Sgd,
-    /// A teacher to be moved after the student.
+    /// A teacher that is updated after the student.
     pub teacher: Option<Teacher<'a, B>>,
 }
 
-/// What a device must be able to do of this family. Input is what the functions of this module have validated.
+/// The ops of this family that a device implements. It may assume what the functions of this module validate.
 pub trait OptimizerOps: Device {
     /// As [`sgd`].
     fn sgd(&self, op: SgdStep<'_, Self>);
@@ -46,12 +46,13 @@ fn same_len<B: Backend>(op: &'static str, what: &str, vector: &B::Vector, len: u
     Ok(())
 }
 
-/// g = grads + weight_decay params (the first `num_decayed` only), momentum = momentum·v + g, params -= lr momentum: one
-/// step of PyTorch's `SGD`. Then teacher = keep teacher + (1 - keep) student (Tarvainen and Valpola, 2017), of parameters and of
-/// running statistics: what ends a step of PS-MT, in one pass over memory on a GPU.
+/// g = grads + weight_decay params (the first `num_decayed` only), momentum = momentum·v + g, params -= lr
+/// momentum: one step of PyTorch's `SGD`. Then teacher = keep teacher + (1 - keep) student (Tarvainen and
+/// Valpola, 2017), of parameters and of running statistics, fused into one pass over memory on a GPU.
 ///
 /// # Errors
-/// [`Error::Shape`] where the vectors differ in length or are shorter than `num_decayed`, or `keep` is not within 0 to 1.
+/// [`Error::Shape`] where the vectors differ in length or are shorter than `num_decayed`, or `keep` is not
+/// within 0 to 1.
 pub fn sgd<B: Backend>(b: &B, op: SgdStep<'_, B>) -> Result<()> {
     const OP: &str = "sgd";
     let len = B::vector_len(op.params);
@@ -72,10 +73,10 @@ pub fn sgd<B: Backend>(b: &B, op: SgdStep<'_, B>) -> Result<()> {
     Ok(())
 }
 
-/// `to[at..at + span.len] = from[span]` for each (span, at) of `moves`; the rest of `to` stays.
+/// `to[at..at + span.len] = from[span]` for each (span, at) of `moves`; the rest of `to` is unchanged.
 ///
 /// # Errors
-/// [`Error::Shape`] where a span or its place is not within its vector, or places overlap.
+/// [`Error::Shape`] where a span or its destination is not within its vector, or destinations overlap.
 pub fn copy_spans<B: Backend>(
     b: &B,
     to: &mut B::Vector,
@@ -87,13 +88,13 @@ pub fn copy_spans<B: Backend>(
     for &(span, at) in moves {
         let place = Span { offset: at, len: span.len };
         check::span::<B>(OP, "a span", span, span.len, from)?;
-        check::span::<B>(OP, "a place", place, span.len, to)?;
+        check::span::<B>(OP, "a destination", place, span.len, to)?;
         places.push(place);
     }
     places.sort_by_key(|place| (place.offset, place.len));
     if let Some(pair) = places.windows(2).find(|pair| pair[0].range().end > pair[1].offset) {
         let ranges = format!("{:?} and {:?}", pair[0].range(), pair[1].range());
-        return Err(Error::shape(OP, "places that do not overlap", ranges));
+        return Err(Error::shape(OP, "destinations that do not overlap", ranges));
     }
     b.copy_spans(to, from, moves);
     Ok(())

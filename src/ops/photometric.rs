@@ -1,27 +1,27 @@
-//! Colours of images on the device: 8-bit pixels to network input, and the colour changes and blur of strong augmentation
-//! with torchvision's definitions. Specifications and validated entry points; knows no files and draws no random numbers.
+//! Colours of images on the device: 8-bit pixels to network input, and the colour changes and blur of strong
+//! augmentation with torchvision's definitions: specifications and validated entry points. Must not know
+//! files; draws no random numbers.
 
 use super::{Backend, Device, Shape};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 
-/// What a device must be able to do of this family. Input is what the functions of this module have validated.
+/// The ops of this family that a device implements. It may assume what the functions of this module validate.
 pub trait PhotometricOps: Device {
-    /// (byte / 255 - mean) / std, 0 outside the part that is shown.
+    /// As [`normalize_bytes`].
     fn normalize_bytes(&self, images: &Images<Self>, normalize: &Normalize) -> Self::Tensor;
-    /// Each image with its colours changed by its [`Strong`], then (value - mean) / std. Outside the part that is shown
-    /// colours are the mean to begin with.
+    /// As [`photometric`].
     fn photometric(&self, pixels: Pixels<'_, Self>, strong: &[Strong], normalize: &Normalize)
     -> Self::Tensor;
 }
 
-/// Widest blur, in pixels a side: CUDA keeps rows of a tile and of the border that the blur reaches in shared memory.
+/// Largest side of a blur's window in pixels: CUDA keeps a tile's rows and their halo in shared memory.
 pub const MAX_BLUR_KERNEL: usize = 511;
 
-/// Most rows and columns of an image, so that positions beside a tile fit in 32 bits.
+/// Most rows and columns of an image, so that positions in a tile's halo fit in 32 bits.
 const MAX_SIDE: usize = 1 << 30;
 
-/// Affine normalisation of colours in [0, 1]: (value - mean) / std a channel. The default is ImageNet's.
+/// Affine normalisation of colours in [0, 1]: (value - mean) / std per channel. The default is ImageNet's.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Normalize {
@@ -38,9 +38,11 @@ impl Default for Normalize {
 }
 
 impl Normalize {
-    /// Leaves colours as they are.
+    /// Mean 0 and deviation 1, which do not change colours.
     pub const IDENTITY: Normalize = Normalize { mean: [0.0; 3], std: [1.0; 3] };
 
+    /// Checks the values.
+    ///
     /// # Errors
     /// [`Error::Config`] when a value is not finite or a deviation is not positive.
     pub fn validate(&self) -> Result<()> {
@@ -65,12 +67,12 @@ pub enum Adjust {
     Contrast(f32),
     /// Blend of each pixel with its own grey.
     Saturation(f32),
-    /// Turns the hue by a part of the circle in [-0.5, 0.5].
+    /// Shifts the hue by a fraction of the circle in [-0.5, 0.5].
     Hue(f32),
 }
 
 impl Adjust {
-    /// Op name and factor.
+    /// Name of torchvision's function, and factor.
     fn parts(self) -> (&'static str, f32) {
         match self {
             Adjust::Brightness(f) => ("adjust_brightness", f),
@@ -101,7 +103,7 @@ impl Blur {
     }
 }
 
-/// Augmentation of images that a network learns from; both views have the same geometry.
+/// The views of an image that a network learns from; both have the same geometry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum View {
@@ -114,17 +116,20 @@ pub enum View {
 /// Changes to the colours of one image: adjustments, then grey, then blur. The default changes nothing.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Strong {
-    /// In order of application, none twice.
+    /// Colour adjustments in order of application, each kind at most once.
     pub jitter: Vec<Adjust>,
     /// Grey in all three channels (0.2989 red + 0.587 green + 0.114 blue).
     pub gray: bool,
-    /// Final blur.
+    /// Blur after the other changes.
     pub blur: Option<Blur>,
 }
 
 impl Strong {
+    /// Checks the ranges of all factors.
+    ///
     /// # Errors
-    /// [`Error::Shape`] naming torchvision's op for a factor, kernel or sigma out of range or an adjustment made twice.
+    /// [`Error::Shape`] naming torchvision's function for a factor, kernel or sigma out of range or an
+    /// adjustment made twice.
     pub fn validate(&self) -> Result<()> {
         for (i, adjust) in self.jitter.iter().enumerate() {
             let (op, factor) = adjust.parts();
@@ -161,21 +166,21 @@ pub type Box2d = [usize; 4];
 pub struct Images<B: Device> {
     /// `[n, h, w, 3]`.
     pub bytes: B::Labels,
-    /// The part of each image that its bytes describe. Pixels outside have the mean colour of the normalisation at hand,
+    /// The part of each image that is not padding. Pixels outside have the mean colour of the normalisation,
     /// whatever their bytes.
     pub shown: Vec<Box2d>,
 }
 
-/// Where colours come from.
+/// Source of the colours that [`photometric`] changes.
 pub enum Pixels<'a, B: Device> {
-    /// Bytes, 0 to 255 for 0 to 1, with padding.
+    /// 8-bit images, where 255 is 1, with padding.
     Bytes(&'a Images<B>),
     /// Colours in [0, 1] as an activation `[n, h, w, 3]`.
     Colors(&'a B::Tensor),
 }
 
 impl<B: Device> Pixels<'_, B> {
-    /// `[n, h, w, 3]`.
+    /// Shape `[n, h, w, 3]` of the images.
     pub fn shape(&self) -> Shape {
         match self {
             Pixels::Bytes(images) => B::labels_shape(&images.bytes),
@@ -213,16 +218,17 @@ pub fn upload_images<B: Backend>(b: &B, shape: Shape, bytes: &[u8], shown: Vec<B
 /// (byte / 255 - mean) / std of 8-bit images, `[n, h, w, 3]`; padding is 0.
 ///
 /// # Errors
-/// [`Error::Config`] for a normalisation that makes no sense.
+/// As [`Normalize::validate`].
 pub fn normalize_bytes<B: Backend>(b: &B, images: &Images<B>, normalize: &Normalize) -> Result<B::Tensor> {
     normalize.validate()?;
     Ok(b.normalize_bytes(images, normalize))
 }
 
-/// Image i with the changes `strong[i]`, then normalised: `[n, h, w, 3]`. Padding has the mean colour before the changes.
+/// Image i with the changes `strong[i]`, then normalised: `[n, h, w, 3]`. Padding has the mean colour before
+/// the changes.
 ///
 /// # Errors
-/// [`Error::Shape`] where there is no pixel, not three channels or not one `strong` an image, and those of
+/// [`Error::Shape`] where there is no pixel, not three channels or not one `strong` per image, and those of
 /// [`Strong::validate`] and [`Normalize::validate`].
 pub fn photometric<B: Backend>(
     b: &B,

@@ -3,15 +3,15 @@
 use super::{Backend, Device, MaxPool2d, Shape, Size, check};
 use crate::{Error, Result};
 
-/// What a device must be able to do of this family. Input is what the functions of this module have validated.
+/// The ops of this family that a device implements. It may assume what the functions of this module validate.
 pub trait PoolOps: Device {
-    /// Max pooling.
+    /// As [`max_pool2d`].
     fn max_pool2d(&self, x: &Self::Tensor, pool: &MaxPool2d) -> Self::Tensor;
-    /// dx; the window's first maximum in row order takes the gradient.
+    /// As [`max_pool2d_bwd`].
     fn max_pool2d_bwd(&self, dy: &Self::Tensor, x: &Self::Tensor, pool: &MaxPool2d) -> Self::Tensor;
-    /// Mean over adaptive bins: bin i of `size` covers floor(i len / size) to ceil((i + 1) len / size).
+    /// As [`adaptive_avg_pool2d`].
     fn adaptive_avg_pool2d(&self, x: &Self::Tensor, size: Size) -> Self::Tensor;
-    /// Gradient with respect to the input of `x_size`.
+    /// As [`adaptive_avg_pool2d_bwd`].
     fn adaptive_avg_pool2d_bwd(&self, dy: &Self::Tensor, x_size: Size) -> Self::Tensor;
 }
 
@@ -43,7 +43,7 @@ pub fn max_pool2d<B: Backend>(b: &B, x: &B::Tensor, pool: &MaxPool2d) -> Result<
     Ok(b.max_pool2d(x, pool))
 }
 
-/// dx (overwrites): each window's first maximum in row order takes its gradient.
+/// dx (overwrites): each window's gradient is added at its first maximum in row order.
 ///
 /// # Errors
 /// [`Error::Shape`] where dy is not the output's shape.

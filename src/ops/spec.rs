@@ -1,31 +1,32 @@
-//! Shapes and the specifications that ops take beside tensors: plain data, the same for every backend.
+//! Shapes and the settings that ops take besides tensors: plain data, the same for every backend.
 
 use crate::{Error, Result};
 
-/// Label value of pixels that no loss and no metric counts.
+/// Label of pixels that no loss and no metric counts (PyTorch's `ignore_index`).
 pub const IGNORE: u8 = 255;
 
 /// Number of confidence bins that [`ConfCe`] counts.
 pub const HISTOGRAM_BINS: usize = 10;
 
-/// Guard of per-image normalisation, `d / (‖d‖ + 1e-8)` (Virtual adversarial training, as published for PS-MT).
+/// Guard of per-image normalisation, `d / (‖d‖ + 1e-8)` (Virtual adversarial training, as published for
+/// PS-MT).
 pub const NORM_EPS: f64 = 1e-8;
 
 /// Shape of an activation, NHWC in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Shape {
-    /// Images.
+    /// Number of images.
     pub n: usize,
-    /// Rows.
+    /// Number of rows.
     pub h: usize,
-    /// Columns.
+    /// Number of columns.
     pub w: usize,
-    /// Channels.
+    /// Number of channels.
     pub c: usize,
 }
 
 impl Shape {
-    /// A shape from images, rows, columns, channels.
+    /// The shape `[n, h, w, c]`.
     pub const fn new(n: usize, h: usize, w: usize, c: usize) -> Shape {
         Shape { n, h, w, c }
     }
@@ -45,7 +46,7 @@ impl Shape {
         self.n * self.h * self.w
     }
 
-    /// The same positions with `c` channels.
+    /// The same images, rows and columns with `c` channels.
     pub const fn with_channels(&self, c: usize) -> Shape {
         Shape { c, ..*self }
     }
@@ -60,7 +61,7 @@ impl std::fmt::Display for Shape {
 /// Rows and columns of an image.
 pub type Size = (usize, usize);
 
-/// Part of a flat vector.
+/// A contiguous part of a flat vector.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Span {
     /// First element.
@@ -70,7 +71,7 @@ pub struct Span {
 }
 
 impl Span {
-    /// As an index range.
+    /// The part as an index range.
     pub fn range(&self) -> std::ops::Range<usize> {
         self.offset..self.offset + self.len
     }
@@ -78,27 +79,27 @@ impl Span {
 
 /// A square convolution. The weight is stored OHWI: `[out_channels, kernel, kernel, in_channels / groups]`.
 ///
-/// With several groups (as PyTorch's `groups`) it is as many convolutions side by side: the g-th part of the output
-/// channels reads the g-th part of the input channels alone.
+/// With several groups (as PyTorch's `groups`) the g-th part of the output channels reads the g-th part of
+/// the input channels only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Conv2d {
-    /// Where the weight lies among the parameters.
+    /// The weight's place in the parameter vector.
     pub weight: Span,
-    /// Where the bias lies, if there is one.
+    /// The bias's place in the parameter vector, if there is a bias.
     pub bias: Option<Span>,
-    /// Channels in.
+    /// Channels of the input.
     pub in_channels: usize,
-    /// Channels out.
+    /// Channels of the output.
     pub out_channels: usize,
-    /// Parts that the channels are divided into; it divides both their numbers.
+    /// Number of groups; it divides both numbers of channels.
     pub groups: usize,
-    /// Side of the kernel.
+    /// Rows and columns of the kernel.
     pub kernel: usize,
-    /// Step between outputs.
+    /// Input positions from output to output.
     pub stride: usize,
-    /// Zeros around the input.
+    /// Rows and columns of zeros on each side of the input.
     pub padding: usize,
-    /// Step between taps.
+    /// Input positions from tap to tap.
     pub dilation: usize,
 }
 
@@ -114,12 +115,12 @@ impl Conv2d {
         Shape::new(x.n, self.out_len(x.h), self.out_len(x.w), self.out_channels)
     }
 
-    /// Number of weights.
+    /// Number of elements of the weight.
     pub fn weight_len(&self) -> usize {
         self.out_channels * self.kernel * self.kernel * (self.in_channels / self.groups)
     }
 
-    /// Group `g` as a convolution of its own, over its part of the channels.
+    /// Group `g` as a convolution with one group, over that group's channels.
     pub fn group(&self, g: usize) -> Conv2d {
         let part = |span: Span| {
             let len = span.len / self.groups;
@@ -135,29 +136,30 @@ impl Conv2d {
         }
     }
 
-    /// Multiply-adds times two of one pass over input shape `x`.
+    /// Floating-point operations of one pass over input shape `x`; a multiply-add counts as two.
     pub fn flops(&self, x: Shape) -> u64 {
         let taps = self.kernel * self.kernel;
         2 * self.out_shape(x).len() as u64 * (taps * (self.in_channels / self.groups)) as u64
     }
 }
 
-/// Batch normalisation over n, h, w (Ioffe and Szegedy, 2015), biased variance for y, unbiased for the running variance.
+/// Batch normalisation over n, h, w (Ioffe and Szegedy, 2015), biased variance for y, unbiased for the
+/// running variance.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct BatchNorm {
-    /// Scale, among the parameters.
+    /// The scale's place in the parameter vector.
     pub weight: Span,
-    /// Shift, among the parameters.
+    /// The shift's place in the parameter vector.
     pub bias: Span,
-    /// Among the running statistics.
+    /// The running mean's place in the vector of running statistics.
     pub running_mean: Span,
-    /// Among the running statistics.
+    /// The running variance's place in the vector of running statistics.
     pub running_var: Span,
-    /// Channels.
+    /// Number of channels.
     pub channels: usize,
-    /// Weight of the new batch in the running statistics.
+    /// Weight of the batch in the new running statistics, as PyTorch's `momentum`.
     pub momentum: f64,
-    /// Added to the variance.
+    /// Constant added to the variance.
     pub eps: f64,
 }
 
@@ -176,14 +178,14 @@ pub enum Activation {
 /// ReLU.
 pub const RELU: Activation = Activation::LeakyRelu(0.0);
 
-/// Max pooling, square window, padding with minus infinity.
+/// Max pooling over a square window, with padding by minus infinity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MaxPool2d {
-    /// Side of the window.
+    /// Rows and columns of the window.
     pub kernel: usize,
-    /// Step between outputs.
+    /// Input positions from output to output.
     pub stride: usize,
-    /// Border.
+    /// Rows and columns of padding on each side of the input.
     pub padding: usize,
 }
 
@@ -196,13 +198,13 @@ impl MaxPool2d {
     }
 }
 
-/// CutMix as data: `boxes[b][i]` is (y0, x0, y1, x1), half open; box b of image `perm[b][i]` replaces image i's, for b in
-/// order, always from the unmixed images.
+/// The boxes of CutMix: `boxes[b][i]` is (y0, x0, y1, x1), half open. For b in order, this box of image i is
+/// replaced by the same box of the unmixed image `perm[b][i]`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Mix {
-    /// Boxes, first by round, then by image.
+    /// One box per round and image.
     pub boxes: Vec<Vec<[usize; 4]>>,
-    /// Partner of each round and image; the same image may be the partner of several.
+    /// One source image per round and image; several may have the same.
     pub perm: Vec<Vec<usize>>,
 }
 
@@ -219,7 +221,11 @@ impl Mix {
         i
     }
 
-    /// Checks the boxes and permutations against `n` images of `size`.
+    /// Checks the boxes and source images against `n` images of `size`.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] where there is not one box and source per image, a box leaves the image, or a source
+    /// is not below n.
     pub fn validate(&self, n: usize, size: Size) -> Result<()> {
         let fail = |got: String| {
             Err(Error::shape("cut_mix", format!("boxes and perm for {n} images of {size:?}"), got))
@@ -244,24 +250,29 @@ impl Mix {
     }
 }
 
-/// How the two teachers' logits become a target (PS-MT, section 3.1): of the teacher that is not trained in this epoch
-/// only the `topk` classes of a pixel count, elsewhere the other's own logit stands in.
+/// How the two teachers' logits become a target (PS-MT, section 3.1): of the assisting teacher, which is not
+/// updated in this epoch, only the `topk` largest classes of a pixel count; for the other classes the core
+/// teacher's logit is used.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Ensemble {
-    /// Classes of the assisting teacher that count (all when not below the number of classes).
+    /// Classes of the assisting teacher that count per pixel, at least 1; all if not below the number of
+    /// classes.
     pub topk: usize,
-    /// Weight of the core teacher, the assistant's is 1 - gamma.
+    /// Weight of the core teacher; that of the assisting teacher is 1 - gamma.
     pub gamma: f64,
 }
 
-/// Settings of the confidence-weighted cross entropy (PS-MT, equations 6 and 7, with optional negative learning).
+/// Settings of the confidence-weighted cross entropy (PS-MT, equations 6 and 7, with optional negative
+/// learning).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ConfCe {
-    /// Pixels whose confidence reaches this learn from their pseudo label.
+    /// Least confidence of a pixel whose pseudo label counts.
     pub threshold: f64,
-    /// (pixel, class) pairs whose target probability is below this learn that they are not that class; 0 is off.
+    /// Negative learning takes the (pixel, class) pairs whose target probability is below this; 0 turns it
+    /// off.
     pub negative_threshold: f64,
-    /// Weight of the mean squared student probability in the gradient; the published negative learning adds 0.5.
+    /// Weight of the mean squared student probability in the gradient; 0.5 in the published negative
+    /// learning.
     pub square_weight: f64,
     /// Pixels weighted by their confidence (true, the method) or equally (false, plain pseudo labels).
     pub weighted: bool,
@@ -270,22 +281,22 @@ pub struct ConfCe {
 /// Online hard example mining (Shrivastava et al., 2016).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Ohem {
-    /// Pixels with a true-class probability up to this are kept.
+    /// Largest true-class probability of a pixel that is kept.
     pub threshold: f64,
-    /// At least this many hardest pixels are kept.
+    /// Least number of pixels that are kept, the hardest ones.
     pub min_kept: usize,
 }
 
-/// Stochastic gradient descent as PyTorch's `SGD`: v = momentum v + g, p -= lr v, g with weight decay on the first
-/// `num_decayed` parameters (the convolution weights).
+/// Stochastic gradient descent as PyTorch's `SGD`: v = momentum v + g, p -= lr v, g with weight decay on the
+/// first `num_decayed` parameters (the convolution weights).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Sgd {
-    /// Learning rate.
+    /// Learning rate of this step.
     pub lr: f64,
-    /// Momentum.
+    /// Factor of the momentum buffer.
     pub momentum: f64,
-    /// Weight decay.
+    /// Factor of the decayed parameters that is added to their gradients.
     pub weight_decay: f64,
-    /// Parameters `0..num_decayed` decay.
+    /// Number of parameters with weight decay, from the first on.
     pub num_decayed: usize,
 }

@@ -1,20 +1,19 @@
-//! The parts of T-VAT (PS-MT, section 3.2; virtual adversarial training, Miyato et al., 2018) that are not network
-//! passes: validated entry points. The recipe itself belongs to the method.
+//! The parts of T-VAT (PS-MT, section 3.2; virtual adversarial training, Miyato et al., 2018) that are not
+//! network passes: validated entry points. The power iteration itself is in `method::tvat`.
 
 use super::{Backend, Device, Shape, Size, check};
 use crate::rng::Key;
 use crate::{Error, Result};
 
-/// What a device must be able to do of this family. Input is what the functions of this module have validated.
+/// The ops of this family that a device implements. It may assume what the functions of this module validate.
 pub trait TvatOps: Device {
-    /// Uniform noise in [-0.5, 0.5): element i (NHWC) is `key.uniform(i) - 0.5`.
+    /// As [`uniform_noise`].
     fn uniform_noise(&self, shape: Shape, key: Key) -> Self::Tensor;
-    /// scale * d / (‖d‖ + 1e-8), norm over each image.
+    /// As [`normalize`].
     fn normalize(&self, d: &Self::Tensor, scale: f64) -> Self::Tensor;
-    /// x + [`normalize`] of d.
+    /// As [`add_normalized`].
     fn add_normalized(&self, x: &Self::Tensor, d: &Self::Tensor, scale: f64) -> Self::Tensor;
-    /// Low-resolution cotangent of exact T-VAT, the same for each of k decoders, whose logits lie side by side:
-    /// upᵀ(p t - p (p·t)) / k with p = softmax(mean of up(logits)), t = mean of up(tangents).
+    /// As [`tvat_cotangent`].
     fn tvat_cotangent(
         &self,
         logits: &Self::Tensor,
@@ -22,8 +21,7 @@ pub trait TvatOps: Device {
         decoders: usize,
         size: Size,
     ) -> Self::Tensor;
-    /// Low-resolution gradient of KL(softmax(clean) ‖ softmax(perturbed)) / n with respect to the perturbed logits of k
-    /// decoders, which lie side by side: upᵀ(q - p) / (n k), p and q from the mean upsampled logits.
+    /// As [`kl_gradient`].
     fn kl_gradient(
         &self,
         clean: &Self::Tensor,
@@ -55,7 +53,8 @@ pub fn normalize<B: Backend>(b: &B, d: &B::Tensor, scale: f64) -> Result<B::Tens
     Ok(b.normalize(d, scale))
 }
 
-/// x + scale d / (‖d‖ + 1e-8), the norm over each image of d: noise of length `scale` added to features in one pass.
+/// x + scale d / (‖d‖ + 1e-8), the norm over each image of d: noise of length `scale` added to features,
+/// fused.
 ///
 /// # Errors
 /// [`Error::Shape`] where d is not x's shape, for an empty x or a scale that is not finite.
@@ -69,7 +68,7 @@ pub fn add_normalized<B: Backend>(b: &B, x: &B::Tensor, d: &B::Tensor, scale: f6
     Ok(b.add_normalized(x, d, scale))
 }
 
-/// Two tensors of the logits of `decoders` decoders side by side.
+/// Checks two tensors of the logits of `decoders` decoders, concatenated along the channels.
 fn pair<B: Backend>(
     op: &'static str,
     x: &B::Tensor,
@@ -87,12 +86,13 @@ fn pair<B: Backend>(
     check::size(op, size)
 }
 
-/// upᵀ(p t - p (p·t)) / k with p = softmax(mean of up(logits)), t = mean of up(tangents) over k decoders, interpolated to
-/// `size`: the cotangent of every decoder's logits in exact T-VAT. All three `[n, h, w, k * classes]`, one decoder's
-/// classes after the other's; the result is the same in each.
+/// upᵀ(p t - p (p·t)) / k with p = softmax(mean of up(logits)), t = mean of up(tangents) over k decoders,
+/// interpolated to `size`: the cotangent of every decoder's logits in exact T-VAT. All three
+/// `[n, h, w, k * classes]`, one decoder's classes after the other's; the result is the same in each.
 ///
 /// # Errors
-/// [`Error::Shape`] where the tensors differ in shape, `decoders` does not divide their channels, or the size is 0.
+/// [`Error::Shape`] where the tensors differ in shape, `decoders` does not divide their channels, or the size
+/// is 0.
 pub fn tvat_cotangent<B: Backend>(
     b: &B,
     logits: &B::Tensor,
@@ -104,8 +104,9 @@ pub fn tvat_cotangent<B: Backend>(
     Ok(b.tvat_cotangent(logits, tangents, decoders, size))
 }
 
-/// upᵀ(q - p) / (n k), p and q the softmax of the mean upsampled clean and perturbed logits over k decoders: gradient of
-/// KL(p ‖ q) / n with respect to each decoder's perturbed logits. Shapes as in [`tvat_cotangent`].
+/// upᵀ(q - p) / (n k), p and q the softmax of the mean upsampled clean and perturbed logits over k decoders:
+/// gradient of KL(p ‖ q) / n with respect to each decoder's perturbed logits. Shapes as in
+/// [`tvat_cotangent`].
 ///
 /// # Errors
 /// As [`tvat_cotangent`].

@@ -82,7 +82,7 @@ impl Datasets {
         let (val, val_masks) = open_masked(val, options, Role::Val)?;
         let masks =
             [(Role::Labeled, &labeled_masks), (Role::Unlabeled, &unlabeled_masks), (Role::Val, &val_masks)];
-        census::tell(&masks, &Palette::new(d.preset, d.num_classes).names, d.exif_masks);
+        census::log(&masks, &Palette::new(d.preset, d.num_classes).names, d.exif_masks);
         Ok(Datasets { labeled, unlabeled, val, voc_family })
     }
 
@@ -179,7 +179,7 @@ impl Loaders {
     /// The next labelled batch of `network`.
     pub fn labeled(&mut self, network: NetworkName) -> Result<LabeledBatch> {
         match self.labeled.iter_mut().find(|(name, _)| *name == network) {
-            Some((_, loader)) => loader.next_labeled(),
+            Some((_, loader)) => loader.next(),
             None => Err(Error::Usage(format!("{} learns nothing in this phase", network.as_str()))),
         }
     }
@@ -187,7 +187,7 @@ impl Loaders {
     /// The next unlabelled batch.
     pub fn unlabeled(&mut self) -> Result<UnlabeledBatch> {
         match &mut self.unlabeled {
-            Some(loader) => loader.next_unlabeled(),
+            Some(loader) => loader.next(),
             None => Err(Error::Usage(
                 "this algorithm needs unlabelled images: give a list with --unlabeled".into(),
             )),
@@ -206,7 +206,7 @@ pub fn val_source(d: &DataConfig) -> Result<Arc<dyn Source>> {
     }
     let list = read_list(d, "val", d.val.as_deref(), Masks::Required)?;
     let (source, masks) = open_masked(list, folder_options(d), Role::Val)?;
-    census::tell(&[(Role::Val, &masks)], &Palette::new(d.preset, d.num_classes).names, d.exif_masks);
+    census::log(&[(Role::Val, &masks)], &Palette::new(d.preset, d.num_classes).names, d.exif_masks);
     Ok(source)
 }
 

@@ -1,10 +1,10 @@
-//! Which of several networks in a file are averages or slowly moving copies of another: query and key encoders, online and
-//! target networks, models and their moving averages. Knows names only.
+//! Which of several networks in a file are averages or moving averages of another: query and key encoders,
+//! online and target networks, models and their EMA. Decided by names only.
 
-/// Words that mark a copy.
+/// Words in the name of a copy.
 const COPY: [&str; 10] =
     ["ema", "avg", "average", "averaged", "swa", "momentum", "target", "teacher", "k", "key"];
-/// Words that say nothing about which network it is, or that it is the one that was trained.
+/// Words that do not distinguish networks, or that mark the one that was trained.
 const PLAIN: [&str; 14] = [
     "model", "models", "net", "network", "module", "state", "dict", "backbone", "encoder", "online", "base",
     "q", "query", "student",
@@ -16,8 +16,8 @@ fn words(prefix: &str) -> Vec<String> {
     words.filter(|w| !w.is_empty() && w.parse::<u64>().is_err()).collect()
 }
 
-/// Whether the network behind the prefix `copy` is a copy of the one behind `of`: it has a word of copies more, and they differ
-/// in nothing else that says which network they are.
+/// Whether the network with the prefix `copy` is a copy of the one with the prefix `of`: it has more words of
+/// copies, and the words that distinguish networks are the same.
 pub fn is_copy(copy: &str, of: &str) -> bool {
     let (copy, of) = (words(copy), words(of));
     let marked = |words: &[String]| words.iter().filter(|w| COPY.contains(&w.as_str())).count();
@@ -28,7 +28,7 @@ pub fn is_copy(copy: &str, of: &str) -> bool {
     marked(&copy) > marked(&of) && own(&copy) == own(&of)
 }
 
-/// The one of `prefixes` that all others are copies of.
+/// Index of the one of `prefixes` that all others are copies of.
 pub fn original(prefixes: &[String]) -> Option<usize> {
     (0..prefixes.len()).find(|&i| {
         let others = prefixes.iter().enumerate().filter(|(j, _)| *j != i);
@@ -41,7 +41,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pairs_that_are_known_have_an_original() {
+    fn usual_pairs_have_an_original() {
         let original = |prefixes: &[&str]| {
             let prefixes: Vec<String> = prefixes.iter().map(|p| p.to_string()).collect();
             original(&prefixes).map(|i| prefixes[i].clone())

@@ -1,7 +1,7 @@
-//! A file with weights, of whichever format: its tensors by name, their values as f32. Knows names and numbers, not what
-//! they mean.
+//! A file with weights, of any format: its tensors by name, their values as f32. Must not know what the
+//! tensors are.
 
-use super::Element;
+use super::tensor::{Element, Info};
 use super::torch::{Contents, START, TorchFile, is_legacy};
 use crate::model::io::TensorFile;
 use crate::{Error, Result};
@@ -10,42 +10,19 @@ use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-/// A tensor of a file.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Info {
-    /// Its name, with the keys of the dictionaries around it before it.
-    pub name: String,
-    /// Its shape; empty for a number.
-    pub shape: Vec<usize>,
-    /// What its elements are.
-    pub element: Element,
-}
-
-impl Info {
-    /// Number of elements.
-    pub fn len(&self) -> usize {
-        self.shape.iter().product()
-    }
-
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-}
-
-/// Kind of file.
+/// File format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
-    /// Safetensors.
+    /// The safetensors format.
     Safetensors,
-    /// `torch.save` since PyTorch 1.6.
+    /// The zip archive of `torch.save` since PyTorch 1.6.
     TorchZip,
-    /// `torch.save` before.
+    /// The container of `torch.save` before PyTorch 1.6.
     TorchLegacy,
 }
 
 impl Format {
-    /// In words.
+    /// Name in messages.
     pub fn name(self) -> &'static str {
         match self {
             Format::Safetensors => "safetensors",
@@ -60,7 +37,7 @@ enum Source {
     Torch(TorchFile),
 }
 
-/// An open file. Its sizes have been checked; values are read when asked for.
+/// An open file. Its sizes have been checked; values are read by [`WeightFile::read`].
 pub struct WeightFile {
     path: PathBuf,
     format: Format,
@@ -73,10 +50,11 @@ pub struct WeightFile {
 }
 
 impl WeightFile {
-    /// Opens a `.safetensors`, `.pth` or `.pt` file; its content decides which it is.
+    /// Opens a `.safetensors`, `.pth` or `.pt` file. The format is recognised by the content.
     ///
     /// # Errors
-    /// [`Error::Io`] where it cannot be read, [`Error::Checkpoint`] where it is truncated, damaged or something else.
+    /// [`Error::Io`] where it cannot be read, [`Error::Checkpoint`] where it is truncated, damaged or of
+    /// another format.
     pub fn open(path: &Path) -> Result<WeightFile> {
         let mut start = Vec::new();
         let file = File::open(path).map_err(Error::io(path))?;
@@ -113,38 +91,38 @@ impl WeightFile {
         Ok(WeightFile { path, format, tensors, by_name, metadata, skipped, unreadable, source })
     }
 
-    /// The file's path.
+    /// Path of the file.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Kind of file.
+    /// Format of the file.
     pub fn format(&self) -> Format {
         self.format
     }
 
-    /// Its tensors in the order of the file.
+    /// The tensors that can be read, in the order of the file.
     pub fn tensors(&self) -> &[Info] {
         &self.tensors
     }
 
-    /// Texts beside the tensors, of a safetensors file.
+    /// The metadata of a safetensors file; empty for other formats.
     pub fn metadata(&self) -> &BTreeMap<String, String> {
         &self.metadata
     }
 
-    /// Classes of Python objects beside the tensors, which were not looked into.
+    /// Classes of Python objects next to the tensors, which were skipped.
     pub fn skipped(&self) -> &[String] {
         &self.skipped
     }
 
-    /// Names of tensors that cannot be read, and why; they are not among [`WeightFile::tensors`].
+    /// Names of tensors that cannot be read, and the reason; [`WeightFile::tensors`] does not have them.
     pub fn unreadable(&self) -> &BTreeMap<String, String> {
         &self.unreadable
     }
 
-    /// Why there is a tensor of that name and [`WeightFile::find`] does not give it.
-    pub fn why_not(&self, name: &str) -> Option<String> {
+    /// Why [`WeightFile::find`] does not return a tensor of that name that the file has.
+    pub(super) fn why_not(&self, name: &str) -> Option<String> {
         let other_type = || {
             let element = self.tensors[*self.by_name.get(name)?].element;
             (!element.is_float()).then(|| format!("expected floats, got {}", element.name()))
@@ -152,17 +130,17 @@ impl WeightFile {
         self.unreadable.get(name).cloned().or_else(other_type)
     }
 
-    /// The tensor of floats of that name.
+    /// Index in [`WeightFile::tensors`] and description of the tensor of floats of that name.
     pub fn find(&self, name: &str) -> Option<(usize, &Info)> {
         let &index = self.by_name.get(name)?;
         Some((index, &self.tensors[index])).filter(|(_, info)| info.element.is_float())
     }
 
-    /// The values of the tensor at `index` of [`WeightFile::tensors`], last axis fastest.
+    /// The values of the tensor at `index` of [`WeightFile::tensors`], row-major (last axis fastest).
     ///
     /// # Errors
-    /// [`Error::Checkpoint`] where it is damaged, not of floats, or has a value that is not finite; [`Error::Io`] where
-    /// it cannot be read.
+    /// [`Error::Checkpoint`] where it is damaged, not of floats, or has a value that is not finite;
+    /// [`Error::Io`] where it cannot be read.
     pub fn read(&self, index: usize) -> Result<Vec<f32>> {
         let info = &self.tensors[index];
         let fail =

@@ -1,46 +1,38 @@
-//! Whether a file's tensors fit a network, by which spelling, and what is wrong where none does. Knows the table of a
-//! network's names.
+//! Comparison of a file's tensors with a network's: which spelling of names fits, and what is wrong where
+//! none does.
 
-use super::names::{BACKBONE, Role, Spelling};
-use super::{WeightFile, copies, infer};
+use super::file::WeightFile;
+use super::names::{BACKBONE, Role, Spelling, Wanted};
+use super::{copies, infer};
 use crate::model::io::fault;
 use crate::model::{Architecture, Entry, ModelConfig};
 use crate::{Error, Result};
 use std::collections::HashSet;
 
-/// Spellings that are tried; more prefixes than this are no checkpoint.
+/// Most spellings that are tried; checkpoints do not have as many prefixes.
 const MAX_SPELLINGS: usize = 64;
-/// Tensors of a kind that a message names.
+/// Most tensors of a kind that a message names.
 const NAMED: usize = 3;
 
-/// What a fit is asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Wanted {
-    /// The backbone alone.
-    Backbone,
-    /// All of a network.
-    Network,
-}
-
-/// How one spelling fits a network.
+/// The comparison of a file with a network by one spelling.
 #[derive(Clone, Debug)]
 pub struct Fit {
-    /// Which spelling.
     pub spelling: Spelling,
-    /// Index of the file's tensor and index among the table's parameters, or behind those among its statistics.
+    /// Index of the file's tensor, and of the network's entry among parameters followed by statistics
+    /// ([`entry`]).
     pub pairs: Vec<(usize, usize)>,
-    /// What the network has and the file lacks.
+    /// Tensors that the network has and the file lacks.
     missing: Vec<String>,
-    /// What cannot be read.
+    /// Tensors that cannot be read.
     unreadable: Vec<String>,
-    /// What has another shape.
+    /// Tensors of another shape.
     misshapen: Vec<String>,
-    /// What the file has and the network lacks.
+    /// Tensors that the file has and the network lacks.
     unexpected: Vec<String>,
 }
 
 impl Fit {
-    /// Whether nothing is wrong.
+    /// Whether every tensor fits.
     pub fn is_complete(&self) -> bool {
         self.problems() == 0
     }
@@ -49,16 +41,16 @@ impl Fit {
         self.missing.len() + self.unreadable.len() + self.misshapen.len() + self.unexpected.len()
     }
 
-    /// Looks through all values.
+    /// Checks the values of all tensors.
     ///
     /// # Errors
-    /// [`Error::Checkpoint`] naming the first tensor with a value that no network can have, [`Error::Io`] where it cannot be
+    /// [`Error::Checkpoint`] naming the first tensor with an invalid value, [`Error::Io`] where it cannot be
     /// read.
     pub fn check_values(&self, file: &WeightFile, arch: &Architecture) -> Result<()> {
         self.pairs.iter().try_for_each(|&(tensor, i)| read(file, tensor, entry(arch, i)).map(|_| ()))
     }
 
-    /// What is wrong, the first tensors of each kind by name.
+    /// What is wrong, in words, with the names of the first tensors of each kind.
     pub fn faults(&self) -> String {
         let kinds = [
             (&self.missing, "missing"),
@@ -75,13 +67,13 @@ impl Fit {
     }
 }
 
-/// The entry at index `i` over parameters and then statistics.
+/// Entry `i` of the network's parameters followed by its statistics.
 pub fn entry(arch: &Architecture, i: usize) -> &Entry {
     let params = &arch.table.params;
     params.get(i).unwrap_or_else(|| &arch.table.stats[i - params.len()])
 }
 
-/// The values of the file's tensor at index `tensor`, which fills `entry`.
+/// The values of the file's tensor at index `tensor`, which are those of `entry`.
 ///
 /// # Errors
 /// As [`WeightFile::read`], and [`Error::Checkpoint`] for a running variance below 0.
@@ -96,7 +88,7 @@ pub fn read(file: &WeightFile, tensor: usize, entry: &Entry) -> Result<Vec<f32>>
     }
 }
 
-/// How `spelling` fits the tensors of `arch` that are wanted.
+/// Compares the wanted tensors of `arch` with the file's by `spelling`.
 pub fn judge(file: &WeightFile, arch: &Architecture, wanted: Wanted, spelling: &Spelling) -> Fit {
     let (mut pairs, mut missing, mut unreadable, mut misshapen) =
         (Vec::new(), Vec::new(), Vec::new(), Vec::new());
@@ -122,7 +114,7 @@ pub fn judge(file: &WeightFile, arch: &Architecture, wanted: Wanted, spelling: &
     Fit { spelling: spelling.clone(), pairs, missing, unreadable, misshapen, unexpected }
 }
 
-/// All spellings that the file's names suggest.
+/// The spellings that the file's names suggest, at most [`MAX_SPELLINGS`].
 pub fn spellings(file: &WeightFile, wanted: Wanted) -> Vec<Spelling> {
     let mut all = suggested(file, wanted);
     all.truncate(MAX_SPELLINGS);
@@ -130,24 +122,21 @@ pub fn spellings(file: &WeightFile, wanted: Wanted) -> Vec<Spelling> {
 }
 
 fn suggested(file: &WeightFile, wanted: Wanted) -> Vec<Spelling> {
-    let names = file.tensors().iter().map(|t| t.name.as_str());
-    match wanted {
-        Wanted::Backbone => Spelling::backbones(names),
-        Wanted::Network => Spelling::networks(names),
-    }
+    Spelling::suggested(file.tensors().iter().map(|t| t.name.as_str()), wanted)
 }
 
-/// What of a file is taken.
+/// The networks of a file that are taken.
 #[derive(Clone, Debug)]
 pub struct Chosen {
     /// One backbone, or the networks of distinct roles.
     pub fits: Vec<Fit>,
-    /// Selectors of what would fit too and was not taken: copies of what was, or what has no name beside what has one.
+    /// Selectors of networks that fit as well and were not taken: copies of those that were, or networks
+    /// without a name next to those with one.
     pub others: Vec<String>,
 }
 
 impl Chosen {
-    /// Looks through all values, as [`Fit::check_values`].
+    /// [`Fit::check_values`] of all fits.
     ///
     /// # Errors
     /// As [`Fit::check_values`].
@@ -156,7 +145,8 @@ impl Chosen {
     }
 }
 
-/// Spellings behind `selector`, or all: those that it names wholly, else those that begin with it.
+/// Spellings that `selector` chooses, or all: those whose selector it is, otherwise those whose prefix begins
+/// with it.
 fn selected(file: &WeightFile, wanted: Wanted, selector: Option<&str>) -> Result<Vec<Spelling>> {
     let Some(selector) = selector else { return Ok(spellings(file, wanted)) };
     let dotted = match selector.trim_end_matches('.') {
@@ -177,24 +167,19 @@ fn selected(file: &WeightFile, wanted: Wanted, selector: Option<&str>) -> Result
         there.truncate(MAX_SPELLINGS);
         let there = if there.is_empty() { "none".into() } else { there.join(", ") };
         let what = if wanted == Wanted::Backbone { "backbone" } else { "network" };
-        let message = format!("has no {what} behind {selector:?}; there are {there}");
+        let message = format!("has no {what} with the prefix {selector:?}; there are {there}");
         return Err(Error::checkpoint(file.path(), message));
     }
     Ok(found)
 }
 
-/// The fits of everything wanted that `file` has for `arch`: one backbone, or the networks of distinct roles; of those behind
-/// `selector` where one is given. Of a network and its copies (see [`copies`]) the network is meant.
+/// What `file` has for `arch`: one backbone, or the networks of distinct roles; only those that `selector`
+/// chooses if it is given. Of a network and its copies (see [`copies`]) the network is taken.
 ///
 /// # Errors
-/// [`Error::Checkpoint`] where nothing fits (naming the closest spelling and the first tensors at fault), where a network
-/// that the file names is damaged, or where several fit and nothing says which is meant.
-pub fn fits(
-    file: &WeightFile,
-    arch: &Architecture,
-    wanted: Wanted,
-    selector: Option<&str>,
-) -> Result<Chosen> {
+/// [`Error::Checkpoint`] where nothing fits (naming the closest spelling and the first tensors at fault),
+/// where a network that the file names is damaged, or where several fit and none is chosen.
+pub fn fits(file: &WeightFile, arch: &Architecture, wanted: Wanted, selector: Option<&str>) -> Result<Chosen> {
     let fail = |message: String| Err(Error::checkpoint(file.path(), message));
     let judged: Vec<_> =
         selected(file, wanted, selector)?.iter().map(|s| judge(file, arch, wanted, s)).collect();
@@ -216,7 +201,7 @@ pub fn fits(
         return fail(format!("{}: {}", fit.spelling, fit.faults()));
     }
     let mut complete: Vec<Fit> = judged.into_iter().filter(Fit::is_complete).collect();
-    // A network that is named goes before one that is not; of several backbones the student's is meant.
+    // Networks with a role come before those without; of several backbones the student's is taken.
     complete.sort_by_key(|fit| fit.spelling.role());
     let mut chosen = Chosen { fits: Vec::new(), others: Vec::new() };
     if complete.iter().any(|fit| fit.spelling.role() != Role::Only) {
@@ -240,7 +225,7 @@ pub fn fits(
     Ok(chosen)
 }
 
-/// What a file has instead of any network.
+/// The message for a file that has no network.
 fn nothing(file: &WeightFile, wanted: Wanted) -> String {
     let what = match wanted {
         Wanted::Backbone => "a ResNet's backbone",
@@ -248,31 +233,29 @@ fn nothing(file: &WeightFile, wanted: Wanted) -> String {
     };
     let mut message = format!("expected the tensors of {what}, got {} others", file.tensors().len());
     if file.tensors().is_empty() && !file.skipped().is_empty() {
-        message += &format!(
-            "; objects of {} are not looked into: save the model's state_dict",
-            file.skipped().join(", ")
-        );
+        message +=
+            &format!("; objects of {} are skipped: save the model's state_dict", file.skipped().join(", "));
     }
     if wanted == Wanted::Network && !spellings(file, Wanted::Backbone).is_empty() {
-        message += "; a backbone is there, which --pretrained takes";
+        message += "; it has a backbone, which --pretrained takes";
     }
     message
 }
 
-/// That nothing tells which of several is meant, and how to say it.
+/// The message for several networks that fit, and how to choose one.
 fn several(file: &WeightFile, fits: &[Fit]) -> String {
     let list = |text: &dyn Fn(&Fit) -> String, by: &str| fits.iter().map(text).collect::<Vec<_>>().join(by);
     let name = file.path().file_name().map(|n| n.to_string_lossy()).unwrap_or_default();
     format!(
-        "several networks fit, and nothing says which is meant: {}; one is chosen by its prefix behind the file's name: {}",
+        "several networks fit, and none is chosen: {}; choose one by its prefix after the file's name: {}",
         list(&|fit| fit.spelling.to_string(), "; "),
         list(&|fit| format!("{name}#{}", fit.spelling.selector()), " or "),
     )
 }
 
-/// How the run would have to be configured for the file, where its network can be told.
+/// How the run would have to be configured for the file's network, where that is known.
 fn advice(file: &WeightFile, config: &ModelConfig, wanted: Wanted, spelling: &Spelling) -> String {
-    // The closest spelling may be that of another stem; the file's own tells which network it is.
+    // The closest spelling may be that of another stem: the network is inferred from the file's own.
     let prefix = spelling.backbone_prefix();
     let all = spellings(file, wanted);
     let same = all.iter().filter(|other| other.backbone_prefix() == prefix);

@@ -1,12 +1,11 @@
-//! Which network a file's tensors are of, by their names and shapes. Knows no values.
+//! The network that a file's tensors belong to, inferred from their names and shapes. Reads no values.
 
-use super::WeightFile;
-use super::fit::Wanted;
-use super::names::{Backbone, Spelling};
+use super::file::WeightFile;
+use super::names::{Backbone, Spelling, Wanted};
 use crate::model::{MODEL_NAMES, ModelConfig, Stem};
 
-/// The network that `spelling` finds, what it does not show as in [`ModelConfig::default`]; none for something else than
-/// a bottleneck ResNet, or sizes that make no network.
+/// The configuration of the network with `spelling`; what names and shapes do not show is as in
+/// [`ModelConfig::default`]. `None` for other networks than bottleneck ResNets, or for invalid sizes.
 pub fn config(file: &WeightFile, spelling: &Spelling) -> Option<ModelConfig> {
     let backbone = spelling.backbone_prefix();
     let kind = match spelling {
@@ -21,7 +20,7 @@ pub fn config(file: &WeightFile, spelling: &Spelling) -> Option<ModelConfig> {
         *blocks = (0..=1000).take_while(has).count();
     }
     let at = |name: &str| shape(format!("{backbone}{name}"));
-    // A second convolution at the top tells a flat deep stem from the 7x7 one of the same name.
+    // A second convolution at the top distinguishes a flat deep stem from the 7x7 one of the same name.
     let deep = match kind {
         Backbone::Plain => at("conv1.0.weight"),
         Backbone::V1c => at("stem.0.weight"),
@@ -44,8 +43,8 @@ pub fn config(file: &WeightFile, spelling: &Spelling) -> Option<ModelConfig> {
     Some(config)
 }
 
-/// Name and sizes of a network, without its classes, or of its backbone: `resnet50, 7x7 stem`, with the sizes that differ
-/// from those of the name.
+/// Name and sizes of a network, without its classes, or of its backbone: `resnet50, 7x7 stem`, with the sizes
+/// that differ from those of the name.
 pub fn describe(config: &ModelConfig, wanted: Wanted) -> String {
     let named = MODEL_NAMES.into_iter().find_map(|name| {
         let known = ModelConfig::by_name(name, config.num_classes).ok()?;

@@ -1,28 +1,35 @@
-//! What networks' tensors are called in files: by torchvision, by the authors of PS-MT, by mmsegmentation, by this program.
-//! Knows names only. A spelling is a way to turn one of our names into the file's, behind a prefix that the file decides.
+//! Names of networks' tensors in files: torchvision's, those of PS-MT's authors, mmsegmentation's, this
+//! program's. A spelling maps our name of a tensor to the file's name, which begins with a prefix that the
+//! file decides.
 
 use std::fmt;
 
 /// Our prefix of a backbone's tensors.
 pub const BACKBONE: &str = "encoder.backbone.";
-/// A tensor that every backbone has, by which prefixes are found.
+/// A tensor that every backbone has. What precedes it in a file's names are the prefixes.
 const ANCHOR: &str = "layer1.0.conv1.weight";
 
-/// Which network of a run.
+/// What is looked for in a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    /// The backbone only.
+    Backbone,
+    /// A whole network.
+    Network,
+}
+
+/// The network of a run that a file's network becomes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Role {
-    /// The student.
     Student,
-    /// The first teacher.
     Teacher1,
-    /// The second teacher.
     Teacher2,
-    /// The only network of its file.
+    /// The file gives it no role.
     Only,
 }
 
 impl Role {
-    /// As in checkpoints.
+    /// Name in checkpoints.
     pub fn name(self) -> &'static str {
         match self {
             Role::Student => "student",
@@ -33,14 +40,16 @@ impl Role {
     }
 }
 
-/// How a file calls a backbone's tensors.
+/// Names of a backbone's tensors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Backbone {
-    /// As torchvision does, and, of a deep stem, the authors of PS-MT and of CPS: ours without the prefix.
+    /// As in torchvision, and, with a deep stem, as those of PS-MT's and CPS's authors: our names without our
+    /// prefix.
     Plain,
-    /// As mmsegmentation's ResNetV1c: the stem's layers are counted in one sequence.
+    /// As in mmsegmentation's ResNetV1c: the stem's layers are numbered in one sequence.
     V1c,
-    /// As the `3x3resnet50-imagenet.pth` files: a deep stem's convolutions are `conv1`, `conv2`, `conv3`, each with its norm.
+    /// As in the `3x3resnet50-imagenet.pth` files: a deep stem's convolutions are `conv1`, `conv2`, `conv3`,
+    /// each with its own norm.
     Flat,
 }
 
@@ -54,7 +63,8 @@ const V1C_STEM: [(&str, &str); 6] = [
     ("bn1.", "stem.7."),
 ];
 
-/// The stem of the `3x3resnet50-imagenet.pth` files: ours, theirs. Their `bn1` follows the first convolution, ours the third.
+/// The stem of the `3x3resnet50-imagenet.pth` files: ours, theirs. Their `bn1` follows the first convolution,
+/// ours the third.
 const FLAT_STEM: [(&str, &str); 6] = [
     ("conv1.0.", "conv1."),
     ("conv1.1.", "bn1."),
@@ -65,10 +75,9 @@ const FLAT_STEM: [(&str, &str); 6] = [
 ];
 
 impl Backbone {
-    /// Every spelling.
-    pub const ALL: [Backbone; 3] = [Backbone::Plain, Backbone::V1c, Backbone::Flat];
+    const ALL: [Backbone; 3] = [Backbone::Plain, Backbone::V1c, Backbone::Flat];
 
-    /// Whose names they are.
+    /// Whose names they are, in messages.
     fn whose(self) -> &'static str {
         match self {
             Backbone::Plain => "torchvision's",
@@ -77,7 +86,7 @@ impl Backbone {
         }
     }
 
-    /// The file's name of what is `name` behind [`BACKBONE`] here.
+    /// The file's name, without prefix, of our tensor [`BACKBONE`]`name`.
     pub fn spell(self, name: &str) -> String {
         let stem: &[(&str, &str)] = match self {
             Backbone::Plain => &[],
@@ -89,7 +98,7 @@ impl Backbone {
     }
 }
 
-/// How a file calls the two halves of a network.
+/// Names of a network's encoder and decoder, and the role that they imply.
 const HALVES: [(&str, &str, Role); 4] = [
     ("encoder_s", "decoder_s", Role::Student),
     ("encoder1", "decoder1", Role::Teacher1),
@@ -97,40 +106,33 @@ const HALVES: [(&str, &str, Role); 4] = [
     ("encoder", "decoder", Role::Only),
 ];
 
-/// A way of naming that a file may follow: how, and behind which prefix.
+/// A way in which a file may name its tensors, with the prefix of the names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Spelling {
-    /// A backbone behind `prefix`.
-    Backbone {
-        /// Ends with a dot, or is empty.
-        prefix: String,
-        /// Names behind it.
-        kind: Backbone,
-    },
-    /// A whole network: `prefix` `encoder` `.…`, `prefix` `decoder` `.…`.
-    Network {
-        /// Ends with a dot, or is empty.
-        prefix: String,
-        /// The encoder's word.
-        encoder: &'static str,
-        /// The decoder's word.
-        decoder: &'static str,
-        /// Whose it is.
-        role: Role,
-    },
+    /// A backbone. The prefix ends with a dot, or is empty.
+    Backbone { prefix: String, kind: Backbone },
+    /// A whole network, with names `{prefix}{encoder}.…` and `{prefix}{decoder}.…`. The prefix ends with a
+    /// dot, or is empty.
+    Network { prefix: String, encoder: &'static str, decoder: &'static str, role: Role },
 }
 
 impl Spelling {
-    /// Backbones that may be among `names`.
-    pub fn backbones<'a>(names: impl Iterator<Item = &'a str>) -> Vec<Spelling> {
+    /// Spellings of what is wanted that `names` may follow.
+    pub fn suggested<'a>(names: impl Iterator<Item = &'a str> + Clone, wanted: Wanted) -> Vec<Spelling> {
+        match wanted {
+            Wanted::Backbone => Spelling::backbones(names),
+            Wanted::Network => Spelling::networks(names),
+        }
+    }
+
+    fn backbones<'a>(names: impl Iterator<Item = &'a str>) -> Vec<Spelling> {
         prefixes(names, ANCHOR)
             .into_iter()
             .flat_map(|prefix| Backbone::ALL.map(|kind| Spelling::Backbone { prefix: prefix.clone(), kind }))
             .collect()
     }
 
-    /// Whole networks that may be among `names`.
-    pub fn networks<'a>(names: impl Iterator<Item = &'a str> + Clone) -> Vec<Spelling> {
+    fn networks<'a>(names: impl Iterator<Item = &'a str> + Clone) -> Vec<Spelling> {
         let mut all = Vec::new();
         for (encoder, decoder, role) in HALVES {
             for prefix in prefixes(names.clone(), &format!("{encoder}.backbone.{ANCHOR}")) {
@@ -148,7 +150,7 @@ impl Spelling {
         all
     }
 
-    /// The file's name of our tensor `name`; none if this spelling has no such part.
+    /// The file's name of our tensor `name`; `None` if this spelling has no such tensor.
     pub fn spell(&self, name: &str) -> Option<String> {
         match self {
             Spelling::Backbone { prefix, kind } => {
@@ -162,7 +164,7 @@ impl Spelling {
         }
     }
 
-    /// Whether a tensor of the file belongs to what this spells, so that it must have a counterpart here.
+    /// Whether a tensor of the file belongs to this network, so that the network must have a counterpart.
     pub fn claims(&self, name: &str) -> bool {
         let counter = name.ends_with(".num_batches_tracked");
         match self {
@@ -172,10 +174,10 @@ impl Spelling {
             }
             Spelling::Network { prefix, encoder, decoder, .. } => {
                 let Some(name) = name.strip_prefix(prefix).filter(|_| !counter) else { return false };
-                let behind = |half: &str| name.strip_prefix(half).and_then(|n| n.strip_prefix('.'));
-                // The authors' encoders carry a decoder's convolutions that nothing uses.
-                behind(decoder).is_some()
-                    || behind(encoder).is_some_and(|n| !n.starts_with("head.last_conv."))
+                let within = |half: &str| name.strip_prefix(half).and_then(|n| n.strip_prefix('.'));
+                // The authors' encoders hold a decoder's convolutions that nothing uses.
+                within(decoder).is_some()
+                    || within(encoder).is_some_and(|n| !n.starts_with("head.last_conv."))
             }
         }
     }
@@ -188,7 +190,7 @@ impl Spelling {
         }
     }
 
-    /// What chooses it among others, behind the file's name: its prefix, or its encoder's where it has none.
+    /// The selector that chooses it in `FILE#PREFIX`: its prefix, or the encoder's if that is empty.
     pub fn selector(&self) -> String {
         match self {
             Spelling::Backbone { prefix, .. } => prefix.clone(),
@@ -197,7 +199,7 @@ impl Spelling {
         }
     }
 
-    /// Whose network it is.
+    /// The role that the names imply.
     pub fn role(&self) -> Role {
         match self {
             Spelling::Network { role, .. } => *role,
@@ -219,7 +221,7 @@ impl fmt::Display for Spelling {
         match self {
             Spelling::Backbone { prefix, kind } => {
                 write!(f, "backbone by {} names", kind.whose())?;
-                if prefix.is_empty() { Ok(()) } else { write!(f, " behind {prefix:?}") }
+                if prefix.is_empty() { Ok(()) } else { write!(f, " with the prefix {prefix:?}") }
             }
             Spelling::Network { prefix, encoder, decoder, role } => {
                 write!(f, "{} as {prefix}{encoder}.* and {prefix}{decoder}.*", role.name())
@@ -228,7 +230,8 @@ impl fmt::Display for Spelling {
     }
 }
 
-/// What stands before `anchor` in the names that end with it. Momenta, which bear their network's names, are no network.
+/// What precedes `anchor` in the names that end with it. Momenta, which have their network's names, are left
+/// out.
 fn prefixes<'a>(names: impl Iterator<Item = &'a str>, anchor: &str) -> Vec<String> {
     names
         .filter_map(|name| name.strip_suffix(anchor))
@@ -249,7 +252,7 @@ mod tests {
             "momentum.student.encoder.backbone.layer1.0.conv1.weight",
             "student.encoder.backbone.layer1.0.conv1.weight",
         ];
-        let all = Spelling::networks(names.iter().copied());
+        let all = Spelling::suggested(names.iter().copied(), Wanted::Network);
         let roles: Vec<_> = all.iter().map(|s| (s.role(), s.backbone_prefix())).collect();
         let expected = [
             (Role::Student, "state_dict.module.encoder_s.backbone.".to_string()),
@@ -273,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn flat_stems_have_their_norms_after_their_convolutions() {
+    fn flat_stems_have_one_norm_per_convolution() {
         let spelled = |name| Backbone::Flat.spell(name);
         assert_eq!(spelled("conv1.0.weight"), "conv1.weight");
         assert_eq!(spelled("conv1.1.bias"), "bn1.bias");

@@ -1,18 +1,19 @@
-//! What a run starts from: a backbone for all its networks, or whole networks. Checked against the network when opened, and
-//! looked through for values that no network can have; read again when the networks are made.
+//! Initial weights of a run: a backbone for all its networks, or whole networks. Tensors and values are
+//! checked when a file is opened; values are read again when the networks are made.
 
-use super::WeightFile;
-use super::fit::{self, Chosen, Wanted};
-use super::names::Role;
+use super::file::WeightFile;
+use super::fit::{self, Chosen};
+use super::names::{Role, Wanted};
 use crate::Result;
 use crate::model::Architecture;
 use std::path::{Path, PathBuf};
 
-/// Tensors that cannot be read of which a description names so many.
+/// Most unreadable tensors that a description names.
 const NAMED: usize = 3;
 
-/// The file of `FILE` or `FILE#PREFIX`, and the prefix that chooses a network in it. A file of the whole name goes first.
-pub fn split_selector(path: &Path) -> (PathBuf, Option<String>) {
+/// The file of `FILE` or `FILE#PREFIX`, and the prefix that chooses a network in it. If a file has the whole
+/// name, that is the file.
+fn split_selector(path: &Path) -> (PathBuf, Option<String>) {
     if !path.exists()
         && let Some((file, prefix)) = path.to_str().and_then(|text| text.rsplit_once('#'))
     {
@@ -21,7 +22,7 @@ pub fn split_selector(path: &Path) -> (PathBuf, Option<String>) {
     (path.to_path_buf(), None)
 }
 
-/// An open file that fits a network.
+/// An open file with the initial weights of a run's networks.
 pub struct Weights {
     file: WeightFile,
     chosen: Chosen,
@@ -30,22 +31,22 @@ pub struct Weights {
 }
 
 impl Weights {
-    /// A backbone, which student and teachers start from, or after [`Weights::for_student`] the student. `path` may end with
-    /// `#` and the prefix of the one that is meant.
+    /// A backbone that student and teachers start from, or, after [`Weights::for_student`], the student only.
+    /// `path` may end with `#` and the prefix of the backbone to take.
     ///
     /// # Errors
-    /// As [`WeightFile::open`], and [`Error::Checkpoint`](crate::Error::Checkpoint) where nothing fits `arch`, nothing says
-    /// which of several is meant, or a value is none that a network can have.
+    /// As [`WeightFile::open`], and [`Error::Checkpoint`](crate::Error::Checkpoint) where nothing fits
+    /// `arch`, several fit and none is chosen, or a value is invalid.
     pub fn backbone(path: &Path, arch: &Architecture) -> Result<Weights> {
         Weights::open(path, arch, Wanted::Backbone)
     }
 
-    /// Whole networks: those that the file names start as such, one alone starts all. `path` may end with `#` and the prefix
-    /// of the one that is meant.
+    /// Whole networks. Networks with a role start the networks of that role; a network without one starts
+    /// all. `path` may end with `#` and the prefix of the network to take.
     ///
     /// # Errors
-    /// As [`WeightFile::open`], and [`Error::Checkpoint`](crate::Error::Checkpoint) where nothing fits `arch`, nothing says
-    /// which of several is meant, or a value is none that a network can have.
+    /// As [`WeightFile::open`], and [`Error::Checkpoint`](crate::Error::Checkpoint) where nothing fits
+    /// `arch`, several fit and none is chosen, or a value is invalid.
     pub fn networks(path: &Path, arch: &Architecture) -> Result<Weights> {
         Weights::open(path, arch, Wanted::Network)
     }
@@ -58,12 +59,12 @@ impl Weights {
         Ok(Weights { file, chosen, student_alone: false })
     }
 
-    /// The same for the student alone: teachers keep their own initial values.
+    /// The same weights for the student only: teachers keep their own initial values.
     pub fn for_student(self) -> Weights {
         Weights { student_alone: true, ..self }
     }
 
-    /// What was found, and which networks start from it, in words.
+    /// What was found and which networks start from it, as a text for the log.
     pub fn describe(&self) -> String {
         let found: Vec<_> = self.chosen.fits.iter().map(|fit| fit.spelling.to_string()).collect();
         let whom = match self.chosen.fits.len() {
@@ -94,20 +95,20 @@ impl Weights {
         text
     }
 
-    /// Puts the values of network `number` (0 the student, 1 and 2 the teachers) over initial ones. A network that the file
-    /// does not have starts as its student, or else as its first. Teachers are left as they are after
-    /// [`Weights::for_student`].
+    /// Writes the values of network `number` (0 the student, 1 and 2 the teachers) to `params` and `stats`. A
+    /// network that the file does not have gets the values of the file's student, or else of its first
+    /// network. Teachers are left unchanged after [`Weights::for_student`].
     ///
     /// # Errors
-    /// [`Error::Checkpoint`](crate::Error::Checkpoint) for a tensor that was damaged since the file was opened,
-    /// [`Error::Io`](crate::Error::Io) where the file cannot be read.
+    /// [`Error::Checkpoint`](crate::Error::Checkpoint) for a tensor that was damaged since the file was
+    /// opened, [`Error::Io`](crate::Error::Io) where the file cannot be read.
     pub fn put(&self, arch: &Architecture, number: u64, params: &mut [f32], stats: &mut [f32]) -> Result<()> {
         if self.student_alone && number > 0 {
             return Ok(());
         }
         let role = [Role::Student, Role::Teacher1, Role::Teacher2][number.min(2) as usize];
         let own = self.chosen.fits.iter().find(|fit| fit.spelling.role() == role);
-        // In the order of roles the student is the first that there is.
+        // Fits are in the order of roles, so the student's is the first if there is one.
         let Some(fit) = own.or(self.chosen.fits.first()) else { return Ok(()) };
         for &(tensor, entry) in &fit.pairs {
             let flat = if entry < arch.table.params.len() { &mut *params } else { &mut *stats };

@@ -167,7 +167,7 @@ fn images_are_upright_and_masks_are_turned_with_them_where_they_lie_as_stored() 
         let off = sample.image.data.iter().zip(seen.as_raw()).map(|(a, b)| a.abs_diff(*b)).max();
         assert!(off < Some(16), "{line} {off:?}");
         assert_eq!(sample.mask.as_ref().unwrap().data, *mask.as_raw(), "{line} {exif_masks:?}");
-        (census.told, census.untold)
+        (census.oriented_by_size, census.oriented_by_setting)
     };
     for name in ["half", "mirrored"] {
         let upright = format!("images/{name}.jpg masks/upright.png");
@@ -197,12 +197,12 @@ fn images_whose_masks_may_lie_either_way_are_counted_in_a_warning() {
         let image = image::open(p.path(&format!("data/images/{i}.png"))).unwrap().into_rgb8();
         p.write(&format!("data/images/{i}.png"), turned_jpeg(&image, orientation));
     }
-    let counted = "2 labelled and 1 validation images are turned or mirrored";
+    let counted = "2 labelled and 1 validation images are rotated or mirrored";
     for output in [p.train("o", &["--dry-run"]), check_data(&p, &["--json", "found.json"])] {
         expect(
             &output,
             0,
-            &["EXIF", counted, "taken as people see the image", "data.exif_masks", "--exif-masks"],
+            &["EXIF", counted, "read upright, as viewers show the image", "data.exif_masks", "--exif-masks"],
         );
         assert_eq!(warnings(&output).len(), 1);
     }
@@ -210,7 +210,7 @@ fn images_whose_masks_may_lie_either_way_are_counted_in_a_warning() {
     assert!(found["warnings"][0].as_str().unwrap().contains(counted));
     // Where it was chosen it is reported, without a warning.
     for (chosen, taken) in
-        [("stored", "taken as the file stores the image"), ("upright", "taken as people see the image")]
+        [("stored", "read as the file stores the image"), ("upright", "read upright, as viewers show the image")]
     {
         for output in
             [p.train("o", &["--dry-run", "--exif-masks", chosen]), check_data(&p, &["--exif-masks", chosen])]

@@ -33,7 +33,7 @@ fn all_networks_start_from_a_pretrained_backbone() {
             &ran,
             0,
             &[
-                "starting with backbone by torchvision's names behind \"module.\" from ",
+                "starting with backbone by torchvision's names with the prefix \"module.\" from ",
                 "b.safetensors (safetensors)",
             ],
         );

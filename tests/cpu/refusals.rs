@@ -76,7 +76,7 @@ fn batch_norm_of_one_value_and_wrong_residuals() {
             moments: None,
         },
     );
-    refused(train.map(|_| ()), "batch_norm_train", &["more than one value a channel"]);
+    refused(train.map(|_| ()), "batch_norm_train", &["more than one value per channel"]);
     let eval = |stats: &Vec<f32>, act: Activation, residual: Option<&Tensor<f32>>| {
         let norm = FrozenNorm { stats, bn: &bn, act };
         ops::batch_norm_eval(&b, &BatchNormEval { x: &x, params: &params, norm, residual })

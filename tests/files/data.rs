@@ -1,7 +1,7 @@
 //! Lists of images and where the layouts find their files, every error of a list, and real data where it is
 //! there.
 
-use crate::folder::{Folder, assert_has, camvid, data_error};
+use crate::folder::{Folder, assert_has, camvid, data_error, load_all};
 use crate::loader::{spec, weak};
 use psmt_fast::data::list::Entry;
 use psmt_fast::data::*;
@@ -192,11 +192,11 @@ fn camvid_loads_whole() {
     assert_eq!((labeled.entries.len(), unlabeled.entries.len(), val.entries.len()), (46, 321, 101));
     let options = FolderOptions::new(preset.num_classes());
     let labeled = Arc::new(FolderSource::new(labeled, options));
-    labeled.check_all().unwrap();
+    load_all(&labeled).unwrap();
     assert_eq!(labeled.load(0).unwrap().image.size, (360, 480));
     let mut loader = Loader::labeled(labeled, spec(4), View::Weak).unwrap();
     for _ in 0..4 {
-        let batch = loader.next_labeled().unwrap();
+        let batch = loader.next().unwrap();
         assert!(weak(&batch.images).iter().all(|v| v.is_finite()));
     }
 }

@@ -1,7 +1,7 @@
 //! Images and masks as they are decoded, checked and resized, and every error of their files.
 
 use crate::cli_common::turned_jpeg;
-use crate::folder::{Folder, assert_has, data_error};
+use crate::folder::{Folder, assert_has, data_error, load_all};
 use image::{ExtendedColorType, ImageEncoder};
 use psmt_fast::Error;
 use psmt_fast::data::*;
@@ -66,7 +66,7 @@ fn file_errors_name_the_file_and_what_was_expected() {
     let image = f.image("a.png", 6, 4);
     f.mask("m.png", 6, 4, |_, _| 1);
     let list = f.read("a.png m.png", Layout::Folder, Masks::Required).unwrap();
-    FolderSource::new(list, FolderOptions::new(2)).check_all().unwrap();
+    load_all(&FolderSource::new(list, FolderOptions::new(2))).unwrap();
 
     f.mask("m.png", 4, 6, |_, _| 1);
     assert_has(&f.load_error(2), &["m.png", "4 x 6", "6 x 4", "a.png"]);
@@ -186,7 +186,7 @@ fn masks_that_measure_decide_nothing_about_images() {
     let (count, first) = left_out.unwrap();
     assert_eq!((count, census.masks), (2, 3));
     // The size shows how the mask of "six" lies, not that of "three".
-    assert_eq!((census.told, census.untold), ([0, 1], 1));
+    assert_eq!((census.oriented_by_size, census.oriented_by_setting), ([0, 1], 1));
     assert_has(&first.to_string(), &["large.png", "9 x 4", "8 x 4"]);
     assert!(with.leave_out_unusable_masks().1.is_none());
     assert_eq!((with.num_masks(), with.has_masks()), (3, false));

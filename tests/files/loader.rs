@@ -27,7 +27,7 @@ pub fn spec(batch: usize) -> LoaderSpec {
 #[test]
 fn batches_do_not_depend_on_threads_or_on_where_one_starts() {
     let mut loader = Loader::unlabeled(scenes(7), spec(3)).unwrap();
-    let all: Vec<UnlabeledBatch> = (0..6).map(|_| loader.next_unlabeled().unwrap()).collect();
+    let all: Vec<UnlabeledBatch> = (0..6).map(|_| loader.next().unwrap()).collect();
     for threads in [1, 3] {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         let fresh = pool.install(|| {
@@ -44,11 +44,11 @@ fn batches_do_not_depend_on_threads_or_on_where_one_starts() {
     assert_eq!(loader.next().unwrap(), all[1]);
 
     let mut labeled = Loader::labeled(scenes(7), spec(3), View::Weak).unwrap();
-    let first = labeled.next_labeled().unwrap();
-    let second = labeled.next_labeled().unwrap();
+    let first = labeled.next().unwrap();
+    let second = labeled.next().unwrap();
     let mut resumed = Loader::labeled(scenes(7), spec(3), View::Weak).unwrap();
     resumed.start(1).unwrap();
-    assert_eq!(resumed.next_labeled().unwrap(), second);
+    assert_eq!(resumed.next().unwrap(), second);
     assert_ne!(first, second);
     let other = Loader::labeled(scenes(7), LoaderSpec { stream: 4, ..spec(3) }, View::Weak).unwrap();
     assert_ne!(other.batch(0).unwrap(), first);
@@ -251,13 +251,13 @@ impl Source for Broken {
 #[test]
 fn errors_arrive_in_order_and_stop_the_loader() {
     let mut loader = Loader::labeled(Arc::new(Broken(scenes(8))), spec(1), View::Weak).unwrap();
-    let results: Vec<_> = (0..8).map(|_| loader.next_labeled()).take_while(|r| r.is_ok()).collect();
+    let results: Vec<_> = (0..8).map(|_| loader.next()).take_while(|r| r.is_ok()).collect();
     assert!(results.len() < 8);
-    assert!(data_error(loader.next_labeled()).contains("stopped"));
+    assert!(data_error(loader.next()).contains("stopped"));
     let step = results.len() as u64;
     assert_eq!(data_error(loader.batch(step)), "three.png: broken");
     loader.start(step + 1).unwrap();
-    loader.next_labeled().unwrap();
+    loader.next().unwrap();
 }
 
 #[test]
@@ -266,7 +266,7 @@ fn dropping_a_busy_loader_ends_it() {
         let mut loader = Loader::unlabeled(scenes(6), spec(2)).unwrap();
         loader.start(0).unwrap();
         for _ in 0..taken {
-            loader.next_unlabeled().unwrap();
+            loader.next().unwrap();
         }
     }
 }
@@ -276,8 +276,8 @@ fn waiting_on_the_only_worker_makes_progress() {
     // Of the global pool, where the loader's own tasks run; every worker waits at once.
     let waits: Vec<UnlabeledBatch> = rayon::broadcast(|_| {
         let mut loader = Loader::unlabeled(scenes(6), spec(2)).unwrap();
-        loader.next_unlabeled().unwrap();
-        loader.next_unlabeled().unwrap()
+        loader.next().unwrap();
+        loader.next().unwrap()
     });
     assert!(waits.windows(2).all(|w| w[0] == w[1]));
 }

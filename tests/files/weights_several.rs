@@ -210,7 +210,7 @@ fn inspect_says_what_train_takes() {
     let refused = p.train("o", &["--pretrained", "f.safetensors", "--dry-run"]);
     expect(&refused, 5, &["several networks fit"]);
     let out = p.train("o", &["--pretrained", "f.safetensors#b", "--epochs", "1"]);
-    expect(&out, 0, &["starting with backbone by torchvision's names behind \"b.\""]);
+    expect(&out, 0, &["starting with backbone by torchvision's names with the prefix \"b.\""]);
     let config = p.read_text("o/config.toml");
     assert!(config.contains("f.safetensors#b\"\n"), "{config}");
     // A run's networks: all at once, and each one's backbone.

@@ -1,14 +1,16 @@
-//! Batch normalisation with residual and activation: training, frozen, their backward passes and the frozen tangent.
-//! Knows channels and positions, not images.
+//! Batch normalisation with residual and activation: training, frozen, their backward passes and the frozen
+//! tangent. Every position of every image counts alike.
 //!
-//! Moments and gradient sums are taken over fixed chunks of positions, each in the working type while the chunk is in
-//! cache, and joined in f64 in chunk order (Chan et al., 1979), so neither the number of values nor a large mean costs
-//! accuracy.
+//! Moments and gradient sums are taken over fixed chunks of positions, each in the working type while the
+//! chunk is in cache, and combined in f64 in chunk order (Chan et al., 1979), so neither the number of values
+//! nor a large mean costs accuracy.
 
-use super::Cpu;
 use super::parallel::{self, Disjoint, tasks};
-use super::{Real, Tensor};
-use crate::ops::*;
+use super::{Cpu, Real, Tensor};
+use crate::ops::{
+    Activation, BatchNorm, BatchNormEval, BatchNormEvalBwd, BatchNormOps, BatchNormSaved, BatchNormTangent,
+    BatchNormTrain, BatchNormTrainBwd, FrozenNorm, NormPass,
+};
 
 impl<T: Real> BatchNormOps for Cpu<T> {
     fn batch_norm_train(&self, op: BatchNormTrain<'_, Self>) -> (Tensor<T>, BatchNormSaved<Self>) {
@@ -43,7 +45,7 @@ impl<T: Real> BatchNormOps for Cpu<T> {
         }
         let [sum, dot] = gradient_sums(dy, x, y, mean, inv, act);
         accumulate(grads, bn, &sum, &dot);
-        // dx = weight inv (g - sum / n - xhat dot / n) = scale g + a (x - mean) + b
+        // dx = weight inv (g - sum / n - x̂ dot / n) = scale g + a (x - mean) + b
         let weight = &params[bn.weight.range()];
         let scale: Vec<T> = (0..c).map(|i| weight[i] * inv[i]).collect();
         let factor = |i: usize| -weight[i].to_f64() * inv[i].to_f64() / n;
@@ -58,15 +60,17 @@ impl<T: Real> BatchNormOps for Cpu<T> {
         };
         let mut dres = None;
         let dx = Tensor::overwrite(x.shape(), |dx| {
-            let of = |at: usize, len: usize| {
+            let inputs = |at: usize, len: usize| {
                 [&dy.data()[at..][..len], &x.data()[at..][..len], &y.data()[at..][..len]]
             };
             if residual {
                 dres = Some(Tensor::overwrite(x.shape(), |dr| {
-                    parallel::rows2(dx, dr, c, |row, dx, dr| lines.write_both(dx, dr, of(row * c, dx.len())));
+                    parallel::rows2(dx, dr, c, |row, dx, dr| {
+                        lines.write_both(dx, dr, inputs(row * c, dx.len()));
+                    });
                 }));
             } else {
-                parallel::rows(dx, c, |row, dx| lines.write(dx, of(row * c, dx.len())));
+                parallel::rows(dx, c, |row, dx| lines.write(dx, inputs(row * c, dx.len())));
             }
         });
         (dx, dres)
@@ -101,17 +105,18 @@ impl<T: Real> BatchNormOps for Cpu<T> {
     }
 }
 
-/// Values of a chunk, about: it is read twice and should stay in the first or second cache level.
+/// Values of a chunk, approximately: it is read twice and should stay in the first or second cache level.
 const CHUNK: usize = 1 << 13;
-/// Values that a loop over channels should have: narrower layers take several positions as one row.
+/// Least values of a row that a loop over channels runs over: narrower layers take several positions as one
+/// row.
 const WIDTH: usize = 64;
-/// Up to this many values a channel, data gradients are computed in f64 from the input: with two they are what is left
-/// of terms 1e5 times larger.
+/// Up to this many values per channel, data gradients are computed in f64 from the input: with two values
+/// they are the small difference of terms 1e5 times larger.
 const FEW: usize = 32;
-/// Positions of a chunk at most: bounds the error of its sums in the working type.
+/// Most positions of a chunk: bounds the error of its sums in the working type.
 const MAX_ROWS: usize = 128;
 
-/// Coefficients of dx = scale g + a (x - mean) + b, as wide as a row.
+/// Coefficients of dx = scale g + a (x - mean) + b, widened to a row by [`wide`].
 struct InputGradient<T> {
     slope: T,
     scale: Vec<T>,
@@ -143,7 +148,8 @@ impl<T: Real> InputGradient<T> {
     }
 }
 
-// One row each, in functions of their own: only arguments are known not to overlap, which vectorising needs.
+// The loops over one row are functions of their own: the compiler vectorises them as it may assume that
+// slices passed as arguments do not overlap.
 
 #[inline(never)]
 fn input_gradient_line<T: Real>(
@@ -217,7 +223,7 @@ fn gradient_line<T: Real>(slope: T, sum: &mut [T], dot: &mut [T], [dy, x, y]: [&
     }
 }
 
-/// [`train_bwd`] in f64 throughout, for few positions.
+/// The training-mode backward pass in f64 throughout, for few positions.
 fn train_bwd_few<T: Real>(
     dy: &Tensor<T>,
     norm: &NormPass<'_, Cpu<T>>,
@@ -251,7 +257,7 @@ fn train_bwd_few<T: Real>(
     (dx, dres)
 }
 
-/// A line of channels as often as makes it [`WIDTH`] wide.
+/// One value per channel, repeated until the row has about [`WIDTH`] values.
 fn wide<T: Real>(line: &[T]) -> Vec<T> {
     line.repeat((WIDTH / line.len().max(1)).max(1))
 }
@@ -282,7 +288,7 @@ fn accumulate<T: Real>(grads: &mut [T], bn: &BatchNorm, sum: &[f64], dot: &[f64]
     grads[bn.bias.range()].iter_mut().zip(sum).for_each(|(g, &v)| *g += T::from_f64(v));
 }
 
-/// Normalisation of each channel as scale (x - mean) + shift, as wide as a row.
+/// Normalisation of each channel as scale (x - mean) + shift, widened to a row by [`wide`].
 struct Affine<T> {
     scale: Vec<T>,
     mean: Vec<T>,
@@ -298,7 +304,7 @@ impl<T: Real> Affine<T> {
     }
 }
 
-/// act(affine(x) + residual) in one pass.
+/// act(affine(x) + residual), fused into one pass.
 fn normalise<T: Real>(
     x: &Tensor<T>,
     affine: &Affine<T>,
@@ -334,22 +340,22 @@ fn chunk_rows(c: usize) -> usize {
     (CHUNK / c.max(1)).clamp(8, MAX_ROWS)
 }
 
-/// Runs `f(first value, number of values, two rows of sums)` for each chunk of positions of `len` values, and returns
-/// the rows of all chunks.
+/// Runs `f(first value, number of values, two rows of sums)` for each chunk of positions of `len` values.
+/// Returns the rows of all chunks in their order.
 fn chunked<T: Real>(len: usize, c: usize, f: impl Fn(usize, usize, &mut [T], &mut [T]) + Sync) -> Vec<T> {
     let size = chunk_rows(c) * c;
     let count = len.div_ceil(size);
     let mut sums = vec![T::ZERO; count * 2 * c];
     let shared = Disjoint::new(&mut sums);
     tasks(count, len, |k| {
-        // SAFETY: each chunk's rows are one task's.
+        // SAFETY: each chunk's rows belong to one task.
         let (a, b) = unsafe { shared.part(k * 2 * c..(k + 1) * 2 * c) }.split_at_mut(c);
         f(k * size, size.min(len - k * size), a, b);
     });
     sums
 }
 
-/// Adds the repetitions of a wide line of sums.
+/// Adds the repetitions in a widened row of sums to one value per channel.
 fn fold<T: Real>(wide: &[T], line: &mut [T]) {
     wide.chunks_exact(line.len()).for_each(|part| sum_line(line, part));
 }

@@ -1,5 +1,5 @@
-//! A group's channels of an activation where they lie, to read and to write: what one of a convolution's groups works on.
-//! Knows nothing of what is computed.
+//! Strided views of one group's channels of an activation, to read and to write: what one of a convolution's
+//! groups works on. Must not know what is computed.
 
 use super::parallel::Disjoint;
 use super::{Real, Tensor};
@@ -8,11 +8,11 @@ use crate::ops::Shape;
 /// A group's channels of an activation: value c of position p is `data[p * step + c]`.
 #[derive(Clone, Copy)]
 pub struct Channels<'a, T> {
-    /// From the first position's first channel on.
+    /// The activation from the group's first channel of the first position on.
     pub data: &'a [T],
     /// The activation's shape with the group's number of channels.
     pub shape: Shape,
-    /// Channels of the activation.
+    /// Channels of the whole activation.
     pub step: usize,
 }
 
@@ -25,13 +25,13 @@ impl<'a, T: Real> Channels<'a, T> {
     }
 }
 
-/// A group's channels of an activation that several tasks write at once.
+/// A group's channels of an activation that several tasks write in parallel.
 pub struct Target<'a, T> {
     /// The whole activation.
     pub out: Disjoint<'a, T>,
     /// The activation's shape with the group's number of channels.
     pub shape: Shape,
-    /// Channels of the activation.
+    /// Channels of the whole activation.
     pub step: usize,
     first: usize,
 }
@@ -43,7 +43,7 @@ impl<'a, T: Real> Target<'a, T> {
         Target { out: Disjoint::new(out), shape: shape.with_channels(c), step: shape.c, first: g * c }
     }
 
-    /// Where the group's channel `c` of a position lies in `out`.
+    /// Index in `out` of the group's channel `c` at a position.
     #[inline(always)]
     pub fn at(&self, position: usize, c: usize) -> usize {
         position * self.step + self.first + c

@@ -1,5 +1,6 @@
-//! Confidence-weighted cross entropy of the student against pseudo labels read through CutMix, with optional negative
-//! learning (PS-MT, equations 6 and 7), and its gradient with respect to the student's low-resolution logits.
+//! Confidence-weighted cross entropy of the student against pseudo labels read through CutMix, with optional
+//! negative learning (PS-MT, equations 6 and 7), and its gradient with respect to the student's
+//! low-resolution logits.
 
 use super::confusion_matrix::{add_row, total};
 use super::cut_mix::mixed_row;
@@ -7,7 +8,7 @@ use super::ensemble_pseudo_label::MixedTarget;
 use super::softmax::{Softmax, softmax_gradient};
 use super::upsample::{Grid, Reader};
 use super::{Cpu, Real, Tensor};
-use crate::ops::*;
+use crate::ops::{ConfCeArgs, ConfCeOps, ConfCeOut, HISTOGRAM_BINS, Mix, PseudoLabel, TeacherLogits};
 use rayon::prelude::*;
 
 impl<T: Real> ConfCeOps for Cpu<T> {
@@ -19,7 +20,7 @@ impl<T: Real> ConfCeOps for Cpu<T> {
 /// Bound of 1 - p in the logarithm of negative learning; below it there is no gradient.
 const CLAMP: f64 = 1e-7;
 
-/// What one band of rows works with and sums up.
+/// Workspace and partial sums of one band of rows.
 struct Band<'a, T> {
     student: Reader<'a, T>,
     target: Option<MixedTarget<'a, T>>,
@@ -72,7 +73,8 @@ fn forward_backward<T: Real>(op: &ConfCeArgs<'_, Cpu<T>>) -> ConfCeOut<Cpu<T>> {
         square: 0.0,
         confusion: vec![0; grid.low.c * grid.low.c],
     };
-    // The number of selected pairs is known at the end only, so the gradient of negative learning has its own planes.
+    // The number of selected pairs, which divides it, is known at the end only: the gradient of negative
+    // learning has its own planes.
     let groups = if negative_on { 2 } else { 1 };
     let (sums, bands) = grid.transpose_planes(groups, init, |band: &mut Band<T>, image, y, row| {
         let line = |i: usize| (i * height + y) * width..(i * height + y + 1) * width;
@@ -92,7 +94,7 @@ fn forward_backward<T: Real>(op: &ConfCeArgs<'_, Cpu<T>>) -> ConfCeOut<Cpu<T>> {
         let Band { confusion, labels, softmax, confidence, .. } = &mut *band;
         add_row(confusion, grid.low.c, labels, &softmax.best, |x| confidence[x] >= threshold);
         if negative_on || square_on {
-            // Both need the probabilities; the exponentials become these and their sums 1.
+            // Both need the probabilities: the exponentials become probabilities, whose sums are 1.
             band.softmax.normalize(row);
             band.softmax.sum.fill(T::ONE);
         }
@@ -137,8 +139,8 @@ fn forward_backward<T: Real>(op: &ConfCeArgs<'_, Cpu<T>>) -> ConfCeOut<Cpu<T>> {
     }
 }
 
-/// Number of mixed pixels that reach the threshold, and the histogram of the mixed confidences. Bins as PyTorch's `histc`
-/// in f32: floor(10 confidence), 1 in the last.
+/// Number of mixed pixels that reach the threshold, and the histogram of the mixed confidences. Bins as
+/// PyTorch's `histc` in f32: floor(10 confidence), 1 in the last.
 fn census<T: Real>(pseudo: &PseudoLabel<Cpu<T>>, mix: &Mix, threshold: T) -> (u64, Vec<u64>) {
     let shape = pseudo.label.shape;
     let (h, w) = (shape.h, shape.w);
@@ -168,10 +170,10 @@ fn census<T: Real>(pseudo: &PseudoLabel<Cpu<T>>, mix: &Mix, threshold: T) -> (u6
     (parts.iter().map(|p| p.0).sum(), histogram)
 }
 
-/// Sum over the pairs whose target probability is below `threshold`, the label's own class apart, of -log(1 - p), and
-/// the number of pairs below it, the label's included. Replaces the target probabilities by the gradient of the sum
-/// with respect to the student's logits. One logarithm a pixel, of the product over its classes: at most one p is
-/// close to 1, so the product stays above `CLAMP` / 4.
+/// Sum of -log(1 - p) over the pairs whose target probability is below `threshold`, except those of the
+/// label's own class, and the number of pairs below it, the label's included. Replaces the target
+/// probabilities by the gradient of the sum with respect to the student's logits. One logarithm per pixel, of
+/// the product over its classes: at most one p is close to 1, so the product stays above `CLAMP` / 4.
 fn negative_learning<T: Real>(
     target: &mut [T],
     p: &[T],

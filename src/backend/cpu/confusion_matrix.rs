@@ -1,8 +1,7 @@
-//! Confusion matrix of predicted and true labels.
+//! Confusion matrix of predicted and true labels, and the parts that losses share.
 
-use super::Cpu;
-use super::{Labels, Real, Tensor};
-use crate::ops::*;
+use super::{Cpu, Labels, Real, Tensor};
+use crate::ops::ConfusionMatrixOps;
 use rayon::prelude::*;
 
 impl<T: Real> ConfusionMatrixOps for Cpu<T> {
@@ -13,14 +12,28 @@ impl<T: Real> ConfusionMatrixOps for Cpu<T> {
         num_classes: usize,
         above: Option<(&Tensor<T>, f64)>,
     ) -> Vec<u64> {
-        count(pred, target, num_classes, above)
+        let above = above.map(|(confidence, threshold)| (confidence.data(), T::from_f64(threshold)));
+        let chunks = pred.data.par_chunks(CHUNK).zip(target.data.par_chunks(CHUNK)).enumerate();
+        let count = |(chunk, (pred, target)): (usize, (&[u8], &[u8]))| {
+            let passes = |i: usize| above.is_none_or(|(confidence, t)| confidence[chunk * CHUNK + i] >= t);
+            let mut counts = vec![0u64; num_classes * num_classes];
+            for (i, (&p, &t)) in pred.iter().zip(target).enumerate() {
+                let (p, t) = (usize::from(p), usize::from(t));
+                if t < num_classes && p < num_classes && passes(i) {
+                    counts[t * num_classes + p] += 1;
+                }
+            }
+            counts
+        };
+        let parts: Vec<Vec<u64>> = chunks.map(count).collect();
+        total(num_classes * num_classes, parts.iter())
     }
 }
 
 /// Pixels of one task.
 const CHUNK: usize = 1 << 16;
 
-/// Adds the pairs of a row of labels and predictions, where `counted` says so of the pixel.
+/// Adds one row's pairs of label and prediction to `counts`, those of the pixels that `counted` selects.
 pub fn add_row(
     counts: &mut [u64],
     num_classes: usize,
@@ -35,7 +48,7 @@ pub fn add_row(
     }
 }
 
-/// Sum of matrices.
+/// Element-wise sum of matrices of `len` counts.
 pub fn total<'a>(len: usize, parts: impl Iterator<Item = &'a Vec<u64>>) -> Vec<u64> {
     let mut total = vec![0; len];
     for part in parts {
@@ -44,33 +57,4 @@ pub fn total<'a>(len: usize, parts: impl Iterator<Item = &'a Vec<u64>>) -> Vec<u
         }
     }
     total
-}
-
-/// Counts `[num_classes, num_classes]`, row = target, column = prediction. Pixels whose target is no class (ignored)
-/// do not count, nor those whose confidence is below the threshold of `above`.
-pub fn count<T: Real>(
-    pred: &Labels,
-    target: &Labels,
-    num_classes: usize,
-    above: Option<(&Tensor<T>, f64)>,
-) -> Vec<u64> {
-    let above = above.map(|(confidence, threshold)| (confidence.data(), T::from_f64(threshold)));
-    let parts: Vec<Vec<u64>> = pred
-        .data
-        .par_chunks(CHUNK)
-        .zip(target.data.par_chunks(CHUNK))
-        .enumerate()
-        .map(|(part, (pred, target))| {
-            let passes = |i: usize| above.is_none_or(|(confidence, t)| confidence[part * CHUNK + i] >= t);
-            let mut counts = vec![0u64; num_classes * num_classes];
-            for (i, (&p, &t)) in pred.iter().zip(target).enumerate() {
-                let (p, t) = (usize::from(p), usize::from(t));
-                if t < num_classes && p < num_classes && passes(i) {
-                    counts[t * num_classes + p] += 1;
-                }
-            }
-            counts
-        })
-        .collect();
-    total(num_classes * num_classes, parts.iter())
 }

@@ -1,20 +1,23 @@
-//! Convolutions forward and their data gradients: one cut into matrix products for all kernels, strides and dilations.
-//! Knows no networks. Weight gradients are in `wgrad`.
+//! Forward convolutions and data gradients as matrix products, in one way for all kernels, strides and
+//! dilations. Weight gradients are in `wgrad`.
 //!
-//! In NHWC the channels that a tap reads are one contiguous row, so a convolution of one tap multiplies the input as it
-//! lies in memory. For several taps a task copies what a strip of positions reads, a few hundred values of each at a
-//! time, and multiplies that; there is no column matrix of the whole input. Small maps under wide kernels, whose
-//! classes are a few positions each, go tap by tap instead: the weight passes through the cache once. Groups come one
-//! after another, each over its channels where they lie.
+//! In NHWC the channels that a tap reads are one contiguous row, so a convolution of one tap multiplies the
+//! input in place. For several taps a task copies an im2col strip, a few hundred values of each of its
+//! positions at a time, and multiplies that; there is no im2col matrix of the whole input. Small images under
+//! large kernels, whose classes (see `gather`) are a few positions each, are computed tap by tap instead, so
+//! that the weight passes through the cache once. Groups are computed one after another, each on a strided
+//! view of its channels.
 
-use super::Cpu;
 use super::channels::{Channels, Target};
 use super::gather::{Class, Gather, Source};
 use super::gemm::{Matrix, product, product_into};
 use super::memory::Buffer;
 use super::parallel::{Disjoint, tasks};
-use super::{Real, Tensor, wgrad, winograd};
-use crate::ops::*;
+use super::{Cpu, Real, Tensor, wgrad, winograd};
+use crate::ops::{
+    BatchNormEval, BatchNormOps, BatchNormTangent, Conv2d, Conv2dOps, Dgrad, DgradOut, ElementwiseOps, Fprop,
+    FpropOut, Onto, OutputEnd, Shape,
+};
 use std::ops::Range;
 
 impl<T: Real> Conv2dOps for Cpu<T> {
@@ -61,23 +64,23 @@ impl<T: Real> Conv2dOps for Cpu<T> {
     }
 }
 
-/// Values of a position that are gathered at once, at most.
+/// Most values of a position that are gathered at once.
 const DEPTH: usize = 512;
-/// Values of a gathered strip: it stays in the second-level cache.
+/// Values of an im2col strip: it stays in the second-level cache.
 const STRIP: usize = 1 << 16;
-/// Positions of a strip at least, as long as there are so many: packing a weight costs as much as some of them.
+/// Least positions of a strip, where there are as many: packing the weight costs as much as multiplying
+/// [`PACK`] of them.
 const ROWS: usize = 256;
-/// Multiply-adds that make a task worth its hand-over.
+/// Least multiply-adds of a task, so that handing it to a thread pays.
 const TASK: usize = 1 << 19;
 /// Multiply-adds that take as long as the start of a product.
 const START: usize = 1 << 14;
-/// Positions that take as long to multiply as the weight to pack.
+/// Positions whose multiplication takes as long as packing the weight.
 const PACK: usize = 32;
 /// Taps of fewer channels than this are multiplied together in a data gradient.
 const NARROW: usize = 64;
 
-/// y = x * weight + bias.
-pub fn fprop<T: Real>(x: &Tensor<T>, params: &[T], conv: &Conv2d) -> Tensor<T> {
+fn fprop<T: Real>(x: &Tensor<T>, params: &[T], conv: &Conv2d) -> Tensor<T> {
     let shape = conv.out_shape(x.shape());
     Tensor::overwrite(shape, |y| {
         for g in 0..conv.groups {
@@ -94,18 +97,17 @@ fn fprop_group<T: Real>(y: &Target<'_, T>, x: &Channels<'_, T>, params: &[T], co
         return winograd::fprop(y, x, weight, bias, conv);
     }
     let (cin, taps) = (conv.in_channels, conv.kernel * conv.kernel);
-    let lines = Lines {
+    let weights = TapWeights {
         data: weight,
         taps: (0..taps).map(|t| t * cin).collect(),
-        inner_step: 1,
+        row_step: 1,
         column_step: taps * cin,
         joined: true,
     };
-    convolve(y, x, &lines, Gather::fprop(conv, x.shape), bias);
+    convolve(y, x, &weights, Gather::fprop(conv, x.shape), bias);
 }
 
-/// Gradient with respect to the input of shape `x_shape`.
-pub fn dgrad<T: Real>(dy: &Tensor<T>, params: &[T], conv: &Conv2d, x_shape: Shape) -> Tensor<T> {
+fn dgrad<T: Real>(dy: &Tensor<T>, params: &[T], conv: &Conv2d, x_shape: Shape) -> Tensor<T> {
     Tensor::overwrite(x_shape, |dx| {
         for g in 0..conv.groups {
             let dy = Channels::group(dy, g, conv.groups);
@@ -122,92 +124,96 @@ fn dgrad_group<T: Real>(dx: &Target<'_, T>, dy: &Channels<'_, T>, params: &[T], 
     let (taps, cin, cout) = (conv.kernel * conv.kernel, conv.in_channels, conv.out_channels);
     let gather = Gather::dgrad(conv, dx.shape);
     if taps > 1 && cout < NARROW {
-        // The order of the data gradient's taps, which count from the last.
+        // Reordered as a data gradient counts taps, from the last.
         let mut data = Buffer::stale(weight.len());
-        for (i, line) in data.chunks_exact_mut(cin).enumerate() {
-            line.copy_from_slice(&weight[(i % cout * taps + taps - 1 - i / cout) * cin..][..cin]);
+        for (i, row) in data.chunks_exact_mut(cin).enumerate() {
+            row.copy_from_slice(&weight[(i % cout * taps + taps - 1 - i / cout) * cin..][..cin]);
         }
         let taps = (0..taps).map(|t| t * cout * cin).collect();
-        let lines = Lines { data: &data, taps, inner_step: cin, column_step: 1, joined: true };
-        convolve(dx, dy, &lines, gather, None);
+        let weights = TapWeights { data: &data, taps, row_step: cin, column_step: 1, joined: true };
+        convolve(dx, dy, &weights, gather, None);
     } else {
-        let starts = (0..taps).map(|t| (taps - 1 - t) * cin).collect();
-        let lines =
-            Lines { data: weight, taps: starts, inner_step: taps * cin, column_step: 1, joined: false };
-        convolve(dx, dy, &lines, gather, None);
+        let taps_at = (0..taps).map(|t| (taps - 1 - t) * cin).collect();
+        let weights =
+            TapWeights { data: weight, taps: taps_at, row_step: taps * cin, column_step: 1, joined: false };
+        convolve(dx, dy, &weights, gather, None);
     }
 }
 
-/// The right side of the products: for each tap a line an input channel, in it the output channels.
-struct Lines<'a, T> {
+/// The right operands of the products: for each tap a matrix with one row per channel that is read and one
+/// column per channel that is written.
+struct TapWeights<'a, T> {
     data: &'a [T],
-    /// Where each tap's lines begin.
+    /// Index of each tap's matrix.
     taps: Vec<usize>,
-    /// Between lines.
-    inner_step: usize,
-    /// Between the values of a line.
+    /// Elements from row to row.
+    row_step: usize,
+    /// Elements from column to column.
     column_step: usize,
-    /// Whether the lines of a tap follow those of the tap before.
+    /// Whether each tap's last row is followed by the next tap's first, so that one matrix holds several
+    /// taps.
     joined: bool,
 }
 
-impl<'a, T> Lines<'a, T> {
-    /// `len` lines from number `from` of `tap`.
-    fn of(&self, tap: usize, from: usize, len: usize, columns: &Range<usize>) -> Matrix<'a, T> {
-        let at = self.taps[tap] + from * self.inner_step + columns.start * self.column_step;
-        Matrix::strided(&self.data[at..], (len, columns.len()), (self.inner_step, self.column_step))
+impl<'a, T> TapWeights<'a, T> {
+    /// `rows` rows from row `from` of `tap` on, of the given columns.
+    fn of(&self, tap: usize, from: usize, rows: usize, columns: &Range<usize>) -> Matrix<'a, T> {
+        let at = self.taps[tap] + from * self.row_step + columns.start * self.column_step;
+        Matrix::strided(&self.data[at..], (rows, columns.len()), (self.row_step, self.column_step))
     }
 }
 
-/// What all tasks of a convolution share.
+/// A convolution as its tasks see it.
 struct Work<'a, T: Real> {
     target: &'a Target<'a, T>,
     outputs: usize,
     source: &'a [T],
-    /// Channels of the source, and values from one of its positions to the next.
+    /// Channels that are read of each position of the source.
     width: usize,
+    /// Values from one of its positions to the next.
     step: usize,
-    lines: &'a Lines<'a, T>,
+    weights: &'a TapWeights<'a, T>,
     gather: Gather,
     bias: Option<&'a [T]>,
 }
 
-/// `out[position] = sum over taps of source[position's row at tap] * lines[tap] + bias`, by the cheapest of three ways.
+/// `out[position] = sum over taps of source[what the position reads at tap] * weights[tap] + bias`, by the
+/// cheapest of three ways: by class, by one class of all positions, or tap by tap.
 fn convolve<T: Real>(
     target: &Target<'_, T>,
     source: &Channels<'_, T>,
-    lines: &Lines<'_, T>,
+    weights: &TapWeights<'_, T>,
     mut gather: Gather,
     bias: Option<&[T]>,
 ) {
     let shape = target.shape;
     let (width, outputs) = (source.shape.c, shape.c);
-    // Costs in multiply-adds of one tap and position; every product packs its lines anew.
+    // Costs in multiply-adds per tap and position; every product packs its right operand again.
     let start = PACK + START / (width * outputs).max(1);
     let class = |c: &Class| (c.len + start * c.len.div_ceil(ROWS)) * c.taps.len();
     let exact: usize = gather.classes.iter().map(class).sum();
     let whole = gather.whole();
     let merged = class(&whole);
     let joins: usize = gather.classes.iter().map(|c| c.len * c.taps.len()).sum();
-    // Sums are added up in memory.
+    // The last way also reads and writes the output once per tap.
     let single = joins + joins * 8 / width + start * shape.positions().div_ceil(ROWS) * gather.used_taps();
     let several = gather.classes.len() > 1;
     let tap_by_tap = several && single < merged.min(exact);
     if several && merged <= exact {
         gather.classes = vec![whole];
     }
-    let work = Work { target, outputs, source: source.data, width, step: source.step, lines, gather, bias };
+    let work = Work { target, outputs, source: source.data, width, step: source.step, weights, gather, bias };
     if tap_by_tap { work.by_tap(shape.positions()) } else { work.by_class() }
 }
 
-/// Output channels of group `g` of `groups`, cut where the crate's tiles end.
+/// Output channels of part `g` of `groups`, cut at multiples of the `gemm` crate's tiles.
 fn group(outputs: usize, g: usize, groups: usize) -> Range<usize> {
     let unit = if outputs < 192 { 8 } else { 24 };
     let edge = |g: usize| if g == groups { outputs } else { outputs * g / groups / unit * unit };
     edge(g)..edge(g + 1)
 }
 
-/// Some positions of a class by some output channels.
+/// A block of the output: positions of a class by output channels.
 struct Task<'a> {
     class: &'a Class,
     from: usize,
@@ -216,7 +222,7 @@ struct Task<'a> {
 }
 
 impl<T: Real> Work<'_, T> {
-    /// Rows of a task's output begin with the bias or zero.
+    /// Initialises rows of a task's output with the bias or zero.
     ///
     /// # Safety
     /// No other reference to these elements may be alive on any thread.
@@ -238,10 +244,10 @@ impl<T: Real> Work<'_, T> {
         }
     }
 
-    /// The product tap by tap: tasks own positions and output channels.
+    /// Computes the convolution tap by tap; each task owns positions and output channels.
     fn by_tap(&self, positions: usize) {
-        let &Work { target, outputs, source, width, step, lines, .. } = self;
-        let pairs: Vec<_> = (0..lines.taps.len()).map(|tap| self.gather.pairs(tap)).collect();
+        let &Work { target, outputs, source, width, step, weights, .. } = self;
+        let pairs: Vec<_> = (0..weights.taps.len()).map(|tap| self.gather.pairs(tap)).collect();
         let work = pairs.iter().map(Vec::len).sum::<usize>() * width * outputs;
         let blocks = positions.div_ceil(ROWS);
         let groups = (work / TASK).min(16).div_ceil(blocks).clamp(1, (outputs / 48).max(1));
@@ -249,7 +255,8 @@ impl<T: Real> Work<'_, T> {
             let (block, g) = (task / groups, task % groups);
             let (first, end) = (positions * block / blocks, positions * (block + 1) / blocks);
             let columns = group(outputs, g, groups);
-            // SAFETY: these positions and channels are this task's, no other part of them is out.
+            // SAFETY: these positions and channels belong to this task, and no other reference to them is
+            // alive.
             unsafe {
                 self.begin(&target.out, target.at(first, columns.start), target.step, end - first, &columns);
             }
@@ -260,7 +267,7 @@ impl<T: Real> Work<'_, T> {
                 let part = &pairs[number(first)..number(end)];
                 let (Some(&(_, q0)), Some(&(_, q1))) = (part.first(), part.last()) else { continue };
                 let mut multiply = |left: Matrix<'_, T>, from: usize| {
-                    let right = lines.of(tap, from, left.columns(), &columns);
+                    let right = weights.of(tap, from, left.columns(), &columns);
                     product_into(&mut sums, columns.len(), from > 0, left, right);
                 };
                 if (q1 - q0) as usize == part.len() - 1 {
@@ -285,7 +292,7 @@ impl<T: Real> Work<'_, T> {
         });
     }
 
-    /// Cuts the product by class into tasks by its size alone.
+    /// Cuts the convolution into tasks, as its size alone decides.
     fn cut(&self) -> Vec<Task<'_>> {
         let &Work { outputs, width, ref gather, .. } = self;
         let cost = |class: &Class, rows: usize| rows * class.taps.len() * width * outputs;
@@ -310,16 +317,16 @@ impl<T: Real> Work<'_, T> {
         list
     }
 
-    /// The product class by class.
+    /// Computes the convolution class by class.
     fn by_class(&self) {
-        let &Work { target, source, width, step: source_step, lines, ref gather, bias, .. } = self;
+        let &Work { target, source, width, step: source_step, weights, ref gather, bias, .. } = self;
         let list = self.cut();
         let work = list.iter().map(|t| t.len * t.columns.len() * (t.class.taps.len() * width + 8)).sum();
         tasks(list.len(), work, |i| {
             let Task { class, from, len, ref columns } = list[i];
             let in_order = gather.targets_in_order(class, from, len);
             let mut places = Vec::new();
-            // Sums of positions that lie apart come together first.
+            // Positions that are not contiguous are computed in a buffer and scattered afterwards.
             let mut sums = Buffer::stale(if in_order.is_some() { 0 } else { len * columns.len() });
             let apart = Disjoint::new(&mut sums);
             let (to, at, step) = match in_order {
@@ -328,11 +335,12 @@ impl<T: Real> Work<'_, T> {
             };
             let mut add = bias.is_some();
             if class.taps.is_empty() || add {
-                // SAFETY: these positions and channels are this task's, no other part of them is out.
+                // SAFETY: these positions and channels belong to this task, and no other reference to them is
+                // alive.
                 unsafe { self.begin(to, at, step, len, columns) };
             }
             let mut multiply = |left: Matrix<'_, T>, tap: usize, from: usize| {
-                let right = lines.of(tap, from, left.columns(), columns);
+                let right = weights.of(tap, from, left.columns(), columns);
                 // SAFETY: as above.
                 unsafe { product(to, at, step, add, left, right) };
                 add = true;
@@ -353,7 +361,7 @@ impl<T: Real> Work<'_, T> {
                     let read = Source { values: source, width: source_step, columns: part.clone() };
                     gather.fill(strip, class, &places, taps, read);
                     let mut before = 0;
-                    for run in taps.chunk_by(|a, b| lines.joined && a + 1 == *b) {
+                    for run in taps.chunk_by(|a, b| weights.joined && a + 1 == *b) {
                         let depth = run.len() * part.len();
                         multiply(Matrix::new(&strip[before..], len, depth, inner), run[0], part.start);
                         before += depth;
@@ -374,7 +382,8 @@ impl<T: Real> Work<'_, T> {
     }
 }
 
-/// Cuts the inner dimension into taps and values of each that are gathered at once: several whole taps or a part of one.
+/// Cuts the inner dimension into the taps, and the range of values of each, that are gathered at once:
+/// several whole taps or a part of one.
 fn chunks(taps: &[usize], width: usize) -> impl Iterator<Item = (&[usize], Range<usize>)> {
     let together = (DEPTH / width).max(1);
     let step = width.div_ceil(width.div_ceil(DEPTH));

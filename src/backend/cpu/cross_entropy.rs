@@ -1,19 +1,18 @@
-//! Supervised losses on low-resolution logits: cross entropy and online hard example mining. Rows of full-resolution
-//! logits exist one at a time a thread.
+//! Supervised losses on low-resolution logits: cross entropy and online hard example mining. Each thread
+//! holds one row of full-resolution logits at a time.
 
 use super::confusion_matrix::{add_row, total};
 use super::softmax::Softmax;
 use super::upsample::{Grid, Reader};
 use super::{Cpu, Labels, Real, Tensor};
-use crate::ops::*;
+use crate::ops::{CrossEntropyOps, IGNORE, LabelLoss, Ohem};
 use rayon::prelude::*;
 
 impl<T: Real> CrossEntropyOps for Cpu<T> {
     fn cross_entropy(&self, logits: &Tensor<T>, target: &Labels, grad_scale: f64) -> LabelLoss<Self> {
         let grid = Grid::new(logits.shape(), (target.shape.h, target.shape.w));
-        mean(&grid, logits, target, grad_scale, target.data.iter().filter(|&&t| t != IGNORE).count(), |_| {
-            true
-        })
+        let valid = target.data.iter().filter(|&&t| t != IGNORE).count();
+        mean(&grid, logits, target, grad_scale, valid, |_| true)
     }
     fn ohem_cross_entropy(
         &self,
@@ -43,7 +42,7 @@ impl<T: Real> CrossEntropyOps for Cpu<T> {
 /// Output rows of one task of the pass that only reads.
 const ROWS: usize = 32;
 
-/// Mean over the `count` labelled pixels that `keep` keeps.
+/// Mean cross entropy over the `count` labelled pixels that `keep` selects, and its gradient.
 fn mean<T: Real>(
     grid: &Grid<T>,
     logits: &Tensor<T>,

@@ -1,27 +1,23 @@
 //! CutMix of images, and the reading of rows (labels, confidences) through it.
 
-use super::Cpu;
-use super::{Real, Tensor};
-use crate::ops::*;
+use super::{Cpu, Real, Tensor};
+use crate::ops::{CutMixOps, Mix, Shape};
 use rayon::prelude::*;
 
 impl<T: Real> CutMixOps for Cpu<T> {
     fn cut_mix(&self, x: &Tensor<T>, mix: &Mix) -> Tensor<T> {
-        forward(x, mix)
+        let Shape { h, w, c, .. } = x.shape();
+        Tensor::overwrite(x.shape(), |out| {
+            out.par_chunks_mut(w * c).enumerate().for_each(|(r, row)| {
+                let source = |image: usize| &x.data()[(image * h + r % h) * w * c..][..w * c];
+                mixed_row(mix, r / h, r % h, c, source, row);
+            });
+        })
     }
 }
 
-/// Images after CutMix: box b of image `perm[b][i]` replaces image i's, for b in order, from the unmixed images.
-pub fn forward<T: Real>(x: &Tensor<T>, mix: &Mix) -> Tensor<T> {
-    let Shape { h, w, c, .. } = x.shape();
-    Tensor::overwrite(x.shape(), |out| {
-        out.par_chunks_mut(w * c).enumerate().for_each(|(r, row)| {
-            mixed_row(mix, r / h, r % h, c, |image| &x.data()[(image * h + r % h) * w * c..][..w * c], row);
-        });
-    })
-}
-
-/// Row `y` of the mixed `image` from the rows that `source` gives for an image, `per_pixel` values a pixel.
+/// Row `y` of the mixed `image`, of `per_pixel` values per pixel; `source(i)` is that row of the unmixed
+/// image i.
 pub fn mixed_row<'a, V: Copy + 'a>(
     mix: &Mix,
     image: usize,

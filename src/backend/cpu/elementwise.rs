@@ -1,16 +1,23 @@
-//! Element-wise ops and ops that only move channels. Knows no networks.
+//! Element-wise ops, and ops that only copy or sum channels.
 
-use super::Cpu;
 use super::parallel;
-use super::{Real, Tensor};
-use crate::ops::*;
+use super::{Cpu, Real, Tensor};
+use crate::ops::{ElementwiseOps, Shape};
 
 impl<T: Real> ElementwiseOps for Cpu<T> {
     fn leaky_relu(&self, x: &Tensor<T>, slope: f64) -> Tensor<T> {
-        leaky_relu_bwd(x, x, slope)
+        self.leaky_relu_bwd(x, x, slope)
     }
     fn leaky_relu_bwd(&self, dy: &Tensor<T>, x: &Tensor<T>, slope: f64) -> Tensor<T> {
-        leaky_relu_bwd(dy, x, slope)
+        let slope = T::from_f64(slope);
+        Tensor::overwrite(x.shape(), |out| {
+            parallel::rows(out, 1, |at, out| {
+                let (dy, x) = (&dy.data()[at..][..out.len()], &x.data()[at..][..out.len()]);
+                for ((o, &dy), &x) in out.iter_mut().zip(dy).zip(x) {
+                    *o = if x > T::ZERO { dy } else { dy * slope };
+                }
+            });
+        })
     }
     fn concat(&self, parts: &[&Tensor<T>]) -> Tensor<T> {
         let c = parts.iter().map(|p| p.shape().c).sum();
@@ -66,7 +73,7 @@ impl<T: Real> ElementwiseOps for Cpu<T> {
         Tensor::overwrite(Shape::new(shape.n, 1, 1, c), |out| {
             let out = parallel::Disjoint::new(out);
             parallel::tasks(shape.n, x.data().len(), |n| {
-                // SAFETY: each image's sums are one task's.
+                // SAFETY: each image's sums belong to one task.
                 let out = unsafe { out.part(n * c..(n + 1) * c) };
                 let mut total = vec![0f64; c];
                 let mut sum = vec![T::ZERO; c];
@@ -81,17 +88,4 @@ impl<T: Real> ElementwiseOps for Cpu<T> {
             });
         })
     }
-}
-
-/// dx from dy and the input or the output.
-pub fn leaky_relu_bwd<T: Real>(dy: &Tensor<T>, x: &Tensor<T>, slope: f64) -> Tensor<T> {
-    let slope = T::from_f64(slope);
-    Tensor::overwrite(x.shape(), |out| {
-        parallel::rows(out, 1, |at, out| {
-            let (dy, x) = (&dy.data()[at..][..out.len()], &x.data()[at..][..out.len()]);
-            for ((o, &dy), &x) in out.iter_mut().zip(dy).zip(x) {
-                *o = if x > T::ZERO { dy } else { dy * slope };
-            }
-        });
-    })
 }

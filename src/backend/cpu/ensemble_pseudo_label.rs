@@ -1,68 +1,44 @@
-//! The dual-teacher target: rows of ensemble logits, and from them a label byte and a confidence a pixel.
+//! The dual-teacher target: rows of ensemble logits, and from them one label byte and one confidence per
+//! pixel.
 
 use super::softmax::{Softmax, larger, smaller};
 use super::upsample::{Grid, Reader};
 use super::{Cpu, Labels, Real, Tensor};
-use crate::ops::*;
+use crate::ops::{Ensemble, EnsembleOps, Mix, PseudoLabel, Shape, Size, TeacherLogits};
 use rayon::prelude::*;
 use std::sync::Arc;
 
 impl<T: Real> EnsembleOps for Cpu<T> {
     fn ensemble_pseudo_label(&self, teachers: &TeacherLogits<'_, Self>, size: Size) -> PseudoLabel<Self> {
-        forward(teachers, size)
+        let &TeacherLogits { core, assist, ensemble } = teachers;
+        let grid = Grid::new(core.shape(), size);
+        let (height, width) = size;
+        let shape = Shape::new(core.shape().n, height, width, 1);
+        let (mut label, mut confidence) = (vec![0u8; shape.len()], vec![T::ZERO; shape.len()]);
+        let tasks = label.par_chunks_mut(ROWS * width).zip(confidence.par_chunks_mut(ROWS * width));
+        tasks.enumerate().for_each(|(task, (label, confidence))| {
+            let mut target = Target::new(&grid, core, assist, ensemble);
+            let (mut row, mut softmax) = (vec![T::ZERO; grid.row_len()], Softmax::new(width));
+            let rows = label.chunks_exact_mut(width).zip(confidence.chunks_exact_mut(width));
+            for (r, (label, confidence)) in (task * ROWS..).zip(rows) {
+                target.row(r / height, r % height, &mut row);
+                softmax.best_and_exponentials(&mut row);
+                label.iter_mut().zip(&softmax.best).for_each(|(label, &class)| *label = class as u8);
+                confidence.iter_mut().zip(&softmax.sum).for_each(|(v, &s)| *v = T::ONE / s);
+            }
+        });
+        let label = Labels { shape, data: Arc::new(label) };
+        PseudoLabel { label, confidence: Tensor::new(shape, confidence) }
     }
 }
 
 /// Output rows of one task.
 const ROWS: usize = 32;
 
-/// Pixels whose top classes are found together: what fits the registers for the published k = 7.
+/// Pixels whose top classes are found together: what fits into the registers for the published k = 7.
 const LANES: usize = 8;
 
-/// Label (first maximum) and confidence of every pixel of the ensemble's softmax at `size`.
-fn forward<T: Real>(teachers: &TeacherLogits<'_, Cpu<T>>, size: Size) -> PseudoLabel<Cpu<T>> {
-    let &TeacherLogits { core, assist, ensemble } = teachers;
-    let grid = Grid::new(core.shape(), size);
-    let (height, width) = size;
-    let shape = Shape::new(core.shape().n, height, width, 1);
-    let (mut label, mut confidence) = (vec![0u8; shape.len()], vec![T::ZERO; shape.len()]);
-    label.par_chunks_mut(ROWS * width).zip(confidence.par_chunks_mut(ROWS * width)).enumerate().for_each(
-        |(task, (label, confidence))| {
-            let mut target = Target::new(&grid, core, assist, ensemble);
-            let (mut row, mut softmax) = (vec![T::ZERO; grid.row_len()], Softmax::new(width));
-            let mut best = vec![T::ZERO; width];
-            let lines = label.chunks_exact_mut(width).zip(confidence.chunks_exact_mut(width));
-            for (r, (label, confidence)) in (task * ROWS..).zip(lines) {
-                target.row(r / height, r % height, &mut row);
-                arg_max(&row, &mut softmax.max, &mut best);
-                for (label, &class) in label.iter_mut().zip(&best) {
-                    *label = class.to_f64() as u8;
-                }
-                softmax.exponentials(&mut row);
-                for (v, &s) in confidence.iter_mut().zip(&softmax.sum) {
-                    *v = T::ONE / s;
-                }
-            }
-        },
-    );
-    PseudoLabel { label: Labels { shape, data: Arc::new(label) }, confidence: Tensor::new(shape, confidence) }
-}
-
-/// First class of the largest logit of each pixel, as a number so that the loop stays in one element width.
-fn arg_max<T: Real>(logits: &[T], max: &mut [T], class: &mut [T]) {
-    let width = max.len();
-    max.copy_from_slice(&logits[..width]);
-    class.fill(T::ZERO);
-    for (c, plane) in logits.chunks_exact(width).enumerate().skip(1) {
-        let c = T::from_f64(c as f64);
-        for ((m, best), &z) in max.iter_mut().zip(class.iter_mut()).zip(plane) {
-            *best = if z > *m { c } else { *best };
-            *m = larger(z, *m);
-        }
-    }
-}
-
-/// Reads rows of ensemble logits.
+/// Computes rows of ensemble logits.
 pub struct Target<'a, T> {
     core: Reader<'a, T>,
     assist: Reader<'a, T>,
@@ -96,17 +72,18 @@ impl<'a, T: Real> Target<'a, T> {
     }
 }
 
-/// Reads rows of the ensemble's probabilities through CutMix.
+/// Computes rows of the ensemble's probabilities after CutMix.
 pub struct MixedTarget<'a, T> {
     mix: &'a Mix,
-    // One for the image itself, one a round: within a band of one image each then reads one source in order.
+    // One for the image itself and one per round of boxes: within a band of one image, each reads one image
+    // in order.
     targets: Vec<Target<'a, T>>,
     softmax: Softmax<T>,
     pasted: Vec<T>,
 }
 
 impl<'a, T: Real> MixedTarget<'a, T> {
-    /// As [`Target::new`], read through `mix`.
+    /// As [`Target::new`], with the boxes of `mix`.
     pub fn new(
         grid: &'a Grid<T>,
         core: &'a Tensor<T>,
@@ -141,8 +118,9 @@ impl<'a, T: Real> MixedTarget<'a, T> {
     }
 }
 
-/// Target logits in place of the core's: gamma core + (1 - gamma) assist, with the core's own logit in place of the
-/// assistant's outside its `topk` largest classes (of equal logits the lower class counts first).
+/// Replaces the core's logits by gamma core + (1 - gamma) assist, where outside the `topk` largest classes of
+/// the assistant the core's own logit takes the place of the assistant's (of equal logits the lower class
+/// counts first).
 fn blend<T: Real>(core: &mut [T], assist: &[T], classes: usize, ensemble: &Ensemble) {
     let (gamma, rest) = (T::from_f64(ensemble.gamma), T::from_f64(1.0 - ensemble.gamma));
     if ensemble.topk >= classes {
@@ -152,7 +130,7 @@ fn blend<T: Real>(core: &mut [T], assist: &[T], classes: usize, ensemble: &Ensem
         return;
     }
     if ensemble.topk == 0 {
-        return; // the core stands in everywhere
+        return; // the core's logit everywhere
     }
     let width = core.len() / classes;
     let mut any_k = vec![[T::ZERO; LANES]; if ensemble.topk == 7 { 0 } else { ensemble.topk }];
@@ -178,7 +156,7 @@ fn blend<T: Real>(core: &mut [T], assist: &[T], classes: usize, ensemble: &Ensem
             let a = load(plane, x);
             if !tied && lanes == LANES {
                 for (c, (a, k)) in core[x..x + LANES].iter_mut().zip(a.into_iter().zip(kth)) {
-                    // A NaN is not below the k-th and stays visible.
+                    // A NaN is not below the k-th largest, so it stays in the result.
                     let kept = if a < k { *c } else { a };
                     *c = gamma * *c + rest * kept;
                 }
@@ -208,8 +186,8 @@ fn load<T: Real>(plane: &[T], x: usize) -> [T; LANES] {
     }
 }
 
-/// The `top.len()`-th largest class value of `LANES` pixels, by insertion of each class into sorted lists. Inlined, so
-/// that the lists stay in registers where their number is known.
+/// The `top.len()`-th largest class value of `LANES` pixels, by insertion of each class into sorted lists.
+/// Inlined, so that the lists stay in registers where their length is a constant.
 #[inline(always)]
 fn kth_largest<T: Real>(top: &mut [[T; LANES]], planes: &[T], width: usize, x: usize) -> [T; LANES] {
     top.fill([T::from_f64(f64::NEG_INFINITY); LANES]);

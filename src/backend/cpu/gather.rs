@@ -1,21 +1,21 @@
-//! Which input position each output position of a convolution reads through which tap, for the forward direction and
-//! for the data gradient. Knows geometry only, no values.
+//! The geometry of im2col: which input position each output position of a convolution reads at which tap,
+//! forward and for the data gradient, and copying what it reads.
 //!
-//! Positions are grouped into classes that read through the same set of taps. So neither padding nor stride costs
-//! multiplications with zeros: a map of 8x8 under a dilation of 12 has one class with one tap. Where few positions touch
-//! the padding, one class of all positions with zeros for padding costs less than many small ones.
+//! Output positions are grouped into classes that read at the same taps. So neither padding nor stride costs
+//! multiplications by zero: an 8x8 image under a dilation of 12 has one class with one tap. Where few
+//! positions touch the padding, one class of all positions with zeros for padding costs less than many small
+//! ones.
 
 use super::Real;
-use super::gemm::copy_short;
 use crate::ops::{Conv2d, Shape};
 
-/// One axis: what positions read through what taps.
+/// What the positions along one axis read.
 struct Axis {
-    /// `source[position * kernel + tap]`.
+    /// What a position reads at a tap, `source[position * kernel + tap]`; `None` for padding.
     source: Vec<Option<u32>>,
-    /// Positions with the same taps, and those taps.
+    /// Positions that read at the same taps, and those taps.
     groups: Vec<(Vec<u32>, Vec<u32>)>,
-    /// Whether a position reads through every tap.
+    /// Whether each position reads at every tap.
     full: Vec<bool>,
 }
 
@@ -35,11 +35,11 @@ impl Axis {
     }
 }
 
-/// Positions of all images that read through the same taps, or all positions.
+/// Output positions of all images that read at the same taps, or all output positions.
 pub struct Class {
     ys: Vec<u32>,
     xs: Vec<u32>,
-    /// Whether every member reads through every tap.
+    /// Whether every member reads at every one of `taps`, so that there is no padding to fill.
     exact: bool,
     /// Taps, row by row of the kernel.
     pub taps: Vec<usize>,
@@ -47,7 +47,7 @@ pub struct Class {
     pub len: usize,
 }
 
-/// An output position.
+/// Image, row and column of an output position.
 #[derive(Clone, Copy)]
 pub struct Place {
     n: usize,
@@ -55,17 +55,17 @@ pub struct Place {
     x: usize,
 }
 
-/// Taps that read neighbouring positions.
+/// Consecutive taps that read consecutive positions.
 struct Run {
-    /// The first.
+    /// The first tap.
     tap: usize,
     /// Its number among the taps asked for.
     number: usize,
-    /// How many.
+    /// Number of taps.
     taps: usize,
 }
 
-/// The whole relation.
+/// What all output positions of a convolution read.
 pub struct Gather {
     y: Axis,
     x: Axis,
@@ -73,22 +73,21 @@ pub struct Gather {
     pub kernel: usize,
     out: Shape,
     src: Shape,
-    /// Its classes; every output position is in one.
+    /// Each output position is in one of them.
     pub classes: Vec<Class>,
 }
 
-/// What is gathered of a tensor.
+/// A tensor to gather from.
 pub struct Source<'a, T> {
-    /// Its values.
     pub values: &'a [T],
     /// Values from position to position.
     pub width: usize,
-    /// Those of a position that are read.
+    /// The values of a position that are read.
     pub columns: std::ops::Range<usize>,
 }
 
 impl Gather {
-    /// Outputs read inputs.
+    /// For a forward convolution: outputs read inputs.
     pub fn fprop(conv: &Conv2d, x: Shape) -> Gather {
         let source = |len: usize| {
             move |at: usize, tap: usize| {
@@ -101,8 +100,8 @@ impl Gather {
         Gather::new(conv.out_shape(x), x, conv.kernel, source(x.h), source(x.w))
     }
 
-    /// Input gradients read output gradients. Taps are counted from the last, so that consecutive ones read
-    /// consecutive positions here too.
+    /// For a data gradient: input gradients read output gradients. Taps are counted from the last, so that
+    /// consecutive ones read consecutive positions here too.
     pub fn dgrad(conv: &Conv2d, x: Shape) -> Gather {
         let y = conv.out_shape(x);
         let source = |len: usize| {
@@ -148,7 +147,7 @@ impl Gather {
         Class { ys, xs, exact, taps, len: self.out.positions() }
     }
 
-    /// Number of taps that any position reads through.
+    /// Number of taps at which any position reads.
     pub fn used_taps(&self) -> usize {
         let used = |tap: &usize| self.classes.iter().any(|c| c.taps.contains(tap));
         (0..self.kernel * self.kernel).filter(used).count()
@@ -180,28 +179,30 @@ impl Gather {
         places
     }
 
-    /// First output position of members `from..from + len` if these lie one after another.
+    /// First output position of members `from..from + len` if these are consecutive positions.
     pub fn targets_in_order(&self, class: &Class, from: usize, len: usize) -> Option<usize> {
         let first = self.target(&self.place(class, from));
-        // Positions rise with the number of the member.
+        // Members are in the order of their positions.
         (self.target(&self.place(class, from + len - 1)) - first == len - 1).then_some(first)
     }
 
-    /// First input position that members `from..from + len` read through `tap` if these lie one after another.
+    /// First input position that members `from..from + len` read at `tap` if they read consecutive positions.
     pub fn sources_in_order(&self, class: &Class, from: usize, len: usize, tap: usize) -> Option<usize> {
         let first = self.source(&self.place(class, from), tap)?;
         let last = self.source(&self.place(class, from + len - 1), tap)?;
         (class.exact && last - first == len - 1).then_some(first)
     }
 
-    /// Groups of taps that read neighbouring positions: one copy serves them. `place` reads through all of them.
+    /// Groups of taps that read consecutive positions, so that one copy serves a group. `place` reads at all
+    /// of them.
     fn runs(&self, taps: &[usize], place: &Place) -> Vec<Run> {
         let mut runs: Vec<Run> = Vec::new();
         let mut last = None;
         for (number, &tap) in taps.iter().enumerate() {
             let source = self.source(place, tap);
             match runs.last_mut() {
-                // In one row of the image; across its end neighbours differ from member to member.
+                // Within a row of the image: across its end, whether positions are consecutive differs by
+                // member.
                 Some(run) if run.tap / self.kernel == tap / self.kernel && source == last => run.taps += 1,
                 _ => runs.push(Run { tap, number, taps: 1 }),
             }
@@ -210,7 +211,8 @@ impl Gather {
         runs
     }
 
-    /// For each of `places` a row of `strip`: what it reads through `taps`, one tap after the other; zeros for padding.
+    /// Fills an im2col strip: one row per place, what it reads at `taps`, one tap after the other; zeros for
+    /// padding.
     pub fn fill<T: Real>(
         &self,
         strip: &mut [T],
@@ -240,13 +242,13 @@ impl Gather {
         }
     }
 
-    /// Number of an output position.
+    /// Index of an output position.
     #[inline]
     pub fn target(&self, place: &Place) -> usize {
         (place.n * self.out.h + place.y) * self.out.w + place.x
     }
 
-    /// Input position that `place` reads through `tap`, if it is not padding.
+    /// Index of the input position that `place` reads at `tap`; `None` for padding.
     #[inline]
     pub fn source(&self, place: &Place, tap: usize) -> Option<usize> {
         let sy = self.y.source[place.y * self.kernel + tap / self.kernel]?;
@@ -254,7 +256,7 @@ impl Gather {
         Some((place.n * self.src.h + sy as usize) * self.src.w + sx as usize)
     }
 
-    /// All pairs (output position, input position) that `tap` joins, in the order of outputs.
+    /// All pairs (output position, input position read at `tap`), in the order of output positions.
     pub fn pairs(&self, tap: usize) -> Vec<(u32, u32)> {
         let (ky, kx) = (tap / self.kernel, tap % self.kernel);
         let mut pairs = Vec::new();
@@ -272,4 +274,21 @@ impl Gather {
         }
         pairs
     }
+}
+
+/// Copies as many values as `to` has: often a few channels, for which a call of `memcpy` costs more.
+#[inline(always)]
+fn copy_short<T: Real>(to: &mut [T], from: &[T]) {
+    let from = &from[..to.len()];
+    if to.len() > 64 {
+        to.copy_from_slice(from);
+        return;
+    }
+    let (to8, to_rest) = to.as_chunks_mut::<8>();
+    let (from8, from_rest) = from.as_chunks::<8>();
+    to8.iter_mut().zip(from8).for_each(|(t, f)| *t = *f);
+    let (to4, to_rest) = to_rest.as_chunks_mut::<4>();
+    let (from4, from_rest) = from_rest.as_chunks::<4>();
+    to4.iter_mut().zip(from4).for_each(|(t, f)| *t = *f);
+    to_rest.iter_mut().zip(from_rest).for_each(|(t, f)| *t = *f);
 }

@@ -1,13 +1,13 @@
-//! Matrix products, all by the `gemm` crate, behind one checked call. Knows matrices only.
+//! Matrix products by the `gemm` crate, with one bounds-checked function around its unsafe call.
 //!
-//! A product runs on the calling thread: callers cut their work into tasks by its size alone, so that results do not
-//! depend on the number of threads.
+//! A product runs on the calling thread: callers cut their work into tasks by its size alone, so that results
+//! do not depend on the number of threads.
 
 use super::Real;
 use super::parallel::Disjoint;
 use gemm::Parallelism;
 
-/// A view of `rows` by `columns` elements, element (i, j) at `i * row_step + j * column_step`.
+/// A strided view of `rows` by `columns` elements, element (i, j) at `i * row_step + j * column_step`.
 #[derive(Clone, Copy)]
 pub struct Matrix<'a, T> {
     data: &'a [T],
@@ -18,7 +18,7 @@ pub struct Matrix<'a, T> {
 }
 
 impl<'a, T> Matrix<'a, T> {
-    /// Rows of `columns` elements, `step` apart.
+    /// A view of rows of `columns` elements each, which begin `step` elements apart.
     ///
     /// # Panics
     /// If `data` is too short.
@@ -26,7 +26,7 @@ impl<'a, T> Matrix<'a, T> {
         Matrix::strided(data, (rows, columns), (step, 1))
     }
 
-    /// `size` rows and columns, neighbours in a column and in a row `steps` apart.
+    /// A view of `size` rows and columns; from row to row and from column to column it is `steps` elements.
     ///
     /// # Panics
     /// If `data` is too short.
@@ -38,13 +38,11 @@ impl<'a, T> Matrix<'a, T> {
         Matrix { data, rows: size.0, columns: size.1, row_step: steps.0, column_step: steps.1 }
     }
 
-    /// Number of its columns.
     pub fn columns(&self) -> usize {
         self.columns
     }
 
-    /// Its transpose.
-    pub fn turned(self) -> Matrix<'a, T> {
+    pub fn transposed(self) -> Matrix<'a, T> {
         Matrix {
             rows: self.columns,
             columns: self.rows,
@@ -77,8 +75,9 @@ pub unsafe fn product<T: Real>(
     let one = if add { T::ONE } else { T::ZERO };
     let steps = |m: &Matrix<'_, T>| (m.column_step as isize, m.row_step as isize);
     let ((a_column, a_row), (b_column, b_row)) = (steps(&a), steps(&b));
-    // SAFETY: all elements of `a` and `b` lie in their slices by the check in `Matrix::new`, those of `out` in its
-    // slice by the check in `pointer`; the caller promises that nobody else uses the latter.
+    // SAFETY: all elements of `a` and `b` lie in their slices by the check in `Matrix::new`, those of `out`
+    // in its slice by the check in `pointer`; the caller promises that no other reference to the latter is in
+    // use.
     unsafe {
         gemm::gemm::<T>(
             rows,
@@ -104,27 +103,10 @@ pub unsafe fn product<T: Real>(
     }
 }
 
-/// [`product`] with an output of one's own.
+/// [`product`] into a slice that no other task writes.
 pub fn product_into<T: Real>(out: &mut [T], step: usize, add: bool, a: Matrix<'_, T>, b: Matrix<'_, T>) {
     // SAFETY: `out` is borrowed mutably until the product is done.
     unsafe { product(&Disjoint::new(out), 0, step, add, a, b) }
-}
-
-/// Copies as many values as `to` has; lengths are a few channels, for which a call to the system's copy costs more.
-#[inline(always)]
-pub fn copy_short<T: Real>(to: &mut [T], from: &[T]) {
-    let from = &from[..to.len()];
-    if to.len() > 64 {
-        to.copy_from_slice(from);
-        return;
-    }
-    let (to8, to_rest) = to.as_chunks_mut::<8>();
-    let (from8, from_rest) = from.as_chunks::<8>();
-    to8.iter_mut().zip(from8).for_each(|(t, f)| *t = *f);
-    let (to4, to_rest) = to_rest.as_chunks_mut::<4>();
-    let (from4, from_rest) = from_rest.as_chunks::<4>();
-    to4.iter_mut().zip(from4).for_each(|(t, f)| *t = *f);
-    to_rest.iter_mut().zip(from_rest).for_each(|(t, f)| *t = *f);
 }
 
 #[cfg(test)]
@@ -138,10 +120,17 @@ mod tests {
             let b: Vec<f64> = (0..inner * columns).map(|i| (i % 5) as f64 - 1.0).collect();
             let (left, right) =
                 (Matrix::new(&a, rows, inner, inner), Matrix::new(&b, inner, columns, columns));
-            let turned: Vec<f64> = (0..inner * columns).map(|i| b[i % inner * columns + i / inner]).collect();
+            let transposed: Vec<f64> =
+                (0..inner * columns).map(|i| b[i % inner * columns + i / inner]).collect();
             let mut got = vec![f64::NAN; rows * columns];
             product_into(&mut got, columns, false, left, right);
-            product_into(&mut got, columns, true, left, Matrix::new(&turned, columns, inner, inner).turned());
+            product_into(
+                &mut got,
+                columns,
+                true,
+                left,
+                Matrix::new(&transposed, columns, inner, inner).transposed(),
+            );
             for i in 0..rows {
                 for j in 0..columns {
                     let sum: f64 = (0..inner).map(|k| a[i * inner + k] * b[k * columns + j]).sum();

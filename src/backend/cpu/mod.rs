@@ -1,7 +1,9 @@
-//! The CPU device: rayon over images, rows or channels, generic over f32 (training) and f64 (gradient checks).
+//! The CPU device: rayon over images, rows or channels, generic over f32 (training) and f64 (gradient
+//! checks).
 //!
-//! Work is cut by problem size, never by the number of threads, and every reduction has a fixed order, so results do
-//! not depend on the number of threads. One file an op; this file only ties them to [`Backend`].
+//! Work is cut by problem size, never by the number of threads, and every reduction has a fixed order, so
+//! results do not depend on the number of threads. One file per family of ops; together they make the device
+//! a [`Backend`](crate::ops::Backend).
 
 mod batch_norm;
 mod channels;
@@ -29,26 +31,19 @@ mod upsample;
 mod wgrad;
 mod winograd;
 
-use crate::ops::*;
-pub use memory::Tensor;
+pub use memory::{Labels, Tensor};
 pub use real::Real;
+
+use crate::host::available_memory;
+use crate::ops::{Device, Shape};
 use std::marker::PhantomData;
 
-/// Labels or 8-bit images on the CPU.
-#[derive(Clone, Debug)]
-pub struct Labels {
-    /// `[n, h, w]` with c = 1 for labels.
-    pub shape: Shape,
-    /// Class ids row by row, or bytes NHWC.
-    pub data: std::sync::Arc<Vec<u8>>,
-}
-
-/// The CPU device computing in `T`.
+/// The CPU device, whose tensors and vectors have elements of type `T`.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Cpu<T>(PhantomData<T>);
 
 impl<T: Real> Cpu<T> {
-    /// The device; threads are those of rayon's current pool.
+    /// The device. Its ops run on the threads of rayon's current pool.
     pub fn new() -> Cpu<T> {
         Cpu(PhantomData)
     }
@@ -81,7 +76,7 @@ impl<T: Real> Device for Cpu<T> {
         x.data().iter().map(|v| v.to_f64() as f32).collect()
     }
     fn upload_labels(&self, shape: Shape, data: &[u8]) -> Labels {
-        Labels { shape, data: std::sync::Arc::new(data.to_vec()) }
+        Labels { shape, data: data.to_vec().into() }
     }
     fn download_labels(&self, x: &Labels) -> Vec<u8> {
         x.data.to_vec()
@@ -115,6 +110,6 @@ impl<T: Real> Device for Cpu<T> {
     }
     fn synchronize(&self) {}
     fn available_memory(&self) -> Option<u64> {
-        crate::host::available_memory()
+        available_memory()
     }
 }

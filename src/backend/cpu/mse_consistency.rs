@@ -1,10 +1,11 @@
-//! The mean teacher's consistency: squared distance of student and target probabilities, target read through CutMix.
+//! The mean teacher's consistency: squared distance of student and target probabilities, target read through
+//! CutMix.
 
 use super::ensemble_pseudo_label::MixedTarget;
 use super::softmax::{Softmax, softmax_gradient};
 use super::upsample::{Grid, Reader};
 use super::{Cpu, Real};
-use crate::ops::*;
+use crate::ops::{LossGrad, MseConsistencyArgs, MseConsistencyOps, TeacherLogits};
 
 impl<T: Real> MseConsistencyOps for Cpu<T> {
     fn mse_consistency(&self, op: &MseConsistencyArgs<'_, Self>) -> LossGrad<Self> {

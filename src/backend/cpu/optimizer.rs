@@ -1,9 +1,8 @@
-//! Updates of flat vectors: stochastic gradient descent, the exponential moving average and copies of parts, each one pass
-//! over memory.
+//! Updates of flat vectors: stochastic gradient descent, the exponential moving average and copies of parts,
+//! each one pass over memory.
 
-use super::Cpu;
-use super::Real;
-use crate::ops::*;
+use super::{Cpu, Real};
+use crate::ops::{OptimizerOps, Sgd, SgdStep, Span};
 use rayon::prelude::*;
 
 impl<T: Real> OptimizerOps for Cpu<T> {
@@ -26,8 +25,9 @@ impl<T: Real> OptimizerOps for Cpu<T> {
 /// Elements of one task.
 const CHUNK: usize = 1 << 15;
 
-/// v = momentum v + g, p -= lr v; g is the gradient, plus weight_decay p for the first `num_decayed` parameters.
-pub fn sgd<T: Real>(params: &mut [T], grads: &[T], momentum: &mut [T], spec: &Sgd) {
+/// v = momentum v + g, p -= lr v; g is the gradient, plus weight_decay p for the first `num_decayed`
+/// parameters.
+fn sgd<T: Real>(params: &mut [T], grads: &[T], momentum: &mut [T], spec: &Sgd) {
     let split = spec.num_decayed.min(params.len());
     let (lr, keep) = (T::from_f64(-spec.lr), T::from_f64(spec.momentum));
     let (decayed, plain) = params.split_at_mut(split);
@@ -46,7 +46,7 @@ pub fn sgd<T: Real>(params: &mut [T], grads: &[T], momentum: &mut [T], spec: &Sg
 }
 
 /// teacher = keep teacher + (1 - keep) student.
-pub fn ema<T: Real>(teacher: &mut [T], student: &[T], keep: f64) {
+fn ema<T: Real>(teacher: &mut [T], student: &[T], keep: f64) {
     let (keep, rest) = (T::from_f64(keep), T::from_f64(1.0 - keep));
     teacher.par_chunks_mut(CHUNK).zip(student.par_chunks(CHUNK)).for_each(|(teacher, student)| {
         for (t, &s) in teacher.iter_mut().zip(student) {

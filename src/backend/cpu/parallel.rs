@@ -1,7 +1,6 @@
-//! How the layers spread work over rayon: chunks cut by problem size, small problems on the calling thread. Knows
-//! nothing of what is computed.
+//! How ops divide work among rayon's threads: chunks cut by problem size, small problems on the calling
+//! thread. Must not know what is computed.
 
-use super::Real;
 use rayon::prelude::*;
 use std::marker::PhantomData;
 use std::ops::Range;
@@ -9,10 +8,11 @@ use std::ops::Range;
 /// Elements of a chunk of an element-wise op.
 const CHUNK: usize = 1 << 13;
 
-/// Element-wise work below this is done at once on the calling thread: waking another costs as much.
+/// Work of fewer elements than this is done on the calling thread: waking another costs as much.
 const SERIAL: usize = 1 << 15;
 
-/// Calls `f(0..n)`, on all threads where `work` (elements touched) is worth it.
+/// Calls `f` with each number of `0..n`, in parallel where `work`, the number of elements touched, is large
+/// enough.
 pub fn tasks(n: usize, work: usize, f: impl Fn(usize) + Sync) {
     if n > 1 && work >= SERIAL {
         spread(n, &f);
@@ -21,40 +21,41 @@ pub fn tasks(n: usize, work: usize, f: impl Fn(usize) + Sync) {
     }
 }
 
-/// The parallel loop, compiled once for all callers.
+/// The parallel loop. It takes a `dyn Fn`, so that it is compiled once for all callers.
 fn spread(n: usize, f: &(dyn Fn(usize) + Sync)) {
     (0..n).into_par_iter().with_max_len(1).for_each(f);
 }
 
-/// Calls `f(first row, rows)` for consecutive groups of rows of `width` elements that make up `y`.
-pub fn rows<T: Real>(y: &mut [T], width: usize, f: impl Fn(usize, &mut [T]) + Sync) {
+/// Cuts `y`, rows of `width` elements, into groups of consecutive rows and calls `f(first row, group)` for
+/// each.
+pub fn rows<T: Send>(y: &mut [T], width: usize, f: impl Fn(usize, &mut [T]) + Sync) {
     let (step, size, count) = groups(y.len(), width);
     let (len, y) = (y.len(), Disjoint::new(y));
     tasks(count, len, |i| {
-        // SAFETY: every group is one task's.
+        // SAFETY: each group belongs to one task.
         f(i * step, unsafe { y.part(i * size..((i + 1) * size).min(len)) });
     });
 }
 
 /// As [`rows`] with two outputs of the same size.
-pub fn rows2<T: Real>(y: &mut [T], z: &mut [T], width: usize, f: impl Fn(usize, &mut [T], &mut [T]) + Sync) {
+pub fn rows2<T: Send>(y: &mut [T], z: &mut [T], width: usize, f: impl Fn(usize, &mut [T], &mut [T]) + Sync) {
     let (step, size, count) = groups(y.len(), width);
     let (len, y, z) = (y.len(), Disjoint::new(y), Disjoint::new(z));
     tasks(count, len, |i| {
         let part = i * size..((i + 1) * size).min(len);
-        // SAFETY: every group is one task's, in both outputs.
+        // SAFETY: each group belongs to one task, in both outputs.
         f(i * step, unsafe { y.part(part.clone()) }, unsafe { z.part(part) });
     });
 }
 
-/// Rows of a group, its elements, and the number of groups that make up `len` elements in rows of `width`.
+/// Rows per group, elements per group, and number of groups of `len` elements in rows of `width`.
 fn groups(len: usize, width: usize) -> (usize, usize, usize) {
     let step = (CHUNK / width.max(1)).max(1);
     let size = step * width.max(1);
     (step, size, len.div_ceil(size))
 }
 
-/// A slice that several tasks write at once, each its own elements.
+/// A slice that several tasks write in parallel, each its own elements.
 pub struct Disjoint<'a, T> {
     data: *mut T,
     len: usize,
@@ -65,12 +66,11 @@ pub struct Disjoint<'a, T> {
 unsafe impl<T: Send> Sync for Disjoint<'_, T> {}
 
 impl<'a, T> Disjoint<'a, T> {
-    /// Shares `data` for as long as it is borrowed.
     pub fn new(data: &'a mut [T]) -> Disjoint<'a, T> {
         Disjoint { data: data.as_mut_ptr(), len: data.len(), borrow: PhantomData }
     }
 
-    /// Where the elements of `range` lie.
+    /// Pointer to the elements of `range`.
     ///
     /// # Panics
     /// If they are not all within the slice.

@@ -1,11 +1,11 @@
 //! Colours of images: bytes to network input, colour adjustments, grey, Gaussian blur.
 //!
-//! The changes are made on planes (all red values, all green, all blue), where each loop is over plain slices and becomes
-//! vector instructions. An image is one task.
+//! The changes are made on planes (all red values, all green, all blue), so that each loop runs over
+//! contiguous slices and is vectorised. An image is one task.
 
 use super::memory::Buffer;
 use super::{Cpu, Real, Tensor, parallel};
-use crate::ops::*;
+use crate::ops::{Adjust, Blur, Images, Normalize, PhotometricOps, Pixels, Shape, Size, Strong};
 
 impl<T: Real> PhotometricOps for Cpu<T> {
     fn normalize_bytes(&self, images: &Images<Self>, normalize: &Normalize) -> Tensor<T> {
@@ -36,31 +36,22 @@ impl<T: Real> PhotometricOps for Cpu<T> {
         })
     }
     fn photometric(&self, pixels: Pixels<'_, Self>, strong: &[Strong], normalize: &Normalize) -> Tensor<T> {
-        photometric(pixels, strong, normalize)
+        let shape = pixels.shape();
+        let positions = shape.h * shape.w;
+        Tensor::overwrite(shape, |out| {
+            parallel::rows(out, positions * 3, |first, images| {
+                let mut planes = Buffer::stale(positions * 3);
+                for (i, out) in images.chunks_exact_mut(positions * 3).enumerate() {
+                    read(&mut planes, &pixels, first + i, normalize.mean);
+                    change(&mut planes, (shape.h, shape.w), &strong[first + i]);
+                    write(out, &planes, normalize);
+                }
+            });
+        })
     }
 }
 
-/// Each image with its colours changed, then (value - mean) / std.
-pub fn photometric<T: Real>(
-    pixels: Pixels<'_, Cpu<T>>,
-    strong: &[Strong],
-    normalize: &Normalize,
-) -> Tensor<T> {
-    let shape = pixels.shape();
-    let positions = shape.h * shape.w;
-    Tensor::overwrite(shape, |out| {
-        parallel::rows(out, positions * 3, |first, images| {
-            let mut planes = Buffer::stale(positions * 3);
-            for (i, out) in images.chunks_exact_mut(positions * 3).enumerate() {
-                read(&mut planes, &pixels, first + i, normalize.mean);
-                change(&mut planes, (shape.h, shape.w), &strong[first + i]);
-                write(out, &planes, normalize);
-            }
-        });
-    })
-}
-
-/// Colours of image `i` in planes; padding is `fill`.
+/// Writes the colours of image `i` to planes; padding is `fill`.
 fn read<T: Real>(planes: &mut [T], pixels: &Pixels<'_, Cpu<T>>, i: usize, fill: [f32; 3]) {
     let Shape { h, w, .. } = pixels.shape();
     let part = i * h * w * 3..(i + 1) * h * w * 3;
@@ -87,7 +78,7 @@ fn read<T: Real>(planes: &mut [T], pixels: &Pixels<'_, Cpu<T>>, i: usize, fill: 
     }
 }
 
-/// Normalised interleaved values of planes.
+/// Writes planes to `out`, normalised and interleaved (HWC).
 fn write<T: Real>(out: &mut [T], planes: &[T], normalize: &Normalize) {
     let (r, rest) = planes.split_at(planes.len() / 3);
     let (g, b) = rest.split_at(planes.len() / 3);
@@ -154,7 +145,7 @@ fn contrast<T: Real>(planes: &mut [T], factor: T) {
     }
 }
 
-/// Sum in a fixed order, blocks of 16 lanes in T and blocks added in f64.
+/// Sum in a fixed order: blocks in 16 lanes of T, their sums in f64.
 fn sum<T: Real>(values: &[T]) -> f64 {
     let mut total = 0.0;
     for block in values.chunks(1024) {
@@ -190,9 +181,9 @@ fn gray<T: Real>(planes: &mut [T]) {
     }
 }
 
-/// To hue, saturation, value and back without a branch, so that the loop vectorises. The way back is
-/// v - v s max(0, min(k, 4 - k, 1)) with k = (n + 6 h) mod 6 and n = 5, 3, 1 for red, green, blue, which equals the usual
-/// table of six cases.
+/// Converts to hue, saturation, value and back without a branch, so that the loop is vectorised. The
+/// conversion back is v - v s max(0, min(k, 4 - k, 1)) with k = (n + 6 h) mod 6 and n = 5, 3, 1 for red,
+/// green, blue, which equals the usual table of six cases.
 fn hue<T: Real>(planes: &mut [T], factor: T) {
     let [one, two, four, six] = [1.0, 2.0, 4.0, 6.0].map(T::from_f64);
     let sixth = one / six;
@@ -202,14 +193,14 @@ fn hue<T: Real>(planes: &mut [T], factor: T) {
         let max = red.max(green).max(blue);
         let chroma = max - red.min(green).min(blue);
         let inverse = if chroma == T::ZERO { T::ZERO } else { one / chroma };
-        // In sixths of the circle, from -1 to 5.
+        // The hue in sixths of the circle, from -1 to 5.
         let from_red = (green - blue) * inverse;
         let from_green = (blue - red).mul_add(inverse, two);
         let from_blue = (red - green).mul_add(inverse, four);
         let other = if max == green { from_green } else { from_blue };
         let sixths = if max == red { from_red } else { other };
-        let turned = sixths * sixth + one + factor;
-        let h = (turned - turned.floor()) * six;
+        let shifted = sixths * sixth + one + factor;
+        let h = (shifted - shifted.floor()) * six;
         let channel = |n: f64| {
             let k = T::from_f64(n) + h;
             let k = if k >= six { k - six } else { k };
@@ -221,7 +212,7 @@ fn hue<T: Real>(planes: &mut [T], factor: T) {
     }
 }
 
-/// A pass along rows and a pass along columns.
+/// Separable: one pass along rows, one along columns.
 fn blur<T: Real>(planes: &mut [T], (h, w): Size, spec: &Blur) {
     let taps: Vec<T> = spec.taps().into_iter().map(T::from_f32).collect();
     let radius = spec.kernel / 2;
@@ -265,8 +256,9 @@ fn reflect(i: isize, len: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ops::Device;
 
-    /// Of one float image `[size, 3]`.
+    /// One image of colours in [0, 1], `[size, 3]`, after the changes.
     fn changed(image: &[f32], (h, w): Size, strong: Strong) -> Vec<f32> {
         let b = Cpu::<f32>::new();
         let x = b.upload(Shape::new(1, h, w, 3), image);

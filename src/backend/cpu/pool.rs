@@ -1,12 +1,11 @@
-//! Max pooling and adaptive average pooling, forward and backward. Knows no networks.
+//! Max pooling and adaptive average pooling, forward and backward.
 //!
-//! Backward passes gather: each task owns rows of dx and visits the windows that reach them, so no two tasks write the
-//! same element and sums have one order.
+//! Backward passes gather: each task owns rows of dx and visits the windows that cover them, so that no two
+//! tasks write the same element and sums have a fixed order.
 
-use super::Cpu;
 use super::parallel::{Disjoint, tasks};
-use super::{Real, Tensor};
-use crate::ops::*;
+use super::{Cpu, Real, Tensor};
+use crate::ops::{MaxPool2d, PoolOps, Shape, Size};
 use std::ops::Range;
 
 impl<T: Real> PoolOps for Cpu<T> {
@@ -17,7 +16,7 @@ impl<T: Real> PoolOps for Cpu<T> {
             let y = Disjoint::new(y);
             tasks(o.n * o.h, o.len(), |row| {
                 let (n, oy) = (row / o.h, row % o.h);
-                // SAFETY: each output row is one task's.
+                // SAFETY: each output row belongs to one task.
                 let y = unsafe { y.part(row * width..(row + 1) * width) };
                 for (ox, y) in y.chunks_exact_mut(o.c).enumerate() {
                     let mut first = true;
@@ -45,7 +44,7 @@ impl<T: Real> PoolOps for Cpu<T> {
             tasks(s.n * blocks, s.len(), |task| {
                 let (n, first) = (task / blocks, task % blocks * block);
                 let rows = first..(first + block).min(s.h);
-                // SAFETY: each block of input rows is one task's.
+                // SAFETY: each block of input rows belongs to one task.
                 let dx = unsafe { dx.part((n * s.h + rows.start) * width..(n * s.h + rows.end) * width) };
                 dx.fill(T::ZERO);
                 let (mut best, mut at) = (vec![T::ZERO; s.c], vec![0u32; s.c]);
@@ -86,7 +85,7 @@ impl<T: Real> PoolOps for Cpu<T> {
                     total.iter_mut().zip(&sum).for_each(|(t, s)| *t += s.to_f64());
                 }
                 let scale = 1.0 / (ys.len() * xs.len()) as f64;
-                // SAFETY: each output position is one task's.
+                // SAFETY: each output position belongs to one task.
                 let y = unsafe { y.part(at * o.c..(at + 1) * o.c) };
                 y.iter_mut().zip(&total).for_each(|(y, t)| *y = T::from_f64(t * scale));
             });
@@ -103,7 +102,7 @@ impl<T: Real> PoolOps for Cpu<T> {
             let dx = Disjoint::new(dx);
             tasks(s.n * s.h, s.len(), |row| {
                 let (n, iy) = (row / s.h, row % s.h);
-                // SAFETY: each input row is one task's.
+                // SAFETY: each input row belongs to one task.
                 let dx = unsafe { dx.part(row * width..(row + 1) * width) };
                 dx.fill(T::ZERO);
                 for oy in covering(iy, o.h, s.h) {
@@ -127,7 +126,7 @@ fn window(i: usize, len: usize, spec: &MaxPool2d) -> Range<usize> {
     from..(i * spec.stride + spec.kernel).saturating_sub(spec.padding).min(len)
 }
 
-/// Windows of `count` that may cover a position of `rows`.
+/// The windows, of `count`, that may cover a position of `rows`.
 fn windows(rows: &Range<usize>, count: usize, spec: &MaxPool2d) -> Range<usize> {
     let from = (rows.start + spec.padding + 1).saturating_sub(spec.kernel).div_ceil(spec.stride);
     from..((rows.end + spec.padding).saturating_sub(1) / spec.stride + 1).min(count)

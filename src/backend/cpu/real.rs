@@ -1,17 +1,12 @@
 //! The two element types of the CPU device.
 
-use super::memory::Pool;
+use super::memory::Pooled;
 use std::fmt::{Debug, Display};
 use std::ops::{Add, AddAssign, Div, Mul, MulAssign, Neg, Sub, SubAssign};
-use std::sync::Mutex;
 
-/// f32 or f64.
+/// An element type of the CPU device, f32 or f64.
 pub trait Real:
-    Copy
-    + Default
-    + Send
-    + Sync
-    + 'static
+    Pooled
     + Debug
     + Display
     + PartialOrd
@@ -32,20 +27,20 @@ pub trait Real:
     const ONE: Self;
     /// Rounds to this type.
     fn from_f64(v: f64) -> Self;
-    /// Exact.
+    /// Converts without rounding.
     fn from_f32(v: f32) -> Self;
-    /// Exact.
+    /// Converts without rounding.
     fn to_f64(self) -> f64;
     /// e^self.
     fn exp(self) -> Self;
-    /// e^self for the inner loops of softmax, self <= 0: in f32 a polynomial that compilers vectorise (within 2 ulp;
-    /// below -87 it stays at e^-87, about 2e-38), in f64 the same as [`Real::exp`]. NaN stays NaN.
+    /// e^self for the inner loops of softmax, self <= 0: in f32 a polynomial that compilers vectorise (within
+    /// 2 ulp; below -87 it stays at e^-87, about 2e-38), in f64 the same as [`Real::exp`]. NaN stays NaN.
     fn exp_fast(self) -> Self;
     /// Natural logarithm.
     fn ln(self) -> Self;
     /// Square root.
     fn sqrt(self) -> Self;
-    /// self * a + b, fused where the machine does it in one instruction.
+    /// self * a + b with one rounding.
     fn mul_add(self, a: Self, b: Self) -> Self;
     /// The larger of two (the other one where one is NaN).
     fn max(self, other: Self) -> Self;
@@ -53,14 +48,12 @@ pub trait Real:
     fn min(self, other: Self) -> Self;
     /// `self` within lo to hi; NaN stays NaN.
     fn clamp(self, lo: Self, hi: Self) -> Self;
-    /// The largest integer that is not above.
+    /// The largest integer that is not above `self`.
     fn floor(self) -> Self;
-    /// Recycled memory of this type.
-    fn pool() -> &'static Mutex<Pool<Self>>;
 }
 
-/// e^x for x <= 0 as 2^n e^r with n = round(x / ln 2) and a polynomial of degree 6 for e^r, |r| <= ln 2 / 2 (a weighted
-/// least-squares fit; its error of 2e-9 is below f32 rounding).
+/// e^x for x <= 0 as 2^n e^r with n = round(x / ln 2) and a polynomial of degree 6 for e^r, |r| <= ln 2 / 2
+/// (a weighted least-squares fit; its error of 2e-9 is below f32 rounding).
 #[inline(always)]
 fn exp_f32(x: f32) -> f32 {
     /// 1.5 * 2^23: adding it leaves the rounded integer in the low bits of the sum.
@@ -131,10 +124,6 @@ macro_rules! real {
             #[inline(always)]
             fn floor(self) -> Self {
                 <$t>::floor(self)
-            }
-            fn pool() -> &'static Mutex<Pool<Self>> {
-                static POOL: Mutex<Pool<$t>> = Mutex::new(Pool::new());
-                &POOL
             }
         }
     };

@@ -1,5 +1,5 @@
-//! Softmax over the classes of planar rows `[c][width]`, and the parts of loss rows that several losses share. Loops run
-//! over pixels within a class, so they vectorise.
+//! Softmax over the classes of planar rows `[c][width]`, and the parts of loss rows that several losses
+//! share. Loops run over pixels within a class, so they vectorise.
 
 use super::Real;
 use crate::ops::IGNORE;
@@ -16,27 +16,27 @@ pub fn smaller<T: Real>(a: T, b: T) -> T {
     if a < b { a } else { b }
 }
 
-/// Scratch for the softmax of rows of one width.
+/// Workspace for the softmax of rows of one width.
 pub struct Softmax<T> {
     /// Largest logit of each pixel.
     pub max: Vec<T>,
     /// Sum over the classes of e^(logit - max) of each pixel.
     pub sum: Vec<T>,
-    /// Scratch of one value a pixel.
+    /// Workspace of one value per pixel.
     pub pixel: Vec<T>,
-    /// Class of the largest logit of each pixel, of equal ones the first; found by [`Softmax::cross_entropy`].
+    /// Class of the largest logit of each pixel, of equal ones the first; written by
+    /// [`Softmax::best_and_exponentials`] and [`Softmax::cross_entropy`].
     pub best: Vec<u32>,
 }
 
 impl<T: Real> Softmax<T> {
-    /// For rows of `width` pixels.
+    /// A workspace for rows of `width` pixels.
     pub fn new(width: usize) -> Softmax<T> {
         let zeros = || vec![T::ZERO; width];
         Softmax { max: zeros(), sum: zeros(), pixel: zeros(), best: vec![0; width] }
     }
 
-    /// Finds `max` of each pixel.
-    pub fn find_max(&mut self, logits: &[T]) {
+    fn find_max(&mut self, logits: &[T]) {
         let width = self.max.len();
         self.max.copy_from_slice(&logits[..width]);
         for plane in logits.chunks_exact(width).skip(1) {
@@ -46,7 +46,6 @@ impl<T: Real> Softmax<T> {
         }
     }
 
-    /// Finds `max` and `best` of each pixel.
     fn find_best(&mut self, logits: &[T]) {
         let width = self.max.len();
         self.max.copy_from_slice(&logits[..width]);
@@ -60,13 +59,19 @@ impl<T: Real> Softmax<T> {
         }
     }
 
-    /// Replaces logits by e^(logit - max), with `sum` their sums.
+    /// Replaces logits by e^(logit - max); `sum` becomes their sums.
     pub fn exponentials(&mut self, logits: &mut [T]) {
         self.find_max(logits);
         self.below_max(logits);
     }
 
-    /// The same where `max` is known.
+    /// As [`Softmax::exponentials`], and finds `best` as well.
+    pub fn best_and_exponentials(&mut self, logits: &mut [T]) {
+        self.find_best(logits);
+        self.below_max(logits);
+    }
+
+    /// [`Softmax::exponentials`] where `max` is known.
     fn below_max(&mut self, logits: &mut [T]) {
         self.sum.fill(T::ZERO);
         for plane in logits.chunks_exact_mut(self.max.len()) {
@@ -91,16 +96,16 @@ impl<T: Real> Softmax<T> {
         scale(exponentials, &self.pixel);
     }
 
-    /// Weighted cross entropy of one row: replaces logits by exponentials and returns the sum over the pixels of
-    /// weight * -log softmax(logits)[label]. Pixels of weight 0 (whose label may be [`IGNORE`]) are not looked at.
+    /// Weighted cross entropy of one row: replaces logits by exponentials and returns the sum over the pixels
+    /// of weight * -log softmax(logits)[label]. Pixels of weight 0 (whose label may be [`IGNORE`]) do not
+    /// count.
     pub fn cross_entropy(&mut self, logits: &mut [T], labels: &[u8], weights: &[T]) -> f64 {
         let width = self.max.len();
         let mut picked = std::mem::take(&mut self.pixel);
         for (x, (v, &label)) in picked.iter_mut().zip(labels).enumerate() {
             *v = if label == IGNORE { T::ZERO } else { logits[usize::from(label) * width + x] };
         }
-        self.find_best(logits);
-        self.below_max(logits);
+        self.best_and_exponentials(logits);
         let mut loss = 0.0;
         for (x, &weight) in weights.iter().enumerate() {
             if weight != T::ZERO {
@@ -133,8 +138,8 @@ impl<T: Real> Softmax<T> {
     }
 }
 
-/// Multiplies every plane by one factor a pixel.
-pub fn scale<T: Real>(planes: &mut [T], factors: &[T]) {
+/// Multiplies every plane by one factor per pixel.
+fn scale<T: Real>(planes: &mut [T], factors: &[T]) {
     for plane in planes.chunks_exact_mut(factors.len()) {
         for (v, &f) in plane.iter_mut().zip(factors) {
             *v *= f;
@@ -142,8 +147,8 @@ pub fn scale<T: Real>(planes: &mut [T], factors: &[T]) {
     }
 }
 
-/// Turns a gradient `dp` with respect to probabilities `p` into one with respect to the logits, in place:
-/// p (dp - sum over the classes of p dp). `dot` is scratch of one value a pixel.
+/// Replaces a gradient `dp` with respect to probabilities `p` by the one with respect to the logits:
+/// p (dp - sum over the classes of p dp). `dot` is workspace of one value per pixel.
 pub fn softmax_gradient<T: Real>(dp: &mut [T], p: &[T], dot: &mut [T]) {
     let width = dot.len();
     dot.fill(T::ZERO);

@@ -1,11 +1,10 @@
-//! T-VAT's parts that are not network passes: noise, per-image normalisation, and the low-resolution cotangents of its
-//! exact and its finite-difference form.
+//! T-VAT's parts that are not network passes: noise, per-image normalisation, and the low-resolution
+//! cotangents of its exact and its finite-difference form.
 
-use super::Cpu;
 use super::softmax::{Softmax, softmax_gradient};
 use super::upsample::{Grid, Reader};
-use super::{Real, Tensor};
-use crate::ops::*;
+use super::{Cpu, Real, Tensor};
+use crate::ops::{NORM_EPS, Shape, Size, TvatOps};
 use crate::rng::{Key, unit};
 use rayon::prelude::*;
 
@@ -34,7 +33,10 @@ impl<T: Real> TvatOps for Cpu<T> {
         decoders: usize,
         size: Size,
     ) -> Tensor<T> {
-        cotangent(logits, tangents, decoders, size)
+        over_means(logits, tangents, decoders, size, 1.0 / decoders as f64, |softmax, p, t| {
+            softmax.probabilities(p);
+            softmax_gradient(t, p, &mut softmax.pixel);
+        })
     }
     fn kl_gradient(
         &self,
@@ -43,29 +45,21 @@ impl<T: Real> TvatOps for Cpu<T> {
         decoders: usize,
         size: Size,
     ) -> Tensor<T> {
-        let (mean_clean, mean_perturbed) = (mean(clean, decoders), mean(perturbed, decoders));
-        let grid = Grid::new(mean_clean.shape(), size);
-        let init = || {
-            let readers = (Reader::new(&grid, &mean_clean), Reader::new(&grid, &mean_perturbed));
-            (readers, Softmax::new(size.1), vec![T::ZERO; grid.row_len()])
-        };
-        let (out, _) = grid.transpose_planes(1, init, |((clean, perturbed), softmax, p), image, y, row| {
-            clean.row(image, y, p);
+        let scale = 1.0 / (clean.shape().n * decoders) as f64;
+        over_means(clean, perturbed, decoders, size, scale, |softmax, p, q| {
             softmax.probabilities(p);
-            perturbed.row(image, y, row);
-            softmax.probabilities(row);
-            for (q, &p) in row.iter_mut().zip(p.iter()) {
+            softmax.probabilities(q);
+            for (q, &p) in q.iter_mut().zip(p.iter()) {
                 *q -= p;
             }
-        });
-        repeated(&out, decoders, 1.0 / (grid.low.n * decoders) as f64)
+        })
     }
 }
 
-/// Elements of one task; a multiple of the four numbers a block of the generator gives.
+/// Elements of one task; a multiple of the four numbers in a block of the generator.
 const CHUNK: usize = 1 << 14;
 
-/// `put(i, value)` of each element of the normalised d.
+/// scale d / (‖d‖ + 1e-8), the norm over each image; `put(i, value)` maps element i before it is written.
 fn scaled<T: Real>(d: &Tensor<T>, scale: f64, put: impl Fn(usize, T) -> T + Sync) -> Tensor<T> {
     let image_len = (d.shape().len() / d.shape().n.max(1)).max(1);
     let square = |v: &[T]| v.iter().map(|v| v.to_f64() * v.to_f64()).sum::<f64>();
@@ -90,27 +84,29 @@ fn scaled<T: Real>(d: &Tensor<T>, scale: f64, put: impl Fn(usize, T) -> T + Sync
     })
 }
 
-/// upᵀ(p t - p (p·t)) / k with p = softmax(mean of up(logits)), t = mean of up(tangents) over k decoders side by side.
-/// Means are taken before the upsampling, which is linear.
-pub fn cotangent<T: Real>(
-    logits: &Tensor<T>,
-    tangents: &Tensor<T>,
+/// scale upᵀ(row(mean of up(first), mean of up(second))), one copy for each of the decoders, whose means are
+/// taken. `row(softmax, a, b)` works on one full-resolution row of both and leaves its result in `b`. The
+/// upsampling is linear, so means are taken before it.
+fn over_means<T: Real>(
+    first: &Tensor<T>,
+    second: &Tensor<T>,
     decoders: usize,
     size: Size,
+    scale: f64,
+    row: impl Fn(&mut Softmax<T>, &mut [T], &mut [T]) + Sync,
 ) -> Tensor<T> {
-    let (mean_logits, mean_tangent) = (mean(logits, decoders), mean(tangents, decoders));
-    let grid = Grid::new(mean_logits.shape(), size);
+    let (first, second) = (mean(first, decoders), mean(second, decoders));
+    let grid = Grid::new(first.shape(), size);
     let init = || {
-        let readers = (Reader::new(&grid, &mean_logits), Reader::new(&grid, &mean_tangent));
+        let readers = (Reader::new(&grid, &first), Reader::new(&grid, &second));
         (readers, Softmax::new(size.1), vec![T::ZERO; grid.row_len()])
     };
-    let (out, _) = grid.transpose_planes(1, init, |((logits, tangent), softmax, p), image, y, row| {
-        logits.row(image, y, p);
-        softmax.probabilities(p);
-        tangent.row(image, y, row);
-        softmax_gradient(row, p, &mut softmax.pixel);
+    let (out, _) = grid.transpose_planes(1, init, |((first, second), softmax, a), image, y, b| {
+        first.row(image, y, a);
+        second.row(image, y, b);
+        row(softmax, a, b);
     });
-    repeated(&out, decoders, 1.0 / decoders as f64)
+    repeated(&out, decoders, scale)
 }
 
 /// Mean over `parts` equal parts of the channels.
@@ -126,7 +122,7 @@ fn mean<T: Real>(x: &Tensor<T>, parts: usize) -> Tensor<T> {
     })
 }
 
-/// factor * x, its channels `parts` times one after another.
+/// factor * x with its channels repeated `parts` times.
 fn repeated<T: Real>(x: &Tensor<T>, parts: usize, factor: f64) -> Tensor<T> {
     let (shape, factor) = (x.shape(), T::from_f64(factor));
     Tensor::overwrite(shape.with_channels(parts * shape.c), |out| {

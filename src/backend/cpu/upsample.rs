@@ -1,19 +1,20 @@
-//! Bilinear resampling with align_corners, row by row, and its transpose: what lets losses work on full-resolution rows
-//! without ever holding full-resolution logits. Knows nothing of losses.
+//! Bilinear resampling with align_corners, row by row, and its transpose: with them, losses work on
+//! full-resolution rows without ever holding full-resolution logits. Must not know losses.
 //!
-//! Rows that losses work on are planar, `[c][width]`, so that loops over pixels vectorise whatever the number of classes.
-//! An output row lies between two input rows; the columns of those two are interpolated once and kept, so an output row
-//! costs one vertical blend. The transpose is the mirror image: rows between the same two input rows are summed at full
-//! width and their columns folded once.
+//! Rows that losses work on are planar, `[c][width]`, so that loops over pixels are vectorised for any number
+//! of classes. An output row lies between two input rows; the columns of those two are interpolated once and
+//! kept, so an output row costs one vertical blend. The transpose does the reverse: rows between the same two
+//! input rows are summed at full width, and the columns of the sum are reduced once.
 
 use super::{Real, Tensor};
 use crate::ops::{Shape, Size};
 use rayon::prelude::*;
 
-/// Input rows whose gradient one task computes. Fixed, so that the order of additions does not depend on the threads.
+/// Input rows whose gradient one task computes. A constant, so that the order of additions does not depend on
+/// the threads.
 const BAND: usize = 8;
 
-/// Where the outputs of one axis lie between its inputs: output i is in[lo[i]] + frac[i] (in[hi[i]] - in[lo[i]]).
+/// The interpolation along one axis: output i is in[lo[i]] + frac[i] (in[hi[i]] - in[lo[i]]).
 pub struct Axis<T> {
     /// Input at or before each output, never decreasing.
     pub lo: Vec<usize>,
@@ -26,8 +27,8 @@ pub struct Axis<T> {
 }
 
 impl<T: Real> Axis<T> {
-    /// Resampling of `from` inputs to `to` outputs, both at least 1. Output i sits at i (from - 1) / (to - 1), at 0 where
-    /// `to` is 1; whole and broken part are computed in integers.
+    /// Resampling of `from` inputs to `to` outputs, both at least 1. Output i sits at i (from - 1) / (to -
+    /// 1), at 0 where `to` is 1; integer and fractional part are computed in integers.
     pub fn new(from: usize, to: usize) -> Axis<T> {
         let (num, den) = (from - 1, (to - 1).max(1));
         let lo: Vec<usize> = (0..to).map(|i| (i * num / den).min(from.saturating_sub(2))).collect();
@@ -44,14 +45,11 @@ pub struct Grid<T> {
     pub low: Shape,
     /// Rows and columns of the output.
     pub size: Size,
-    /// Rows.
     pub ys: Axis<T>,
-    /// Columns.
     pub xs: Axis<T>,
 }
 
 impl<T: Real> Grid<T> {
-    /// The grid from `low` to `size`.
     pub fn new(low: Shape, size: Size) -> Grid<T> {
         Grid { low, size, ys: Axis::new(low.h, size.0), xs: Axis::new(low.w, size.1) }
     }
@@ -61,7 +59,7 @@ impl<T: Real> Grid<T> {
         self.low.c * self.size.1
     }
 
-    /// Columns of one input row (`[w][c]`) interpolated to planes (`[c][width]`).
+    /// Interpolates the columns of one input row (`[w][c]`) to planes (`[c][width]`).
     fn expand(&self, low_row: &[T], planes: &mut [T]) {
         let c = self.low.c;
         for (class, plane) in planes.chunks_exact_mut(self.size.1).enumerate() {
@@ -73,8 +71,9 @@ impl<T: Real> Grid<T> {
         }
     }
 
-    /// Transpose of [`Grid::expand`]: planes (`[p][width]`, p any number) to one input row (`[w][p]`), overwritten.
-    pub fn fold_planes(&self, planes: &[T], low_row: &mut [T]) {
+    /// Transpose of [`Grid::expand`]: planes (`[p][width]`, p any number) to one input row (`[w][p]`),
+    /// overwritten.
+    fn fold_planes(&self, planes: &[T], low_row: &mut [T]) {
         let (w, count) = (self.low.w, planes.len() / self.size.1);
         for (p, plane) in planes.chunks_exact(self.size.1).enumerate() {
             let mut carry = T::ZERO;
@@ -91,7 +90,8 @@ impl<T: Real> Grid<T> {
         }
     }
 
-    /// Transpose of the column interpolation for a row of pixels (`[width][c]`) to one input row (`[w][c]`), overwritten.
+    /// Transpose of the column interpolation for a row of pixels (`[width][c]`) to one input row (`[w][c]`),
+    /// overwritten.
     pub fn fold_pixels(&self, pixels: &[T], low_row: &mut [T]) {
         let c = self.low.c;
         low_row.fill(T::ZERO);
@@ -107,12 +107,12 @@ impl<T: Real> Grid<T> {
         }
     }
 
-    /// Transposed resampling of rows that `row(state, image, y, values)` writes, `len` values each; `fold` transposes
-    /// their columns into one input row. Returns the gradient, of the input's shape but for its `channels`, and the
-    /// states, one a band of input rows in order, each made by `init`.
+    /// Transposed resampling of rows that `row(state, image, y, values)` writes, `len` values each; `fold`
+    /// transposes their columns into one input row. Returns the gradient, of the input's shape but for its
+    /// `channels`, and the states, one a band of input rows in order, each made by `init`.
     ///
-    /// A band owns the output rows that begin between its input rows. What these add to the first row of the next band
-    /// is kept apart and added at the end, in order.
+    /// A band owns the output rows that begin between its input rows. What these contribute to the first row
+    /// of the next band is kept separately and added at the end, in order.
     pub fn transpose<S: Send>(
         &self,
         len: usize,
@@ -193,8 +193,8 @@ impl<T: Real> Grid<T> {
     }
 }
 
-/// Reads a tensor's rows at a grid's output size. Keeps two input rows at full width, so that reading rows of one image
-/// in order expands each input row once.
+/// Interpolates a tensor's rows to a grid's output size. It keeps two input rows at full width, so that
+/// reading rows of one image in order interpolates each input row's columns once.
 pub struct Reader<'a, T> {
     grid: &'a Grid<T>,
     low: &'a [T],
@@ -203,7 +203,7 @@ pub struct Reader<'a, T> {
 }
 
 impl<'a, T: Real> Reader<'a, T> {
-    /// A reader of `low`, whose shape is the grid's.
+    /// A reader of `low`, of the shape of the grid's input.
     pub fn new(grid: &'a Grid<T>, low: &'a Tensor<T>) -> Reader<'a, T> {
         Reader { grid, low: low.data(), rows: [Vec::new(), Vec::new()], held: None }
     }

@@ -1,9 +1,10 @@
-//! Weight gradients of convolutions: dweight[o, tap, i] += sum over positions of dy[p, o] x[source of p at tap, i].
-//! Knows no networks.
+//! Weight gradients of convolutions: dweight[o, tap, i] += sum over positions of dy[p, o] x[source of p at
+//! tap, i].
 //!
-//! Two ways to cut. Wide layers: one task owns a tap and a block of output by input channels of dweight, and runs over
-//! the positions that the tap reaches. Narrow layers (few channels, many positions): tasks own ranges of positions,
-//! copy all taps of a position together and leave partial sums, which are added in their order.
+//! The work is cut in two ways. Wide layers: one task owns a tap and a block of output by input channels of
+//! dweight, and runs over the positions at which the tap is not in the padding. Narrow layers (few channels,
+//! many positions): tasks own ranges of positions, gather all taps of a position together (im2col) and write
+//! partial sums, which are added in order.
 
 use super::channels::Channels;
 use super::gather::{Gather, Source};
@@ -11,22 +12,22 @@ use super::gemm::{Matrix, product, product_into};
 use super::memory::Buffer;
 use super::parallel::{Disjoint, tasks};
 use super::{Real, Tensor};
-use crate::ops::*;
+use crate::ops::Conv2d;
 
 /// Positions that are gathered at once.
 const DEPTH: usize = 512;
-/// Channels of a task at most and at least, of either side.
+/// Most and least channels of a task, of inputs and of outputs.
 const BLOCK: (usize, usize) = (256, 64);
-/// Tasks to aim at where the layer is wide enough.
+/// Number of tasks, where the layer is wide enough.
 const TASKS: usize = 8;
-/// Layers with at most so many weights are summed in parts.
+/// Most weights of a layer whose positions are divided among tasks.
 const PARTIAL: usize = 1 << 16;
-/// Inputs with fewer channels than this have their taps copied together.
+/// Inputs with fewer channels than this have all taps gathered together.
 const NARROW: usize = 64;
-/// Multiply-adds that make a part worth its sums.
+/// Least multiply-adds of a task over positions, so that adding its partial sums pays.
 const PART: usize = 1 << 20;
 
-/// Adds the sum of `dy` over positions.
+/// Adds the sum of `dy` over positions to `dbias`.
 pub fn bias<T: Real>(dy: &Tensor<T>, dbias: &mut [T]) {
     let c = dbias.len();
     let mut total = vec![0f64; c];
@@ -40,7 +41,7 @@ pub fn bias<T: Real>(dy: &Tensor<T>, dbias: &mut [T]) {
     dbias.iter_mut().zip(&total).for_each(|(d, &t)| *d += T::from_f64(t));
 }
 
-/// Adds the gradient of a group's weight.
+/// Adds the gradient of one group's weight to `dweight`.
 pub fn weight<T: Real>(x: &Channels<'_, T>, dy: &Channels<'_, T>, dweight: &mut [T], conv: &Conv2d) {
     let gather = Gather::fprop(conv, x.shape);
     let reached: usize = gather.classes.iter().map(|c| c.len * c.taps.len()).sum();
@@ -52,7 +53,7 @@ pub fn weight<T: Real>(x: &Channels<'_, T>, dy: &Channels<'_, T>, dweight: &mut 
     }
 }
 
-/// Tasks own taps and channel blocks.
+/// Each task owns a tap and a block of channels.
 fn by_block<T: Real>(
     x: &Channels<'_, T>,
     dy: &Channels<'_, T>,
@@ -76,13 +77,13 @@ fn by_block<T: Real>(
         let (outputs, inputs) = (ob.min(cout - o0), ib.min(cin - i0));
         let at = (o0 * taps + tap) * cin + i0;
         let add = |left: Matrix<'_, T>, right: Matrix<'_, T>| {
-            // SAFETY: this tap's block of channels is this task's.
-            unsafe { product(&shared, at, taps * cin, true, left.turned(), right) };
+            // SAFETY: this tap's block of channels belongs to this task.
+            unsafe { product(&shared, at, taps * cin, true, left.transposed(), right) };
         };
         let pairs = &pairs[tap];
         let (Some(&(p0, q0)), Some(&(p1, q1))) = (pairs.first(), pairs.last()) else { return };
         let (p0, q0) = (p0 as usize, q0 as usize);
-        // Both rise with the number of the pair.
+        // Both positions increase from pair to pair, so this tells whether both are contiguous.
         if (p1 as usize - p0, q1 as usize - q0) == (pairs.len() - 1, pairs.len() - 1) {
             let left = Matrix::new(&dy.data[p0 * dy.step + o0..], pairs.len(), outputs, dy.step);
             add(left, Matrix::new(&x.data[q0 * x.step + i0..], pairs.len(), inputs, x.step));
@@ -102,7 +103,7 @@ fn by_block<T: Real>(
     });
 }
 
-/// Tasks own positions and leave partial sums.
+/// Each task owns a range of positions and computes partial sums.
 fn by_position<T: Real>(
     x: &Channels<'_, T>,
     dy: &Channels<'_, T>,
@@ -118,10 +119,11 @@ fn by_position<T: Real>(
     let shared = Disjoint::new(&mut parts);
     tasks(count, dy.shape.len() * inner / 8, |task| {
         let (first, end) = (len * task / count, len * (task + 1) / count);
-        // SAFETY: each part is one task's.
+        // SAFETY: each part belongs to one task.
         let sums = unsafe { shared.part(task * dweight.len()..(task + 1) * dweight.len()) };
-        let left =
-            |from: usize, rows: usize| Matrix::new(&dy.data[from * dy.step..], rows, cout, dy.step).turned();
+        let left = |from: usize, rows: usize| {
+            Matrix::new(&dy.data[from * dy.step..], rows, cout, dy.step).transposed()
+        };
         if let [tap] = whole.taps[..]
             && let Some(q) = gather.sources_in_order(&whole, first, end - first, tap)
         {

@@ -1,16 +1,17 @@
 //! 3x3 convolutions of stride 1 through Winograd's minimal filtering F(4x4, 3x3) (Lavin and Gray, 2016): 36
-//! multiplications where the definition has 144, forward, data gradient and weight gradient. Knows no networks.
+//! multiplications where the definition has 144, forward, data gradient and weight gradient.
 //!
-//! With d a 6x6 input patch, g the kernel, m the 4x4 outputs: m = Aᵀ [(G g Gᵀ) ⊙ (Bᵀ d B)] A. Points 0, ±3/4, ±3/2, ∞:
-//! their coefficients are exact in binary, and in f32 the result differs from the exact one by about 1.3e-6 (relative
-//! norm, 256 channels); the customary 0, ±1, ±2, ∞ by 2.7e-6, the direct sum by 3e-7. The f64 device does not use it.
+//! With d a 6x6 input patch, g the kernel, m the 4x4 outputs: m = Aᵀ [(G g Gᵀ) ⊙ (Bᵀ d B)] A. Points 0, ±3/4,
+//! ±3/2, ∞: their coefficients are exact in binary, and in f32 the result differs from the exact one by about
+//! 1.3e-6 (relative norm, 256 channels); the customary 0, ±1, ±2, ∞ by 2.7e-6, the direct sum by 3e-7. The
+//! f64 device does not use it.
 
 use super::Real;
 use super::channels::{Channels, Target};
 use super::gemm::{Matrix, product};
 use super::memory::Buffer;
 use super::parallel::{Disjoint, tasks};
-use crate::ops::*;
+use crate::ops::{Conv2d, Shape};
 
 /// Squares of the finite points.
 const A2: f64 = 0.5625;
@@ -27,24 +28,24 @@ const NB: f64 = 2.0 * B2 * (B2 - A2);
 const POINTS: usize = 36;
 /// Channels that a transform takes together.
 const LANES: usize = 8;
-/// Tiles whose transforms exist at once, at most.
+/// Most tiles whose transforms are in memory at once.
 const SPAN: usize = 256;
-/// Values that the transforms of input and output have at once, at most: they stay in the last-level cache.
+/// Most values of the transforms of input and output in memory at once: they stay in the last-level cache.
 const VALUES: usize = 1 << 22;
-/// Channels of a product at most, of the side that is cut into tasks.
+/// Most channels of a product, on the side that is cut into tasks.
 const BLOCK: usize = 128;
-/// Output channels of which a task transforms the weight.
+/// Output channels whose weight one task transforms.
 const LINE: usize = 16;
 /// Tiles below which transforming the weight costs more than it saves.
 const MIN_TILES: usize = 24;
 
-/// Elements between the ends of one point's values and the next's: strides of a power of two would put all points in
-/// the same cache sets.
+/// Padding elements between one point's values and the next's: strides of a power of two would map all points
+/// to the same cache sets.
 const GAP: usize = 16;
 
 type Lanes<T> = [T; LANES];
 
-/// Whether a convolution of input shape `x` is computed here.
+/// Whether a convolution of input shape `x` is computed by Winograd's algorithm.
 pub fn suits<T: Real>(conv: &Conv2d, x: Shape) -> bool {
     let tiles = x.n * x.h.div_ceil(4) * x.w.div_ceil(4);
     size_of::<T>() == 4
@@ -54,7 +55,6 @@ pub fn suits<T: Real>(conv: &Conv2d, x: Shape) -> bool {
         && tiles * 16 <= x.positions() * 3 / 2
 }
 
-/// y = x * weight + bias.
 pub fn fprop<T: Real>(
     y: &Target<'_, T>,
     x: &Channels<'_, T>,
@@ -73,7 +73,8 @@ pub fn fprop<T: Real>(
     convolve(y, x, &packed, bias);
 }
 
-/// Gradient with respect to the input: the same convolution with the kernel turned and its channels exchanged.
+/// Gradient with respect to the input: the same convolution with the kernel rotated by 180° and its channels
+/// transposed.
 pub fn dgrad<T: Real>(dx: &Target<'_, T>, dy: &Channels<'_, T>, weight: &[T], conv: &Conv2d) {
     let (cin, cout) = (conv.in_channels, conv.out_channels);
     let packed = transform_weight(cout, cin, |tap, first, j, n, lines| {
@@ -97,7 +98,7 @@ pub fn wgrad<T: Real>(x: &Channels<'_, T>, dy: &Channels<'_, T>, dweight: &mut [
         let len = span.min(tiles.count - first);
         let (l, r) = (Disjoint::new(&mut left), Disjoint::new(&mut right));
         tasks(len, usize::MAX, |t| {
-            // SAFETY: each tile's rows are one task's.
+            // SAFETY: each tile's rows belong to one task.
             let write = |out: &Disjoint<'_, T>, at: usize, line: &Lanes<T>| unsafe {
                 out.part(at..at + LANES).copy_from_slice(line);
             };
@@ -118,15 +119,15 @@ pub fn wgrad<T: Real>(x: &Channels<'_, T>, dy: &Channels<'_, T>, dweight: &mut [
         tasks(POINTS * blocks, usize::MAX, |task| {
             let (p, from) = (task / blocks, task % blocks * block);
             let inputs = block.min(cin - from);
-            let left = Matrix::new(&left[p * l_stride..], len, cout, cout).turned();
+            let left = Matrix::new(&left[p * l_stride..], len, cout, cout).transposed();
             let right = Matrix::new(&right[p * r_stride + from..], len, inputs, cin);
-            // SAFETY: this point's block of inputs is this task's.
+            // SAFETY: this point's block of inputs belongs to this task.
             unsafe { product(&shared, p * stride + from, cin, first > 0, left, right) };
         });
     }
     let shared = Disjoint::new(dweight);
     tasks(cout, usize::MAX, |o| {
-        // SAFETY: each output channel's kernel is one task's.
+        // SAFETY: each output channel's kernel belongs to one task.
         let dweight = unsafe { shared.part(o * 9 * cin..(o + 1) * 9 * cin) };
         for c in (0..cin).step_by(LANES) {
             let wide: [[Lanes<T>; 6]; 6] = std::array::from_fn(|i| {
@@ -141,7 +142,7 @@ pub fn wgrad<T: Real>(x: &Channels<'_, T>, dy: &Channels<'_, T>, dweight: &mut [
     });
 }
 
-/// The 4x4 tiles of a map.
+/// The 4x4 tiles of an image.
 struct Tiles {
     shape: Shape,
     rows: usize,
@@ -161,7 +162,8 @@ impl Tiles {
         (row / self.rows, row % self.rows * 4, x * 4)
     }
 
-    /// [`LANES`] channels from `c` of the N by N positions from `border` before tile `t`, zeros outside.
+    /// [`LANES`] channels from `c` on of an N by N patch that begins `border` rows and columns before tile
+    /// `t`; zeros outside the image.
     #[inline(always)]
     fn patch<T: Real, const N: usize>(
         &self,
@@ -196,7 +198,7 @@ fn lanes<T: Real>(from: &[T]) -> Lanes<T> {
     line
 }
 
-/// Transforms the columns of a patch and turns it over: twice this is the transform along both axes.
+/// Transforms the columns of a patch and transposes it: applied twice, this transforms along both axes.
 #[inline(always)]
 fn transform<T: Real, const N: usize, const K: usize, const M: usize>(
     patch: &[[Lanes<T>; K]; N],
@@ -281,7 +283,8 @@ fn gather_1d<T: Real>(u: [T; 6]) -> [T; 3] {
 
 /// A transformed weight.
 struct Weight<T: Real> {
-    /// `[point][input][output]`, points [`Weight::stride`] and lines of outputs [`Weight::line`] apart.
+    /// `[point][input][output]`; points are [`Weight::stride`] elements apart, rows of outputs
+    /// [`Weight::line`].
     data: Buffer<T>,
     inputs: usize,
     outputs: usize,
@@ -297,7 +300,8 @@ impl<T: Real> Weight<T> {
     }
 }
 
-/// Transforms a weight; `fetch(tap, first input, first output, number of outputs, lines)` reads it, a line an input.
+/// Transforms a weight. `fetch(tap, first input, first output, number of outputs, lines)` reads it, one line
+/// per input.
 fn transform_weight<T: Real>(
     inputs: usize,
     outputs: usize,
@@ -326,7 +330,7 @@ fn transform_weight<T: Real>(
             }
             for (p, line) in wide.iter().enumerate() {
                 let at = p * stride + (first + k) * line_step + j;
-                // SAFETY: each input's and block's lines are one task's.
+                // SAFETY: the lines of each block of inputs and outputs belong to one task.
                 unsafe { shared.part(at..at + n) }.copy_from_slice(&line[..n]);
             }
         }
@@ -353,7 +357,7 @@ fn convolve<T: Real>(y: &Target<'_, T>, x: &Channels<'_, T>, weight: &Weight<T>,
                 let wide = transform(&transform(&patch, input_1d), input_1d);
                 for_points(&wide, |p, line| {
                     let at = p * v_stride + t * inputs + c;
-                    // SAFETY: each tile's rows are one task's.
+                    // SAFETY: each tile's rows belong to one task.
                     unsafe { shared.part(at..at + LANES) }.copy_from_slice(line);
                 });
             }
@@ -364,7 +368,7 @@ fn convolve<T: Real>(y: &Target<'_, T>, x: &Channels<'_, T>, weight: &Weight<T>,
             let right = &weight.data[p * weight.stride() + from..];
             let right = Matrix::new(right, inputs, block.min(outputs - from), weight.line());
             let left = Matrix::new(&v[p * v_stride..], len, inputs, inputs);
-            // SAFETY: this point's block of outputs is this task's.
+            // SAFETY: this point's block of outputs belongs to this task.
             unsafe { product(&shared, p * m_stride + from, outputs, false, left, right) };
         });
         tasks(len, usize::MAX, |t| {
@@ -379,7 +383,8 @@ fn convolve<T: Real>(y: &Target<'_, T>, x: &Channels<'_, T>, weight: &Weight<T>,
     }
 }
 
-/// Transforms [`LANES`] channels of one tile back and writes them, `bias` added, where they lie within the map.
+/// Transforms [`LANES`] channels of one tile back, adds `bias` and writes them where they are within the
+/// image.
 #[inline(always)]
 fn write<T: Real>(
     y: &Target<'_, T>,
@@ -393,7 +398,7 @@ fn write<T: Real>(
     for (i, line) in out.iter().enumerate().take(shape.h - y0) {
         for (j, line) in line.iter().enumerate().take(shape.w - x0) {
             let at = y.at((n * shape.h + y0 + i) * shape.w + x0 + j, c);
-            // SAFETY: each tile's outputs are one task's.
+            // SAFETY: each tile's outputs belong to one task.
             let y = unsafe { y.out.part(at..at + LANES) };
             for l in 0..LANES {
                 y[l] = line[l] + bias[l];

@@ -1,5 +1,6 @@
-//! `torch.save`'s container since PyTorch 1.6: a zip archive with `data.pkl` and one entry a storage. Sizes that the
-//! archive claims are checked against the file and against what tensors need before anything is read.
+//! `torch.save`'s container since PyTorch 1.6: a zip archive with `data.pkl` and one entry per storage. Sizes
+//! that the archive claims are checked against the file and against what tensors need before anything is
+//! read.
 
 use super::pickle::MAX_BYTES;
 use std::cell::RefCell;
@@ -8,15 +9,15 @@ use std::io::{BufReader, Read};
 use std::path::Path;
 use zip::{CompressionMethod, ZipArchive};
 
-/// Bytes that a compressed entry may hold beyond what its tensors need.
+/// Most bytes of a compressed entry beyond what its tensors need.
 const ALLOWANCE: u64 = 1 << 20;
-/// No deflated byte becomes more than 1032.
+/// Largest compression ratio of deflate.
 const MAX_RATIO: u64 = 1032;
 
 /// An open archive.
 pub struct Archive {
     zip: RefCell<ZipArchive<BufReader<File>>>,
-    /// What precedes the entries' names.
+    /// Common prefix of the entries' names.
     prefix: String,
     file_len: u64,
 }
@@ -25,7 +26,7 @@ impl Archive {
     /// Opens the archive and returns it with its pickle.
     ///
     /// # Errors
-    /// A message where it is no such archive.
+    /// A message where it is not such an archive.
     pub fn open(path: &Path) -> Result<(Archive, Vec<u8>), String> {
         let file = File::open(path).map_err(|e| e.to_string())?;
         let file_len = file.metadata().map_err(|e| e.to_string())?.len();
@@ -43,13 +44,13 @@ impl Archive {
         if let Some(order) = archive.read("byteorder", 16)?
             && order != b"little"
         {
-            return Err("its numbers have the big end first: save it on a little-endian machine".into());
+            return Err("its numbers are big-endian: save it on a little-endian machine".into());
         }
         let pickle = archive.read("data.pkl", MAX_BYTES)?.unwrap_or_default();
         Ok((archive, pickle))
     }
 
-    /// An entry of up to `limit` bytes; none if there is none of that name.
+    /// The bytes of an entry, at most `limit`; `None` if there is no entry of that name.
     fn read(&self, name: &str, limit: u64) -> Result<Option<Vec<u8>>, String> {
         let name = format!("{}{name}", self.prefix);
         let mut zip = self.zip.borrow_mut();
@@ -59,7 +60,7 @@ impl Archive {
             return Err(format!("entry {name}: expected up to {limit} bytes, got {}", entry.size()));
         }
         let mut bytes = Vec::new();
-        // One byte more than may come shows that more came.
+        // Reading one byte more than the limit shows whether there are more.
         entry.take(limit + 1).read_to_end(&mut bytes).map_err(|e| format!("entry {name}: {e}"))?;
         if bytes.len() as u64 > limit {
             return Err(format!("entry {name}: expected up to {limit} bytes, got more"));
@@ -67,8 +68,8 @@ impl Archive {
         Ok(Some(bytes))
     }
 
-    /// Checks that storage `key` of `bytes` bytes is there, with no more in it than the `needed` bytes of its tensors
-    /// where it would have to be inflated.
+    /// Checks that storage `key` exists and has `bytes` bytes, and if it is compressed, not many more than
+    /// the `needed` bytes of its tensors.
     ///
     /// # Errors
     /// A message with both sizes.

@@ -1,22 +1,20 @@
-//! Plain values that a pickle becomes, and a bound on the memory that they take. Knows no file.
+//! The plain values that a pickle becomes, and a bound on their memory.
 
-use super::rebuild::{Storage, View};
+use super::storage::{Storage, View};
 use std::collections::HashMap;
 
-/// Bytes that the values of a pickle may take.
+/// Most bytes of a pickle's values.
 const MAX_HEAP: usize = 256 << 20;
 
-/// What failed, without the file's name.
+/// The error is a message without the file's name.
 pub type Result<T> = std::result::Result<T, String>;
 
-/// A value; what is larger than a number lies in the heap.
+/// A value; larger ones than numbers are in the heap.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Value {
-    /// Python's `None`, and numbers that nothing here needs.
+    /// Python's `None`, and numbers that are not needed (floats, large integers).
     None,
-    /// True or false.
     Bool(bool),
-    /// A whole number.
     Int(i64),
     /// Index of a [`Node`].
     Node(usize),
@@ -25,41 +23,37 @@ pub enum Value {
 /// A value of the heap.
 #[derive(Debug)]
 pub enum Node {
-    /// Text.
     Str(String),
-    /// List or set.
+    /// A list or set.
     List(Vec<Value>),
-    /// Tuple.
     Tuple(Vec<Value>),
-    /// Dictionary in the order of its entries.
+    /// A dictionary in the order of its entries.
     Dict(Vec<(Value, Value)>),
     /// A class or function by `module.name`.
     Global(String),
     /// Index of a [`Storage`].
     Storage(usize),
-    /// A tensor.
     Tensor(View),
-    /// A tensor that cannot be read, and why.
+    /// A tensor that cannot be read, with the reason.
     Odd(String),
-    /// An object of a class that means nothing here; the class.
+    /// An object of a class that is not understood, with the class.
     Object(Value),
-    /// Bytes, whose content nothing here needs.
+    /// Bytes, whose content is not needed.
     Bytes,
 }
 
-/// What a pickle holds.
+/// The values of a pickle.
 #[derive(Debug, Default)]
 pub struct Heap {
     nodes: Vec<Node>,
     /// Storages that the tensors refer to.
     pub storages: Vec<Storage>,
-    /// Their places by key.
+    /// Their indices by key.
     pub storage_keys: HashMap<String, usize>,
     used: usize,
 }
 
 impl Heap {
-    /// The node behind a value.
     pub fn node(&self, value: Value) -> Option<&Node> {
         match value {
             Value::Node(i) => self.nodes.get(i),
@@ -67,7 +61,6 @@ impl Heap {
         }
     }
 
-    /// The text of a value.
     pub fn text(&self, value: Value) -> Option<&str> {
         match self.node(value) {
             Some(Node::Str(text)) => Some(text),
@@ -75,7 +68,6 @@ impl Heap {
         }
     }
 
-    /// The elements of a tuple.
     pub fn tuple(&self, value: Value) -> Option<&[Value]> {
         match self.node(value) {
             Some(Node::Tuple(items)) => Some(items),
@@ -83,13 +75,16 @@ impl Heap {
         }
     }
 
-    /// Counts memory that a value takes.
+    /// Counts `bytes` of memory.
+    ///
+    /// # Errors
+    /// Where the sum exceeds [`MAX_HEAP`].
     pub fn charge(&mut self, bytes: usize) -> Result<()> {
         self.used = self.used.saturating_add(bytes);
         if self.used > MAX_HEAP { Err("its pickle holds too many values".into()) } else { Ok(()) }
     }
 
-    /// Keeps a node.
+    /// Adds a node and counts its memory.
     pub fn add(&mut self, node: Node) -> Result<Value> {
         let inner = match &node {
             Node::Str(s) | Node::Global(s) | Node::Odd(s) => s.len(),
@@ -103,7 +98,7 @@ impl Heap {
         Ok(Value::Node(self.nodes.len() - 1))
     }
 
-    /// Puts `items` behind a list's; lists of unknown classes stay unknown.
+    /// Appends `items` to a list; without effect on objects of unknown classes.
     pub fn extend(&mut self, list: Value, items: &[Value]) -> Result<()> {
         self.charge(size_of_val(items))?;
         if let Value::Node(i) = list
@@ -114,7 +109,7 @@ impl Heap {
         Ok(())
     }
 
-    /// Puts keys and values by turns into a dictionary; those of unknown classes stay unknown.
+    /// Adds alternating keys and values to a dictionary; without effect on objects of unknown classes.
     pub fn insert(&mut self, dict: Value, items: &[Value]) -> Result<()> {
         self.charge(size_of_val(items))?;
         if let Value::Node(i) = dict

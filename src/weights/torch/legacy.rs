@@ -1,5 +1,5 @@
-//! `torch.save`'s container before PyTorch 1.6: pickles one after another (a magic number, a version, the machine, the
-//! object, the storages' keys), then each storage as its number of elements and its bytes.
+//! `torch.save`'s container before PyTorch 1.6: pickles one after another (a magic number, a version, the
+//! machine, the object, the storages' keys), then each storage as its number of elements and its bytes.
 
 use super::heap::{Heap, Node, Value};
 use super::pickle;
@@ -9,13 +9,14 @@ use std::fs::File;
 use std::io::{BufReader, Read, Seek, SeekFrom};
 use std::path::Path;
 
-/// The first pickle's number, 0x1950a86a20f9469cfc6c, as the opcode of a long number of ten bytes writes it.
+/// The first pickle's number, 0x1950a86a20f9469cfc6c, as the opcode for a ten-byte integer writes it.
 const MAGIC: [u8; 12] = [0x8a, 10, 0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19];
-/// Bytes of a file that [`is_legacy`] wants to see.
+/// Bytes from the start of a file that [`is_legacy`] needs.
 pub const START: usize = 32;
 const VERSION: i64 = 1001;
 
-/// Whether a file that starts with these bytes is of this kind; protocols from 4 write a frame before the number.
+/// Whether a file that starts with these bytes has this container. Pickle protocols from 4 on write a frame
+/// before the number.
 pub fn is_legacy(start: &[u8]) -> bool {
     start.first() == Some(&0x80) && start.windows(MAGIC.len()).any(|bytes| bytes == MAGIC)
 }
@@ -23,15 +24,15 @@ pub fn is_legacy(start: &[u8]) -> bool {
 /// An open file.
 pub struct Legacy {
     file: RefCell<BufReader<File>>,
-    /// Where each storage's bytes begin, by key.
+    /// Offset of each storage's bytes in the file, by key.
     places: HashMap<String, u64>,
 }
 
 impl Legacy {
-    /// Opens the file and returns it with its object, whose storages lie in `heap`.
+    /// Opens the file and returns it with its object, whose storages are in `heap`.
     ///
     /// # Errors
-    /// A message where it is truncated or something else.
+    /// A message where it is truncated or has another format.
     pub fn open(path: &Path, heap: &mut Heap) -> Result<(Legacy, Value), String> {
         let file = File::open(path).map_err(|e| e.to_string())?;
         let len = file.metadata().map_err(|e| e.to_string())?.len();
@@ -46,19 +47,19 @@ impl Legacy {
         if let Some(Node::Dict(entries)) = aside.node(machine)
             && entries.iter().any(|&(k, v)| aside.text(k) == Some("little_endian") && v == Value::Bool(false))
         {
-            return Err("its numbers have the big end first: save it on a little-endian machine".into());
+            return Err("its numbers are big-endian: save it on a little-endian machine".into());
         }
         let object = pickle::read(&mut file, heap)?;
         let keys = pickle::read(&mut file, &mut aside)?;
         let Some(Node::List(keys)) = aside.node(keys) else {
-            return Err("expected a list of storages behind the object".into());
+            return Err("expected a list of storages after the object".into());
         };
         let mut at = file.stream_position().map_err(|e| e.to_string())?;
         let mut places = HashMap::new();
         for &key in keys {
-            let key = aside.text(key).ok_or("expected a list of storages' names behind the object")?;
+            let key = aside.text(key).ok_or("expected a list of storages' names after the object")?;
             let storage = heap.storage_keys.get(key).and_then(|&i| heap.storages.get(i));
-            let storage = storage.ok_or_else(|| format!("storage {key} belongs to nothing"))?;
+            let storage = storage.ok_or_else(|| format!("storage {key} is not in the object"))?;
             let mut count = [0; 8];
             file.seek(SeekFrom::Start(at)).map_err(|e| e.to_string())?;
             file.read_exact(&mut count).map_err(|_| format!("truncated: storage {key} is missing"))?;
@@ -69,20 +70,20 @@ impl Legacy {
             at += 8;
             places.insert(key.to_string(), at);
             let element = storage.element.ok_or_else(|| {
-                format!("storage {key} is of an unknown class: where the next one begins is not known")
+                format!("storage {key} is of an unknown class, so the next one's offset is unknown")
             })?;
             let end = count.checked_mul(element.bytes() as u64).and_then(|bytes| at.checked_add(bytes));
             at = end
                 .filter(|end| *end <= len)
-                .ok_or_else(|| format!("truncated: storage {key} ends behind the file"))?;
+                .ok_or_else(|| format!("truncated: storage {key} ends after the file"))?;
         }
         Ok((Legacy { file: RefCell::new(file), places }, object))
     }
 
-    /// Checks that storage `key` is there.
+    /// Checks that storage `key` exists.
     ///
     /// # Errors
-    /// A message if it is not.
+    /// A message if it does not.
     pub fn check(&self, key: &str) -> Result<(), String> {
         self.places.get(key).map(|_| ()).ok_or_else(|| format!("storage {key} is missing"))
     }

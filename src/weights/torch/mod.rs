@@ -1,30 +1,32 @@
-//! Files of `torch.save`, both containers, read without Python. Nothing in a file is executed: a pickle becomes plain
-//! values (`pickle`), of which only those that make tensors are understood (`rebuild`).
+//! Files of `torch.save`, both containers, read without Python. Nothing in a file is executed: a pickle
+//! becomes plain values (`pickle`), of which only those that make tensors are understood (`rebuild`).
 
 mod archive;
 mod heap;
 mod legacy;
 mod pickle;
 mod rebuild;
+mod storage;
 
 pub(super) use legacy::{START, is_legacy};
 
-use super::{Element, Info};
+use super::tensor::{Element, Info};
 use archive::Archive;
 use heap::{Heap, Node, Value};
 use legacy::Legacy;
-use rebuild::{Storage, View};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::Path;
+use storage::{Storage, View};
 
-/// Containers inside containers that are looked into.
+/// Most containers inside one another that are searched for tensors.
 const MAX_DEPTH: usize = 16;
-/// Longest name of a tensor.
+/// Longest name of a tensor, in bytes.
 const MAX_NAME: usize = 512;
 /// Most tensors; a checkpoint of three ResNet-101 has about 2000, with an optimiser's state 4000.
 const MAX_TENSORS: usize = 100_000;
-/// Most elements of a tensor that repeats those of its storage: more than any layer's weights, less than would fill memory.
+/// Most elements of a tensor that repeats those of its storage: more than any layer's weights, less than
+/// would fill memory.
 const MAX_REPEATED: usize = 1 << 24;
 
 enum Container {
@@ -32,22 +34,22 @@ enum Container {
     Legacy(Legacy),
 }
 
-/// An open file whose tensors lie inside it.
+/// An open file.
 pub struct TorchFile {
     container: Container,
     storages: Vec<Storage>,
     views: Vec<View>,
-    /// The storage that was read last, as several tensors may share one.
+    /// Index and bytes of the storage that was read last, as several tensors may share it.
     last: RefCell<Option<(usize, Vec<u8>)>>,
 }
 
-/// What a file holds.
+/// The contents of a file.
 pub struct Contents {
-    /// Names, shapes and types; as many as there are views in the file.
+    /// The tensors that can be read; [`TorchFile::read`] takes their indices.
     pub tensors: Vec<Info>,
-    /// Classes of the objects that were left out.
+    /// Classes of the objects that were skipped.
     pub skipped: Vec<String>,
-    /// Names of tensors that cannot be read, and why.
+    /// Names of tensors that cannot be read, and the reason.
     pub unreadable: BTreeMap<String, String>,
 }
 
@@ -106,7 +108,7 @@ impl TorchFile {
         Ok((file, Contents { tensors, skipped: skipped.into_iter().collect(), unreadable }))
     }
 
-    /// The values of tensor `index` as f32, last axis fastest.
+    /// The values of tensor `index` as f32, row-major.
     ///
     /// # Errors
     /// A message without the file's name.
@@ -115,7 +117,7 @@ impl TorchFile {
         let storage = &self.storages[view.storage];
         let mut last = self.last.borrow_mut();
         if last.as_ref().is_none_or(|(i, _)| *i != view.storage) {
-            *last = None; // before the next one takes its memory
+            *last = None; // freed before the next one is read
             let bytes = bytes_of(storage).unwrap_or(u64::MAX);
             let read = match &self.container {
                 Container::Zip(archive) => archive.storage(&storage.key, bytes)?,
@@ -134,24 +136,24 @@ fn bytes_of(storage: &Storage) -> Option<u64> {
     storage.len.checked_mul(storage.element?.bytes()).map(|bytes| bytes as u64)
 }
 
-/// What a view's elements are, and the first element of its storage behind it.
+/// A view's element type, and the first element of its storage after it.
 ///
 /// # Errors
 /// Why it cannot be read.
 fn readable(view: &View, storage: &Storage) -> Result<(Element, usize), String> {
     let element = storage.element.ok_or("its storage is of an unknown class")?;
     let end = view.end().filter(|end| *end <= storage.len).ok_or("it lies outside its storage")?;
-    // Expanded tensors repeat elements; those could be larger than any memory.
+    // Expanded tensors repeat elements and could be larger than any memory.
     if view.len().is_none_or(|len| len > storage.len.max(MAX_REPEATED)) {
         return Err(format!("it has more elements than its storage and {MAX_REPEATED}"));
     }
     Ok((element, end))
 }
 
-/// Tensors by the keys of the dictionaries and lists that they lie in.
+/// A search for tensors; their names are the keys of the dictionaries and lists that contain them.
 struct Found<'a> {
     heap: &'a Heap,
-    /// Containers that were looked into: one that lies in several places counts in the first, and rings end.
+    /// Containers that were searched: one with several parents is searched in the first, and cycles end.
     seen: HashSet<usize>,
     tensors: Vec<(String, View)>,
     skipped: BTreeSet<String>,

@@ -1,18 +1,19 @@
-//! A reader of Python's pickle format that builds plain values and nothing else: no code is run, nothing is imported, and
-//! classes are names. It knows the opcodes that `torch.save` writes (protocols 2 to 5) and bounds what a file can make it
-//! keep; what the names mean is `rebuild`'s.
+//! A reader of Python's pickle format that builds plain values and nothing else: no code is run, nothing is
+//! imported, and classes are names. It understands the opcodes that `torch.save` writes (protocols 2 to 5)
+//! and bounds the memory that a file can make it use. `rebuild` defines what the names mean.
 
 use super::heap::{Heap, Node, Result, Value};
 use super::rebuild;
 use std::collections::HashMap;
 use std::io::{BufRead, Read};
 
-/// Bytes of a pickle; those of real checkpoints are below a few megabytes, as their numbers lie outside.
+/// Most bytes of a pickle; those of real checkpoints have a few megabytes, as the tensors' values are
+/// elsewhere.
 pub const MAX_BYTES: u64 = 64 << 20;
-/// Values on the stack, and remembered ones.
+/// Most values on the stack, and most remembered ones.
 const MAX_STACK: usize = 4 << 20;
 
-/// Reads one pickle from where `input` stands; leaves `input` behind it.
+/// Reads one pickle from `input` and leaves `input` after it.
 ///
 /// # Errors
 /// Where it ends early, has an opcode that `torch.save` does not write, or is too large.
@@ -49,7 +50,7 @@ impl<R: BufRead> Machine<'_, R> {
         Ok(u64::from_le_bytes(wide))
     }
 
-    /// `len` bytes; memory grows with what is really there.
+    /// The next `len` bytes. Memory grows with what the file has, not with `len`.
     fn blob(&mut self, len: u64) -> Result<Vec<u8>> {
         let mut bytes = Vec::new();
         let read = (&mut self.input).take(len).read_to_end(&mut bytes);
@@ -81,7 +82,7 @@ impl<R: BufRead> Machine<'_, R> {
         }
     }
 
-    /// A whole number of `len` bytes, `None` where it is larger than 64 bits.
+    /// An integer of `len` bytes; `None` if it has more than 64 bits.
     fn long(&mut self, len: u64) -> Result<Value> {
         let bytes = self.blob(len)?;
         let negative = bytes.last().is_some_and(|b| b & 0x80 != 0);

@@ -1,96 +1,16 @@
-//! What the few names in a `torch.save` pickle mean that make tensors: storages, tensors, parameters, ordered
-//! dictionaries. Any other class makes an object that nobody looks into.
+//! The few names in a `torch.save` pickle that are understood: storages, tensors, parameters, ordered
+//! dictionaries. Any other class becomes an object that is skipped.
 
 use super::heap::{Heap, Node, Result, Value};
-use crate::weights::Element;
+use super::storage::{Storage, View};
+use crate::weights::tensor::Element;
 
 /// Most axes of a tensor.
 const MAX_RANK: usize = 16;
 /// Longest key of a storage; PyTorch's are numbers.
 const MAX_KEY: usize = 64;
 
-/// A stretch of elements in the file.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Storage {
-    /// Its name in the file.
-    pub key: String,
-    /// What its elements are; none of a class that is not known, whose elements have no known size either.
-    pub element: Option<Element>,
-    /// How many.
-    pub len: usize,
-}
-
-/// A tensor as a view of a storage.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct View {
-    /// Which of the heap's storages.
-    pub storage: usize,
-    /// Element at which it begins.
-    pub offset: usize,
-    /// Its shape.
-    pub shape: Vec<usize>,
-    /// Elements between neighbours along each axis.
-    pub strides: Vec<usize>,
-}
-
-impl View {
-    /// Number of elements; none where it is no number.
-    pub fn len(&self) -> Option<usize> {
-        self.shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d))
-    }
-
-    /// The first element of the storage behind all of the view's; 0 of an empty view.
-    pub fn end(&self) -> Option<usize> {
-        if self.len()? == 0 {
-            return Some(0);
-        }
-        let mut steps = self.shape.iter().zip(&self.strides);
-        steps
-            .try_fold(self.offset, |at, (&d, &stride)| at.checked_add((d - 1).checked_mul(stride)?))?
-            .checked_add(1)
-    }
-
-    /// Whether elements follow one another in the storage.
-    fn is_contiguous(&self) -> bool {
-        let mut expected = 1;
-        self.shape.iter().zip(&self.strides).rev().all(|(&d, &stride)| {
-            let fits = d == 1 || stride == expected;
-            expected *= d;
-            fits
-        })
-    }
-
-    /// The view's elements from those of its storage, last axis fastest. The view must have been checked to end inside.
-    pub fn gather(&self, element: Element, storage: &[u8]) -> Vec<f32> {
-        let (len, bytes) = (self.len().unwrap_or(0), element.bytes());
-        if len == 0 {
-            return Vec::new();
-        }
-        if self.is_contiguous() {
-            return element.to_f32(&storage[self.offset * bytes..(self.offset + len) * bytes]);
-        }
-        let end = self.end().unwrap_or(0);
-        let values = element.to_f32(&storage[..end * bytes]);
-        let mut out = Vec::with_capacity(len);
-        let mut index = vec![0; self.shape.len()];
-        let mut at = self.offset;
-        for _ in 0..len {
-            out.push(values[at]);
-            for axis in (0..index.len()).rev() {
-                index[axis] += 1;
-                at += self.strides[axis];
-                if index[axis] < self.shape[axis] {
-                    break;
-                }
-                at -= self.strides[axis] * self.shape[axis];
-                index[axis] = 0;
-            }
-        }
-        out
-    }
-}
-
-/// What calling `class` with `args` gives. Nothing is called.
+/// The value that stands for `class(*args)`. Nothing is executed.
 pub fn call(heap: &mut Heap, class: Value, args: Value) -> Result<Value> {
     let Some(Node::Global(name)) = heap.node(class) else { return heap.add(Node::Object(class)) };
     match name.as_str() {
@@ -106,7 +26,7 @@ pub fn call(heap: &mut Heap, class: Value, args: Value) -> Result<Value> {
         "collections.OrderedDict" | "collections.defaultdict" | "builtins.dict" | "__builtin__.dict" => {
             ordered_dict(heap, args)
         }
-        // Quantised, sparse, on no device, of newer types: tensors all the same.
+        // Other tensors: quantised, sparse, on the meta device, of newer types.
         name if name.starts_with("torch._utils._rebuild_") => {
             let why = format!("a tensor of {name}");
             heap.add(Node::Odd(why))
@@ -119,12 +39,12 @@ fn is_tensor_function(heap: &Heap, function: Value) -> bool {
     matches!(heap.node(function), Some(Node::Global(name)) if name == "torch._utils._rebuild_tensor_v2")
 }
 
-/// A dictionary; Python 2 wrote the entries as a list of pairs.
+/// A dictionary; pickles of Python 2 have its entries as a list of pairs.
 fn ordered_dict(heap: &mut Heap, args: Value) -> Result<Value> {
     let list = heap.tuple(args).and_then(|a| a.first()).copied();
     let pairs = list.and_then(|list| heap.node(list));
     let len = if let Some(Node::List(items)) = pairs { items.len() } else { 0 };
-    // Counted before it is copied: a long list may be given again and again.
+    // Charged before it is copied: a file may pass a long list many times.
     heap.charge(2 * len * size_of::<Value>())?;
     let pairs = match list.and_then(|list| heap.node(list)) {
         Some(Node::List(items)) => items.clone(),

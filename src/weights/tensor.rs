@@ -1,28 +1,51 @@
-//! Element types of files' tensors, and the way to f32.
+//! Tensors of files: name, shape, element type and the conversion to f32.
 
 use half::{bf16, f16};
 
-/// What a tensor's elements are.
+/// Name, shape and element type of a tensor in a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Info {
+    /// The tensor's name, preceded by the keys of the dictionaries that contain it, with dots between.
+    pub name: String,
+    /// The tensor's shape in the file's order of axes; empty for a scalar.
+    pub shape: Vec<usize>,
+    /// Type of the elements.
+    pub element: Element,
+}
+
+impl Info {
+    /// Number of elements.
+    pub fn len(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// Element type of a tensor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Element {
     /// 64-bit floats.
     F64,
     /// 32-bit floats.
     F32,
-    /// IEEE's 16-bit floats.
+    /// IEEE 754 half precision.
     F16,
-    /// The upper halves of 32-bit floats.
+    /// bfloat16, the upper half of a 32-bit float.
     Bf16,
-    /// Anything that is no weight, such as counters.
+    /// A type that weights do not have, such as integers of counters.
     Other {
-        /// As the safetensors format calls it.
+        /// Name in the safetensors format.
         name: &'static str,
-        /// Bytes an element.
+        /// Bytes per element.
         bytes: usize,
     },
 }
 
-/// Types that are listed but not read. Those of an unknown name are taken as bytes.
+/// Names and sizes of types that are listed but not read. Types of an unknown name are listed as `U8`.
 const OTHERS: [(&str, usize); 12] = [
     ("U64", 8),
     ("U32", 4),
@@ -39,7 +62,7 @@ const OTHERS: [(&str, usize); 12] = [
 ];
 
 impl Element {
-    /// By the safetensors format's name.
+    /// The type of that name in the safetensors format.
     pub fn by_name(name: &str) -> Element {
         match name {
             "F64" => Element::F64,
@@ -56,7 +79,7 @@ impl Element {
         }
     }
 
-    /// The safetensors format's name.
+    /// Name in the safetensors format.
     pub fn name(self) -> &'static str {
         match self {
             Element::F64 => "F64",
@@ -67,7 +90,7 @@ impl Element {
         }
     }
 
-    /// Bytes an element.
+    /// Bytes per element.
     pub fn bytes(self) -> usize {
         match self {
             Element::F64 => 8,
@@ -77,13 +100,13 @@ impl Element {
         }
     }
 
-    /// Whether it can be a weight.
+    /// Whether weights can be of this type.
     pub fn is_float(self) -> bool {
         !matches!(self, Element::Other { .. })
     }
 
-    /// The elements in `bytes`, little end first, rounded to nearest; a rest that is no whole element is left out. Other
-    /// types than floats give nothing.
+    /// The little-endian elements in `bytes`, rounded to nearest; an incomplete last element is dropped.
+    /// Empty for types that are not floats.
     pub fn to_f32(self, bytes: &[u8]) -> Vec<f32> {
         match self {
             Element::F64 => bytes.as_chunks::<8>().0.iter().map(|&v| f64::from_le_bytes(v) as f32).collect(),
