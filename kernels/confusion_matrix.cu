@@ -1,6 +1,6 @@
 // Confusion matrix of label maps: counts [classes, classes], row = target, column = prediction. Pixels whose target or
-// prediction is no class do not count; where there are confidences, float [pixels], nor do those below the threshold (null:
-// every pixel counts). Integer sums do not depend on order, so atomics add them.
+// prediction is no class do not count, nor do those whose confidence, float [pixels] or null, is below the threshold.
+// Integer sums do not depend on order, so atomics add them.
 #include "common/vector.cuh"
 
 /// Labels that a thread takes at a time.
@@ -54,7 +54,7 @@ KERNEL(256) confusion_matrix_shared(u64* counts, const u8* pred, const u8* targe
     }
 }
 
-/// For matrices that shared memory does not hold.
+/// The same for matrices that do not fit into shared memory.
 KERNEL(256) confusion_matrix_global(u64* counts, const u8* pred, const u8* target, const float* confidence, u64 len,
                                     u32 classes, float threshold) {
     count_labels(counts, pred, target, confidence, len, classes, threshold);

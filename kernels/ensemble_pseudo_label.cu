@@ -2,11 +2,11 @@
 // softmax(gamma up(core) + (1 - gamma) a), a = up(assist) at its topk largest classes and up(core) elsewhere.
 //
 // core, assist [n, h, w, classes] at low resolution; label bytes and float confidences [n, H, W]. Both teachers are
-// interpolated on the fly (upsample.cuh); what is read is low-resolution logits, what is written five bytes a pixel.
+// interpolated on the fly (upsample.cuh), so low-resolution logits are read and five bytes per pixel written.
 #include "common/device.cuh"
 #include "common/teachers.cuh"
 
-/// Pixels of a strip: the sorted lists of their largest classes fill the registers.
+/// Pixels of a strip, limited by registers: each has a sorted list of its largest classes.
 constexpr int ROWS = 2;
 
 template <class T>

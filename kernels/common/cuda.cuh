@@ -1,4 +1,4 @@
-// What device.cuh promises, for nvcc.
+// The functions of device.cuh for nvcc.
 #pragma once
 
 #define KERNEL(threads) extern "C" __global__ void __launch_bounds__(threads)
