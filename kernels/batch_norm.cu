@@ -70,7 +70,7 @@ DEVICE void batch_norm_moments_parts(double* partial, const T* x, float* scratch
 /// y = act of the normalised x plus residual.
 template <int width, class T>
 DEVICE void normalise_all(T* y, const T* x, const T* residual, const Norm& norm, float slope, u32 lanes, u32 positions,
-                      u32 c) {
+                          u32 c) {
     Share share = thread_share<width>(positions, lanes);
     if (share.channel >= c) return;
     Affine<width> affine;
@@ -86,8 +86,8 @@ DEVICE void normalise_all(T* y, const T* x, const T* residual, const Norm& norm,
 }
 
 template <class T>
-DEVICE void batch_norm_fwd(T* y, const T* x, const T* residual, const Norm& norm, float slope, u32 lanes,
-                           u32 positions, u32 c) {
+DEVICE void batch_norm_fwd(T* y, const T* x, const T* residual, const Norm& norm, float slope, u32 lanes, u32 positions,
+                           u32 c) {
     with_width<T>(c, [&](auto width) { normalise_all<width>(y, x, residual, norm, slope, lanes, positions, c); });
 }
 
@@ -140,7 +140,8 @@ DEVICE void partial_sums(float* partial, T* dx, const T* dy, const T* x, const T
 template <class T>
 DEVICE void batch_norm_sums(float* partial, T* dx, const T* dy, const T* x, const T* y, float* scratch,
                             const Norm& norm, float slope, u32 lanes, u32 positions, u32 c) {
-    with_width<T>(c, [&](auto width) { partial_sums<width>(partial, dx, dy, x, y, scratch, norm, slope, lanes, positions, c); });
+    with_width<T>(
+        c, [&](auto width) { partial_sums<width>(partial, dx, dy, x, y, scratch, norm, slope, lanes, positions, c); });
 }
 
 /// dx = weight inv g + coeffs[0] (x - mean) + coeffs[1], dresidual = g; coeffs [2, c]; y as for load_gradient.
@@ -168,7 +169,9 @@ DEVICE void input_gradient(T* dx, T* dresidual, const T* dy, const T* x, const T
 template <class T>
 DEVICE void batch_norm_bwd(T* dx, T* dresidual, const T* dy, const T* x, const T* y, const float* coeffs,
                            const Norm& norm, float slope, u32 lanes, u32 positions, u32 c) {
-    with_width<T>(c, [&](auto width) { input_gradient<width>(dx, dresidual, dy, x, y, coeffs, norm, slope, lanes, positions, c); });
+    with_width<T>(c, [&](auto width) {
+        input_gradient<width>(dx, dresidual, dy, x, y, coeffs, norm, slope, lanes, positions, c);
+    });
 }
 
 /// The whole backward pass in double, one thread per channel: with few positions dx is the small difference of much

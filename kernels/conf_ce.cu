@@ -35,8 +35,8 @@ DEVICE void count_bin(u32* bins, float confidence) {
 }
 
 /// Reads the pseudo label of pixel (y, x) of its source image; returns whether it passed.
-DEVICE bool read_pseudo(float& weight, i32& label, u32* bins, const Pseudo& pseudo, const Upsample& u, i32 source, i32 y,
-                        i32 x) {
+DEVICE bool read_pseudo(float& weight, i32& label, u32* bins, const Pseudo& pseudo, const Upsample& u, i32 source,
+                        i32 y, i32 x) {
     u64 pixel = (u64(source) * u.full_h + y) * u.full_w + x;
     float confidence = pseudo.confidence[pixel];
     count_bin(bins, confidence);
@@ -56,8 +56,8 @@ template <class T> struct ConfCe : LabelLoss<T> {
     const Mix& mix;
     u32* bins;
 
-    DEVICE ConfCe(const Upsample& size, const Staged<Field<T>>& student, const Pseudo& labels, const Mix& boxes, u32* shared,
-                  const ConfusionCounter& counter)
+    DEVICE ConfCe(const Upsample& size, const Staged<Field<T>>& student, const Pseudo& labels, const Mix& boxes,
+                  u32* shared, const ConfusionCounter& counter)
         : LabelLoss<T>(size, student, counter), pseudo(labels), mix(boxes), bins(shared) {}
 
     DEVICE bool read(State& state, const Tile& tile, const Strip<ROWS>& strip, i32) {
@@ -107,9 +107,7 @@ template <class T> struct ConfCeNegative : LossDefaults {
           confusion(counter) {}
 
     DEVICE bool negative_on() const { return negative_threshold > 0.0f; }
-    DEVICE bool has(int group) const {
-        return group == POSITIVE || (group == NEGATIVE ? negative_on() : square_on);
-    }
+    DEVICE bool has(int group) const { return group == POSITIVE || (group == NEGATIVE ? negative_on() : square_on); }
     DEVICE i32 sources() const { return negative_on() ? 1 + logits.mix.rounds : 1; }
     DEVICE bool stage(const Tile& tile, i32 row, i32 source) {
         if (negative_on()) return logits.stage(u, tile, row, source);
@@ -130,8 +128,8 @@ template <class T> struct ConfCeNegative : LossDefaults {
             // Without negative learning there is one pass, over all pixels.
             if (negative_on() && from != image) continue;
             state.own[r] = any = true;
-            bool passed = read_pseudo(state.ce.weight[r], state.ce.label[r], bins, pseudo, u, from, strip.y + r,
-                                      strip.x);
+            bool passed =
+                read_pseudo(state.ce.weight[r], state.ce.label[r], bins, pseudo, u, from, strip.y + r, strip.x);
             counts[0] += passed ? 1 : 0;
             state.ce.counted[r] = passed;
         }
@@ -200,13 +198,13 @@ template <class T> struct ConfCeNegative : LossDefaults {
 #pragma unroll
         for (int r = 0; r < ROWS; r++) {
             bool learns = below[r] && c != state.ce.label[r] && rest[r] >= CLAMP;
-            float slope = group == NEGATIVE ? (learns ? 1.0f / rest[r] : 0.0f) - state.dot[r]
-                                            : 2.0f * (p[r] - state.square[r]);
+            float slope =
+                group == NEGATIVE ? (learns ? 1.0f / rest[r] : 0.0f) - state.dot[r] : 2.0f * (p[r] - state.square[r]);
             g[r] = state.own[r] ? p[r] * slope : 0.0f;
         }
     }
-    DEVICE void subtract_onehot(float* above, float* below, const State& state, const Strip<ROWS>& strip, int group, i32 first,
-                     i32 end) const {
+    DEVICE void subtract_onehot(float* above, float* below, const State& state, const Strip<ROWS>& strip, int group,
+                                i32 first, i32 end) const {
         if (group == POSITIVE) state.ce.subtract_onehot(above, below, first, end, strip);
     }
 };
@@ -224,8 +222,8 @@ DEVICE void flush_bins(u64* histogram, const u32* bins) {
 }
 
 template <class T>
-DEVICE void conf_ce(float* parts, double* sums, u64* counts, u64* histogram, const Confusion& confusion, const T* student,
-                    const Pseudo& pseudo, const Mix& mix, const Upsample& u) {
+DEVICE void conf_ce(float* parts, double* sums, u64* counts, u64* histogram, const Confusion& confusion,
+                    const T* student, const Pseudo& pseudo, const Mix& mix, const Upsample& u) {
     DYNAMIC_SHARED(unsigned char, memory);
     SHARED(u32, bins, BINS);
     clear_bins(bins);

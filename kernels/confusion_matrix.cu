@@ -42,8 +42,9 @@ DEVICE void count_labels(Count* counts, const u8* pred, const u8* target, const 
 }
 
 /// `counts` must be zero. Each block counts in shared memory of classes² words first; it sees fewer than 2^32 pixels.
-KERNEL(256) confusion_matrix_shared(u64* counts, const u8* pred, const u8* target, const float* confidence, u64 len,
-                                    u32 classes, float threshold) {
+KERNEL(256)
+confusion_matrix_shared(u64* counts, const u8* pred, const u8* target, const float* confidence, u64 len, u32 classes,
+                        float threshold) {
     DYNAMIC_SHARED(u32, histogram);
     for (u32 i = threadIdx.x; i < classes * classes; i += blockDim.x) histogram[i] = 0;
     block_sync();
@@ -55,8 +56,9 @@ KERNEL(256) confusion_matrix_shared(u64* counts, const u8* pred, const u8* targe
 }
 
 /// The same for matrices that do not fit into shared memory.
-KERNEL(256) confusion_matrix_global(u64* counts, const u8* pred, const u8* target, const float* confidence, u64 len,
-                                    u32 classes, float threshold) {
+KERNEL(256)
+confusion_matrix_global(u64* counts, const u8* pred, const u8* target, const float* confidence, u64 len, u32 classes,
+                        float threshold) {
     count_labels(counts, pred, target, confidence, len, classes, threshold);
 }
 REGISTER_KERNEL(confusion_matrix_shared)

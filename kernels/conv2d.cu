@@ -1,11 +1,13 @@
 // 2-D convolution and its data gradient as implicit GEMMs, NHWC activations, weight [out, kernel, kernel, in] with the
 // input channels of one group.
 //
-//   fprop  y[n, i, j, o] = bias[o] + sum over (r, s, c) of x[n, i stride - padding + r dilation, j ..., c] w[o, r, s, c]
+//   fprop  y[n, i, j, o] = bias[o] + sum over (r, s, c) of
+//              x[n, i stride - padding + r dilation, j ..., c] w[o, r, s, c]
 //          m = positions of y, n = o, k = (r, s, c)
-//   dgrad  dx[n, i, j, c] = sum over (r, s, o) of dy[n, (i + padding - r dilation) / stride, (j ...) ..., o] w[o, r, s, c]
-//          over the taps for which the divisions have no remainder; m = positions of x, n = c, k = (r, s, o). A tile holds
-//          positions of one phase (equal row and column modulo the stride), which all use the same taps.
+//   dgrad  dx[n, i, j, c] = sum over (r, s, o) of
+//              dy[n, (i + padding - r dilation) / stride, (j ...) ..., o] w[o, r, s, c]
+//          over the taps for which the divisions have no remainder; m = positions of x, n = c, k = (r, s, o). A tile
+//          holds positions of one phase (equal row and column modulo the stride), which all use the same taps.
 //
 // `end` is the fused epilogue; it needs aligned channels.
 //
@@ -18,14 +20,16 @@
 #include "common/conv2d_tiles.cuh"
 
 template <class T, class Tile, bool any>
-DEVICE void fprop(T* y, const T* x, const T* weight, const float* bias, const FpropEpilogue& end, const Conv2dSizes& s) {
+DEVICE void fprop(T* y, const T* x, const T* weight, const float* bias, const FpropEpilogue& end,
+                  const Conv2dSizes& s) {
     DYNAMIC_SHARED(u8, shared);
     const u32 n_begin = blockIdx.x % s.n_tiles * Tile::n, m_begin = blockIdx.x / s.n_tiles * Tile::m;
     const u32 depth = s.kernel * s.kernel * s.in_channels;
     const Axis rows = fprop_axis(s, s.h, s.out_h), cols = fprop_axis(s, s.w, s.out_w);
 
     const u32 first_in = blockIdx.z * s.in_channels, first_out = blockIdx.z * s.out_channels;
-    ActivationKMajor<T, Tile, any> a(x, rows, cols, s.n, first_in, s.in_channels, s.in_pitch, m_begin, s.aligned_a != 0);
+    ActivationKMajor<T, Tile, any> a(x, rows, cols, s.n, first_in, s.in_channels, s.in_pitch, m_begin,
+                                     s.aligned_a != 0);
     WeightKMajor<T, Tile, any> b(weight, first_out, n_begin, s.out_channels, depth, s.aligned_b != 0);
     BlockMma<T, Tile, true, true> mma;
     mainloop<T, Tile>(mma, a, b, num_steps(depth, DEPTH<T>), shared);
@@ -45,8 +49,8 @@ DEVICE void fprop(T* y, const T* x, const T* weight, const float* bias, const Fp
     write_tile<Tile>(y, shared, n_begin, s.out_channels, row_offset);
     if (end.moments) {
         u32 rows = positions - m_begin < u32(Tile::m) ? positions - m_begin : Tile::m;
-        tile_moments<Tile, T>(end.moments, shared, rows, m_begin / Tile::m, first_out + n_begin, s.out_channels - n_begin,
-                              s.out_pitch, [] { block_sync(); });
+        tile_moments<Tile, T>(end.moments, shared, rows, m_begin / Tile::m, first_out + n_begin,
+                              s.out_channels - n_begin, s.out_pitch, [] { block_sync(); });
     }
 }
 
@@ -64,7 +68,8 @@ DEVICE void dgrad(T* dx, const T* dy, const T* weight, const DgradEpilogue& end,
         return;
     }
 
-    ActivationKMajor<T, Tile, any> a(dy, rows, cols, s.n, first_out, s.out_channels, s.out_pitch, m_begin, s.aligned_a != 0);
+    ActivationKMajor<T, Tile, any> a(dy, rows, cols, s.n, first_out, s.out_channels, s.out_pitch, m_begin,
+                                     s.aligned_a != 0);
     WeightMnMajor<T, Tile, any> b(weight, rows, cols, s, first_out, n_begin);
     BlockMma<T, Tile, true, false> mma;
     mainloop<T, Tile>(mma, a, b, num_steps(rows.taps * cols.taps * s.out_channels, DEPTH<T>), shared);
@@ -79,7 +84,7 @@ DEVICE void dgrad(T* dx, const T* dy, const T* weight, const DgradEpilogue& end,
     // Rows that are not whole chunks get their epilogue as ops of their own.
     if (!any && (end.add || end.sums || end.tangent)) {
         dgrad_epilogue<Tile, T>(shared, end, tile, n_begin, first_in + n_begin, s.in_channels, s.in_pitch, row_offset,
-                                 [] { block_sync(); });
+                                [] { block_sync(); });
         block_sync();
     }
     write_tile<Tile>(dx, shared, n_begin, s.in_channels, row_offset);
@@ -97,23 +102,23 @@ conv2d_fprop_small_f32(float* y, const float* x, const float* weight, const floa
 }
 KERNEL(128)
 conv2d_fprop_any_f32(float* y, const float* x, const float* weight, const float* bias,
-                       const GRID_CONSTANT FpropEpilogue end, const GRID_CONSTANT Conv2dSizes s) {
+                     const GRID_CONSTANT FpropEpilogue end, const GRID_CONSTANT Conv2dSizes s) {
     fprop<float, Tiles<float>::Small, true>(y, x, weight, bias, end, s);
 }
 // Shared memory of a multiprocessor holds two blocks.
 KERNEL_RESIDENT(256, 2)
 conv2d_fprop_large_bf16(bf16* y, const bf16* x, const bf16* weight, const float* bias,
-                       const GRID_CONSTANT FpropEpilogue end, const GRID_CONSTANT Conv2dSizes s) {
+                        const GRID_CONSTANT FpropEpilogue end, const GRID_CONSTANT Conv2dSizes s) {
     fprop<bf16, Tiles<bf16>::Large, false>(y, x, weight, bias, end, s);
 }
 KERNEL(128)
 conv2d_fprop_small_bf16(bf16* y, const bf16* x, const bf16* weight, const float* bias,
-                       const GRID_CONSTANT FpropEpilogue end, const GRID_CONSTANT Conv2dSizes s) {
+                        const GRID_CONSTANT FpropEpilogue end, const GRID_CONSTANT Conv2dSizes s) {
     fprop<bf16, Tiles<bf16>::Small, false>(y, x, weight, bias, end, s);
 }
 KERNEL(128)
 conv2d_fprop_any_bf16(bf16* y, const bf16* x, const bf16* weight, const float* bias,
-                       const GRID_CONSTANT FpropEpilogue end, const GRID_CONSTANT Conv2dSizes s) {
+                      const GRID_CONSTANT FpropEpilogue end, const GRID_CONSTANT Conv2dSizes s) {
     fprop<bf16, Tiles<bf16>::Small, true>(y, x, weight, bias, end, s);
 }
 

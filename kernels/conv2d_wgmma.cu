@@ -48,7 +48,8 @@ DEVICE void fprop(bf16* y, const TensorMap& a_map, const TensorMap& b_map, const
     TmaWeightKMajor<Tile> b(b_map, first_out + n_begin, s.in_channels);
     run<Tile, false, false>(pipeline, a, b, tap_steps(s, s.in_channels), [&](const auto& mainloop) {
         if (Tile::cluster > 1 && m_begin >= positions) return;
-        mainloop.template store_accumulators<bf16>(pipeline.tiles, bias ? bias + first_out + n_begin : nullptr, s.out_channels - n_begin);
+        mainloop.template store_accumulators<bf16>(pipeline.tiles, bias ? bias + first_out + n_begin : nullptr,
+                                                   s.out_channels - n_begin);
         named_barrier_sync(CONSUMERS, Tile::threads);
         auto row_offset = [&](u32 row) {
             u32 m = m_begin + row;
@@ -62,13 +63,15 @@ DEVICE void fprop(bf16* y, const TensorMap& a_map, const TensorMap& b_map, const
         if (end.moments) {
             u32 rows = positions - m_begin < u32(Tile::m) ? positions - m_begin : Tile::m;
             tile_moments<Tile, bf16>(end.moments, pipeline.tiles, rows, m_begin / Tile::m, first_out + n_begin,
-                                     s.out_channels - n_begin, s.out_pitch, [] { named_barrier_sync(CONSUMERS, Tile::threads); });
+                                     s.out_channels - n_begin, s.out_pitch,
+                                     [] { named_barrier_sync(CONSUMERS, Tile::threads); });
         }
     });
 }
 
 template <class Tile>
-DEVICE void dgrad(bf16* dx, const TensorMap& a_map, const TensorMap& b_map, const DgradEpilogue& end, const Conv2dSizes& s) {
+DEVICE void dgrad(bf16* dx, const TensorMap& a_map, const TensorMap& b_map, const DgradEpilogue& end,
+                  const Conv2dSizes& s) {
     DYNAMIC_SHARED(u8, shared);
     const Pipeline<Tile> pipeline(shared);
     const TileCoord<Tile> tile(s.n_tiles);
@@ -86,8 +89,9 @@ DEVICE void dgrad(bf16* dx, const TensorMap& a_map, const TensorMap& b_map, cons
             return m < positions ? i64(m) * s.in_pitch + (first_in + n_begin) : i64(-1);
         };
         if (end.add || end.sums || end.tangent) {
-            dgrad_epilogue<Tile, bf16>(pipeline.tiles, end, m_begin / Tile::m, n_begin, first_in + n_begin, s.in_channels,
-                                        s.in_pitch, row_offset, [] { named_barrier_sync(CONSUMERS, Tile::threads); });
+            dgrad_epilogue<Tile, bf16>(pipeline.tiles, end, m_begin / Tile::m, n_begin, first_in + n_begin,
+                                       s.in_channels, s.in_pitch, row_offset,
+                                       [] { named_barrier_sync(CONSUMERS, Tile::threads); });
             named_barrier_sync(CONSUMERS, Tile::threads);
         }
         write_tile<Tile>(dx, pipeline.tiles, n_begin, s.in_channels, row_offset);
@@ -111,7 +115,8 @@ DEVICE void wgrad(float* partial, const TensorMap& a_map, const TensorMap& b_map
         named_barrier_sync(CONSUMERS, Tile::threads);
         const TapBlocks blocks(s);
         const float* staged = reinterpret_cast<const float*>(pipeline.tiles);
-        float* out = partial + (u64(blockIdx.y) * gridDim.z + blockIdx.z) * s.out_channels * blocks.taps * s.in_channels;
+        float* out =
+            partial + (u64(blockIdx.y) * gridDim.z + blockIdx.z) * s.out_channels * blocks.taps * s.in_channels;
         for (u32 i = threadIdx.x; i < Tile::m * Tile::n / 4; i += Tile::threads) {
             u32 row = i / (Tile::n / 4), col = i % (Tile::n / 4) * 4, m = m_begin + row;
             u32 tap = blocks.tap(first_block + col / BOX_ROW);
@@ -139,8 +144,9 @@ conv2d_fprop_wgmma256_bf16(bf16* y, const GRID_CONSTANT TensorMap a, const GRID_
     fprop<Tile256>(y, a, b, bias, end, s);
 }
 KERNEL_CLUSTER(288, 2)
-conv2d_fprop_wgmma256x2_bf16(bf16* y, const GRID_CONSTANT TensorMap a, const GRID_CONSTANT TensorMap b, const float* bias,
-                             const GRID_CONSTANT FpropEpilogue end, const GRID_CONSTANT Conv2dSizes s) {
+conv2d_fprop_wgmma256x2_bf16(bf16* y, const GRID_CONSTANT TensorMap a, const GRID_CONSTANT TensorMap b,
+                             const float* bias, const GRID_CONSTANT FpropEpilogue end,
+                             const GRID_CONSTANT Conv2dSizes s) {
     fprop<Tile256Pair>(y, a, b, bias, end, s);
 }
 KERNEL_RESIDENT(288, 2)

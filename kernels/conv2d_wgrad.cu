@@ -1,6 +1,7 @@
 // Gradients of a convolution's weight and bias, which add to what `grads` holds.
 //
-//   dweight[o, r, s, c] += sum over positions (n, i, j) of dy[n, i, j, o] x[n, i stride - padding + r dilation, j ..., c]
+//   dweight[o, r, s, c] += sum over positions (n, i, j) of
+//                              dy[n, i, j, o] x[n, i stride - padding + r dilation, j ..., c]
 //   dbias[o]            += sum over positions of dy[n, i, j, o]
 //
 // The weight's is an implicit GEMM over positions: m = o, n = (r, s, c), k = positions. There are few tiles and many
@@ -11,7 +12,8 @@
 #include "common/conv2d_tiles.cuh"
 
 /// Block x: tiles of n, then of m; block y: split; block z: group.
-template <class T, class Tile, bool any> DEVICE void wgrad(float* partial, const T* x, const T* dy, const Conv2dSizes& s) {
+template <class T, class Tile, bool any>
+DEVICE void wgrad(float* partial, const T* x, const T* dy, const Conv2dSizes& s) {
     DYNAMIC_SHARED(u8, shared);
     const u32 n_begin = blockIdx.x % s.n_tiles * Tile::n, m_begin = blockIdx.x / s.n_tiles * Tile::m;
     const u32 positions = s.n * s.out_h * s.out_w, columns = s.kernel * s.kernel * s.in_channels;
@@ -20,7 +22,7 @@ template <class T, class Tile, bool any> DEVICE void wgrad(float* partial, const
 
     const u32 first_in = blockIdx.z * s.in_channels, first_out = blockIdx.z * s.out_channels;
     GradientMnMajor<T, Tile, any> a(dy, first_out, first_out + s.out_channels, s.out_pitch, m_begin, begin, end,
-                                s.aligned_a != 0);
+                                    s.aligned_a != 0);
     ActivationMnMajor<T, Tile, any> b(x, s, first_in, n_begin, begin, end);
     BlockMma<T, Tile, false, false> mma;
     mainloop<T, Tile>(mma, a, b, num_steps(end - begin, DEPTH<T>), shared);

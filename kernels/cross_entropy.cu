@@ -91,7 +91,8 @@ DEVICE void count_digit(u32* bins, float p, u32 prefix, i32 level) {
     // All NaNs become one that is above every number.
     u32 bits = p == p ? float_to_bits(p) : 0x7fffffffu;
     u32 shift = digit_shift(level);
-    if (level == 0 || bits >> (shift + 10) == prefix) atomic_add(&bins[(bits >> shift) & (level == 0 ? 2047u : 1023u)], 1u);
+    if (level == 0 || bits >> (shift + 10) == prefix)
+        atomic_add(&bins[(bits >> shift) & (level == 0 ? 2047u : 1023u)], 1u);
 }
 
 DEVICE void clear_bins(u32* bins) {
@@ -108,8 +109,8 @@ DEVICE void flush_bins(u32* histogram, const u32* bins) {
 
 /// softmax(up(logits))[target] of every pixel, 1 where it has no label; counts the labels and the highest digits.
 template <class T>
-DEVICE void ohem_probability(float* probability, u64* labelled, u32* histogram, const Field<T>& logits, const u8* target,
-                             const Upsample& u) {
+DEVICE void ohem_probability(float* probability, u64* labelled, u32* histogram, const Field<T>& logits,
+                             const u8* target, const Upsample& u) {
     constexpr int R = 4;
     DYNAMIC_SHARED(unsigned char, memory);
     SHARED(u32, bins, BINS);
@@ -154,19 +155,22 @@ DEVICE void ohem_probability(float* probability, u64* labelled, u32* histogram, 
     if (threadIdx.x == 0) atomic_add(labelled, u64(count));
 }
 
-KERNEL(128) ohem_probability_f32(float* probability, u64* labelled, u32* histogram, const Field<float> logits,
-                                 const u8* target, const Upsample u) {
+KERNEL(128)
+ohem_probability_f32(float* probability, u64* labelled, u32* histogram, const Field<float> logits, const u8* target,
+                     const Upsample u) {
     ohem_probability(probability, labelled, histogram, logits, target, u);
 }
-KERNEL(128) ohem_probability_bf16(float* probability, u64* labelled, u32* histogram, const Field<bf16> logits,
-                                  const u8* target, const Upsample u) {
+KERNEL(128)
+ohem_probability_bf16(float* probability, u64* labelled, u32* histogram, const Field<bf16> logits, const u8* target,
+                      const Upsample u) {
     ohem_probability(probability, labelled, histogram, logits, target, u);
 }
 REGISTER_KERNEL(ohem_probability_f32)
 REGISTER_KERNEL(ohem_probability_bf16)
 
 /// Counts the digits of one level among the probabilities that share the prefix.
-KERNEL(256) ohem_histogram(u32* histogram, const float* probability, const Selection* selection, i32 level, u64 pixels) {
+KERNEL(256)
+ohem_histogram(u32* histogram, const float* probability, const Selection* selection, i32 level, u64 pixels) {
     SHARED(u32, bins, BINS);
     clear_bins(bins);
     u32 prefix = selection->prefix;
@@ -179,8 +183,8 @@ REGISTER_KERNEL(ohem_histogram)
 
 /// One block: appends the digit of rank `rank` to the prefix and clears the histogram for the next level; after the
 /// last level it sets the bound. `min_kept` is the rank at level 0.
-KERNEL(256) ohem_select(Selection* selection, u32* histogram, const u64* labelled, i32 level, u32 min_kept,
-                        float threshold) {
+KERNEL(256)
+ohem_select(Selection* selection, u32* histogram, const u64* labelled, i32 level, u32 min_kept, float threshold) {
     constexpr int PER_THREAD = BINS / THREADS;
     SHARED(u32, counts, THREADS);
     u32 prefix = level == 0 ? 0 : selection->prefix, rank = level == 0 ? min_kept : selection->rank;

@@ -2,7 +2,7 @@
 //
 //   leaky_relu     y = x for x > 0, slope x elsewhere; backward dx = dy for x > 0, slope dy elsewhere
 //   add            out = x + alpha y, y of x's shape or with one position per image
-//   copy_channels  out[p, out_offset + k] = x[p, x_offset + k] for k below len: concat with one launch per part, and slices
+//   copy_channels  out[p, out_offset + k] = x[p, x_offset + k] for k below len: slices, concat by one launch per part
 #include "common/vector.cuh"
 
 /// g times the derivative of leaky ReLU at x.
@@ -58,8 +58,7 @@ DEVICE void add_broadcast_runs(T* out, const T* x, const T* y, float alpha, u32 
     }
 }
 
-template <class T>
-DEVICE void add_broadcast(T* out, const T* x, const T* y, float alpha, u32 n, u32 positions, u32 c) {
+template <class T> DEVICE void add_broadcast(T* out, const T* x, const T* y, float alpha, u32 n, u32 positions, u32 c) {
     with_width<T>(c, [&](auto width) { add_broadcast_runs<width>(out, x, y, alpha, n, positions, c); });
 }
 
@@ -95,18 +94,20 @@ KERNEL(256) add_fwd_f32(float* out, const float* x, const float* y, float alpha,
     add(out, x, y, alpha, len);
 }
 KERNEL(256) add_fwd_bf16(bf16* out, const bf16* x, const bf16* y, float alpha, u64 len) { add(out, x, y, alpha, len); }
-KERNEL(256) add_broadcast_fwd_f32(float* out, const float* x, const float* y, float alpha, u32 n, u32 positions, u32 c) {
+KERNEL(256)
+add_broadcast_fwd_f32(float* out, const float* x, const float* y, float alpha, u32 n, u32 positions, u32 c) {
     add_broadcast(out, x, y, alpha, n, positions, c);
 }
 KERNEL(256) add_broadcast_fwd_bf16(bf16* out, const bf16* x, const bf16* y, float alpha, u32 n, u32 positions, u32 c) {
     add_broadcast(out, x, y, alpha, n, positions, c);
 }
-KERNEL(256) copy_channels_f32(float* out, const float* x, u64 positions, u32 len, u32 out_c, u32 out_offset, u32 x_c,
-                              u32 x_offset) {
+KERNEL(256)
+copy_channels_f32(float* out, const float* x, u64 positions, u32 len, u32 out_c, u32 out_offset, u32 x_c,
+                  u32 x_offset) {
     copy_channels(out, x, positions, len, out_c, out_offset, x_c, x_offset);
 }
-KERNEL(256) copy_channels_bf16(bf16* out, const bf16* x, u64 positions, u32 len, u32 out_c, u32 out_offset, u32 x_c,
-                               u32 x_offset) {
+KERNEL(256)
+copy_channels_bf16(bf16* out, const bf16* x, u64 positions, u32 len, u32 out_c, u32 out_offset, u32 x_c, u32 x_offset) {
     copy_channels(out, x, positions, len, out_c, out_offset, x_c, x_offset);
 }
 REGISTER_KERNEL(leaky_relu_fwd_f32)

@@ -10,8 +10,8 @@
 constexpr int ROWS = 2;
 
 template <class T>
-DEVICE void ensemble_pseudo_label(u8* label, float* confidence, const T* core, const T* assist, const Ensemble& ensemble,
-                                  const Upsample& u) {
+DEVICE void ensemble_pseudo_label(u8* label, float* confidence, const T* core, const T* assist,
+                                  const Ensemble& ensemble, const Upsample& u) {
     DYNAMIC_SHARED(Cell, core_cells);
     Cell* assist_cells = core_cells + u.slots * cell_stride(u);
     Tile tile(u);
@@ -39,12 +39,14 @@ DEVICE void ensemble_pseudo_label(u8* label, float* confidence, const T* core, c
     }
 }
 
-KERNEL(128) ensemble_pseudo_label_fwd_f32(u8* label, float* confidence, const float* core, const float* assist,
-                                          const Ensemble ensemble, const Upsample u) {
+KERNEL(128)
+ensemble_pseudo_label_fwd_f32(u8* label, float* confidence, const float* core, const float* assist,
+                              const Ensemble ensemble, const Upsample u) {
     ensemble_pseudo_label(label, confidence, core, assist, ensemble, u);
 }
-KERNEL(128) ensemble_pseudo_label_fwd_bf16(u8* label, float* confidence, const bf16* core, const bf16* assist,
-                                           const Ensemble ensemble, const Upsample u) {
+KERNEL(128)
+ensemble_pseudo_label_fwd_bf16(u8* label, float* confidence, const bf16* core, const bf16* assist,
+                               const Ensemble ensemble, const Upsample u) {
     ensemble_pseudo_label(label, confidence, core, assist, ensemble, u);
 }
 REGISTER_KERNEL(ensemble_pseudo_label_fwd_f32)

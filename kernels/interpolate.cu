@@ -5,7 +5,8 @@
 #include "common/bilinear.cuh"
 #include "common/vector.cuh"
 
-template <int width, class T> DEVICE void interpolate_runs(T* y, const T* x, u32 n, u32 h, u32 w, u32 oh, u32 ow, u32 c) {
+template <int width, class T>
+DEVICE void interpolate_runs(T* y, const T* x, u32 n, u32 h, u32 w, u32 oh, u32 ow, u32 c) {
     u32 groups = c / width;
     u64 count = u64(n) * oh * ow * groups;
     for (u64 i = grid_thread(); i < count; i += grid_threads()) {
@@ -54,7 +55,8 @@ DEVICE void transpose_runs(Out* out, const In* in, u64 outer, u32 from, u32 to, 
 }
 
 /// A run is 16 bytes of the narrower of the two types.
-template <class Out, class In> DEVICE void transpose_axis(Out* out, const In* in, u64 outer, u32 from, u32 to, u32 inner) {
+template <class Out, class In>
+DEVICE void transpose_axis(Out* out, const In* in, u64 outer, u32 from, u32 to, u32 inner) {
     constexpr int width = VECTOR<In> > VECTOR<Out> ? VECTOR<In> : VECTOR<Out>;
     if (inner % width == 0) {
         transpose_runs<width>(out, in, outer, from, to, inner);

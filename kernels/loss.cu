@@ -1,7 +1,8 @@
 // The second pass of every fused loss: what the blocks of fused_loss.cuh wrote becomes the low-resolution gradient and
 // the loss terms.
 //
-//     out = sum over terms of scale grad / max(count, 1) * (sum over tiles of parts)  [images, low_h, low_w, copies, classes]
+//     out [images, low_h, low_w, copies, classes] =
+//         sum over terms of scale grad / max(count, 1) * (sum over tiles of parts)
 //     value = scale / max(count, 1) * (sum over blocks of sums)
 //
 // Denominators are counts that the loss kernel left on the device. One block per low row; the first also adds up the
@@ -97,12 +98,14 @@ DEVICE void loss_finish(T* out, double* passed, const float* parts, const double
     }
 }
 
-KERNEL(256) loss_finish_f32(float* out, double* passed, const float* parts, const double* sums, i32 groups, i32 copies,
-                            const Terms terms, const Upsample u) {
+KERNEL(256)
+loss_finish_f32(float* out, double* passed, const float* parts, const double* sums, i32 groups, i32 copies,
+                const Terms terms, const Upsample u) {
     loss_finish(out, passed, parts, sums, groups, copies, terms, u);
 }
-KERNEL(256) loss_finish_bf16(bf16* out, double* passed, const float* parts, const double* sums, i32 groups, i32 copies,
-                             const Terms terms, const Upsample u) {
+KERNEL(256)
+loss_finish_bf16(bf16* out, double* passed, const float* parts, const double* sums, i32 groups, i32 copies,
+                 const Terms terms, const Upsample u) {
     loss_finish(out, passed, parts, sums, groups, copies, terms, u);
 }
 REGISTER_KERNEL(loss_finish_f32)

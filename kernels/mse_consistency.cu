@@ -33,7 +33,8 @@ template <class T> struct MseConsistency : LossDefaults {
                            const Strip<ROWS>& strip, i32 c) const {
         float base, slope;
         cell_line(logits.student.column(u, tile)[c], strip.fx, base, slope);
-        state.target.probability(d, logits.core.column(u, tile), logits.assist.column(u, tile), c, strip, logits.ensemble);
+        state.target.probability(d, logits.core.column(u, tile), logits.assist.column(u, tile), c, strip,
+                                 logits.ensemble);
 #pragma unroll
         for (int r = 0; r < ROWS; r++) {
             p[r] = exp2_approx(fmaf(strip.fy[r], slope, base) - state.norm[r]);
@@ -42,7 +43,8 @@ template <class T> struct MseConsistency : LossDefaults {
     }
     DEVICE void normalize(State& state, const Tile& tile, const Strip<ROWS>& strip) {
         log_sums(state.norm, logits.student.column(u, tile), u.classes, strip);
-        state.target.find(logits.core.column(u, tile), logits.assist.column(u, tile), u.classes, strip, logits.ensemble);
+        state.target.find(logits.core.column(u, tile), logits.assist.column(u, tile), u.classes, strip,
+                          logits.ensemble);
         float square[ROWS] = {};
 #pragma unroll
         for (int r = 0; r < ROWS; r++) state.dot[r] = 0.0f;
@@ -78,11 +80,13 @@ DEVICE void mse_consistency(float* parts, double* sums, const T* student, const 
 }
 
 TEACHERS_KERNEL mse_consistency_fwd_bwd_f32(float* parts, double* sums, const float* student, const float* core,
-                                        const float* assist, const Ensemble ensemble, const Mix mix, const Upsample u) {
+                                            const float* assist, const Ensemble ensemble, const Mix mix,
+                                            const Upsample u) {
     mse_consistency(parts, sums, student, core, assist, ensemble, mix, u);
 }
 TEACHERS_KERNEL mse_consistency_fwd_bwd_bf16(float* parts, double* sums, const bf16* student, const bf16* core,
-                                         const bf16* assist, const Ensemble ensemble, const Mix mix, const Upsample u) {
+                                             const bf16* assist, const Ensemble ensemble, const Mix mix,
+                                             const Upsample u) {
     mse_consistency(parts, sums, student, core, assist, ensemble, mix, u);
 }
 REGISTER_KERNEL(mse_consistency_fwd_bwd_f32)

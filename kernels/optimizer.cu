@@ -22,8 +22,8 @@ struct Copied {
 };
 
 template <int width>
-DEVICE void sgd_run(float* params, float* velocity, bf16* half, const float* grads, const Copied& teacher, u64 num_decayed,
-                    const Sgd& sgd, u64 i) {
+DEVICE void sgd_run(float* params, float* velocity, bf16* half, const float* grads, const Copied& teacher,
+                    u64 num_decayed, const Sgd& sgd, u64 i) {
     float p[width], v[width], g[width];
     load(p, params + i);
     load(v, velocity + i);
@@ -46,8 +46,9 @@ DEVICE void sgd_run(float* params, float* velocity, bf16* half, const float* gra
     if (teacher.half) store(teacher.half + i, t);
 }
 
-KERNEL(256) sgd(float* params, float* velocity, bf16* half, const float* grads, const Copied teacher, float* teacher_stats,
-                const float* stats, u64 len, u64 num_decayed, u64 num_stats, const Sgd sgd) {
+KERNEL(256)
+sgd(float* params, float* velocity, bf16* half, const float* grads, const Copied teacher, float* teacher_stats,
+    const float* stats, u64 len, u64 num_decayed, u64 num_stats, const Sgd sgd) {
     u64 runs = len / WIDTH;
     for (u64 i = grid_thread(); i < runs; i += grid_threads()) {
         sgd_run<WIDTH>(params, velocity, half, grads, teacher, num_decayed, sgd, i * WIDTH);

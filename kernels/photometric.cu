@@ -3,8 +3,8 @@
 //
 //   normalize_bytes   y = (byte / 255 - mean) / std, 0 outside the part of the image that is shown
 //   gray_sums         sums of the grey of parts of each image after the adjustments before contrast, for its mean
-//   photometric       y = (v - mean) / std, v the colours after up to four adjustments, grey and a separable Gaussian blur
-//                     with reflected borders. Colours are the mean outside the part that is shown.
+//   photometric       y = (v - mean) / std, v the colours after up to four adjustments, grey and a separable Gaussian
+//                     blur with reflected borders. Colours are the mean outside the part that is shown.
 //
 // A block of photometric makes a tile. It goes down the source rows that the blur of the tile reaches, a few at a time:
 // computes their colours from the bytes, blurs them along the row, and adds them to the outputs that they reach, whose
@@ -88,7 +88,8 @@ DEVICE void adjust(float (&rgb)[3], const Change& change, u32 count, float mean)
         if (kind == HUE) {
             turn_hue(rgb, factor);
         } else {
-            float grey = kind == CONTRAST ? mean : luma(rgb), shift = kind == BRIGHTNESS ? 0.0f : (1.0f - factor) * grey;
+            float grey = kind == CONTRAST ? mean : luma(rgb),
+                  shift = kind == BRIGHTNESS ? 0.0f : (1.0f - factor) * grey;
 #pragma unroll
             for (int c = 0; c < 3; ++c) rgb[c] = unit(fmaf(rgb[c], factor, shift));
         }
@@ -257,7 +258,8 @@ DEVICE void normalize_run(Out* y, const u8* x, const Shown* shown, const Affine&
 }
 
 template <class Out>
-DEVICE void normalize_bytes(Out* y, const u8* x, const Shown* shown, const Affine& affine, u64 positions, u32 h, u32 w) {
+DEVICE void normalize_bytes(Out* y, const u8* x, const Shown* shown, const Affine& affine, u64 positions, u32 h,
+                            u32 w) {
     u64 runs = positions / 4;
     for (u64 i = grid_thread(); i < runs; i += grid_threads()) normalize_run<4>(y, x, shown, affine, 4 * i, h, w);
     for (u64 i = 4 * runs + grid_thread(); i < positions; i += grid_threads()) {
@@ -265,39 +267,44 @@ DEVICE void normalize_bytes(Out* y, const u8* x, const Shown* shown, const Affin
     }
 }
 
-KERNEL(256) normalize_bytes_f32(float* y, const u8* x, const Shown* shown, const Affine affine, u64 positions, u32 h,
-                                u32 w) {
+KERNEL(256)
+normalize_bytes_f32(float* y, const u8* x, const Shown* shown, const Affine affine, u64 positions, u32 h, u32 w) {
     normalize_bytes(y, x, shown, affine, positions, h, w);
 }
-KERNEL(256) normalize_bytes_bf16(bf16* y, const u8* x, const Shown* shown, const Affine affine, u64 positions, u32 h,
-                                 u32 w) {
+KERNEL(256)
+normalize_bytes_bf16(bf16* y, const u8* x, const Shown* shown, const Affine affine, u64 positions, u32 h, u32 w) {
     normalize_bytes(y, x, shown, affine, positions, h, w);
 }
-KERNEL(256) gray_sums_u8(double* sums, const u8* x, const Change* changes, const Affine affine, u32 parts, u32 h, u32 w) {
+KERNEL(256)
+gray_sums_u8(double* sums, const u8* x, const Change* changes, const Affine affine, u32 parts, u32 h, u32 w) {
     gray_sums(sums, x, changes, affine, parts, h, w);
 }
-KERNEL(256) gray_sums_f32(double* sums, const float* x, const Change* changes, const Affine affine, u32 parts, u32 h,
-                          u32 w) {
+KERNEL(256)
+gray_sums_f32(double* sums, const float* x, const Change* changes, const Affine affine, u32 parts, u32 h, u32 w) {
     gray_sums(sums, x, changes, affine, parts, h, w);
 }
-KERNEL(256) gray_sums_bf16(double* sums, const bf16* x, const Change* changes, const Affine affine, u32 parts, u32 h,
-                           u32 w) {
+KERNEL(256)
+gray_sums_bf16(double* sums, const bf16* x, const Change* changes, const Affine affine, u32 parts, u32 h, u32 w) {
     gray_sums(sums, x, changes, affine, parts, h, w);
 }
-KERNEL(256) photometric_u8_f32(float* y, const u8* x, const Change* changes, const float* taps, const double* sums,
-                               const Affine affine, u32 parts, u32 h, u32 w) {
+KERNEL(256)
+photometric_u8_f32(float* y, const u8* x, const Change* changes, const float* taps, const double* sums,
+                   const Affine affine, u32 parts, u32 h, u32 w) {
     photometric(y, x, changes, taps, sums, affine, parts, h, w);
 }
-KERNEL(256) photometric_u8_bf16(bf16* y, const u8* x, const Change* changes, const float* taps, const double* sums,
-                                const Affine affine, u32 parts, u32 h, u32 w) {
+KERNEL(256)
+photometric_u8_bf16(bf16* y, const u8* x, const Change* changes, const float* taps, const double* sums,
+                    const Affine affine, u32 parts, u32 h, u32 w) {
     photometric(y, x, changes, taps, sums, affine, parts, h, w);
 }
-KERNEL(256) photometric_f32(float* y, const float* x, const Change* changes, const float* taps, const double* sums,
-                            const Affine affine, u32 parts, u32 h, u32 w) {
+KERNEL(256)
+photometric_f32(float* y, const float* x, const Change* changes, const float* taps, const double* sums,
+                const Affine affine, u32 parts, u32 h, u32 w) {
     photometric(y, x, changes, taps, sums, affine, parts, h, w);
 }
-KERNEL(256) photometric_bf16(bf16* y, const bf16* x, const Change* changes, const float* taps, const double* sums,
-                             const Affine affine, u32 parts, u32 h, u32 w) {
+KERNEL(256)
+photometric_bf16(bf16* y, const bf16* x, const Change* changes, const float* taps, const double* sums,
+                 const Affine affine, u32 parts, u32 h, u32 w) {
     photometric(y, x, changes, taps, sums, affine, parts, h, w);
 }
 REGISTER_KERNEL(normalize_bytes_f32)

@@ -51,7 +51,8 @@ DEVICE void window_max(float (&best)[width], u32 (&at)[width], const T* x, u32 o
 }
 
 /// Writes the maxima to `y`, or without it their indices to `at`.
-template <int width, class T> DEVICE void max_pool2d_windows(T* y, u32* at, const T* x, u32 n, u32 c, const MaxPool& pool) {
+template <int width, class T>
+DEVICE void max_pool2d_windows(T* y, u32* at, const T* x, u32 n, u32 c, const MaxPool& pool) {
     u32 groups = c / width;
     u64 count = u64(n) * pool.oh * pool.ow * groups;
     for (u64 i = grid_thread(); i < count; i += grid_threads()) {

@@ -14,7 +14,7 @@ DEVICE u8* aligned(u8* shared) {
 /// im2col.
 KERNEL(32)
 tma_box(u16* out, const GRID_CONSTANT TensorMap map, u32 form, u32 rows, i32 c0, i32 c1, i32 c2, i32 c3, u32 off_w,
-     u32 off_h) {
+        u32 off_h) {
     DYNAMIC_SHARED(u8, shared);
     SHARED(u64, barrier, 1);
     u16* box = reinterpret_cast<u16*>(aligned(shared));

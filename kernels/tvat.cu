@@ -1,7 +1,7 @@
 // T-VAT's parts that are not network passes (PS-MT, section 3.2; virtual adversarial training, Miyato et al., 2018).
 //     uniform_noise   y[i] = uniform(i) - 0.5, counter-based
 //     normalize       y = x + scale d / (norm + 1e-8), the norm over each image, x optional
-//     tvat_cotangent  upᵀ(p t - p (p·t)) / k,  p = softmax(up(mean of logits)), t = up(mean of tangents) over k decoders
+//     tvat_cotangent  upᵀ(p t - p (p·t)) / k,  p = softmax(up(mean of logits)), t = up(mean of tangents), k decoders
 //     kl_gradient     upᵀ(q - p) / (n k),  p, q the softmax of the mean upsampled clean and perturbed logits
 // Logits, tangents and results [n, h, w, k, classes], the result the same for each k. The last two give unscaled sums
 // (fused_loss.cuh); loss.cu finishes them.
@@ -74,7 +74,8 @@ template <class T> DEVICE void normalize_squares(double* squares, const T* d, u6
 /// y = x + scale d / (norm + eps), x may be null; each block adds the `num_squares` sums of its image in the same
 /// order.
 template <class T>
-DEVICE void normalize(T* y, const T* x, const T* d, const double* squares, i32 num_squares, double scale, u64 image_len) {
+DEVICE void normalize(T* y, const T* x, const T* d, const double* squares, i32 num_squares, double scale,
+                      u64 image_len) {
     SHARED(double, warps, THREADS / 32);
     double sum = 0.0;
     for (i32 i = i32(threadIdx.x); i < num_squares; i += THREADS) sum += squares[blockIdx.y * num_squares + i];
@@ -95,12 +96,14 @@ KERNEL(256) normalize_squares_f32(double* squares, const float* d, u64 image_len
 KERNEL(256) normalize_squares_bf16(double* squares, const bf16* d, u64 image_len) {
     normalize_squares(squares, d, image_len);
 }
-KERNEL(256) normalize_f32(float* y, const float* x, const float* d, const double* squares, i32 num_squares, double scale,
-                          u64 image_len) {
+KERNEL(256)
+normalize_f32(float* y, const float* x, const float* d, const double* squares, i32 num_squares, double scale,
+              u64 image_len) {
     normalize(y, x, d, squares, num_squares, scale, image_len);
 }
-KERNEL(256) normalize_bf16(bf16* y, const bf16* x, const bf16* d, const double* squares, i32 num_squares, double scale,
-                           u64 image_len) {
+KERNEL(256)
+normalize_bf16(bf16* y, const bf16* x, const bf16* d, const double* squares, i32 num_squares, double scale,
+               u64 image_len) {
     normalize(y, x, d, squares, num_squares, scale, image_len);
 }
 REGISTER_KERNEL(normalize_squares_f32)

@@ -61,7 +61,8 @@ DEVICE void norm_activation_bwd(float (&g)[width], const T* y, const Affine<widt
 
 /// `activation_bwd` without y: its sign is recomputed from the input x by the arithmetic of the forward pass.
 template <int width>
-DEVICE void activation_bwd_from_x(float (&g)[width], const float (&x)[width], const Affine<width>& affine, float slope) {
+DEVICE void activation_bwd_from_x(float (&g)[width], const float (&x)[width], const Affine<width>& affine,
+                                  float slope) {
 #pragma unroll
     for (int k = 0; k < width; ++k) {
         g[k] = affine.scale[k] * (x[k] - affine.mean[k]) + affine.shift[k] > 0.0f ? g[k] : slope * g[k];

@@ -37,8 +37,10 @@ struct ConfusionCounter {
     DEVICE void flush_run() {
         u32 pair = run & 0xffffu, times = run >> 16;
         if (times == 0) return;
-        if (matrix.shared) atomic_add(&block[pair], times);
-        else atomic_add(&matrix.counts[pair], u64(times));
+        if (matrix.shared)
+            atomic_add(&block[pair], times);
+        else
+            atomic_add(&matrix.counts[pair], u64(times));
     }
 
     /// Adds the block's counts to the matrix; all threads, at the end.

@@ -11,14 +11,14 @@
 
 /// Sizes of a convolution and of its launch; `Sizes` in src/backend/cuda/conv2d/plan.rs is the same.
 struct Conv2dSizes {
-    u32 n, h, w, in_channels;                    // x, channels of one group
-    u32 out_h, out_w, out_channels;              // y, channels of one group
-    u32 in_pitch, out_pitch;                     // channels of x and y: of all groups
-    u32 kernel, stride, padding, dilation;       // square
-    u32 tap_period;                              // taps this far apart read rows that are equal modulo the stride
-    u32 m_tiles, n_tiles;                        // tiles along m (of the largest phase, for dgrad) and n
-    u32 split_len;                               // wgrad: positions of y per split
-    u32 aligned_a, aligned_b;                    // whether all chunks of the operand lie on 16 bytes
+    u32 n, h, w, in_channels;               // x, channels of one group
+    u32 out_h, out_w, out_channels;         // y, channels of one group
+    u32 in_pitch, out_pitch;                // channels of x and y: of all groups
+    u32 kernel, stride, padding, dilation;  // square
+    u32 tap_period;                         // taps this far apart read rows that are equal modulo the stride
+    u32 m_tiles, n_tiles;                   // tiles along m (of the largest phase, for dgrad) and n
+    u32 split_len;                          // wgrad: positions of y per split
+    u32 aligned_a, aligned_b;               // whether all chunks of the operand lie on 16 bytes
 };
 
 /// Pipeline stages.

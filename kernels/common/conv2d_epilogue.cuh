@@ -91,13 +91,15 @@ DEVICE void fprop_epilogue(O* out, const u8* shared, const FpropEpilogue& end, u
 /// barrier. The tile is part `part` of the sums; its columns from `n_begin` to `num_n` are channels from `channel` on,
 /// of `pitch` in all. Rows are whole chunks. `sync` is a barrier of the tile's threads.
 template <class Tile, class O, class RowOffset, class Sync>
-DEVICE void dgrad_epilogue(u8* shared, const DgradEpilogue& end, u32 part, u32 n_begin, u32 channel, u32 num_n, u32 pitch,
-                           RowOffset row_offset, Sync sync) {
+DEVICE void dgrad_epilogue(u8* shared, const DgradEpilogue& end, u32 part, u32 n_begin, u32 channel, u32 num_n,
+                           u32 pitch, RowOffset row_offset, Sync sync) {
     // A thread keeps one chunk of columns and takes every LANES-th row.
     constexpr u32 WIDTH = CHUNK<O>, CHUNKS = Tile::n / WIDTH, LANES = Tile::threads / CHUNKS;
-    constexpr u32 STAGED_BYTES = Tile::m * STAGED_ROW<Tile> * sizeof(O), SUMS_BYTES = LANES * Tile::n * 2 * sizeof(float);
+    constexpr u32 STAGED_BYTES = Tile::m * STAGED_ROW<Tile> * sizeof(O),
+                  SUMS_BYTES = LANES * Tile::n * 2 * sizeof(float);
     static_assert(Tile::threads % CHUNKS == 0, "one chunk of columns per thread");
-    static_assert(STAGED_BYTES + SUMS_BYTES <= STAGES * STEP_BYTES * (Tile::m + Tile::n), "fits where the pipeline stages were");
+    static_assert(STAGED_BYTES + SUMS_BYTES <= STAGES * STEP_BYTES * (Tile::m + Tile::n),
+                  "fits where the pipeline stages were");
     O* staged = reinterpret_cast<O*>(shared);
     const O *add = static_cast<const O*>(end.add), *x = static_cast<const O*>(end.x), *y = static_cast<const O*>(end.y);
     const u32 col = threadIdx.x % CHUNKS * WIDTH, lane = threadIdx.x / CHUNKS;
@@ -166,7 +168,8 @@ DEVICE void zero_sums(const DgradEpilogue& end, u32 part, u32 n_begin, u32 chann
 /// pitch], of which this is part `part`, from channel `channel` on; `num_n` channels are left. Sums are of differences
 /// from the channel's first value, so nothing large cancels. `sync` is a barrier of the tile's threads.
 template <class Tile, class O, class Sync>
-DEVICE void tile_moments(double* partial, u8* shared, u32 rows, u32 part, u32 channel, u32 num_n, u32 pitch, Sync sync) {
+DEVICE void tile_moments(double* partial, u8* shared, u32 rows, u32 part, u32 channel, u32 num_n, u32 pitch,
+                         Sync sync) {
     constexpr u32 PAIRS = Tile::n / 2, LANES = Tile::threads / PAIRS;
     static_assert(LANES > 0 && Tile::n <= Tile::threads, "one thread per channel");
     const O* staged = reinterpret_cast<const O*>(shared);

@@ -72,7 +72,7 @@ template <class Tile, bool a_k_major, bool b_k_major> struct BlockMma<bf16, Tile
 #pragma unroll
             for (int i = 0; i < M_PARTS; ++i) {
                 O* to = staged + (row + 16 * i) * STAGED_ROW<Tile> + c;
-                const float(&s)[4] = acc[i][j];
+                const float (&s)[4] = acc[i][j];
                 store_pair(to, s[0] + b0, s[1] + b1);
                 to += 8 * STAGED_ROW<Tile>;
                 store_pair(to, s[2] + b0, s[3] + b1);

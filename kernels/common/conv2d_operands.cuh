@@ -45,7 +45,7 @@ template <class T, class Tile, bool any> struct ActivationKMajor {
     Digits tap, step;
 
     DEVICE ActivationKMajor(const T* source, Axis y, Axis x, u32 num_images, u32 first_channel, u32 channels, u32 pitch,
-                        u32 m_begin, bool aligned)
+                            u32 m_begin, bool aligned)
         : source(source), y(y), x(x), first_channel(first_channel), channels(channels), pitch(pitch), aligned(aligned) {
         u32 taps = x.taps ? x.taps : 1;
         tap = to_digits(threadIdx.x % 8 * CHUNK<T>, taps, channels);
@@ -125,7 +125,8 @@ template <class T, class Tile, bool any> struct WeightMnMajor {
     bool aligned;
     Digits tap, step;
 
-    DEVICE WeightMnMajor(const T* weight, const Axis& y, const Axis& x, const Conv2dSizes& s, u32 first_channel, u32 n_begin)
+    DEVICE WeightMnMajor(const T* weight, const Axis& y, const Axis& x, const Conv2dSizes& s, u32 first_channel,
+                         u32 n_begin)
         : weight(weight), first_row(y.first_tap), first_col(x.first_tap), tap_period(s.tap_period), taps_y(y.taps),
           taps_x(x.taps ? x.taps : 1), kernel(s.kernel), in_channels(s.in_channels), first_channel(first_channel),
           out_channels(s.out_channels), n(n_begin + threadIdx.x % CHUNKS * CHUNK<T>), aligned(s.aligned_b != 0) {
@@ -158,11 +159,11 @@ template <class T, class Tile, bool any> struct GradientMnMajor {
     u32 end_channel, pitch, m, position, end;
     bool aligned;
 
-    DEVICE GradientMnMajor(const T* source, u32 first_channel, u32 end_channel, u32 pitch, u32 m_begin, u32 begin, u32 end,
-                       bool aligned)
+    DEVICE GradientMnMajor(const T* source, u32 first_channel, u32 end_channel, u32 pitch, u32 m_begin, u32 begin,
+                           u32 end, bool aligned)
         : source(source), end_channel(end_channel), pitch(pitch),
-          m(first_channel + m_begin + threadIdx.x % CHUNKS * CHUNK<T>),
-          position(begin + threadIdx.x / CHUNKS), end(end), aligned(aligned) {}
+          m(first_channel + m_begin + threadIdx.x % CHUNKS * CHUNK<T>), position(begin + threadIdx.x / CHUNKS),
+          end(end), aligned(aligned) {}
 
     DEVICE void load(u8* tile) {
 #pragma unroll

@@ -101,7 +101,8 @@ template <class Tile, bool mn_major_a, bool mn_major_b> struct WgmmaMainloop {
 #pragma unroll
             for (int part = 0; part < PARTS; ++part) {
                 u64 b_part = b + part * (WIDTH * STEP_BYTES / 16);
-                wgmma<WIDTH, mn_major_a, mn_major_b>(acc[part], a + k * STEP_A, b_part + k * STEP_B, accumulate || k > 0);
+                wgmma<WIDTH, mn_major_a, mn_major_b>(acc[part], a + k * STEP_A, b_part + k * STEP_B,
+                                                     accumulate || k > 0);
             }
         }
         wgmma_commit_group();
@@ -126,7 +127,8 @@ template <class Tile, bool mn_major_a, bool mn_major_b> struct WgmmaMainloop {
             if constexpr (Tile::cluster == 1) {
                 if (threadIdx.x % 32 == 0) mbarrier_arrive(&pipeline.empty[previous]);
             } else {
-                if (threadIdx.x % 32 < Tile::cluster) mbarrier_arrive_cluster(&pipeline.empty[previous], threadIdx.x % 32);
+                if (threadIdx.x % 32 < Tile::cluster)
+                    mbarrier_arrive_cluster(&pipeline.empty[previous], threadIdx.x % 32);
             }
         }
         wgmma_wait_group<0>();
@@ -170,7 +172,7 @@ struct TmaActivationKMajor {
     /// The positions from `begin` on of images of `rows` x `cols`; the first tap of position 0 reads row and column
     /// `base`.
     DEVICE TmaActivationKMajor(const TensorMap& map, const Conv2dSizes& s, u32 begin, u32 rows, u32 cols, u32 stride,
-                           i32 base, u32 first_channel, u32 channels)
+                               i32 base, u32 first_channel, u32 channels)
         : map(map), matrix(pointwise(s)), kernel(s.kernel), dilation(s.dilation), first_channel(first_channel),
           channels(channels), begin(begin) {
         Digits at = to_digits(begin, rows, cols);
@@ -216,8 +218,8 @@ template <class Tile> struct TmaWeightMnMajor {
     u32 tap, channel = 0;
 
     DEVICE TmaWeightMnMajor(const TensorMap& map, const Conv2dSizes& s, u32 n_begin, u32 first_channel)
-        : map(map), box(cluster_share<Tile>(Tile::n / BOX_ROW)), n_begin(n_begin), first_channel(first_channel), channels(s.out_channels),
-          tap(s.kernel * s.kernel - 1) {}
+        : map(map), box(cluster_share<Tile>(Tile::n / BOX_ROW)), n_begin(n_begin), first_channel(first_channel),
+          channels(s.out_channels), tap(s.kernel * s.kernel - 1) {}
 
     DEVICE void load(u8* to, u64* barrier) {
 #pragma unroll
@@ -264,9 +266,10 @@ template <class Tile> struct TmaActivationMnMajor {
     const i32 padding;
     u32 position, row[BLOCKS], col[BLOCKS], channel[BLOCKS];
 
-    DEVICE TmaActivationMnMajor(const TensorMap& map, const Conv2dSizes& s, u32 first_block, u32 first_channel, u32 begin)
-        : map(map), matrix(pointwise(s)), box(cluster_share<Tile>(Tile::n / BOX_ROW)), out_h(s.out_h), out_w(s.out_w), stride(s.stride), padding(i32(s.padding)),
-          position(begin) {
+    DEVICE TmaActivationMnMajor(const TensorMap& map, const Conv2dSizes& s, u32 first_block, u32 first_channel,
+                                u32 begin)
+        : map(map), matrix(pointwise(s)), box(cluster_share<Tile>(Tile::n / BOX_ROW)), out_h(s.out_h), out_w(s.out_w),
+          stride(s.stride), padding(i32(s.padding)), position(begin) {
         TapBlocks blocks(s);
 #pragma unroll
         for (u32 j = 0; j < BLOCKS; ++j) {

@@ -25,10 +25,11 @@ DEVICE void cluster_wait() { asm volatile("barrier.cluster.wait.acquire;" ::: "m
 /// Without .release.cluster, which would compile to a fence of the whole device: WGMMAs that were waited for have read
 /// their operands already.
 DEVICE void mbarrier_arrive_cluster(u64* barrier, u32 rank) {
-    asm volatile("{\n.reg .b32 remote;\nmapa.shared::cluster.u32 remote, %0, %1;\n"
-                 "mbarrier.arrive.shared::cluster.b64 _, [remote];\n}" ::"r"(shared_address(barrier)),
-                 "r"(rank)
-                 : "memory");
+    asm volatile(
+        "{\n.reg .b32 remote;\nmapa.shared::cluster.u32 remote, %0, %1;\n"
+        "mbarrier.arrive.shared::cluster.b64 _, [remote];\n}" ::"r"(shared_address(barrier)),
+        "r"(rank)
+        : "memory");
 }
 /// try_wait suspends the thread in hardware for a while; most waits take one try.
 DEVICE void mbarrier_wait(u64* barrier, u32 parity) {
@@ -46,9 +47,9 @@ DEVICE void mbarrier_wait(u64* barrier, u32 parity) {
 template <int blocks> constexpr u16 CTA_MASK = u16((1u << blocks) - 1);
 
 template <int blocks = 1> DEVICE void tma_load(void* to, const TensorMap& map, i32 x, i32 y, u64* barrier) {
-#define LOAD(suffix, mask)                                                                                            \
-    "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes" suffix                         \
-    " [%0], [%1, {%2, %3}], [%4]" mask ";" ::"r"(shared_address(to)),                                                 \
+#define LOAD(suffix, mask)                                                                    \
+    "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes" suffix \
+    " [%0], [%1, {%2, %3}], [%4]" mask ";" ::"r"(shared_address(to)),                         \
         "l"(&map), "r"(x), "r"(y), "r"(shared_address(barrier))
     if constexpr (blocks == 1) {
         asm volatile(LOAD("", "") : "memory");
@@ -58,9 +59,9 @@ template <int blocks = 1> DEVICE void tma_load(void* to, const TensorMap& map, i
 #undef LOAD
 }
 template <int blocks = 1> DEVICE void tma_load(void* to, const TensorMap& map, i32 x, i32 y, i32 z, u64* barrier) {
-#define LOAD(suffix, mask)                                                                                            \
-    "cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes" suffix                         \
-    " [%0], [%1, {%2, %3, %4}], [%5]" mask ";" ::"r"(shared_address(to)),                                             \
+#define LOAD(suffix, mask)                                                                    \
+    "cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes" suffix \
+    " [%0], [%1, {%2, %3, %4}], [%5]" mask ";" ::"r"(shared_address(to)),                     \
         "l"(&map), "r"(x), "r"(y), "r"(z), "r"(shared_address(barrier))
     if constexpr (blocks == 1) {
         asm volatile(LOAD("", "") : "memory");
@@ -71,10 +72,10 @@ template <int blocks = 1> DEVICE void tma_load(void* to, const TensorMap& map, i
 }
 template <int blocks = 1>
 DEVICE void tma_load_im2col(void* to, const TensorMap& map, i32 c, i32 w, i32 h, i32 n, u32 off_w, u32 off_h,
-                             u64* barrier) {
-#define LOAD(suffix, mask)                                                                                            \
-    "cp.async.bulk.tensor.4d.shared::cluster.global.im2col.mbarrier::complete_tx::bytes" suffix                       \
-    " [%0], [%1, {%2, %3, %4, %5}], [%6], {%7, %8}" mask ";" ::"r"(shared_address(to)),                               \
+                            u64* barrier) {
+#define LOAD(suffix, mask)                                                                      \
+    "cp.async.bulk.tensor.4d.shared::cluster.global.im2col.mbarrier::complete_tx::bytes" suffix \
+    " [%0], [%1, {%2, %3, %4, %5}], [%6], {%7, %8}" mask ";" ::"r"(shared_address(to)),         \
         "l"(&map), "r"(c), "r"(w), "r"(h), "r"(n), "r"(shared_address(barrier)), "h"(u16(off_w)), "h"(u16(off_h))
     if constexpr (blocks == 1) {
         asm volatile(LOAD("", "") : "memory");
@@ -99,8 +100,7 @@ DEVICE void wgmma_commit_group() { asm volatile("wgmma.commit_group.sync.aligned
 template <int groups> DEVICE void wgmma_wait_group() {
     asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(groups) : "memory");
 }
-template <bool mn_major_a, bool mn_major_b>
-DEVICE void wgmma_m64k16(float (&d)[32], u64 a, u64 b, bool accumulate) {
+template <bool mn_major_a, bool mn_major_b> DEVICE void wgmma_m64k16(float (&d)[32], u64 a, u64 b, bool accumulate) {
     asm volatile(
         "{\n.reg .pred p;\nsetp.ne.b32 p, %34, 0;\n"
         "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {"
@@ -113,8 +113,7 @@ DEVICE void wgmma_m64k16(float (&d)[32], u64 a, u64 b, bool accumulate) {
           "+f"(d[25]), "+f"(d[26]), "+f"(d[27]), "+f"(d[28]), "+f"(d[29]), "+f"(d[30]), "+f"(d[31])
         : "l"(a), "l"(b), "r"(u32(accumulate)), "n"(int(mn_major_a)), "n"(int(mn_major_b)));
 }
-template <bool mn_major_a, bool mn_major_b>
-DEVICE void wgmma_m64k16(float (&d)[64], u64 a, u64 b, bool accumulate) {
+template <bool mn_major_a, bool mn_major_b> DEVICE void wgmma_m64k16(float (&d)[64], u64 a, u64 b, bool accumulate) {
     asm volatile(
         "{\n.reg .pred p;\nsetp.ne.b32 p, %66, 0;\n"
         "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {"
@@ -133,9 +132,10 @@ DEVICE void wgmma_m64k16(float (&d)[64], u64 a, u64 b, bool accumulate) {
           "+f"(d[57]), "+f"(d[58]), "+f"(d[59]), "+f"(d[60]), "+f"(d[61]), "+f"(d[62]), "+f"(d[63])
         : "l"(a), "l"(b), "r"(u32(accumulate)), "n"(int(mn_major_a)), "n"(int(mn_major_b)));
 }
-template <int n, bool mn_major_a, bool mn_major_b>
-DEVICE void wgmma(float (&d)[n / 2], u64 a, u64 b, bool accumulate) {
+template <int n, bool mn_major_a, bool mn_major_b> DEVICE void wgmma(float (&d)[n / 2], u64 a, u64 b, bool accumulate) {
     wgmma_m64k16<mn_major_a, mn_major_b>(d, a, b, accumulate);
 }
 
-DEVICE void named_barrier_sync(u32 id, u32 threads) { asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory"); }
+DEVICE void named_barrier_sync(u32 id, u32 threads) {
+    asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
+}

@@ -3,8 +3,9 @@
 //
 //   KERNEL_CLUSTER(threads, blocks) name(args)   a kernel in clusters of that many blocks along x
 //   cluster_rank()          the block's rank in its cluster
-//   cluster_arrive() cluster_wait()   the two halves of a barrier of all threads of the cluster. It orders no accesses to
-//                           memory; after it, mbarriers that were initialised and fenced before it are visible to all blocks
+//   cluster_arrive() cluster_wait()   the two halves of a barrier of all threads of the cluster. It orders no accesses
+//                           to memory; mbarriers that were initialised and fenced before it are visible to all blocks
+//                           after it
 //   TensorMap               descriptor of a tensor for TMA; an argument `const GRID_CONSTANT TensorMap name`
 //   mbarrier_init(b, n)     an mbarrier of n arrivals per phase
 //   fence_mbarrier_init()   makes initialised mbarriers visible to the cluster and to TMA; a block_sync has to follow
@@ -13,15 +14,15 @@
 //   mbarrier_wait(b, parity)   until the phase of that parity has completed; phases count from 0
 //   tma_load(to, map, x, y, z, b)   the box of a 3-D map at (x, y, z), innermost first; completes its bytes at b
 //   tma_load(to, map, x, y, b)   the same of a 2-D map
-//   tma_load_im2col(to, map, c, w, h, n, off_w, off_h, b)   a column of pixels from (w, h, n) on, each moved by the offsets
-//   tma_load<blocks>(...)   any of these as a multicast to the same offset in all blocks of a cluster of that size; completes at
-//                           each block's mbarrier
-//   matrix_descriptor(shared, leading, stride)   of a WGMMA operand with 128-byte swizzle. K-major: `stride` is the bytes from
-//                           eight rows to the next eight. MN-major: `leading` is the bytes from 64 values to the next 64,
-//                           `stride` those from eight k to the next eight
+//   tma_load_im2col(to, map, c, w, h, n, off_w, off_h, b)   a column of pixels from (w, h, n) on, moved by the offsets
+//   tma_load<blocks>(...)   any of these as a multicast to the same offset in all blocks of a cluster of that size;
+//                           completes at each block's mbarrier
+//   matrix_descriptor(shared, leading, stride)   of a WGMMA operand with 128-byte swizzle. K-major: `stride` is the
+//                           bytes from eight rows to the next eight. MN-major: `leading` is the bytes from 64 values to
+//                           the next 64, `stride` those from eight k to the next eight
 //   elect_one()             true in one lane of a converged warp
-//   wgmma_fence_operand(d)  keeps the compiler from moving accesses to the accumulators across it: before the first WGMMA, and
-//                           after the last wait
+//   wgmma_fence_operand(d)  keeps the compiler from moving accesses to the accumulators across it: before the first
+//                           WGMMA, and after the last wait
 //   wgmma_fence()           before the first WGMMA, and after other instructions touched the accumulators
 //   wgmma<n, mn_major_a, mn_major_b>(d, a, b, accumulate)   d (+)= a b: m64 n k16 by a warpgroup, asynchronous
 //   wgmma_commit_group() wgmma_wait_group<groups>()   closes a group; waits until at most that many are in flight

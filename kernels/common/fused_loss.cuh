@@ -68,9 +68,7 @@ template <class F> struct Staged {
     }
 
     /// This thread's column of cells.
-    DEVICE const Cell* column(const Upsample& u, const Tile& tile) const {
-        return cells + tile.slot * cell_stride(u);
-    }
+    DEVICE const Cell* column(const Upsample& u, const Tile& tile) const { return cells + tile.slot * cell_stride(u); }
 };
 
 /// Sum over the block in a fixed order, in thread 0.
@@ -92,8 +90,8 @@ DEVICE i32 padded_classes(const Upsample& u) { return (u.classes + 3) / 4 * 4; }
 
 /// Transposes the interpolation along x: sums the columns' gradients for each low position, classes from `first` on,
 /// and adds them to rows `row` and `row + 1` of the block's part.
-DEVICE void reduce_columns(float* part, const LossShared& shared, const Upsample& u, const Tile& tile, i32 row, i32 first,
-                         i32 quads) {
+DEVICE void reduce_columns(float* part, const LossShared& shared, const Upsample& u, const Tile& tile, i32 row,
+                           i32 first, i32 quads) {
     i32 padded = padded_classes(u);
 #pragma unroll 1
     for (i32 task = i32(threadIdx.x); task < (tile.cells + 1) * quads; task += i32(blockDim.x)) {
@@ -139,10 +137,10 @@ struct LossDefaults {
 ///   read(state, tile, strip, source)         inputs of the pixels; whether any counts
 ///   normalize(state, tile, strip)            softmax denominators, and the loss
 ///   gradient(g, state, tile, strip, group, c)            at each pixel, of class c
-///   subtract_onehot(above, below, state, strip, group, first, end)   the label's part of the gradient, on the reduced column
+///   subtract_onehot(above, below, state, strip, group, first, end)   the label's part, on the reduced column
 template <class Loss>
 DEVICE void fused_loss(Loss& loss, float* parts, double* sums, u64* counts, const LossShared& shared, const Upsample& u,
-                      const Tile& tile) {
+                       const Tile& tile) {
     constexpr int R = Loss::ROWS;
     Axis xs(u.low_w, u.full_w), ys(u.low_h, u.full_h);
     u64 part_len = u64(u.tile_cells + 1) * u.positions * padded_classes(u);
@@ -191,7 +189,7 @@ DEVICE void fused_loss(Loss& loss, float* parts, double* sums, u64* counts, cons
                         if (busy) loss.subtract_onehot(above, below, state, strip, group, first, end);
                         block_sync();
                         reduce_columns(parts + group * part_len, shared, u, tile, row - tile.row0, first,
-                                     (end - first + 3) / 4);
+                                       (end - first + 3) / 4);
                         block_sync();
                     }
                 }

@@ -89,8 +89,8 @@ template <class T> struct LabelLoss : LossDefaults {
                          i32 c) const {
         state.gradient(g, logits.column(u, tile), c, strip);
     }
-    DEVICE void subtract_onehot(float* above, float* below, const State& state, const Strip<ROWS>& strip, int, i32 first,
-                                i32 end) const {
+    DEVICE void subtract_onehot(float* above, float* below, const State& state, const Strip<ROWS>& strip, int,
+                                i32 first, i32 end) const {
         state.subtract_onehot(above, below, first, end, strip);
     }
 };

@@ -16,7 +16,9 @@ struct Mix {
     i32 rounds;
 
     /// Image of source `k`: the tile's own, then one per round.
-    DEVICE i32 image(const Upsample& u, const Tile& tile, i32 k) const { return k == 0 ? tile.image : box(u, tile, k)[4]; }
+    DEVICE i32 image(const Upsample& u, const Tile& tile, i32 k) const {
+        return k == 0 ? tile.image : box(u, tile, k)[4];
+    }
     DEVICE const i32* box(const Upsample& u, const Tile& tile, i32 k) const {
         return boxes + (u64(k - 1) * u.images + tile.image) * 5;
     }

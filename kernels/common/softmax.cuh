@@ -40,8 +40,10 @@ DEVICE void log_sums(float (&out)[R], const Cell* cell, i32 classes, const Strip
         }
     }
     for (int r = 0; r < R; r++) {
-        if (!(sum[r] > SMALL_SUM)) out[r] = log_sum_from_largest(cell, classes, strip.fx, strip.fy[r]);
-        else out[r] = log2f(sum[r]);
+        if (!(sum[r] > SMALL_SUM))
+            out[r] = log_sum_from_largest(cell, classes, strip.fx, strip.fy[r]);
+        else
+            out[r] = log2f(sum[r]);
     }
 }
 

@@ -116,7 +116,8 @@ template <int R> struct Target {
     }
 
     /// Computes all fields.
-    DEVICE void find(const Cell* core, const Cell* assist, i32 classes, const Strip<R>& strip, const Ensemble& ensemble) {
+    DEVICE void find(const Cell* core, const Cell* assist, i32 classes, const Strip<R>& strip,
+                     const Ensemble& ensemble) {
         i32 ties[R];
         find_kth(ties, assist, classes, strip, ensemble.topk);
         float sum[R];

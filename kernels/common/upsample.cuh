@@ -141,7 +141,8 @@ DEVICE void cell_line(const Cell& cell, float fx, float& base, float& slope) {
 /// peaks[row & 1][side][slot], side 0 and 1 the columns at and after the cell. The first row's are found only where
 /// `both` asks for it.
 template <class F>
-DEVICE void find_peaks(float* peaks, const F& field, const Upsample& u, const Tile& tile, i32 image, i32 row, bool both) {
+DEVICE void find_peaks(float* peaks, const F& field, const Upsample& u, const Tile& tile, i32 image, i32 row,
+                       bool both) {
 #pragma unroll 1
     for (i32 task = i32(threadIdx.x); task < (both ? 4 : 2) * tile.slots; task += i32(blockDim.x)) {
         i32 corner = task / tile.slots, slot = task - corner * tile.slots;
@@ -176,7 +177,8 @@ DEVICE void stage_cells(Cell* cells, const F& field, const float* peaks, const U
         float v00 = field.at(top + l), v01 = field.at(top + r);
         float v10 = field.at(bottom + l), v11 = field.at(bottom + r);
         if (peaks) {
-            const float *above = peaks + (row & 1) * 2 * u.slots + slot, *under = peaks + (~row & 1) * 2 * u.slots + slot;
+            const float *above = peaks + (row & 1) * 2 * u.slots + slot,
+                        *under = peaks + (~row & 1) * 2 * u.slots + slot;
             v00 -= above[0];
             v01 -= above[u.slots];
             v10 -= under[0];

@@ -101,20 +101,19 @@ template <class... A, void (*kernel)(A...)> struct EmuCall<void(A...), kernel> {
 
 struct EmuRegistrar {
     EmuKernel kernel;
-    template <class Call> EmuRegistrar(const char* name, Call)
-        : kernel{name, Call::invoke, Call::sizes, Call::num_args, emu_kernels} {
+    template <class Call>
+    EmuRegistrar(const char* name, Call) : kernel{name, Call::invoke, Call::sizes, Call::num_args, emu_kernels} {
         emu_kernels = &kernel;
     }
 };
 
-#define REGISTER_KERNEL(name)                                                                                         \
-    static const EmuRegistrar emu_registrar_##name(#name, EmuCall<decltype(name), name>());
+#define REGISTER_KERNEL(name) static const EmuRegistrar emu_registrar_##name(#name, EmuCall<decltype(name), name>());
 
 // The address of a static variable is the array's key, as each instance of a template has its own.
-#define SHARED(T, name, count)                                                                                        \
-    static char emu_key_##name;                                                                                       \
-    T(&name)                                                                                                          \
-    [count] = *static_cast<T(*)[count]>(                                                                              \
+#define SHARED(T, name, count)           \
+    static char emu_key_##name;          \
+    T(&name)                             \
+    [count] = *static_cast<T(*)[count]>( \
         emu_shared(emu_current, &emu_key_##name, sizeof(T[count]), alignof(T), __FILE__, __LINE__))
 #define DYNAMIC_SHARED(T, name) T* const name = reinterpret_cast<T*>(emu_current->block->shared)
 

@@ -20,7 +20,7 @@ void emu_mbarrier_arrive_cluster(EmuThread*, u64* barrier, u32 rank, const char*
 void emu_cluster_arrive(EmuThread*, const char* file, u32 line);
 void emu_cluster_wait(EmuThread*, const char* file, u32 line);
 void emu_tma_load(EmuThread*, void* to, const TensorMap* map, const i32 (*at)[4], const u32 (*offsets)[2], u64* barrier,
-                   u32 ranks, const char* file, u32 line);
+                  u32 ranks, const char* file, u32 line);
 void emu_wgmma(EmuWgmma*, const char* file, u32 line);
 void emu_wgmma_commit_group(EmuThread*, const char* file, u32 line);
 void emu_wgmma_wait_group(EmuThread*, u32 groups, const char* file, u32 line);
@@ -61,7 +61,7 @@ DEVICE void tma_load(void* to, const TensorMap& map, i32 x, i32 y, i32 z, u64* b
 }
 template <int blocks = 1>
 DEVICE void tma_load_im2col(void* to, const TensorMap& map, i32 c, i32 w, i32 h, i32 n, u32 off_w, u32 off_h,
-                             u64* barrier, EMU_PLACE) {
+                            u64* barrier, EMU_PLACE) {
     const i32 at[4] = {c, w, h, n};
     const u32 offsets[2] = {off_w, off_h};
     emu_tma_load(emu_current, to, &map, &at, &offsets, barrier, CTA_MASK<blocks>, file, line);
@@ -82,4 +82,6 @@ DEVICE void wgmma(float (&d)[n / 2], u64 a, u64 b, bool accumulate, EMU_PLACE) {
 DEVICE void wgmma_commit_group(EMU_PLACE) { emu_wgmma_commit_group(emu_current, file, line); }
 template <int groups> DEVICE void wgmma_wait_group(EMU_PLACE) { emu_wgmma_wait_group(emu_current, groups, file, line); }
 
-DEVICE void named_barrier_sync(u32 id, u32 threads, EMU_PLACE) { emu_named_barrier_sync(emu_current, id, threads, file, line); }
+DEVICE void named_barrier_sync(u32 id, u32 threads, EMU_PLACE) {
+    emu_named_barrier_sync(emu_current, id, threads, file, line);
+}

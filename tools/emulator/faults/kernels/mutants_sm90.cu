@@ -37,7 +37,8 @@ template <Fault fault> DEVICE void multiply(float* d, const TensorMap& a_map, co
         u32 stage = i % STAGES;
         if (fault != NO_WAIT) mbarrier_wait(&full[stage], i / STAGES % 2);
         u8* at = tiles + stage * 2 * BOX_BYTES;
-        u64 a = matrix_descriptor(at, BOX_BYTES, BOX_ALIGN), b = matrix_descriptor(at + BOX_BYTES, BOX_BYTES, BOX_ALIGN);
+        u64 a = matrix_descriptor(at, BOX_BYTES, BOX_ALIGN),
+            b = matrix_descriptor(at + BOX_BYTES, BOX_BYTES, BOX_ALIGN);
         wgmma_fence();
         for (u32 k = 0; k < 4; ++k) {
             u32 slice = fault == OTHER_WGMMA && threadIdx.x >= 96 ? 3 - k : k;
@@ -87,7 +88,8 @@ template <ClusterFault fault> DEVICE void add(float* out, const TensorMap& map, 
         for (u32 i = 0; i < steps; ++i) {
             mbarrier_wait(full, i % 2);
             for (u32 j = 0; j < 16; ++j) {
-                u32 row = j / 2, column = threadIdx.x + j % 2 * 32, at = row * 128 + (column / 8 ^ row) * 16 + column % 8 * 2;
+                u32 row = j / 2, column = threadIdx.x + j % 2 * 32,
+                    at = row * 128 + (column / 8 ^ row) * 16 + column % 8 * 2;
                 sums[j % 2] += to_float(*reinterpret_cast<const bf16*>(place + at));
             }
             warp_sync();
@@ -105,11 +107,11 @@ template <ClusterFault fault> DEVICE void add(float* out, const TensorMap& map, 
     cluster_wait();
 }
 
-#define MUTANT(name, fault)                                                                                           \
-    KERNEL(160)                                                                                                       \
-    name(float* d, const GRID_CONSTANT TensorMap a, const GRID_CONSTANT TensorMap b, u32 steps) {                     \
-        multiply<fault>(d, a, b, steps);                                                                              \
-    }                                                                                                                 \
+#define MUTANT(name, fault)                                                                       \
+    KERNEL(160)                                                                                   \
+    name(float* d, const GRID_CONSTANT TensorMap a, const GRID_CONSTANT TensorMap b, u32 steps) { \
+        multiply<fault>(d, a, b, steps);                                                          \
+    }                                                                                             \
     REGISTER_KERNEL(name)
 
 MUTANT(sound, NONE)
@@ -122,12 +124,24 @@ MUTANT(other_wgmma, OTHER_WGMMA)
 MUTANT(unaligned, UNALIGNED)
 MUTANT(no_init, NO_INIT)
 
-KERNEL_CLUSTER(64, 2) cluster_sound(float* out, const GRID_CONSTANT TensorMap map, u32 steps) { add<SOUND>(out, map, steps); }
-KERNEL_CLUSTER(64, 2) cluster_no_sync(float* out, const GRID_CONSTANT TensorMap map, u32 steps) { add<NO_CLUSTER_SYNC>(out, map, steps); }
-KERNEL_CLUSTER(64, 2) cluster_own_empty(float* out, const GRID_CONSTANT TensorMap map, u32 steps) { add<OWN_EMPTY>(out, map, steps); }
-KERNEL_CLUSTER(64, 2) cluster_leaves(float* out, const GRID_CONSTANT TensorMap map, u32 steps) { add<LEAVES>(out, map, steps); }
-KERNEL_CLUSTER(64, 2) cluster_no_arrive(float* out, const GRID_CONSTANT TensorMap map, u32 steps) { add<NO_ARRIVE>(out, map, steps); }
-KERNEL_CLUSTER(64, 2) cluster_no_block(float* out, const GRID_CONSTANT TensorMap map, u32 steps) { add<NO_BLOCK>(out, map, steps); }
+KERNEL_CLUSTER(64, 2) cluster_sound(float* out, const GRID_CONSTANT TensorMap map, u32 steps) {
+    add<SOUND>(out, map, steps);
+}
+KERNEL_CLUSTER(64, 2) cluster_no_sync(float* out, const GRID_CONSTANT TensorMap map, u32 steps) {
+    add<NO_CLUSTER_SYNC>(out, map, steps);
+}
+KERNEL_CLUSTER(64, 2) cluster_own_empty(float* out, const GRID_CONSTANT TensorMap map, u32 steps) {
+    add<OWN_EMPTY>(out, map, steps);
+}
+KERNEL_CLUSTER(64, 2) cluster_leaves(float* out, const GRID_CONSTANT TensorMap map, u32 steps) {
+    add<LEAVES>(out, map, steps);
+}
+KERNEL_CLUSTER(64, 2) cluster_no_arrive(float* out, const GRID_CONSTANT TensorMap map, u32 steps) {
+    add<NO_ARRIVE>(out, map, steps);
+}
+KERNEL_CLUSTER(64, 2) cluster_no_block(float* out, const GRID_CONSTANT TensorMap map, u32 steps) {
+    add<NO_BLOCK>(out, map, steps);
+}
 REGISTER_KERNEL(cluster_sound)
 REGISTER_KERNEL(cluster_no_sync)
 REGISTER_KERNEL(cluster_own_empty)
