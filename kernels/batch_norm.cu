@@ -64,7 +64,7 @@ DEVICE void partial_moments(double* partial, const T* x, float* scratch, u32 lan
 
 template <class T>
 DEVICE void batch_norm_moments_parts(double* partial, const T* x, float* scratch, u32 lanes, u32 positions, u32 c) {
-    with_width<T>(c, [&](auto width) { partial_moments<width>(partial, x, scratch, lanes, positions, c); });
+    with_width<T>(c, [=](auto width) { partial_moments<width>(partial, x, scratch, lanes, positions, c); });
 }
 
 /// y = act of the normalised x plus residual.
@@ -88,7 +88,7 @@ DEVICE void normalise_all(T* y, const T* x, const T* residual, const Norm& norm,
 template <class T>
 DEVICE void batch_norm_fwd(T* y, const T* x, const T* residual, const Norm& norm, float slope, u32 lanes, u32 positions,
                            u32 c) {
-    with_width<T>(c, [&](auto width) { normalise_all<width>(y, x, residual, norm, slope, lanes, positions, c); });
+    with_width<T>(c, [=](auto width) { normalise_all<width>(y, x, residual, norm, slope, lanes, positions, c); });
 }
 
 /// g = dy act'(y) and v = x at offset `at`. y is null where nothing was added before the activation: x alone then
@@ -141,7 +141,7 @@ template <class T>
 DEVICE void batch_norm_sums(float* partial, T* dx, const T* dy, const T* x, const T* y, float* scratch,
                             const Norm& norm, float slope, u32 lanes, u32 positions, u32 c) {
     with_width<T>(
-        c, [&](auto width) { partial_sums<width>(partial, dx, dy, x, y, scratch, norm, slope, lanes, positions, c); });
+        c, [=](auto width) { partial_sums<width>(partial, dx, dy, x, y, scratch, norm, slope, lanes, positions, c); });
 }
 
 /// dx = weight inv g + coeffs[0] (x - mean) + coeffs[1], dresidual = g; coeffs [2, c]; y as for load_gradient.
@@ -169,7 +169,7 @@ DEVICE void input_gradient(T* dx, T* dresidual, const T* dy, const T* x, const T
 template <class T>
 DEVICE void batch_norm_bwd(T* dx, T* dresidual, const T* dy, const T* x, const T* y, const float* coeffs,
                            const Norm& norm, float slope, u32 lanes, u32 positions, u32 c) {
-    with_width<T>(c, [&](auto width) {
+    with_width<T>(c, [=](auto width) {
         input_gradient<width>(dx, dresidual, dy, x, y, coeffs, norm, slope, lanes, positions, c);
     });
 }
@@ -226,7 +226,7 @@ DEVICE void tangent_all(T* out, const T* t, const T* y, const Norm& norm, float 
 template <class T>
 DEVICE void batch_norm_tangent(T* out, const T* t, const T* y, const Norm& norm, float slope, u32 lanes, u32 positions,
                                u32 c) {
-    with_width<T>(c, [&](auto width) { tangent_all<width>(out, t, y, norm, slope, lanes, positions, c); });
+    with_width<T>(c, [=](auto width) { tangent_all<width>(out, t, y, norm, slope, lanes, positions, c); });
 }
 
 /// Combines partial moments of parts of `len` positions, `lanes` channels per block: writes mean and 1 / sqrt(var +

@@ -16,7 +16,7 @@ DEVICE void cut_mix_rows(T* y, const T* x, const i32* boxes, u32 rounds, u32 n, 
 }
 
 template <class T> DEVICE void cut_mix_fwd(T* y, const T* x, const i32* boxes, u32 rounds, u32 n, u32 h, u32 w, u32 c) {
-    with_width<T>(c, [&](auto width) { cut_mix_rows<width>(y, x, boxes, rounds, n, h, w, c); });
+    with_width<T>(c, [=](auto width) { cut_mix_rows<width>(y, x, boxes, rounds, n, h, w, c); });
 }
 
 KERNEL(256) cut_mix_fwd_f32(float* y, const float* x, const i32* boxes, u32 rounds, u32 n, u32 h, u32 w, u32 c) {

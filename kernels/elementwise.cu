@@ -59,7 +59,7 @@ DEVICE void add_broadcast_runs(T* out, const T* x, const T* y, float alpha, u32 
 }
 
 template <class T> DEVICE void add_broadcast(T* out, const T* x, const T* y, float alpha, u32 n, u32 positions, u32 c) {
-    with_width<T>(c, [&](auto width) { add_broadcast_runs<width>(out, x, y, alpha, n, positions, c); });
+    with_width<T>(c, [=](auto width) { add_broadcast_runs<width>(out, x, y, alpha, n, positions, c); });
 }
 
 template <int width, class T>
@@ -77,7 +77,7 @@ template <class T>
 DEVICE void copy_channels(T* out, const T* x, u64 positions, u32 len, u32 out_c, u32 out_offset, u32 x_c,
                           u32 x_offset) {
     // All runs are aligned where every length and offset is.
-    with_width<T>(len | out_c | out_offset | x_c | x_offset, [&](auto width) {
+    with_width<T>(len | out_c | out_offset | x_c | x_offset, [=](auto width) {
         copy_channel_runs<width>(out, x, positions, len, out_c, out_offset, x_c, x_offset);
     });
 }

@@ -28,7 +28,7 @@ DEVICE void interpolate_runs(T* y, const T* x, u32 n, u32 h, u32 w, u32 oh, u32 
 }
 
 template <class T> DEVICE void interpolate_fwd(T* y, const T* x, u32 n, u32 h, u32 w, u32 oh, u32 ow, u32 c) {
-    with_width<T>(c, [&](auto width) { interpolate_runs<width>(y, x, n, h, w, oh, ow, c); });
+    with_width<T>(c, [=](auto width) { interpolate_runs<width>(y, x, n, h, w, oh, ow, c); });
 }
 
 /// Transposed resampling along the middle axis: `in` [outer, to, inner] is the gradient of the `to` outputs, `out`

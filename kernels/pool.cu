@@ -70,7 +70,7 @@ DEVICE void max_pool2d_windows(T* y, u32* at, const T* x, u32 n, u32 c, const Ma
 }
 
 template <class T> DEVICE void max_pool2d(T* y, u32* at, const T* x, u32 n, u32 c, const MaxPool& pool) {
-    with_width<T>(c, [&](auto width) { max_pool2d_windows<width>(y, at, x, n, c, pool); });
+    with_width<T>(c, [=](auto width) { max_pool2d_windows<width>(y, at, x, n, c, pool); });
 }
 
 /// dx at a position is the sum, in row order, of dy over the windows whose maximum has that index in `at`.
@@ -101,7 +101,7 @@ DEVICE void max_pool2d_gather(T* dx, const T* dy, const u32* at, u32 n, u32 c, c
 }
 
 template <class T> DEVICE void max_pool2d_bwd(T* dx, const T* dy, const u32* at, u32 n, u32 c, const MaxPool& pool) {
-    with_width<T>(c, [&](auto width) { max_pool2d_gather<width>(dx, dy, at, n, c, pool); });
+    with_width<T>(c, [=](auto width) { max_pool2d_gather<width>(dx, dy, at, n, c, pool); });
 }
 
 /// What bin `i` of `bins` covers of an axis of length `len`.
@@ -143,7 +143,7 @@ DEVICE void bin_sum_block(float* partial, const T* x, float* scratch, u32 lanes,
 }
 
 template <class T> DEVICE void bin_sum(float* partial, const T* x, float* scratch, u32 lanes, u32 c, const Bins& bins) {
-    with_width<T>(c, [&](auto width) { bin_sum_block<width>(partial, x, scratch, lanes, c, bins); });
+    with_width<T>(c, [=](auto width) { bin_sum_block<width>(partial, x, scratch, lanes, c, bins); });
 }
 
 /// Adds the `parts` of each bin's sum in order; divides by the bin's number of positions if `mean`.
@@ -185,7 +185,7 @@ template <int width, class T> DEVICE void bin_spread(T* dx, const T* dy, u32 n, 
 }
 
 template <class T> DEVICE void adaptive_avg_pool2d_bwd(T* dx, const T* dy, u32 n, u32 c, const Bins& bins) {
-    with_width<T>(c, [&](auto width) { bin_spread<width>(dx, dy, n, c, bins); });
+    with_width<T>(c, [=](auto width) { bin_spread<width>(dx, dy, n, c, bins); });
 }
 
 KERNEL(256) max_pool2d_fwd_f32(float* y, const float* x, u32 n, u32 c, MaxPool pool) {

@@ -12,6 +12,7 @@ template <int value> struct Constant {
 };
 
 /// Calls `f` with the vector width for runs of `len` values: VECTOR<T> where that divides `len`, else 1.
+/// `f` should capture by value: captured references cost registers in some kernels.
 template <class T, class F> DEVICE void with_width(u32 len, F f) {
     if (len % VECTOR<T> == 0) {
         f(Constant<VECTOR<T>>());
