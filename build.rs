@@ -1,4 +1,4 @@
-//! Compiles the kernels in `kernels/` for GPUs, and tells the build scripts of dependents where their text is.
+//! Compiles the kernels in `kernels/` for GPUs, and passes their folder to the build scripts of dependents.
 
 #[path = "build/nvcc.rs"]
 mod nvcc;

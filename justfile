@@ -4,6 +4,11 @@
 default:
     @just --list
 
+# Format Rust, CUDA and C++; clang-format is on PyPI (pip install clang-format).
+fmt:
+    cargo fmt --all
+    clang-format -i kernels/*.cu kernels/common/*.cuh tools/emulator/cpp/* tools/emulator/faults/kernels/*.cu
+
 # Formatting and lints.
 check:
     cargo fmt --all --check

@@ -1,8 +1,8 @@
-//! Compiles every `kernels/*.cu` with nvcc into one fat binary a file and writes `$OUT_DIR/modules.rs`, which embeds them in
-//! the program. Where there is no nvcc the list of modules is empty and says why.
+//! Compiles every `kernels/*.cu` with nvcc into one fat binary per file and writes `$OUT_DIR/modules.rs`,
+//! which embeds them in the program. Where there is no nvcc the list of modules is empty and says why.
 //!
-//! A pair of file and target is compiled again only when its text, a header that it includes, nvcc or this file changed.
-//! What ptxas says of registers and spills goes into `$OUT_DIR/resources.tsv`.
+//! A pair of file and target is compiled again only when its text, a header that it includes, nvcc or this
+//! file changed. What ptxas reports of registers and spills goes into `$OUT_DIR/resources.tsv`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -12,20 +12,21 @@ use std::process::Command;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Real architectures, newest last. Cards between them run the code of the next older one of their generation.
+/// Real architectures, newest last. Cards between them run the code of the next older one of their
+/// generation.
 const TARGETS: [&str; 7] = ["80", "86", "89", "90a", "100", "103", "120"];
 /// Architecture of the PTX for cards that no target covers. Every later card can translate it.
 const PTX: &str = "compute_90";
-/// The only target of files that include this header, themselves or by another: its instructions are those of one
-/// architecture.
+/// The only target of files that include this header, themselves or by another: its instructions are those of
+/// one architecture.
 const SM90_INCLUDE: &str = "device_sm90.cuh\"";
 const SM90_TARGET: &str = "90a";
 /// Limits the targets: `90a`, `80 90a compute_90`, or `none` for no kernels at all.
 const TARGETS_VARIABLE: &str = "PSMT_CUDA_TARGETS";
-/// The oldest toolkit that knows sm_90a.
+/// The oldest toolkit with sm_90a.
 const OLDEST_TOOLKIT: (u32, u32) = (12, 0);
-/// Line numbers cost nothing at run time and let compute-sanitizer name the line. The kernels include no header of the host,
-/// so that any host compiler will do.
+/// Line numbers cost nothing at run time and let compute-sanitizer name the line. The kernels include no
+/// header of the host, so that any host compiler will do.
 const FLAGS: [&str; 6] = ["-std=c++17", "-O3", "-lineinfo", "-allow-unsupported-compiler", "-Xptxas", "-v"];
 
 /// A compiler that answered.
@@ -36,12 +37,12 @@ struct Nvcc {
     version: (u32, u32),
 }
 
-/// One of the files and targets to compile.
+/// One file for one target.
 struct Unit {
     source: PathBuf,
     target: String,
     object: PathBuf,
-    /// Describes everything that the object depends on.
+    /// Hash of everything that the object depends on.
     key: u64,
 }
 
@@ -76,7 +77,8 @@ pub fn build(root: &Path, out: &Path) -> Result<(), String> {
     }
 }
 
-/// nvcc from `CUDA_HOME`, `CUDA_PATH`, `PATH`, or the folder that `tools/install_nvcc.sh` fills; why there is none otherwise.
+/// nvcc from `CUDA_HOME`, `CUDA_PATH`, `PATH`, or the folder that `tools/install_nvcc.sh` fills; why there is
+/// none otherwise.
 fn find(root: &Path) -> Result<Nvcc, String> {
     let mut candidates = Vec::new();
     for name in ["CUDA_HOME", "CUDA_PATH"] {
@@ -184,7 +186,7 @@ fn compile_changed(nvcc: &Nvcc, units: &[Unit]) -> Result<(), String> {
         .collect();
     let jobs = std::env::var("NUM_JOBS").ok().and_then(|v| v.parse().ok()).unwrap_or(1);
     let next = AtomicUsize::new(0);
-    // One message a file: its other targets would say the same.
+    // One message per file: its other targets would give the same.
     let failures: Mutex<BTreeMap<&Path, String>> = Mutex::default();
     std::thread::scope(|scope| {
         for _ in 0..stale.len().min(jobs) {
@@ -220,7 +222,7 @@ fn compile_unit(nvcc: &Nvcc, unit: &Unit) -> Result<(), String> {
     write_if_changed(&with_suffix(&unit.object, "key"), &unit.key.to_string())
 }
 
-/// Joins the code for all targets in one fat binary.
+/// Combines the code for all targets in one fat binary.
 fn join(nvcc: &Nvcc, parts: &[&Unit], fat: &Path) -> Result<(), String> {
     let key: String = parts.iter().map(|u| format!("{} ", u.key)).collect();
     if fat.is_file() && std::fs::read_to_string(with_suffix(fat, "key")).is_ok_and(|k| k == key) {
@@ -263,8 +265,8 @@ fn text_with_headers(source: &Path) -> Result<String, String> {
     Ok(text)
 }
 
-/// What ptxas says of each kernel: file, kernel, target, registers, bytes of static shared memory, stack, spill stores, spill
-/// loads, separated by tabs.
+/// What ptxas reports of each kernel: file, kernel, target, registers, bytes of static shared memory, stack,
+/// spill stores, spill loads, separated by tabs.
 fn resources(file: &str, target: &str, messages: &str) -> String {
     let number_before = |line: &str, what: &str| -> u32 {
         let digits = line.split(what).next().filter(|_| line.contains(what)).unwrap_or_default();
@@ -316,7 +318,7 @@ fn modules_rs(
     text
 }
 
-/// Runs a command; what it printed, on success and on failure.
+/// Runs a command; returns what it printed, as `Ok` or `Err` by its exit status.
 fn run(command: &mut Command) -> Result<String, String> {
     let output = command.output().map_err(|e| format!("{}: {e}", command.get_program().display()))?;
     let text = [output.stdout, output.stderr].map(|v| String::from_utf8_lossy(&v).into_owned()).concat();
@@ -341,7 +343,7 @@ fn read(path: &Path) -> Result<String, String> {
     std::fs::read_to_string(path).map_err(|e| format!("{}: {e}", path.display()))
 }
 
-/// Leaves a file alone that has this content already, so that nothing is compiled again for it.
+/// Does not touch a file that already has this content, so that nothing is compiled again for it.
 fn write_if_changed(path: &Path, content: &str) -> Result<(), String> {
     if std::fs::read_to_string(path).is_ok_and(|old| old == content) {
         return Ok(());

@@ -4,15 +4,15 @@
 //   With g = dy act'(y) and xhat = (x - mean) inv: dbias = sum g, dweight = sum g xhat, dresidual = g,
 //   dx = weight inv g for frozen statistics, weight inv (g - sum g / n - xhat sum(g xhat) / n) for the batch's.
 //
-// Statistics take two stages: blocks over parts of the positions, then the parts joined in double, in a fixed order. The
-// number of positions is below 2^32.
+// Statistics are two-stage reductions: blocks over parts of the positions, then the parts combined in double, in a
+// fixed order. The number of positions is below 2^32.
 #include "common/batch_norm.cuh"
 #include "common/channels.cuh"
 
 /// Mean and sum of squared deviations of each channel over the block's part: partial [parts, 2, c].
 ///
 /// A thread sums differences from its first value, which leaves nothing large to cancel however far the mean is from
-/// zero. The threads' results are joined as by Chan et al. (1979), as differences from the part's first value.
+/// zero. The threads' results are combined as by Chan et al. (1979), as differences from the part's first value.
 template <int width, class T>
 DEVICE void partial_moments(double* partial, const T* x, float* scratch, u32 lanes, u32 positions, u32 c) {
     Share share = thread_share<width>(positions, lanes);
@@ -33,7 +33,7 @@ DEVICE void partial_moments(double* partial, const T* x, float* scratch, u32 lan
             }
         }
     }
-    // A thread without positions counts for nothing.
+    // A thread without positions has weight zero.
     float origin[width] = {}, one = count > 0.0f ? 1.0f / count : 0.0f, mean[width];
     if (any) load(origin, x + u64(share.begin) * c + share.channel);
 #pragma unroll
@@ -64,17 +64,13 @@ DEVICE void partial_moments(double* partial, const T* x, float* scratch, u32 lan
 
 template <class T>
 DEVICE void batch_norm_moments_parts(double* partial, const T* x, float* scratch, u32 lanes, u32 positions, u32 c) {
-    if (c % VECTOR<T> == 0) {
-        partial_moments<VECTOR<T>>(partial, x, scratch, lanes, positions, c);
-    } else {
-        partial_moments<1>(partial, x, scratch, lanes, positions, c);
-    }
+    with_width<T>(c, [=](auto width) { partial_moments<width>(partial, x, scratch, lanes, positions, c); });
 }
 
-/// act of the normalised x.
+/// y = act of the normalised x plus residual.
 template <int width, class T>
 DEVICE void normalise_all(T* y, const T* x, const T* residual, const Norm& norm, float slope, u32 lanes, u32 positions,
-                      u32 c) {
+                          u32 c) {
     Share share = thread_share<width>(positions, lanes);
     if (share.channel >= c) return;
     Affine<width> affine;
@@ -90,17 +86,27 @@ DEVICE void normalise_all(T* y, const T* x, const T* residual, const Norm& norm,
 }
 
 template <class T>
-DEVICE void batch_norm_fwd(T* y, const T* x, const T* residual, const Norm& norm, float slope, u32 lanes,
-                           u32 positions, u32 c) {
-    if (c % VECTOR<T> == 0) {
-        normalise_all<VECTOR<T>>(y, x, residual, norm, slope, lanes, positions, c);
+DEVICE void batch_norm_fwd(T* y, const T* x, const T* residual, const Norm& norm, float slope, u32 lanes, u32 positions,
+                           u32 c) {
+    with_width<T>(c, [=](auto width) { normalise_all<width>(y, x, residual, norm, slope, lanes, positions, c); });
+}
+
+/// g = dy act'(y) and v = x at offset `at`. y is null where nothing was added before the activation: x alone then
+/// decides.
+template <int width, class T>
+DEVICE void load_gradient(float (&g)[width], float (&v)[width], const T* dy, const T* x, const T* y, u64 at,
+                          const Affine<width>& affine, float slope) {
+    load(g, dy + at);
+    load(v, x + at);
+    if (y) {
+        activation_bwd(g, y + at, slope);
     } else {
-        normalise_all<1>(y, x, residual, norm, slope, lanes, positions, c);
+        activation_bwd_from_x(g, v, affine, slope);
     }
 }
 
-/// Sums of g and of g (x - mean) over the block's part: partial [parts, 2, c]. Writes dx of frozen statistics too where
-/// it is asked for. y is null where nothing was added before the activation, which x alone then decides.
+/// Sums of g and of g (x - mean) over the block's part: partial [parts, 2, c]. Also writes dx of frozen statistics if
+/// `dx` is not null. y as for load_gradient.
 template <int width, class T>
 DEVICE void partial_sums(float* partial, T* dx, const T* dy, const T* x, const T* y, float* scratch, const Norm& norm,
                          float slope, u32 lanes, u32 positions, u32 c) {
@@ -112,13 +118,7 @@ DEVICE void partial_sums(float* partial, T* dx, const T* dy, const T* x, const T
         for (u32 p = share.from; p < share.to; p += share.step) {
             u64 at = u64(p) * c + share.channel;
             float g[width], v[width];
-            load(g, dy + at);
-            load(v, x + at);
-            if (y) {
-                mask(g, y + at, slope);
-            } else {
-                mask_again(g, v, affine, slope);
-            }
+            load_gradient(g, v, dy, x, y, at, affine, slope);
 #pragma unroll
             for (int k = 0; k < width; ++k) {
                 sum[k] += g[k];
@@ -140,34 +140,25 @@ DEVICE void partial_sums(float* partial, T* dx, const T* dy, const T* x, const T
 template <class T>
 DEVICE void batch_norm_sums(float* partial, T* dx, const T* dy, const T* x, const T* y, float* scratch,
                             const Norm& norm, float slope, u32 lanes, u32 positions, u32 c) {
-    if (c % VECTOR<T> == 0) {
-        partial_sums<VECTOR<T>>(partial, dx, dy, x, y, scratch, norm, slope, lanes, positions, c);
-    } else {
-        partial_sums<1>(partial, dx, dy, x, y, scratch, norm, slope, lanes, positions, c);
-    }
+    with_width<T>(
+        c, [=](auto width) { partial_sums<width>(partial, dx, dy, x, y, scratch, norm, slope, lanes, positions, c); });
 }
 
-/// dx = weight inv g + lines[0] (x - mean) + lines[1], dresidual = g; lines [2, c]; y as for the sums.
+/// dx = weight inv g + coeffs[0] (x - mean) + coeffs[1], dresidual = g; coeffs [2, c]; y as for load_gradient.
 template <int width, class T>
-DEVICE void input_gradient(T* dx, T* dresidual, const T* dy, const T* x, const T* y, const float* lines,
+DEVICE void input_gradient(T* dx, T* dresidual, const T* dy, const T* x, const T* y, const float* coeffs,
                            const Norm& norm, float slope, u32 lanes, u32 positions, u32 c) {
     Share share = thread_share<width>(positions, lanes);
     if (share.channel >= c) return;
     float a[width], b[width];
-    load(a, lines + share.channel);
-    load(b, lines + c + share.channel);
+    load(a, coeffs + share.channel);
+    load(b, coeffs + c + share.channel);
     Affine<width> affine;
     affine.load(norm, share.channel);
     for (u32 p = share.from; p < share.to; p += share.step) {
         u64 at = u64(p) * c + share.channel;
         float g[width], v[width];
-        load(g, dy + at);
-        load(v, x + at);
-        if (y) {
-            mask(g, y + at, slope);
-        } else {
-            mask_again(g, v, affine, slope);
-        }
+        load_gradient(g, v, dy, x, y, at, affine, slope);
         if (dresidual) store(dresidual + at, g);
 #pragma unroll
         for (int k = 0; k < width; ++k) v[k] = affine.scale[k] * g[k] + (a[k] * (v[k] - affine.mean[k]) + b[k]);
@@ -176,17 +167,15 @@ DEVICE void input_gradient(T* dx, T* dresidual, const T* dy, const T* x, const T
 }
 
 template <class T>
-DEVICE void batch_norm_bwd(T* dx, T* dresidual, const T* dy, const T* x, const T* y, const float* lines,
+DEVICE void batch_norm_bwd(T* dx, T* dresidual, const T* dy, const T* x, const T* y, const float* coeffs,
                            const Norm& norm, float slope, u32 lanes, u32 positions, u32 c) {
-    if (c % VECTOR<T> == 0) {
-        input_gradient<VECTOR<T>>(dx, dresidual, dy, x, y, lines, norm, slope, lanes, positions, c);
-    } else {
-        input_gradient<1>(dx, dresidual, dy, x, y, lines, norm, slope, lanes, positions, c);
-    }
+    with_width<T>(c, [=](auto width) {
+        input_gradient<width>(dx, dresidual, dy, x, y, coeffs, norm, slope, lanes, positions, c);
+    });
 }
 
-/// The whole backward pass of a channel in double, a thread a channel: with a few positions dx is what is left of terms
-/// many times larger, so the moments are taken again from x.
+/// The whole backward pass in double, one thread per channel: with few positions dx is the small difference of much
+/// larger terms, so the moments are computed again from x.
 template <class T>
 DEVICE void batch_norm_bwd_few(T* dx, T* dresidual, float* dweight, float* dbias, const T* dy, const T* x, const T* y,
                                const float* weight, float slope, double eps, u32 positions, u32 c) {
@@ -198,7 +187,7 @@ DEVICE void batch_norm_bwd_few(T* dx, T* dresidual, float* dweight, float* dbias
     for (u32 p = 0; p < positions; ++p) {
         u64 at = u64(p) * c + channel;
         float g[1] = {to_float(dy[at])};
-        mask(g, y + at, slope);
+        activation_bwd(g, y + at, slope);
         double d = to_float(x[at]) - mean;
         square += d * d;
         sum += g[0];
@@ -208,7 +197,7 @@ DEVICE void batch_norm_bwd_few(T* dx, T* dresidual, float* dweight, float* dbias
     for (u32 p = 0; p < positions; ++p) {
         u64 at = u64(p) * c + channel;
         float g[1] = {to_float(dy[at])};
-        mask(g, y + at, slope);
+        activation_bwd(g, y + at, slope);
         if (dresidual) dresidual[at] = from_float<T>(g[0]);
         double rest = g[0] - sum / n - (to_float(x[at]) - mean) * dot / (var * n);
         dx[at] = from_float<T>(float(weight[channel] * inv * rest));
@@ -217,9 +206,9 @@ DEVICE void batch_norm_bwd_few(T* dx, T* dresidual, float* dweight, float* dbias
     dbias[channel] += float(sum);
 }
 
-/// t act'(y) weight inv.
+/// out = t act'(y) weight inv.
 template <int width, class T>
-DEVICE void scaled_mask(T* out, const T* t, const T* y, const Norm& norm, float slope, u32 lanes, u32 positions,
+DEVICE void tangent_all(T* out, const T* t, const T* y, const Norm& norm, float slope, u32 lanes, u32 positions,
                         u32 c) {
     Share share = thread_share<width>(positions, lanes);
     if (share.channel >= c) return;
@@ -229,7 +218,7 @@ DEVICE void scaled_mask(T* out, const T* t, const T* y, const Norm& norm, float 
         u64 at = u64(p) * c + share.channel;
         float g[width];
         load(g, t + at);
-        scale_and_mask(g, y + at, affine, slope);
+        norm_activation_bwd(g, y + at, affine, slope);
         store(out + at, g);
     }
 }
@@ -237,15 +226,11 @@ DEVICE void scaled_mask(T* out, const T* t, const T* y, const Norm& norm, float 
 template <class T>
 DEVICE void batch_norm_tangent(T* out, const T* t, const T* y, const Norm& norm, float slope, u32 lanes, u32 positions,
                                u32 c) {
-    if (c % VECTOR<T> == 0) {
-        scaled_mask<VECTOR<T>>(out, t, y, norm, slope, lanes, positions, c);
-    } else {
-        scaled_mask<1>(out, t, y, norm, slope, lanes, positions, c);
-    }
+    with_width<T>(c, [=](auto width) { tangent_all<width>(out, t, y, norm, slope, lanes, positions, c); });
 }
 
-/// Joins partial moments of parts of `len` positions, `lanes` channels a block: writes mean and 1 / sqrt(var + eps) to `moments`
-/// [2, c] and moves the running statistics, the variance by the unbiased one.
+/// Combines partial moments of parts of `len` positions, `lanes` channels per block: writes mean and 1 / sqrt(var +
+/// eps) to `moments` [2, c] and updates the running statistics, the variance with the unbiased one.
 KERNEL(256)
 batch_norm_moments(float* moments, float* running_mean, float* running_var, const double* partial, u32 len, u32 lanes,
                    u32 positions, u32 c, double momentum, double eps) {
@@ -277,10 +262,10 @@ batch_norm_moments(float* moments, float* running_mean, float* running_var, cons
     running_var[channel] = float(running_var[channel] * (1.0 - momentum) + momentum * unbiased);
 }
 
-/// Joins partial sums, `lanes` channels a block: adds to dweight and dbias, and writes what `batch_norm_bwd` multiplies by, where
-/// asked for.
+/// Combines partial sums, `lanes` channels per block: adds to dweight and dbias, and writes the coefficients of
+/// input_gradient where `coeffs` is not null.
 KERNEL(256)
-batch_norm_gradients(float* dweight, float* dbias, float* lines, const float* partial, Norm norm, u32 parts, u32 lanes,
+batch_norm_gradients(float* dweight, float* dbias, float* coeffs, const float* partial, Norm norm, u32 parts, u32 lanes,
                      u32 positions, u32 c) {
     SHARED(double, scratch, 2 * ROW_BLOCK);
     u32 channel = blockIdx.x * lanes + threadIdx.x % lanes, row = threadIdx.x / lanes, rows = ROW_BLOCK / lanes;
@@ -296,10 +281,10 @@ batch_norm_gradients(float* dweight, float* dbias, float* lines, const float* pa
     double inv = inverse(norm, channel), dot = sums[1] * inv;
     dweight[channel] += float(dot);
     dbias[channel] += float(sums[0]);
-    if (lines) {
+    if (coeffs) {
         double factor = -norm.weight[channel] * inv / positions;
-        lines[channel] = float(factor * dot * inv);
-        lines[c + channel] = float(factor * sums[0]);
+        coeffs[channel] = float(factor * dot * inv);
+        coeffs[c + channel] = float(factor * sums[0]);
     }
 }
 
@@ -334,14 +319,14 @@ batch_norm_sums_bf16(float* partial, bf16* dx, const bf16* dy, const bf16* x, co
     batch_norm_sums(partial, dx, dy, x, y, scratch, norm, slope, lanes, positions, c);
 }
 KERNEL(256)
-batch_norm_bwd_f32(float* dx, float* dresidual, const float* dy, const float* x, const float* y, const float* lines,
+batch_norm_bwd_f32(float* dx, float* dresidual, const float* dy, const float* x, const float* y, const float* coeffs,
                    Norm norm, float slope, u32 lanes, u32 positions, u32 c) {
-    batch_norm_bwd(dx, dresidual, dy, x, y, lines, norm, slope, lanes, positions, c);
+    batch_norm_bwd(dx, dresidual, dy, x, y, coeffs, norm, slope, lanes, positions, c);
 }
 KERNEL(256)
-batch_norm_bwd_bf16(bf16* dx, bf16* dresidual, const bf16* dy, const bf16* x, const bf16* y, const float* lines,
+batch_norm_bwd_bf16(bf16* dx, bf16* dresidual, const bf16* dy, const bf16* x, const bf16* y, const float* coeffs,
                     Norm norm, float slope, u32 lanes, u32 positions, u32 c) {
-    batch_norm_bwd(dx, dresidual, dy, x, y, lines, norm, slope, lanes, positions, c);
+    batch_norm_bwd(dx, dresidual, dy, x, y, coeffs, norm, slope, lanes, positions, c);
 }
 KERNEL(256)
 batch_norm_bwd_few_f32(float* dx, float* dresidual, float* dweight, float* dbias, const float* dy, const float* x,

@@ -1,6 +1,6 @@
 // Confusion matrix of label maps: counts [classes, classes], row = target, column = prediction. Pixels whose target or
-// prediction is no class do not count; where there are confidences, float [pixels], nor do those below the threshold (null:
-// every pixel counts). Integer sums do not depend on order, so atomics add them.
+// prediction is no class do not count, nor do those whose confidence, float [pixels] or null, is below the threshold.
+// Integer sums do not depend on order, so atomics add them.
 #include "common/vector.cuh"
 
 /// Labels that a thread takes at a time.
@@ -42,8 +42,9 @@ DEVICE void count_labels(Count* counts, const u8* pred, const u8* target, const 
 }
 
 /// `counts` must be zero. Each block counts in shared memory of classes² words first; it sees fewer than 2^32 pixels.
-KERNEL(256) confusion_matrix_shared(u64* counts, const u8* pred, const u8* target, const float* confidence, u64 len,
-                                    u32 classes, float threshold) {
+KERNEL(256)
+confusion_matrix_shared(u64* counts, const u8* pred, const u8* target, const float* confidence, u64 len, u32 classes,
+                        float threshold) {
     DYNAMIC_SHARED(u32, histogram);
     for (u32 i = threadIdx.x; i < classes * classes; i += blockDim.x) histogram[i] = 0;
     block_sync();
@@ -54,9 +55,10 @@ KERNEL(256) confusion_matrix_shared(u64* counts, const u8* pred, const u8* targe
     }
 }
 
-/// For matrices that shared memory does not hold.
-KERNEL(256) confusion_matrix_global(u64* counts, const u8* pred, const u8* target, const float* confidence, u64 len,
-                                    u32 classes, float threshold) {
+/// The same for matrices that do not fit into shared memory.
+KERNEL(256)
+confusion_matrix_global(u64* counts, const u8* pred, const u8* target, const float* confidence, u64 len, u32 classes,
+                        float threshold) {
     count_labels(counts, pred, target, confidence, len, classes, threshold);
 }
 REGISTER_KERNEL(confusion_matrix_shared)

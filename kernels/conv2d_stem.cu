@@ -1,18 +1,19 @@
-// The first convolution of a network, which reads few channels: forward and the weight's gradient in bf16 on tensor cores, for
-// kernels whose rows of taps hold 9 or 21 values (3x3 and 7x7 of three channels), any stride, dilation 1, 64 outputs at a time.
-// Its data gradient is asked for by nobody and left to conv2d.cu.
+// The first convolution of a network, which reads three channels: forward and the weight's gradient in bf16 on tensor
+// cores, for kernels whose rows of taps hold 9 or 21 values (3x3 and 7x7 of three channels), any stride, dilation 1, 64
+// outputs at a time. Its data gradient is not needed in training and left to conv2d.cu.
 //
-// In NHWC the values of a row of taps lie side by side, and those of neighbouring positions `stride` pixels on. A block takes a
-// segment of 128 positions of one row of y: the rows of x that they read come to shared memory once, as they lie, and fragments
-// are read from there, a row of taps after the other; its values are padded to 16 or 32 along k, where the weight is zero (in
-// wgrad: where sums are not written), so that what the padding reads does not count unless it is no number.
+// In NHWC the values of a row of taps are contiguous, and those of neighbouring positions lie `stride` pixels apart. A
+// block takes a segment of 128 positions of one row of y: the rows of x that they read are loaded to shared memory
+// once, without im2col, and fragments are read from there, one row of taps after another. Its values are padded to 16
+// or 32 along k, where the weight is zero (in wgrad: where sums are not written), so what the padding reads has no
+// effect unless it is NaN or infinite.
 #include "common/conv2d_epilogue.cuh"
-#include "common/conv2d_product.cuh"
+#include "common/conv2d_mma.cuh"
 
 constexpr u32 SEGMENT = 128, OUTPUTS = 64, CHANNELS = 3, WARPS = 8;
 using StemTile = Tile<SEGMENT, OUTPUTS, 32 * WARPS>;
 
-/// Sizes that depend on the kernel: values of a row of taps, the same padded to whole products.
+/// Sizes that depend on the kernel: values of a row of taps, and the same padded to multiples of the k16 of mma.
 template <int kernel> struct Taps {
     static constexpr u32 len = kernel * CHANNELS, depth = (len + 15) / 16 * 16;
 };
@@ -35,7 +36,7 @@ struct Segment {
     DEVICE u64 first(const Conv2dSizes& s) const { return (u64(image) * s.out_h + row) * s.out_w + col; }
 };
 
-/// Brings the rows of x that a segment reads; what lies outside the image is zero.
+/// Loads the rows of x that a segment reads; what lies outside the image is zero.
 template <int kernel> DEVICE void load_rows(bf16* rows, const bf16* x, const Segment& at, const Conv2dSizes& s) {
     const u32 len = row_len<kernel>(s);
     const i32 first = (i32(at.col * s.stride) - i32(s.padding)) * i32(CHANNELS), end = i32(s.w * CHANNELS);
@@ -50,14 +51,14 @@ template <int kernel> DEVICE void load_rows(bf16* rows, const bf16* x, const Seg
     }
 }
 
-/// Two neighbouring values; the first may have an odd place.
+/// Two neighbouring values; the first may have an odd index, so they are not one aligned word.
 DEVICE u32 pair(const bf16* at) { return at[0].bits | u32(at[1].bits) << 16; }
 
-/// Values between the rows of two outputs in shared memory: padded so that eight of them fall on different banks.
+/// Row pitch of the weight in shared memory: padded so that eight rows fall on different banks.
 template <int kernel> constexpr u32 WEIGHT_ROW = kernel * Taps<kernel>::depth + 8;
 
-/// y = x * weight + bias. Block x: segments; block y: 64 outputs. `moments` may be null; it is where segments end with rows of
-/// y before they are full.
+/// y = x * weight + bias. Block x: segments; block y: 64 outputs. `moments` may be null, and is where rows of y are no
+/// whole segments.
 template <int kernel>
 DEVICE void fprop(bf16* y, const bf16* x, const bf16* weight, const float* bias, double* moments, const Conv2dSizes& s,
                   u8* shared) {
@@ -92,7 +93,7 @@ DEVICE void fprop(bf16* y, const bf16* x, const bf16* weight, const float* bias,
             }
         }
     }
-    // The finished tile takes the place of what it was made from.
+    // The finished tile overwrites the operands.
     block_sync();
     bf16* staged = reinterpret_cast<bf16*>(shared);
 #pragma unroll
@@ -116,8 +117,8 @@ DEVICE void fprop(bf16* y, const bf16* x, const bf16* weight, const float* bias,
     }
 }
 
-/// partial[split, o, taps] = the sum over the split's segments. Block x: splits of `split_len` segments; block y: 64 outputs.
-/// A warp has a row of taps, and where there are warps enough a part of the positions.
+/// partial[split, o, taps] = the sum over the split's segments. Block x: splits of `split_len` segments; block y: 64
+/// outputs. A warp makes one row of taps, and where there are enough warps, of one part of the positions.
 template <int kernel>
 DEVICE void wgrad(float* partial, const bf16* x, const bf16* dy, const Conv2dSizes& s, u8* shared) {
     constexpr u32 LEN = Taps<kernel>::len, DEPTH_K = Taps<kernel>::depth, PARTS = WARPS / kernel;
@@ -148,7 +149,7 @@ DEVICE void wgrad(float* partial, const bf16* x, const bf16* dy, const Conv2dSiz
                 u32 b[N_PARTS][2];
 #pragma unroll
                 for (u32 j = 0; j < N_PARTS; ++j) {
-                    // Positions 2 (lane % 4) and the next, eight further on as well, of value lane / 4.
+                    // Value lane / 4 of positions 2 (lane % 4) and the next, and of those eight further on.
                     const u32 step = s.stride * CHANNELS;
                     const bf16* from = rows + tap_row * len + (k + lane % 4 * 2) * step + 8 * j + lane / 4;
                     b[j][0] = from[0].bits | u32(from[step].bits) << 16;

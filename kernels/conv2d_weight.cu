@@ -1,7 +1,8 @@
-// The bf16 copy of flat parameters that convolutions of 16-bit activations read: out[i] = in[i] rounded to nearest even.
+// The bf16 copy of the flat parameters that convolutions of bf16 activations read: out[i] = in[i] rounded to nearest
+// even.
 #include "common/device.cuh"
 
-/// A thread rounds eight values at a time: 32 bytes in, 16 out. Both arrays begin on 16 bytes.
+/// A thread rounds eight values at a time: 32 bytes in, 16 out. Both arrays are aligned to 16 bytes.
 KERNEL(256) round_to_bf16(bf16* out, const float* in, u64 len) {
     const u64 threads = u64(gridDim.x) * blockDim.x, thread = u64(blockIdx.x) * blockDim.x + threadIdx.x;
     for (u64 i = thread * 8; i + 8 <= len; i += threads * 8) {

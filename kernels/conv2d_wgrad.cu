@@ -1,17 +1,19 @@
 // Gradients of a convolution's weight and bias, which add to what `grads` holds.
 //
-//   dweight[o, r, s, c] += sum over positions (n, i, j) of dy[n, i, j, o] x[n, i stride - padding + r dilation, j ..., c]
+//   dweight[o, r, s, c] += sum over positions (n, i, j) of
+//                              dy[n, i, j, o] x[n, i stride - padding + r dilation, j ..., c]
 //   dbias[o]            += sum over positions of dy[n, i, j, o]
 //
-// The weight's is a matrix product over positions: m = o, n = (r, s, c), k = positions. There are few tiles and many
-// positions, so the positions are split; each split leaves its sums as floats in a workspace [splits, groups, m, n], and a
-// second pass adds the splits in their order. The sums therefore repeat bit by bit.
+// The weight's is an implicit GEMM over positions: m = o, n = (r, s, c), k = positions. There are few tiles and many
+// positions, so it is split-K: each split writes its sums as floats to a workspace [splits, groups, m, n], and a second
+// pass adds the splits in their order. The sums therefore repeat bit by bit.
 #include "common/conv2d_operands.cuh"
-#include "common/conv2d_product.cuh"
+#include "common/conv2d_mma.cuh"
 #include "common/conv2d_tiles.cuh"
 
 /// Block x: tiles of n, then of m; block y: split; block z: group.
-template <class T, class Tile, bool any> DEVICE void wgrad(float* partial, const T* x, const T* dy, const Conv2dSizes& s) {
+template <class T, class Tile, bool any>
+DEVICE void wgrad(float* partial, const T* x, const T* dy, const Conv2dSizes& s) {
     DYNAMIC_SHARED(u8, shared);
     const u32 n_begin = blockIdx.x % s.n_tiles * Tile::n, m_begin = blockIdx.x / s.n_tiles * Tile::m;
     const u32 positions = s.n * s.out_h * s.out_w, columns = s.kernel * s.kernel * s.in_channels;
@@ -19,13 +21,13 @@ template <class T, class Tile, bool any> DEVICE void wgrad(float* partial, const
     const u32 end = begin + s.split_len < positions ? begin + s.split_len : positions;
 
     const u32 first_in = blockIdx.z * s.in_channels, first_out = blockIdx.z * s.out_channels;
-    ChannelRows<T, Tile, any> a(dy, first_out, first_out + s.out_channels, s.out_pitch, m_begin, begin, end,
-                                s.aligned_a != 0);
-    PatchRows<T, Tile, any> b(x, s, first_in, n_begin, begin, end);
-    Product<T, Tile, false, false> product;
-    accumulate<T, Tile>(product, a, b, num_steps(end - begin, DEPTH<T>), shared);
+    GradientMnMajor<T, Tile, any> a(dy, first_out, first_out + s.out_channels, s.out_pitch, m_begin, begin, end,
+                                    s.aligned_a != 0);
+    ActivationMnMajor<T, Tile, any> b(x, s, first_in, n_begin, begin, end);
+    BlockMma<T, Tile, false, false> mma;
+    mainloop<T, Tile>(mma, a, b, num_steps(end - begin, DEPTH<T>), shared);
 
-    product.template stage<float>(shared, nullptr, 0);
+    mma.template store_accumulators<float>(shared, nullptr, 0);
     block_sync();
     float* out = partial + (u64(blockIdx.y) * gridDim.z + blockIdx.z) * s.out_channels * columns;
     write_tile<Tile>(out, shared, n_begin, columns, [&](u32 row) {
@@ -53,13 +55,13 @@ KERNEL(128) conv2d_wgrad_any_bf16(float* partial, const bf16* x, const bf16* dy,
     wgrad<bf16, Tiles<bf16>::Small, true>(partial, x, dy, s);
 }
 
-/// Channels and positions that a block of the bias gradient takes side by side.
+/// Channels and positions that a block of the bias gradient reads at a time.
 constexpr u32 BIAS_CHANNELS = 32, BIAS_LANES = 8;
 
-/// partial[split, channel] = sum over the split's positions of dy. Block x: 32 channels; block y: split. Thread: a channel
-/// of every eighth position.
+/// partial[split, channel] = sum over the split's positions of dy. Block x: 32 channels; block y: split. Thread: one
+/// channel of every eighth position.
 template <class T> DEVICE void dbias(float* partial, const T* dy, u32 positions, u32 channels, u32 split_len) {
-    SHARED(float, sums, BIAS_CHANNELS * BIAS_LANES);
+    SHARED(float, sums, (BIAS_CHANNELS * BIAS_LANES));
     const u32 channel = blockIdx.x * BIAS_CHANNELS + threadIdx.x % BIAS_CHANNELS, lane = threadIdx.x / BIAS_CHANNELS;
     const u32 begin = blockIdx.y * split_len, end = begin + split_len < positions ? begin + split_len : positions;
     float sum = 0.0f;
@@ -81,8 +83,8 @@ KERNEL(256) conv2d_dbias_bf16(float* partial, const bf16* dy, u32 positions, u32
     dbias(partial, dy, positions, channels, split_len);
 }
 
-/// grads[i] += sum over splits of partial[split, i], i < len. `lanes` threads share an element (a power of two up to 32):
-/// lane l adds splits l, l + lanes, ..., then the first adds the lanes in their order.
+/// grads[i] += sum over splits of partial[split, i], i < len. `lanes` threads share an element (a power of two up to
+/// 32): lane l adds splits l, l + lanes, ..., then the first adds the lanes in their order.
 KERNEL(256) conv2d_add_splits_f32(float* grads, const float* partial, u32 splits, u32 lanes, u64 len) {
     SHARED(float, sums, 256);
     const u32 width = 256 / lanes, lane = threadIdx.x / width;

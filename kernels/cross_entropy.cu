@@ -2,35 +2,28 @@
 //
 //     loss = mean over kept pixels of -log softmax(up(logits))[target],   dlogits = upᵀ(softmax - onehot) / kept
 //
-// logits [n, h, w, classes], target [n, H, W] bytes, 255 is ignored. cross_entropy_fwd_bwd gives unscaled sums (fold.cuh);
-// loss.cu finishes them. The confusion matrix is that of all labelled pixels. OHEM keeps the pixels whose true-class probability is at most max(threshold, k-th smallest), where
-// ignored pixels count as 1: ohem_probability computes the probabilities, ohem_histogram and ohem_select find the k-th
-// smallest by radix selection over the bits of the floats (those of non-negative floats are ordered as the floats are).
+// logits [n, h, w, classes], target [n, H, W] bytes, 255 is ignored. cross_entropy_fwd_bwd gives unscaled sums
+// (fused_loss.cuh); loss.cu finishes them. The confusion matrix is that of all labelled pixels.
+//
+// OHEM keeps the pixels whose true-class probability is at most max(threshold, k-th smallest), where ignored pixels
+// count as 1: ohem_probability computes the probabilities, ohem_histogram and ohem_select find the k-th smallest by
+// radix selection over the bits of the floats (those of non-negative floats are ordered as the floats are).
 #include "common/device.cuh"
-#include "common/tally.cuh"
+#include "common/label_loss.cuh"
 
-/// Reads the targets, of which `kept` says which count.
-template <class T> struct CrossEntropy : PlainLoss {
-    static constexpr int ROWS = 4, GROUPS = 1, SUMS = 1, COUNTS = 1;
-    typedef Picked<ROWS> State;
+/// Reads the targets, of which OHEM keeps some.
+template <class T> struct CrossEntropy : LabelLoss<T> {
+    using LabelLoss<T>::ROWS, LabelLoss<T>::u, LabelLoss<T>::counts;
+    using typename LabelLoss<T>::State;
 
-    const Upsample& u;
-    Staged<Field<T>> logits;
     const u8* target;
     /// OHEM's probabilities and their bound; null where all labelled pixels count.
     const float *probability, *bound;
-    Tally tally;
-    double sums[SUMS] = {0.0};
-    u32 counts[COUNTS] = {0};
 
-    DEVICE CrossEntropy(const Upsample& size, const Staged<Field<T>>& staged, const u8* labels, const float* p,
-                        const float* limit, const Tally& pairs)
-        : u(size), logits(staged), target(labels), probability(p), bound(limit), tally(pairs) {}
+    DEVICE CrossEntropy(const Upsample& size, const Staged<Field<T>>& logits, const u8* labels, const float* p,
+                        const float* limit, const ConfusionCounter& counter)
+        : LabelLoss<T>(size, logits, counter), target(labels), probability(p), bound(limit) {}
 
-    DEVICE bool stage(const Tile& tile, i32 row, i32) {
-        logits.stage_relative(u, tile, row);
-        return true;
-    }
     DEVICE bool read(State& state, const Tile& tile, const Strip<ROWS>& strip, i32) {
         bool any = false;
         for (int r = 0; r < ROWS; r++) {
@@ -50,20 +43,6 @@ template <class T> struct CrossEntropy : PlainLoss {
         }
         return any;
     }
-    DEVICE void normalize(State& state, const Tile& tile, const Strip<ROWS>& strip) {
-        const Cell* cell = logits.column(u, tile);
-        float norm[ROWS];
-        state.log_sums_counting(norm, tally, cell, u.classes, strip);
-        sums[0] += state.normalize(norm, cell, strip);
-    }
-    DEVICE void gradient(float (&g)[ROWS], const State& state, const Tile& tile, const Strip<ROWS>& strip, int,
-                         i32 c) const {
-        state.gradient(g, logits.column(u, tile), c, strip);
-    }
-    DEVICE void pick(float* here, float* next, const State& state, const Strip<ROWS>& strip, int, i32 first,
-                     i32 end) const {
-        state.pick(here, next, first, end, strip);
-    }
 };
 
 template <class T>
@@ -72,17 +51,17 @@ DEVICE void cross_entropy(float* parts, double* sums, u64* kept, const Field<T>&
     DYNAMIC_SHARED(unsigned char, memory);
     LossShared shared(memory, u, 1);
     CrossEntropy<T> loss(u, Staged<Field<T>>(logits, shared, u, 0), target, probability, bound,
-                         Tally(confusion, shared, u));
-    fold_loss(loss, parts, sums, kept, shared, u, Tile(u));
-    loss.tally.flush();
+                         ConfusionCounter(confusion, shared, u));
+    fused_loss(loss, parts, sums, kept, shared, u, Tile(u));
+    loss.confusion.flush();
 }
 
-FOLD_KERNEL cross_entropy_fwd_bwd_f32(float* parts, double* sums, u64* kept, const Field<float> logits,
+LOSS_KERNEL cross_entropy_fwd_bwd_f32(float* parts, double* sums, u64* kept, const Field<float> logits,
                                       const u8* target, const float* probability, const float* bound,
                                       const Confusion confusion, const Upsample u) {
     cross_entropy(parts, sums, kept, logits, target, probability, bound, confusion, u);
 }
-FOLD_KERNEL cross_entropy_fwd_bwd_bf16(float* parts, double* sums, u64* kept, const Field<bf16> logits,
+LOSS_KERNEL cross_entropy_fwd_bwd_bf16(float* parts, double* sums, u64* kept, const Field<bf16> logits,
                                        const u8* target, const float* probability, const float* bound,
                                        const Confusion confusion, const Upsample u) {
     cross_entropy(parts, sums, kept, logits, target, probability, bound, confusion, u);
@@ -95,9 +74,10 @@ constexpr int THREADS = 256;
 constexpr int BINS = 2048;
 constexpr int LEVELS = 3;
 
-/// What the selection knows so far.
+/// State of the radix selection between its launches.
 struct Selection {
-    /// Bits of the k-th smallest probability above the current digit, and its rank, from 1, among those that share them.
+    /// Bits of the k-th smallest probability above the current digit, and its rank, from 1, among those that share
+    /// them.
     u32 prefix, rank;
     /// max(threshold, k-th smallest); infinite where fewer than k pixels are labelled.
     float bound;
@@ -108,10 +88,11 @@ DEVICE u32 digit_shift(i32 level) { return level == 0 ? 20 : level == 1 ? 10 : 0
 
 /// Adds a probability to the block's bins if it shares the prefix.
 DEVICE void count_digit(u32* bins, float p, u32 prefix, i32 level) {
-    // One NaN for all: above every number.
+    // All NaNs become one that is above every number.
     u32 bits = p == p ? float_to_bits(p) : 0x7fffffffu;
     u32 shift = digit_shift(level);
-    if (level == 0 || bits >> (shift + 10) == prefix) atomic_add(&bins[(bits >> shift) & (level == 0 ? 2047u : 1023u)], 1u);
+    if (level == 0 || bits >> (shift + 10) == prefix)
+        atomic_add(&bins[(bits >> shift) & (level == 0 ? 2047u : 1023u)], 1u);
 }
 
 DEVICE void clear_bins(u32* bins) {
@@ -128,8 +109,8 @@ DEVICE void flush_bins(u32* histogram, const u32* bins) {
 
 /// softmax(up(logits))[target] of every pixel, 1 where it has no label; counts the labels and the highest digits.
 template <class T>
-DEVICE void ohem_probability(float* probability, u64* labelled, u32* histogram, const Field<T>& logits, const u8* target,
-                             const Upsample& u) {
+DEVICE void ohem_probability(float* probability, u64* labelled, u32* histogram, const Field<T>& logits,
+                             const u8* target, const Upsample& u) {
     constexpr int R = 4;
     DYNAMIC_SHARED(unsigned char, memory);
     SHARED(u32, bins, BINS);
@@ -174,19 +155,22 @@ DEVICE void ohem_probability(float* probability, u64* labelled, u32* histogram, 
     if (threadIdx.x == 0) atomic_add(labelled, u64(count));
 }
 
-KERNEL(128) ohem_probability_f32(float* probability, u64* labelled, u32* histogram, const Field<float> logits,
-                                 const u8* target, const Upsample u) {
+KERNEL(128)
+ohem_probability_f32(float* probability, u64* labelled, u32* histogram, const Field<float> logits, const u8* target,
+                     const Upsample u) {
     ohem_probability(probability, labelled, histogram, logits, target, u);
 }
-KERNEL(128) ohem_probability_bf16(float* probability, u64* labelled, u32* histogram, const Field<bf16> logits,
-                                  const u8* target, const Upsample u) {
+KERNEL(128)
+ohem_probability_bf16(float* probability, u64* labelled, u32* histogram, const Field<bf16> logits, const u8* target,
+                      const Upsample u) {
     ohem_probability(probability, labelled, histogram, logits, target, u);
 }
 REGISTER_KERNEL(ohem_probability_f32)
 REGISTER_KERNEL(ohem_probability_bf16)
 
 /// Counts the digits of one level among the probabilities that share the prefix.
-KERNEL(256) ohem_histogram(u32* histogram, const float* probability, const Selection* selection, i32 level, u64 pixels) {
+KERNEL(256)
+ohem_histogram(u32* histogram, const float* probability, const Selection* selection, i32 level, u64 pixels) {
     SHARED(u32, bins, BINS);
     clear_bins(bins);
     u32 prefix = selection->prefix;
@@ -197,10 +181,10 @@ KERNEL(256) ohem_histogram(u32* histogram, const float* probability, const Selec
 }
 REGISTER_KERNEL(ohem_histogram)
 
-/// One block: appends the digit of rank `rank` to the prefix and clears the histogram for the next level; after the last
-/// level sets the bound. `min_kept` is the rank at level 0.
-KERNEL(256) ohem_select(Selection* selection, u32* histogram, const u64* labelled, i32 level, u32 min_kept,
-                        float threshold) {
+/// One block: appends the digit of rank `rank` to the prefix and clears the histogram for the next level; after the
+/// last level it sets the bound. `min_kept` is the rank at level 0.
+KERNEL(256)
+ohem_select(Selection* selection, u32* histogram, const u64* labelled, i32 level, u32 min_kept, float threshold) {
     constexpr int PER_THREAD = BINS / THREADS;
     SHARED(u32, counts, THREADS);
     u32 prefix = level == 0 ? 0 : selection->prefix, rank = level == 0 ? min_kept : selection->rank;

@@ -1,4 +1,4 @@
-// CutMix of images: y[i, row, column] is that pixel of the image that mix_source names; [n, h, w, c].
+// CutMix of images [n, h, w, c]: y[i, row, column] is that pixel of the image that mix_source gives.
 #include "common/cut_mix.cuh"
 #include "common/vector.cuh"
 
@@ -15,13 +15,8 @@ DEVICE void cut_mix_rows(T* y, const T* x, const i32* boxes, u32 rounds, u32 n, 
     }
 }
 
-template <class T>
-DEVICE void cut_mix_fwd(T* y, const T* x, const i32* boxes, u32 rounds, u32 n, u32 h, u32 w, u32 c) {
-    if (c % VECTOR<T> == 0) {
-        cut_mix_rows<VECTOR<T>>(y, x, boxes, rounds, n, h, w, c);
-    } else {
-        cut_mix_rows<1>(y, x, boxes, rounds, n, h, w, c);
-    }
+template <class T> DEVICE void cut_mix_fwd(T* y, const T* x, const i32* boxes, u32 rounds, u32 n, u32 h, u32 w, u32 c) {
+    with_width<T>(c, [=](auto width) { cut_mix_rows<width>(y, x, boxes, rounds, n, h, w, c); });
 }
 
 KERNEL(256) cut_mix_fwd_f32(float* y, const float* x, const i32* boxes, u32 rounds, u32 n, u32 h, u32 w, u32 c) {

@@ -1,8 +1,8 @@
 // Activations without batch norm, sums of activations and channel ranges of activations, NHWC.
 //
 //   leaky_relu     y = x for x > 0, slope x elsewhere; backward dx = dy for x > 0, slope dy elsewhere
-//   add            out = x + alpha y, y of x's shape or one position an image
-//   copy_channels  out[p, out_offset + k] = x[p, x_offset + k] for k below len: concat a part a launch, and slices
+//   add            out = x + alpha y, y of x's shape or with one position per image
+//   copy_channels  out[p, out_offset + k] = x[p, x_offset + k] for k below len: slices, concat by one launch per part
 #include "common/vector.cuh"
 
 /// g times the derivative of leaky ReLU at x.
@@ -58,13 +58,8 @@ DEVICE void add_broadcast_runs(T* out, const T* x, const T* y, float alpha, u32 
     }
 }
 
-template <class T>
-DEVICE void add_broadcast(T* out, const T* x, const T* y, float alpha, u32 n, u32 positions, u32 c) {
-    if (c % VECTOR<T> == 0) {
-        add_broadcast_runs<VECTOR<T>>(out, x, y, alpha, n, positions, c);
-    } else {
-        add_broadcast_runs<1>(out, x, y, alpha, n, positions, c);
-    }
+template <class T> DEVICE void add_broadcast(T* out, const T* x, const T* y, float alpha, u32 n, u32 positions, u32 c) {
+    with_width<T>(c, [=](auto width) { add_broadcast_runs<width>(out, x, y, alpha, n, positions, c); });
 }
 
 template <int width, class T>
@@ -82,11 +77,9 @@ template <class T>
 DEVICE void copy_channels(T* out, const T* x, u64 positions, u32 len, u32 out_c, u32 out_offset, u32 x_c,
                           u32 x_offset) {
     // All runs are aligned where every length and offset is.
-    if ((len | out_c | out_offset | x_c | x_offset) % VECTOR<T> == 0) {
-        copy_channel_runs<VECTOR<T>>(out, x, positions, len, out_c, out_offset, x_c, x_offset);
-    } else {
-        copy_channel_runs<1>(out, x, positions, len, out_c, out_offset, x_c, x_offset);
-    }
+    with_width<T>(len | out_c | out_offset | x_c | x_offset, [=](auto width) {
+        copy_channel_runs<width>(out, x, positions, len, out_c, out_offset, x_c, x_offset);
+    });
 }
 
 KERNEL(256) leaky_relu_fwd_f32(float* y, const float* x, float slope, u64 len) { leaky_relu(y, x, x, slope, len); }
@@ -101,18 +94,20 @@ KERNEL(256) add_fwd_f32(float* out, const float* x, const float* y, float alpha,
     add(out, x, y, alpha, len);
 }
 KERNEL(256) add_fwd_bf16(bf16* out, const bf16* x, const bf16* y, float alpha, u64 len) { add(out, x, y, alpha, len); }
-KERNEL(256) add_broadcast_fwd_f32(float* out, const float* x, const float* y, float alpha, u32 n, u32 positions, u32 c) {
+KERNEL(256)
+add_broadcast_fwd_f32(float* out, const float* x, const float* y, float alpha, u32 n, u32 positions, u32 c) {
     add_broadcast(out, x, y, alpha, n, positions, c);
 }
 KERNEL(256) add_broadcast_fwd_bf16(bf16* out, const bf16* x, const bf16* y, float alpha, u32 n, u32 positions, u32 c) {
     add_broadcast(out, x, y, alpha, n, positions, c);
 }
-KERNEL(256) copy_channels_f32(float* out, const float* x, u64 positions, u32 len, u32 out_c, u32 out_offset, u32 x_c,
-                              u32 x_offset) {
+KERNEL(256)
+copy_channels_f32(float* out, const float* x, u64 positions, u32 len, u32 out_c, u32 out_offset, u32 x_c,
+                  u32 x_offset) {
     copy_channels(out, x, positions, len, out_c, out_offset, x_c, x_offset);
 }
-KERNEL(256) copy_channels_bf16(bf16* out, const bf16* x, u64 positions, u32 len, u32 out_c, u32 out_offset, u32 x_c,
-                               u32 x_offset) {
+KERNEL(256)
+copy_channels_bf16(bf16* out, const bf16* x, u64 positions, u32 len, u32 out_c, u32 out_offset, u32 x_c, u32 x_offset) {
     copy_channels(out, x, positions, len, out_c, out_offset, x_c, x_offset);
 }
 REGISTER_KERNEL(leaky_relu_fwd_f32)

@@ -2,16 +2,16 @@
 // softmax(gamma up(core) + (1 - gamma) a), a = up(assist) at its topk largest classes and up(core) elsewhere.
 //
 // core, assist [n, h, w, classes] at low resolution; label bytes and float confidences [n, H, W]. Both teachers are
-// interpolated on the fly (upsample.cuh); what is read is low-resolution logits, what is written five bytes a pixel.
+// interpolated on the fly (upsample.cuh), so low-resolution logits are read and five bytes per pixel written.
 #include "common/device.cuh"
 #include "common/teachers.cuh"
 
-/// Pixels of a strip: the sorted lists of their largest classes fill the registers.
+/// Pixels of a strip, limited by registers: each has a sorted list of its largest classes.
 constexpr int ROWS = 2;
 
 template <class T>
-DEVICE void ensemble_pseudo_label(u8* label, float* confidence, const T* core, const T* assist, const Ensemble& ensemble,
-                                  const Upsample& u) {
+DEVICE void ensemble_pseudo_label(u8* label, float* confidence, const T* core, const T* assist,
+                                  const Ensemble& ensemble, const Upsample& u) {
     DYNAMIC_SHARED(Cell, core_cells);
     Cell* assist_cells = core_cells + u.slots * cell_stride(u);
     Tile tile(u);
@@ -39,12 +39,14 @@ DEVICE void ensemble_pseudo_label(u8* label, float* confidence, const T* core, c
     }
 }
 
-KERNEL(128) ensemble_pseudo_label_fwd_f32(u8* label, float* confidence, const float* core, const float* assist,
-                                          const Ensemble ensemble, const Upsample u) {
+KERNEL(128)
+ensemble_pseudo_label_fwd_f32(u8* label, float* confidence, const float* core, const float* assist,
+                              const Ensemble ensemble, const Upsample u) {
     ensemble_pseudo_label(label, confidence, core, assist, ensemble, u);
 }
-KERNEL(128) ensemble_pseudo_label_fwd_bf16(u8* label, float* confidence, const bf16* core, const bf16* assist,
-                                           const Ensemble ensemble, const Upsample u) {
+KERNEL(128)
+ensemble_pseudo_label_fwd_bf16(u8* label, float* confidence, const bf16* core, const bf16* assist,
+                               const Ensemble ensemble, const Upsample u) {
     ensemble_pseudo_label(label, confidence, core, assist, ensemble, u);
 }
 REGISTER_KERNEL(ensemble_pseudo_label_fwd_f32)

@@ -1,5 +1,5 @@
-// Looks for values that are not finite: watch[0] = max(watch[0], key - i) for the smallest i of each thread where x[i] is
-// not. The key belongs to the place that x is watched as, so the largest number kept is that of the first place and index.
+// Search for values that are not finite: watch[0] = max(watch[0], key - i) for the smallest i of each thread where x[i]
+// is not. The key is larger for earlier places of the network, so the maximum is the first place and index.
 #include "common/vector.cuh"
 
 /// Whether any of the values is infinite or not a number.
@@ -12,7 +12,7 @@ template <int width> DEVICE bool any_non_finite(const float (&v)[width]) {
 
 template <class T> DEVICE void non_finite(u64* watch, const T* x, u64 len, u64 key) {
     constexpr int width = VECTOR<T>;
-    // No index is as large.
+    // Larger than any index.
     u64 first = ~u64(0);
     const u64 runs = len / width;
     for (u64 i = grid_thread(); i < runs && first > len; i += grid_threads()) {

@@ -1,11 +1,12 @@
 // Bilinear resampling with align_corners, [n, h, w, c] to [n, oh, ow, c], and its transpose.
 //
-// The transpose is separable: an output's gradient goes to two rows and two columns. Each axis is one gather, rows first
-// into floats, so every value of dy is read twice and sums have one order.
+// The transpose is separable: an output's gradient goes to two rows and two columns. Each axis is one gather, first
+// rows, into floats, so every value of dy is read twice and sums have a fixed order.
 #include "common/bilinear.cuh"
 #include "common/vector.cuh"
 
-template <int width, class T> DEVICE void interpolate_runs(T* y, const T* x, u32 n, u32 h, u32 w, u32 oh, u32 ow, u32 c) {
+template <int width, class T>
+DEVICE void interpolate_runs(T* y, const T* x, u32 n, u32 h, u32 w, u32 oh, u32 ow, u32 c) {
     u32 groups = c / width;
     u64 count = u64(n) * oh * ow * groups;
     for (u64 i = grid_thread(); i < count; i += grid_threads()) {
@@ -27,17 +28,13 @@ template <int width, class T> DEVICE void interpolate_runs(T* y, const T* x, u32
 }
 
 template <class T> DEVICE void interpolate_fwd(T* y, const T* x, u32 n, u32 h, u32 w, u32 oh, u32 ow, u32 c) {
-    if (c % VECTOR<T> == 0) {
-        interpolate_runs<VECTOR<T>>(y, x, n, h, w, oh, ow, c);
-    } else {
-        interpolate_runs<1>(y, x, n, h, w, oh, ow, c);
-    }
+    with_width<T>(c, [=](auto width) { interpolate_runs<width>(y, x, n, h, w, oh, ow, c); });
 }
 
-/// Transposed resampling along the middle axis: in [outer, to, inner] is the gradient at the `to` outputs, out
-/// [outer, from, inner] that at the `from` inputs.
+/// Transposed resampling along the middle axis: `in` [outer, to, inner] is the gradient of the `to` outputs, `out`
+/// [outer, from, inner] that of the `from` inputs.
 template <int width, class Out, class In>
-DEVICE void fold_runs(Out* out, const In* in, u64 outer, u32 from, u32 to, u32 inner) {
+DEVICE void transpose_runs(Out* out, const In* in, u64 outer, u32 from, u32 to, u32 inner) {
     u32 groups = inner / width;
     for (u64 i = grid_thread(); i < outer * from * groups; i += grid_threads()) {
         u64 line = i;
@@ -57,13 +54,14 @@ DEVICE void fold_runs(Out* out, const In* in, u64 outer, u32 from, u32 to, u32 i
     }
 }
 
-/// A run is as long as the wider of the two types' allows, 16 bytes of the narrower.
-template <class Out, class In> DEVICE void fold(Out* out, const In* in, u64 outer, u32 from, u32 to, u32 inner) {
+/// A run is 16 bytes of the narrower of the two types.
+template <class Out, class In>
+DEVICE void transpose_axis(Out* out, const In* in, u64 outer, u32 from, u32 to, u32 inner) {
     constexpr int width = VECTOR<In> > VECTOR<Out> ? VECTOR<In> : VECTOR<Out>;
     if (inner % width == 0) {
-        fold_runs<width>(out, in, outer, from, to, inner);
+        transpose_runs<width>(out, in, outer, from, to, inner);
     } else {
-        fold_runs<1>(out, in, outer, from, to, inner);
+        transpose_runs<1>(out, in, outer, from, to, inner);
     }
 }
 
@@ -74,16 +72,16 @@ KERNEL(256) interpolate_fwd_bf16(bf16* y, const bf16* x, u32 n, u32 h, u32 w, u3
     interpolate_fwd(y, x, n, h, w, oh, ow, c);
 }
 KERNEL(256) interpolate_bwd_rows_f32(float* out, const float* dy, u64 outer, u32 from, u32 to, u32 inner) {
-    fold(out, dy, outer, from, to, inner);
+    transpose_axis(out, dy, outer, from, to, inner);
 }
 KERNEL(256) interpolate_bwd_rows_bf16(float* out, const bf16* dy, u64 outer, u32 from, u32 to, u32 inner) {
-    fold(out, dy, outer, from, to, inner);
+    transpose_axis(out, dy, outer, from, to, inner);
 }
 KERNEL(256) interpolate_bwd_columns_f32(float* dx, const float* in, u64 outer, u32 from, u32 to, u32 inner) {
-    fold(dx, in, outer, from, to, inner);
+    transpose_axis(dx, in, outer, from, to, inner);
 }
 KERNEL(256) interpolate_bwd_columns_bf16(bf16* dx, const float* in, u64 outer, u32 from, u32 to, u32 inner) {
-    fold(dx, in, outer, from, to, inner);
+    transpose_axis(dx, in, outer, from, to, inner);
 }
 REGISTER_KERNEL(interpolate_fwd_f32)
 REGISTER_KERNEL(interpolate_fwd_bf16)

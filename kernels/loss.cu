@@ -1,16 +1,19 @@
-// The end of every fused loss: what the blocks of fold.cuh wrote becomes the low-resolution gradient and the loss terms.
+// The second pass of every fused loss: what the blocks of fused_loss.cuh wrote becomes the low-resolution gradient and
+// the loss terms.
 //
-//     out = sum over terms of scale grad / max(count, 1) * (sum over tiles of parts)  [images, low_h, low_w, copies, classes]
+//     out [images, low_h, low_w, copies, classes] =
+//         sum over terms of scale grad / max(count, 1) * (sum over tiles of parts)
 //     value = scale / max(count, 1) * (sum over blocks of sums)
 //
-// Denominators are counts that the loss kernel left on the device. One block a low row (the first also adds up the terms).
+// Denominators are counts that the loss kernel left on the device. One block per low row; the first also adds up the
+// terms.
 #include "common/device.cuh"
-#include "common/fold.cuh"
+#include "common/fused_loss.cuh"
 
 constexpr int THREADS = 256;
 constexpr int MAX_TERMS = 3;
 
-/// One term of a loss; null pointers where it has no count or nobody asks for its value.
+/// One term of a loss; null pointers where it has no count or its value is not wanted.
 struct Term {
     const u64* count;
     double* value;
@@ -23,7 +26,7 @@ struct Terms {
     Term term[MAX_TERMS];
 };
 
-/// Total of sums[block][terms] for each term, by one block; `passed` is the first count as a number.
+/// Adds sums[block][terms] over the blocks for each term, by one block; `passed` gets the first count.
 DEVICE void add_terms(double* passed, const double* sums, i32 blocks, i32 groups, const Terms& terms) {
     SHARED(double, warps, THREADS / 32);
 #pragma unroll
@@ -40,7 +43,7 @@ DEVICE void add_terms(double* passed, const double* sums, i32 blocks, i32 groups
 template <class T>
 DEVICE void loss_finish(T* out, double* passed, const float* parts, const double* sums, i32 groups, i32 copies,
                         const Terms& terms, const Upsample& u) {
-    // First and last tile that a low column has a share from, and each tile's first cell column.
+    // First and last tile that contribute to a low column, and each tile's first cell column.
     DYNAMIC_SHARED(i32, first_tile);
     i32* last_tile = first_tile + u.low_w;
     i32* first_cell = last_tile + u.low_w;
@@ -95,12 +98,14 @@ DEVICE void loss_finish(T* out, double* passed, const float* parts, const double
     }
 }
 
-KERNEL(256) loss_finish_f32(float* out, double* passed, const float* parts, const double* sums, i32 groups, i32 copies,
-                            const Terms terms, const Upsample u) {
+KERNEL(256)
+loss_finish_f32(float* out, double* passed, const float* parts, const double* sums, i32 groups, i32 copies,
+                const Terms terms, const Upsample u) {
     loss_finish(out, passed, parts, sums, groups, copies, terms, u);
 }
-KERNEL(256) loss_finish_bf16(bf16* out, double* passed, const float* parts, const double* sums, i32 groups, i32 copies,
-                             const Terms terms, const Upsample u) {
+KERNEL(256)
+loss_finish_bf16(bf16* out, double* passed, const float* parts, const double* sums, i32 groups, i32 copies,
+                 const Terms terms, const Upsample u) {
     loss_finish(out, passed, parts, sums, groups, copies, terms, u);
 }
 REGISTER_KERNEL(loss_finish_f32)

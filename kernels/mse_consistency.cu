@@ -1,12 +1,12 @@
-// The mean teacher's consistency (Tarvainen and Valpola, 2017): mean over (pixel, class) of (p - q)²,
-// p = softmax(up(student)), q = softmax of the two teachers' ensemble (teachers.cuh) read through CutMix, and its gradient
+// The mean teacher's consistency (Tarvainen and Valpola, 2017): mean over (pixel, class) of (p - q)², p =
+// softmax(up(student)), q = softmax of the two teachers' ensemble (teachers.cuh) read through CutMix, and its gradient
 //     dstudent = 2 upᵀ(p (d - p·d)) / (n H W classes),   d = p - q.
 //
-// student, core, assist [n, h, w, classes]. Gives unscaled sums (fold.cuh); loss.cu finishes them.
+// student, core, assist [n, h, w, classes]. Gives unscaled sums (fused_loss.cuh); loss.cu finishes them.
 #include "common/device.cuh"
 #include "common/mixed_teachers.cuh"
 
-template <class T> struct MseConsistency : PlainLoss {
+template <class T> struct MseConsistency : LossDefaults {
     static constexpr int ROWS = 2, GROUPS = 1, SUMS = 1, COUNTS = 0;
     struct State {
         bool own[ROWS];
@@ -25,7 +25,7 @@ template <class T> struct MseConsistency : PlainLoss {
     DEVICE i32 sources() const { return 1 + logits.mix.rounds; }
     DEVICE bool stage(const Tile& tile, i32 row, i32 source) { return logits.stage(u, tile, row, source); }
     DEVICE bool read(State& state, const Tile& tile, const Strip<ROWS>& strip, i32 source) {
-        return logits.belong(state.own, u, tile, strip, source);
+        return logits.find_own(state.own, u, tile, strip, source);
     }
 
     /// p and p - q of class `c`.
@@ -33,7 +33,8 @@ template <class T> struct MseConsistency : PlainLoss {
                            const Strip<ROWS>& strip, i32 c) const {
         float base, slope;
         cell_line(logits.student.column(u, tile)[c], strip.fx, base, slope);
-        state.target.probability(d, logits.core.column(u, tile), logits.assist.column(u, tile), c, strip, logits.ensemble);
+        state.target.probability(d, logits.core.column(u, tile), logits.assist.column(u, tile), c, strip,
+                                 logits.ensemble);
 #pragma unroll
         for (int r = 0; r < ROWS; r++) {
             p[r] = exp2_approx(fmaf(strip.fy[r], slope, base) - state.norm[r]);
@@ -42,7 +43,8 @@ template <class T> struct MseConsistency : PlainLoss {
     }
     DEVICE void normalize(State& state, const Tile& tile, const Strip<ROWS>& strip) {
         log_sums(state.norm, logits.student.column(u, tile), u.classes, strip);
-        state.target.find(logits.core.column(u, tile), logits.assist.column(u, tile), u.classes, strip, logits.ensemble);
+        state.target.find(logits.core.column(u, tile), logits.assist.column(u, tile), u.classes, strip,
+                          logits.ensemble);
         float square[ROWS] = {};
 #pragma unroll
         for (int r = 0; r < ROWS; r++) state.dot[r] = 0.0f;
@@ -74,15 +76,17 @@ DEVICE void mse_consistency(float* parts, double* sums, const T* student, const 
     DYNAMIC_SHARED(unsigned char, memory);
     LossShared shared(memory, u, 3);
     MseConsistency<T> loss(u, MixedTeachers<T>(shared, u, student, core, assist, ensemble, mix));
-    fold_loss(loss, parts, sums, nullptr, shared, u, Tile(u));
+    fused_loss(loss, parts, sums, nullptr, shared, u, Tile(u));
 }
 
 TEACHERS_KERNEL mse_consistency_fwd_bwd_f32(float* parts, double* sums, const float* student, const float* core,
-                                        const float* assist, const Ensemble ensemble, const Mix mix, const Upsample u) {
+                                            const float* assist, const Ensemble ensemble, const Mix mix,
+                                            const Upsample u) {
     mse_consistency(parts, sums, student, core, assist, ensemble, mix, u);
 }
 TEACHERS_KERNEL mse_consistency_fwd_bwd_bf16(float* parts, double* sums, const bf16* student, const bf16* core,
-                                         const bf16* assist, const Ensemble ensemble, const Mix mix, const Upsample u) {
+                                             const bf16* assist, const Ensemble ensemble, const Mix mix,
+                                             const Upsample u) {
     mse_consistency(parts, sums, student, core, assist, ensemble, mix, u);
 }
 REGISTER_KERNEL(mse_consistency_fwd_bwd_f32)

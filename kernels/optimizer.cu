@@ -1,5 +1,5 @@
-// Updates of flat vectors, each one pass over memory. Where a bf16 copy of the parameters exists (`half`), the same pass
-// writes it.
+// Updates of flat vectors, each one pass over memory. Where a bf16 copy of the parameters exists (`half`), the same
+// pass writes it.
 //
 //   sgd   v = momentum v + g, p += step v with step = -lr; g is the gradient, plus decay p for the first num_decayed;
 //         where there is a teacher, also teacher = keep teacher + rest p, and the same of the running statistics
@@ -11,7 +11,7 @@ constexpr int WIDTH = VECTOR<float>;
 
 struct Sgd {
     float step, momentum, decay;
-    /// Of the teacher.
+    /// The teacher's moving average: keep teacher + rest p.
     float keep, rest;
 };
 
@@ -22,8 +22,8 @@ struct Copied {
 };
 
 template <int width>
-DEVICE void sgd_run(float* params, float* velocity, bf16* half, const float* grads, const Copied& teacher, u64 num_decayed,
-                    const Sgd& sgd, u64 i) {
+DEVICE void sgd_run(float* params, float* velocity, bf16* half, const float* grads, const Copied& teacher,
+                    u64 num_decayed, const Sgd& sgd, u64 i) {
     float p[width], v[width], g[width];
     load(p, params + i);
     load(v, velocity + i);
@@ -46,8 +46,9 @@ DEVICE void sgd_run(float* params, float* velocity, bf16* half, const float* gra
     if (teacher.half) store(teacher.half + i, t);
 }
 
-KERNEL(256) sgd(float* params, float* velocity, bf16* half, const float* grads, const Copied teacher, float* teacher_stats,
-                const float* stats, u64 len, u64 num_decayed, u64 num_stats, const Sgd sgd) {
+KERNEL(256)
+sgd(float* params, float* velocity, bf16* half, const float* grads, const Copied teacher, float* teacher_stats,
+    const float* stats, u64 len, u64 num_decayed, u64 num_stats, const Sgd sgd) {
     u64 runs = len / WIDTH;
     for (u64 i = grid_thread(); i < runs; i += grid_threads()) {
         sgd_run<WIDTH>(params, velocity, half, grads, teacher, num_decayed, sgd, i * WIDTH);
@@ -60,15 +61,15 @@ KERNEL(256) sgd(float* params, float* velocity, bf16* half, const float* grads, 
     }
 }
 
-/// Parts that one launch copies, at most.
+/// Most parts per launch.
 constexpr int MAX_MOVES = 8;
 
-/// Where parts lie, in values; `Moves` in src/backend/cuda/optimizer.rs.
+/// Offsets and lengths of parts in values; `Moves` in src/backend/cuda/optimizer.rs.
 struct Moves {
     u64 to[MAX_MOVES], from[MAX_MOVES], len[MAX_MOVES];
 };
 
-/// Block y: a part. They begin anywhere, so values are copied one by one.
+/// Block y: a part. Parts are not aligned, so values are copied one by one.
 KERNEL(256) copy_spans(float* to, bf16* half, const float* from, const Moves moves) {
     u64 first = moves.to[blockIdx.y], source = moves.from[blockIdx.y], len = moves.len[blockIdx.y];
     for (u64 i = grid_thread(); i < len; i += grid_threads()) {

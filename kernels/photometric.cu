@@ -3,25 +3,26 @@
 //
 //   normalize_bytes   y = (byte / 255 - mean) / std, 0 outside the part of the image that is shown
 //   gray_sums         sums of the grey of parts of each image after the adjustments before contrast, for its mean
-//   photometric       y = (v - mean) / std, v the colours after up to four adjustments, grey and a separable Gaussian blur
-//                     with reflected borders. Colours are the mean outside the part that is shown.
+//   photometric       y = (v - mean) / std, v the colours after up to four adjustments, grey and a separable Gaussian
+//                     blur with reflected borders. Colours are the mean outside the part that is shown.
 //
-// A block of photometric makes a tile. It walks down the source rows that the blur of the tile reaches, a few at a time:
+// A block of photometric makes a tile. It goes down the source rows that the blur of the tile reaches, a few at a time:
 // computes their colours from the bytes, blurs them along the row, and adds them to the outputs that they reach, whose
-// sums stay in registers. So nothing but the input is read and nothing but the output written, and the border costs a row
-// of shared memory, not a tile: a blur may be as wide as memory for a row (MAX_BLUR_KERNEL in src/ops/photometric.rs).
+// sums stay in registers. So nothing but the input is read and nothing but the output written, and the border costs a
+// row of shared memory, not a tile: memory for a row limits the width of the blur (MAX_BLUR_KERNEL in
+// src/ops/photometric.rs).
 #include "common/reduce.cuh"
 #include "common/vector.cuh"
 
 constexpr int THREADS = 256;
 /// Outputs of a block; a warp has neighbouring columns.
 constexpr u32 TILE_COLUMNS = 64, TILE_ROWS = 16;
-/// Source rows at a time, one output column of each a thread.
+/// Source rows at a time; a thread blurs one output column of one of them.
 constexpr u32 GROUP = THREADS / TILE_COLUMNS;
 /// Output rows of a thread.
 constexpr u32 STRIP = TILE_ROWS / GROUP;
 
-/// Kinds of adjustments.
+/// Kinds of adjustments; any other is saturation.
 constexpr u32 BRIGHTNESS = 0, CONTRAST = 1, HUE = 3;
 
 /// Normalisation of a colour.
@@ -36,7 +37,7 @@ struct alignas(16) Shown {
     DEVICE bool holds(u32 row, u32 column) const { return row >= y0 && row < y1 && column >= x0 && column < x1; }
 };
 
-/// Changes of an image.
+/// The drawn changes of one image; `Change` in src/backend/cuda/photometric.rs.
 struct Change {
     u32 shown[4];
     u32 kinds[4];
@@ -44,7 +45,7 @@ struct Change {
     /// Number of adjustments, and of those before contrast (all where there is none).
     u32 count, before_contrast;
     u32 gray;
-    /// Of the blur, and its first tap.
+    /// Radius of the blur, and the index of its first tap in `taps`.
     u32 radius, taps;
 };
 
@@ -56,7 +57,8 @@ DEVICE float unit(float v) { return fminf(fmaxf(v, 0.0f), 1.0f); }
 
 DEVICE float luma(const float (&rgb)[3]) { return 0.2989f * rgb[0] + 0.587f * rgb[1] + 0.114f * rgb[2]; }
 
-/// v - v s max(0, min(k, 4 - k, 1)) with k = (n + h) mod 6, h in sixths of the circle; n = 5, 3, 1 for red, green, blue.
+/// v - v s max(0, min(k, 4 - k, 1)) with k = (n + h) mod 6, h in sixths of the circle; n = 5, 3, 1 for red, green,
+/// blue.
 DEVICE float from_hue(float n, float h, float max, float chroma) {
     float k = n + h;
     k = k >= 6.0f ? k - 6.0f : k;
@@ -86,7 +88,8 @@ DEVICE void adjust(float (&rgb)[3], const Change& change, u32 count, float mean)
         if (kind == HUE) {
             turn_hue(rgb, factor);
         } else {
-            float grey = kind == CONTRAST ? mean : luma(rgb), shift = kind == BRIGHTNESS ? 0.0f : (1.0f - factor) * grey;
+            float grey = kind == CONTRAST ? mean : luma(rgb),
+                  shift = kind == BRIGHTNESS ? 0.0f : (1.0f - factor) * grey;
 #pragma unroll
             for (int c = 0; c < 3; ++c) rgb[c] = unit(fmaf(rgb[c], factor, shift));
         }
@@ -103,7 +106,7 @@ DEVICE void read(float (&rgb)[3], const In* x, const Change& change, const Affin
     for (int c = 0; c < 3; ++c) rgb[c] = holds ? to_color(pixel[c]) : affine.mean[c];
 }
 
-/// Shared memory gets the changes of `image`.
+/// Loads the changes of `image` to shared memory.
 DEVICE void load_change(Change& change, const Change* changes, u64 image) {
     constexpr u32 words = sizeof(Change) / sizeof(u32);
     if (threadIdx.x < words) {
@@ -112,7 +115,7 @@ DEVICE void load_change(Change& change, const Change* changes, u64 image) {
     block_sync();
 }
 
-/// sums [n, parts], of images with contrast; a block a part.
+/// sums [n, parts], of images with contrast; one block per part.
 template <class In>
 DEVICE void gray_sums(double* sums, const In* x, const Change* changes, const Affine& affine, u32 parts, u32 h, u32 w) {
     SHARED(double, warps, THREADS / 32);
@@ -255,7 +258,8 @@ DEVICE void normalize_run(Out* y, const u8* x, const Shown* shown, const Affine&
 }
 
 template <class Out>
-DEVICE void normalize_bytes(Out* y, const u8* x, const Shown* shown, const Affine& affine, u64 positions, u32 h, u32 w) {
+DEVICE void normalize_bytes(Out* y, const u8* x, const Shown* shown, const Affine& affine, u64 positions, u32 h,
+                            u32 w) {
     u64 runs = positions / 4;
     for (u64 i = grid_thread(); i < runs; i += grid_threads()) normalize_run<4>(y, x, shown, affine, 4 * i, h, w);
     for (u64 i = 4 * runs + grid_thread(); i < positions; i += grid_threads()) {
@@ -263,39 +267,44 @@ DEVICE void normalize_bytes(Out* y, const u8* x, const Shown* shown, const Affin
     }
 }
 
-KERNEL(256) normalize_bytes_f32(float* y, const u8* x, const Shown* shown, const Affine affine, u64 positions, u32 h,
-                                u32 w) {
+KERNEL(256)
+normalize_bytes_f32(float* y, const u8* x, const Shown* shown, const Affine affine, u64 positions, u32 h, u32 w) {
     normalize_bytes(y, x, shown, affine, positions, h, w);
 }
-KERNEL(256) normalize_bytes_bf16(bf16* y, const u8* x, const Shown* shown, const Affine affine, u64 positions, u32 h,
-                                 u32 w) {
+KERNEL(256)
+normalize_bytes_bf16(bf16* y, const u8* x, const Shown* shown, const Affine affine, u64 positions, u32 h, u32 w) {
     normalize_bytes(y, x, shown, affine, positions, h, w);
 }
-KERNEL(256) gray_sums_u8(double* sums, const u8* x, const Change* changes, const Affine affine, u32 parts, u32 h, u32 w) {
+KERNEL(256)
+gray_sums_u8(double* sums, const u8* x, const Change* changes, const Affine affine, u32 parts, u32 h, u32 w) {
     gray_sums(sums, x, changes, affine, parts, h, w);
 }
-KERNEL(256) gray_sums_f32(double* sums, const float* x, const Change* changes, const Affine affine, u32 parts, u32 h,
-                          u32 w) {
+KERNEL(256)
+gray_sums_f32(double* sums, const float* x, const Change* changes, const Affine affine, u32 parts, u32 h, u32 w) {
     gray_sums(sums, x, changes, affine, parts, h, w);
 }
-KERNEL(256) gray_sums_bf16(double* sums, const bf16* x, const Change* changes, const Affine affine, u32 parts, u32 h,
-                           u32 w) {
+KERNEL(256)
+gray_sums_bf16(double* sums, const bf16* x, const Change* changes, const Affine affine, u32 parts, u32 h, u32 w) {
     gray_sums(sums, x, changes, affine, parts, h, w);
 }
-KERNEL(256) photometric_u8_f32(float* y, const u8* x, const Change* changes, const float* taps, const double* sums,
-                               const Affine affine, u32 parts, u32 h, u32 w) {
+KERNEL(256)
+photometric_u8_f32(float* y, const u8* x, const Change* changes, const float* taps, const double* sums,
+                   const Affine affine, u32 parts, u32 h, u32 w) {
     photometric(y, x, changes, taps, sums, affine, parts, h, w);
 }
-KERNEL(256) photometric_u8_bf16(bf16* y, const u8* x, const Change* changes, const float* taps, const double* sums,
-                                const Affine affine, u32 parts, u32 h, u32 w) {
+KERNEL(256)
+photometric_u8_bf16(bf16* y, const u8* x, const Change* changes, const float* taps, const double* sums,
+                    const Affine affine, u32 parts, u32 h, u32 w) {
     photometric(y, x, changes, taps, sums, affine, parts, h, w);
 }
-KERNEL(256) photometric_f32(float* y, const float* x, const Change* changes, const float* taps, const double* sums,
-                            const Affine affine, u32 parts, u32 h, u32 w) {
+KERNEL(256)
+photometric_f32(float* y, const float* x, const Change* changes, const float* taps, const double* sums,
+                const Affine affine, u32 parts, u32 h, u32 w) {
     photometric(y, x, changes, taps, sums, affine, parts, h, w);
 }
-KERNEL(256) photometric_bf16(bf16* y, const bf16* x, const Change* changes, const float* taps, const double* sums,
-                             const Affine affine, u32 parts, u32 h, u32 w) {
+KERNEL(256)
+photometric_bf16(bf16* y, const bf16* x, const Change* changes, const float* taps, const double* sums,
+                 const Affine affine, u32 parts, u32 h, u32 w) {
     photometric(y, x, changes, taps, sums, affine, parts, h, w);
 }
 REGISTER_KERNEL(normalize_bytes_f32)

@@ -21,15 +21,15 @@ DEVICE Range window(u32 i, u32 len, const MaxPool& pool) {
     return Range{start > pool.padding ? start - pool.padding : 0, end < len ? end : len};
 }
 
-/// The windows of `count` that cover position `i`.
+/// Which of `count` windows cover position `i`.
 DEVICE Range windows(u32 i, u32 count, const MaxPool& pool) {
     u32 end = i + pool.padding + 1, last = (end - 1) / pool.stride + 1;
     u32 from = end > pool.kernel ? (end - pool.kernel + pool.stride - 1) / pool.stride : 0;
     return Range{from, last < count ? last : count};
 }
 
-/// First maximum in row order of `width` channels of window (oy, ox), and where it lies as row * w + column; `x` is the
-/// image at these channels.
+/// First maximum in row order of `width` channels of window (oy, ox), and its index row * w + column; `x` is the image
+/// at these channels.
 template <int width, class T>
 DEVICE void window_max(float (&best)[width], u32 (&at)[width], const T* x, u32 oy, u32 ox, u32 c, const MaxPool& pool) {
     Range ys = window(oy, pool.h, pool), xs = window(ox, pool.w, pool);
@@ -50,8 +50,9 @@ DEVICE void window_max(float (&best)[width], u32 (&at)[width], const T* x, u32 o
     }
 }
 
-/// Writes the maxima to `y`, or where they lie to `at`.
-template <int width, class T> DEVICE void max_pool2d_windows(T* y, u32* at, const T* x, u32 n, u32 c, const MaxPool& pool) {
+/// Writes the maxima to `y`, or without it their indices to `at`.
+template <int width, class T>
+DEVICE void max_pool2d_windows(T* y, u32* at, const T* x, u32 n, u32 c, const MaxPool& pool) {
     u32 groups = c / width;
     u64 count = u64(n) * pool.oh * pool.ow * groups;
     for (u64 i = grid_thread(); i < count; i += grid_threads()) {
@@ -69,14 +70,10 @@ template <int width, class T> DEVICE void max_pool2d_windows(T* y, u32* at, cons
 }
 
 template <class T> DEVICE void max_pool2d(T* y, u32* at, const T* x, u32 n, u32 c, const MaxPool& pool) {
-    if (c % VECTOR<T> == 0) {
-        max_pool2d_windows<VECTOR<T>>(y, at, x, n, c, pool);
-    } else {
-        max_pool2d_windows<1>(y, at, x, n, c, pool);
-    }
+    with_width<T>(c, [=](auto width) { max_pool2d_windows<width>(y, at, x, n, c, pool); });
 }
 
-/// dx at a position is the sum of dy over the windows whose maximum `at` lies there, in row order.
+/// dx at a position is the sum, in row order, of dy over the windows whose maximum has that index in `at`.
 template <int width, class T>
 DEVICE void max_pool2d_gather(T* dx, const T* dy, const u32* at, u32 n, u32 c, const MaxPool& pool) {
     u32 groups = c / width;
@@ -104,11 +101,7 @@ DEVICE void max_pool2d_gather(T* dx, const T* dy, const u32* at, u32 n, u32 c, c
 }
 
 template <class T> DEVICE void max_pool2d_bwd(T* dx, const T* dy, const u32* at, u32 n, u32 c, const MaxPool& pool) {
-    if (c % VECTOR<T> == 0) {
-        max_pool2d_gather<VECTOR<T>>(dx, dy, at, n, c, pool);
-    } else {
-        max_pool2d_gather<1>(dx, dy, at, n, c, pool);
-    }
+    with_width<T>(c, [=](auto width) { max_pool2d_gather<width>(dx, dy, at, n, c, pool); });
 }
 
 /// What bin `i` of `bins` covers of an axis of length `len`.
@@ -122,7 +115,7 @@ struct Bins {
     u32 h, w, oh, ow;
 };
 
-/// Part blockIdx.y of gridDim.y of the sums over each bin: partial [n oh ow, gridDim.y, c]. blockIdx.x counts bins and,
+/// Part blockIdx.y of gridDim.y of the sum over each bin: partial [n oh ow, gridDim.y, c]. blockIdx.x counts bins and,
 /// fastest, slabs of lanes * width channels.
 template <int width, class T>
 DEVICE void bin_sum_block(float* partial, const T* x, float* scratch, u32 lanes, u32 c, const Bins& bins) {
@@ -150,14 +143,10 @@ DEVICE void bin_sum_block(float* partial, const T* x, float* scratch, u32 lanes,
 }
 
 template <class T> DEVICE void bin_sum(float* partial, const T* x, float* scratch, u32 lanes, u32 c, const Bins& bins) {
-    if (c % VECTOR<T> == 0) {
-        bin_sum_block<VECTOR<T>>(partial, x, scratch, lanes, c, bins);
-    } else {
-        bin_sum_block<1>(partial, x, scratch, lanes, c, bins);
-    }
+    with_width<T>(c, [=](auto width) { bin_sum_block<width>(partial, x, scratch, lanes, c, bins); });
 }
 
-/// Joins the `parts` of each bin's sum in order; divides by the bin's number of positions where `mean` is set.
+/// Adds the `parts` of each bin's sum in order; divides by the bin's number of positions if `mean`.
 template <class T>
 DEVICE void bin_finish(T* y, const float* partial, u32 parts, u32 n, u32 c, u32 mean, const Bins& bins) {
     u64 count = u64(n) * bins.oh * bins.ow * c;
@@ -196,11 +185,7 @@ template <int width, class T> DEVICE void bin_spread(T* dx, const T* dy, u32 n, 
 }
 
 template <class T> DEVICE void adaptive_avg_pool2d_bwd(T* dx, const T* dy, u32 n, u32 c, const Bins& bins) {
-    if (c % VECTOR<T> == 0) {
-        bin_spread<VECTOR<T>>(dx, dy, n, c, bins);
-    } else {
-        bin_spread<1>(dx, dy, n, c, bins);
-    }
+    with_width<T>(c, [=](auto width) { bin_spread<width>(dx, dy, n, c, bins); });
 }
 
 KERNEL(256) max_pool2d_fwd_f32(float* y, const float* x, u32 n, u32 c, MaxPool pool) {

@@ -1,5 +1,5 @@
-// Kernels for each promise of common/device.cuh, to compare with plain loops and golden values (tools/lab/src/check/selftest/): on
-// the emulator, and on a GPU whose instructions the wrappers stand for.
+// Kernels that exercise each function of common/device.cuh, compared with plain loops and golden values
+// (tools/lab/src/check/selftest/) on the emulator and on GPUs.
 #include "common/device.cuh"
 
 constexpr u32 THREADS = 256;
@@ -43,14 +43,14 @@ KERNEL(32) warp_ops(u64* out, const u32* x) {
     out[160 + lane] = float_to_bits(shfl_xor(bits_to_float(v), 16));
     out[192 + lane] = shfl_down(wide, 9);
     out[224 + lane] = shfl_xor(v, 31);
-    // Beyond the warp the lane counts from its begin again.
+    // Lane numbers wrap around at 32.
     out[256 + lane] = shfl(v, int(lane * 5 + 40));
     out[288 + lane] = warp_ballot(true);
     out[320 + lane] = warp_ballot(false);
     out[352 + lane] = u64(shfl_down(double(v), 1));
 }
 
-/// Lanes hand values on through shared memory with nothing but warp_sync: y[t] = x[t] + (x of the next lane), three times.
+/// Lanes exchange values through shared memory with warp_sync alone: y[t] = x[t] + (x of the next lane), three times.
 KERNEL(256) warp_exchange(u32* y, const u32* x) {
     SHARED(u32, values, THREADS);
     u32 t = threadIdx.x, next = t / 32 * 32 + (t + 1) % 32;
@@ -75,8 +75,8 @@ KERNEL(256) atomics(u32* counts, u64* sum, u32* largest, u64* widest, const u32*
     }
 }
 
-/// y[s, t] = x[s, THREADS - 1 - t] of 16-byte pieces, read by others than copied them, two stages under way. The last
-/// piece of a stage is cut to `tail` bytes.
+/// y[s, t] = x[s, THREADS - 1 - t] of 16-byte pieces, read by other threads than those that copied them, two stages in
+/// flight. The last piece of a stage is cut to `tail` bytes.
 KERNEL(256) copy_pipeline(u32x4* y, const u32x4* x, u32 stages, int tail) {
     DYNAMIC_SHARED(u32x4, ring);
     u32 t = threadIdx.x;
@@ -94,8 +94,7 @@ KERNEL(256) copy_pipeline(u32x4* y, const u32x4* x, u32 stages, int tail) {
     }
 }
 
-/// y[t] = the first t % 17 bytes of x[t], then zeros. Where there are none x + THREADS stands for the source, which is
-/// past the end.
+/// y[t] = the first t % 17 bytes of x[t], then zeros. Where there are none the source is x + THREADS, past the end.
 KERNEL(256) copy_bytes(u32x4* y, const u32x4* x) {
     SHARED(u32x4, pieces, THREADS);
     u32 t = threadIdx.x;
@@ -107,8 +106,8 @@ KERNEL(256) copy_bytes(u32x4* y, const u32x4* x) {
     y[t] = pieces[t];
 }
 
-/// y = x [3, THREADS] reversed within rows, a group of copies a row: each is read as soon as only later groups may be under
-/// way.
+/// y = x [3, THREADS] reversed within rows, one group of copies per row: each is read as soon as only later groups may
+/// be in flight.
 KERNEL(256) copy_groups(u32x4* y, const u32x4* x) {
     SHARED(u32x4, rows, 3 * THREADS);
     u32 t = threadIdx.x, reversed = THREADS - 1 - t;
@@ -133,8 +132,8 @@ KERNEL(256) exp2_sweep(float* y, const float* x, u32 len) {
     if (i < len) y[i] = exp2_approx(x[i]);
 }
 
-/// The bits of floats: y as they came, half rounded to bf16, back from that half's bits as a float's again, and a pair of its
-/// roundings with that of the value after it (after the last the first).
+/// Bits of floats: y unchanged, half rounded to bf16, back that bf16 as a float, pairs the value and the next one
+/// (after the last the first) packed as bf16x2.
 KERNEL(256) convert(u32* y, u16* half, u32* back, u32* pairs, const u32* x, u32 len) {
     u32 i = blockIdx.x * blockDim.x + threadIdx.x;
     if (i < len) {
@@ -195,7 +194,7 @@ KERNEL(32) mma(float* d, const bf16* a, const bf16* b, const float* c) {
     for (u32 q = 0; q < 4; ++q) d[(g + q / 2 * 8) * 8 + 2 * t + q % 2] = acc[q];
 }
 
-/// Where a thread is in a grid and a block of three dimensions each: out[flat] = six indices in base 16.
+/// blockIdx and threadIdx of three dimensions each: out[flat] = six indices in base 16.
 KERNEL(128) indices(u32* out) {
     u32 block = blockIdx.x + gridDim.x * (blockIdx.y + gridDim.y * blockIdx.z);
     u32 thread = threadIdx.x + blockDim.x * (threadIdx.y + blockDim.y * threadIdx.z);

@@ -1,16 +1,17 @@
 // T-VAT's parts that are not network passes (PS-MT, section 3.2; virtual adversarial training, Miyato et al., 2018).
 //     uniform_noise   y[i] = uniform(i) - 0.5, counter-based
-//     normalize       y = scale d / (norm + 1e-8), the norm over each image; plus x where there is one
-//     tvat_cotangent  upᵀ(p t - p (p·t)) / k,  p = softmax(up(mean of logits)), t = up(mean of tangents) over k decoders
+//     normalize       y = x + scale d / (norm + 1e-8), the norm over each image, x optional
+//     tvat_cotangent  upᵀ(p t - p (p·t)) / k,  p = softmax(up(mean of logits)), t = up(mean of tangents), k decoders
 //     kl_gradient     upᵀ(q - p) / (n k),  p, q the softmax of the mean upsampled clean and perturbed logits
-// Logits, tangents and results [n, h, w, k, classes], the result the same for each k. The last two give unscaled sums (fold.cuh); loss.cu finishes them.
+// Logits, tangents and results [n, h, w, k, classes], the result the same for each k. The last two give unscaled sums
+// (fused_loss.cuh); loss.cu finishes them.
 #include "common/device.cuh"
-#include "common/fold.cuh"
+#include "common/fused_loss.cuh"
 #include "common/philox.cuh"
 #include "common/vector.cuh"
 
 constexpr int THREADS = 256;
-/// Added to the norm (virtual adversarial training, as published for PS-MT).
+/// Added to the norm, as in the reference implementation of PS-MT.
 constexpr double NORM_EPS = 1e-8;
 
 template <class T> DEVICE void uniform_noise(T* y, const PhiloxKey& key, u64 len) {
@@ -49,7 +50,7 @@ template <int width, class T> DEVICE double sum_squares(const T* x, u64 len) {
     return sum;
 }
 
-/// Multiplies this thread's share of an image by `factor`, and adds that of `x`, if it is not null.
+/// y = x + factor d for this thread's share of an image; x may be null.
 template <int width, class T> DEVICE void scale_values(T* y, const T* x, const T* d, float factor, u64 len) {
     for (u64 i = grid_thread() * width; i < len; i += grid_threads() * width) {
         float v[width], base[width] = {};
@@ -61,7 +62,7 @@ template <int width, class T> DEVICE void scale_values(T* y, const T* x, const T
     }
 }
 
-/// Sums of squares of each image: block (b, image) adds up its share of the image into squares[image][b].
+/// squares[image][b] = sum of squares of the share of the image that block (b, image) reads.
 template <class T> DEVICE void normalize_squares(double* squares, const T* d, u64 image_len) {
     SHARED(double, warps, THREADS / 32);
     const T* x = d + blockIdx.y * image_len;
@@ -70,9 +71,11 @@ template <class T> DEVICE void normalize_squares(double* squares, const T* d, u6
     if (threadIdx.x == 0) squares[blockIdx.y * gridDim.x + blockIdx.x] = sum;
 }
 
-/// y = x + scale d / (norm + eps), x null for none; each block adds up the `num_squares` sums of its image in the same order.
+/// y = x + scale d / (norm + eps), x may be null; each block adds the `num_squares` sums of its image in the same
+/// order.
 template <class T>
-DEVICE void normalize(T* y, const T* x, const T* d, const double* squares, i32 num_squares, double scale, u64 image_len) {
+DEVICE void normalize(T* y, const T* x, const T* d, const double* squares, i32 num_squares, double scale,
+                      u64 image_len) {
     SHARED(double, warps, THREADS / 32);
     double sum = 0.0;
     for (i32 i = i32(threadIdx.x); i < num_squares; i += THREADS) sum += squares[blockIdx.y * num_squares + i];
@@ -93,12 +96,14 @@ KERNEL(256) normalize_squares_f32(double* squares, const float* d, u64 image_len
 KERNEL(256) normalize_squares_bf16(double* squares, const bf16* d, u64 image_len) {
     normalize_squares(squares, d, image_len);
 }
-KERNEL(256) normalize_f32(float* y, const float* x, const float* d, const double* squares, i32 num_squares, double scale,
-                          u64 image_len) {
+KERNEL(256)
+normalize_f32(float* y, const float* x, const float* d, const double* squares, i32 num_squares, double scale,
+              u64 image_len) {
     normalize(y, x, d, squares, num_squares, scale, image_len);
 }
-KERNEL(256) normalize_bf16(bf16* y, const bf16* x, const bf16* d, const double* squares, i32 num_squares, double scale,
-                           u64 image_len) {
+KERNEL(256)
+normalize_bf16(bf16* y, const bf16* x, const bf16* d, const double* squares, i32 num_squares, double scale,
+               u64 image_len) {
     normalize(y, x, d, squares, num_squares, scale, image_len);
 }
 REGISTER_KERNEL(normalize_squares_f32)
@@ -106,8 +111,8 @@ REGISTER_KERNEL(normalize_squares_bf16)
 REGISTER_KERNEL(normalize_f32)
 REGISTER_KERNEL(normalize_bf16)
 
-/// p t - p (p·t).
-template <class T> struct Cotangent : PlainLoss {
+/// tvat_cotangent: p t - p (p·t).
+template <class T> struct Cotangent : LossDefaults {
     static constexpr int ROWS = 4, GROUPS = 1, SUMS = 0, COUNTS = 0;
     struct State {
         /// log2 of the sum of powers, p·t.
@@ -161,8 +166,8 @@ template <class T> struct Cotangent : PlainLoss {
     }
 };
 
-/// q - p.
-template <class T> struct KlGradient : PlainLoss {
+/// kl_gradient: q - p.
+template <class T> struct KlGradient : LossDefaults {
     static constexpr int ROWS = 4, GROUPS = 1, SUMS = 0, COUNTS = 0;
     struct State {
         /// log2 of the sums of powers.
@@ -200,30 +205,30 @@ template <class T> struct KlGradient : PlainLoss {
     }
 };
 
-/// Runs one of the two over fields `x` and `y`.
+/// Runs one of the two losses over fields `x` and `y`.
 template <class Loss, class T>
-DEVICE void fold_pair(float* parts, const FieldSum<T>& x, const FieldSum<T>& y, const Upsample& u) {
+DEVICE void fused_pair(float* parts, const FieldSum<T>& x, const FieldSum<T>& y, const Upsample& u) {
     DYNAMIC_SHARED(unsigned char, memory);
     LossShared shared(memory, u, 2);
     Loss loss(u, Staged<FieldSum<T>>(x, shared, u, 0), Staged<FieldSum<T>>(y, shared, u, 1));
-    fold_loss(loss, parts, nullptr, nullptr, shared, u, Tile(u));
+    fused_loss(loss, parts, nullptr, nullptr, shared, u, Tile(u));
 }
 
-FOLD_KERNEL tvat_cotangent_f32(float* parts, const FieldSum<float> logits, const FieldSum<float> tangents,
+LOSS_KERNEL tvat_cotangent_f32(float* parts, const FieldSum<float> logits, const FieldSum<float> tangents,
                                const Upsample u) {
-    fold_pair<Cotangent<float>>(parts, logits, tangents, u);
+    fused_pair<Cotangent<float>>(parts, logits, tangents, u);
 }
-FOLD_KERNEL tvat_cotangent_bf16(float* parts, const FieldSum<bf16> logits, const FieldSum<bf16> tangents,
+LOSS_KERNEL tvat_cotangent_bf16(float* parts, const FieldSum<bf16> logits, const FieldSum<bf16> tangents,
                                 const Upsample u) {
-    fold_pair<Cotangent<bf16>>(parts, logits, tangents, u);
+    fused_pair<Cotangent<bf16>>(parts, logits, tangents, u);
 }
-FOLD_KERNEL kl_gradient_f32(float* parts, const FieldSum<float> clean, const FieldSum<float> perturbed,
+LOSS_KERNEL kl_gradient_f32(float* parts, const FieldSum<float> clean, const FieldSum<float> perturbed,
                             const Upsample u) {
-    fold_pair<KlGradient<float>>(parts, clean, perturbed, u);
+    fused_pair<KlGradient<float>>(parts, clean, perturbed, u);
 }
-FOLD_KERNEL kl_gradient_bf16(float* parts, const FieldSum<bf16> clean, const FieldSum<bf16> perturbed,
+LOSS_KERNEL kl_gradient_bf16(float* parts, const FieldSum<bf16> clean, const FieldSum<bf16> perturbed,
                              const Upsample u) {
-    fold_pair<KlGradient<bf16>>(parts, clean, perturbed, u);
+    fused_pair<KlGradient<bf16>>(parts, clean, perturbed, u);
 }
 REGISTER_KERNEL(tvat_cotangent_f32)
 REGISTER_KERNEL(tvat_cotangent_bf16)

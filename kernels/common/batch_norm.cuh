@@ -1,24 +1,24 @@
-// What a batch norm's passes and the convolutions beside them know of it.
+// A batch norm and its activation in registers, for the batch norm kernels and the epilogues of convolutions.
 #pragma once
 
 #include "vector.cuh"
 
-/// A layer's parameters and statistics, a value a channel each.
+/// A layer's parameters and statistics, one value per channel each.
 struct Norm {
     const float *weight, *bias, *mean;
     /// The running variance where `frozen`, else 1 / sqrt(var + eps).
-    const float* spread;
+    const float* var_or_inv;
     float eps;
     u32 frozen;
 };
 
 DEVICE float inverse(const Norm& norm, u32 channel) {
-    float spread = norm.spread[channel];
-    return norm.frozen ? 1.0f / sqrtf(spread + norm.eps) : spread;
+    float var_or_inv = norm.var_or_inv[channel];
+    return norm.frozen ? 1.0f / sqrtf(var_or_inv + norm.eps) : var_or_inv;
 }
 
-/// Multiplies g by the activation's derivative where its output is y; the identity (slope 1) needs no y.
-template <int width, class T> DEVICE void mask(float (&g)[width], const T* y, float slope) {
+/// Multiplies g by the derivative of the activation whose output is y; the identity (slope 1) reads no y.
+template <int width, class T> DEVICE void activation_bwd(float (&g)[width], const T* y, float slope) {
     if (slope == 1.0f) return;
     float v[width];
     load(v, y);
@@ -26,11 +26,11 @@ template <int width, class T> DEVICE void mask(float (&g)[width], const T* y, fl
     for (int k = 0; k < width; ++k) g[k] = v[k] > 0.0f ? g[k] : slope * g[k];
 }
 
-/// What a batch norm does to `width` channels, in registers: scale (x - mean) + shift.
+/// A batch norm of `width` channels as an affine map: scale (x - mean) + shift.
 template <int width> struct Affine {
     float scale[width] = {}, mean[width] = {}, shift[width] = {};
 
-    /// Of the channels from `channel` on.
+    /// Loads the channels from `channel` on.
     DEVICE void load(const Norm& norm, u32 channel) {
 #pragma unroll
         for (u32 k = 0; k < u32(width); ++k) {
@@ -53,15 +53,16 @@ DEVICE void normalise(float (&v)[width], const float (&r)[width], const Affine<w
 
 /// g times the derivative of a frozen batch norm and its activation, whose output is y.
 template <int width, class T>
-DEVICE void scale_and_mask(float (&g)[width], const T* y, const Affine<width>& affine, float slope) {
-    mask(g, y, slope);
+DEVICE void norm_activation_bwd(float (&g)[width], const T* y, const Affine<width>& affine, float slope) {
+    activation_bwd(g, y, slope);
 #pragma unroll
     for (int k = 0; k < width; ++k) g[k] *= affine.scale[k];
 }
 
-/// `mask` where there is no y to read: the sign of what the forward pass made of x, by the same arithmetic.
+/// `activation_bwd` without y: its sign is recomputed from the input x by the arithmetic of the forward pass.
 template <int width>
-DEVICE void mask_again(float (&g)[width], const float (&x)[width], const Affine<width>& affine, float slope) {
+DEVICE void activation_bwd_from_x(float (&g)[width], const float (&x)[width], const Affine<width>& affine,
+                                  float slope) {
 #pragma unroll
     for (int k = 0; k < width; ++k) {
         g[k] = affine.scale[k] * (x[k] - affine.mean[k]) + affine.shift[k] > 0.0f ? g[k] : slope * g[k];

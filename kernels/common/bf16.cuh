@@ -24,12 +24,12 @@ template <> struct Convert<float> {
 
 template <> struct Convert<bf16> {
     DEVICE static bf16 from(float v) { return {u16(round_to_bf16x2(v, 0.0f))}; }
-    /// As one word: halves that are named would be taken apart and put together again.
+    /// As one word: naming the halves would cost instructions to split and join them.
     DEVICE static void store(bf16* to, float x, float y) { *reinterpret_cast<u32*>(to) = round_to_bf16x2(x, y); }
 };
 
-/// `v` as it is stored in an activation of type T.
+/// `v` rounded to T.
 template <class T> DEVICE T from_float(float v) { return Convert<T>::from(v); }
 
-/// Writes x and y at `to` and behind it; `to` is a multiple of their size.
+/// Writes x to to[0] and y to to[1]; `to` is aligned to both.
 template <class T> DEVICE void store_pair(T* to, float x, float y) { Convert<T>::store(to, x, y); }

@@ -1,5 +1,5 @@
 // Coordinates of bilinear resampling with align_corners along one axis: output i lies at i (from - 1) / (to - 1) of the
-// inputs, at 0 where `to` is 1. Whole and broken part are computed in integers, so both ends are met exactly. The product
+// inputs, at 0 where `to` is 1. Integer part and fraction are computed in integers, so both ends are exact. The product
 // of the two lengths must be below 2^32.
 #pragma once
 
@@ -11,8 +11,8 @@ struct Tap {
     float frac;
 };
 
-/// Where output `i` of `to` lies between `from` inputs. `lo` never decreases with `i`; `hi` follows it, or is `lo` where
-/// there is one input.
+/// Where output `i` of `to` lies between `from` inputs. `lo` never decreases with `i`; `hi` follows it, or is `lo`
+/// where there is one input.
 DEVICE Tap bilinear_tap(u32 i, u32 from, u32 to) {
     u32 num = from - 1, den = to > 1 ? to - 1 : 1;
     u32 last = from > 2 ? from - 2 : 0;

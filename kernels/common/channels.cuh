@@ -1,6 +1,7 @@
-// Blocks that work on channels over many positions of an NHWC activation. A block's 256 threads are rows of `lanes`
-// threads (a power of two) along the channels, each `width` channels wide; the rows take positions in turn. So loads of a
-// row are contiguous, what belongs to a channel stays in registers, and sums end in one tree over the rows.
+// Blocks that work on channels over many positions of an NHWC activation. A block's 256 threads form rows of `lanes`
+// threads (a power of two) along the channels, each `width` channels wide; row r takes every (256 / lanes)-th position.
+// So loads of a row are contiguous, per-channel values stay in registers, and a reduction ends in one tree over the
+// rows.
 #pragma once
 
 #include "vector.cuh"
@@ -8,7 +9,7 @@
 /// Threads of a block.
 constexpr int ROW_BLOCK = 256;
 
-/// Floats of shared memory that `sum_rows` needs for `width` channels a thread.
+/// Floats of shared memory that `sum_rows` needs for VECTOR<T> channels per thread.
 template <class T> constexpr int ROW_SCRATCH = ROW_BLOCK * VECTOR<T>;
 
 /// Sums `v` over the rows of the block, the same bits in every row. All threads of the block must call, and may use
@@ -30,17 +31,16 @@ template <int width, class V> DEVICE void sum_rows(V (&v)[width], V* scratch, u3
     block_sync();
 }
 
-/// What a thread works on where block x of the grid is a slab of lanes * width channels and block y a part of the
-/// positions: channels from `channel`, positions `from`, `from + step`, ... below `to`. The block's part is `begin` to
-/// `to`. Some channels, positions and whole parts may lie past the end.
+/// A thread's work where block x of the grid is a slab of lanes * width channels and block y a part of the positions:
+/// channels from `channel`, positions `from`, `from + step`, ... below `to`. The block's part is `begin` to `to`. Some
+/// channels, positions and whole parts may lie past the end.
 struct Share {
     u32 channel, begin, from, to, step;
 };
 
-/// Positions of a part, the last ones may be shorter or empty.
+/// Positions per part; the last parts may be shorter or empty.
 DEVICE u32 part_len(u32 positions, u32 parts) { return (positions + parts - 1) / parts; }
 
-/// The share of this thread.
 template <int width> DEVICE Share thread_share(u32 positions, u32 lanes) {
     u32 part = part_len(positions, gridDim.y), begin = blockIdx.y * part;
     u32 to = positions < begin + part ? positions : begin + part;

@@ -1,13 +1,13 @@
-// What convolutions do with a finished tile beside writing it: adding what lies in another tensor, the moments of each channel
-// for the batch norm that follows, that batch norm itself where its statistics are frozen, or its derivative, and the sums with
-// which the backward pass of the batch norm before begins.
+// Epilogues of convolutions, fused into the kernel that has the finished tile in shared memory. Forward: per-channel
+// moments for the batch norm that follows, or that batch norm (with frozen statistics) and its activation, or its
+// derivative. Data gradient: adding another gradient, the reduction with which the backward pass of the preceding batch
+// norm begins, or the derivative of a frozen batch norm.
 #pragma once
 
 #include "batch_norm.cuh"
 #include "conv2d.cuh"
-#include "conv2d_product.cuh"
 
-/// x + y of eight or four values each.
+/// x + y of one chunk each.
 template <class T> DEVICE u32x4 add_chunks(u32x4 x, u32x4 y) {
     u32x4 sum;
     const T *a = reinterpret_cast<const T*>(&x), *b = reinterpret_cast<const T*>(&y);
@@ -19,50 +19,52 @@ template <class T> DEVICE u32x4 add_chunks(u32x4 x, u32x4 y) {
     return sum;
 }
 
-/// What a forward convolution does beside itself; `OutputEnd` in src/backend/cuda/conv2d/end.rs is the same.
-struct OutputEnd {
-    /// Moments of each channel over each tile; null where nobody asks for them.
+/// `FpropEpilogue` in src/backend/cuda/conv2d/epilogue.rs is the same.
+struct FpropEpilogue {
+    /// Moments of each channel over each tile, [parts, 2, c]; null where they are not wanted.
     double* moments;
     /// Added before the activation; may be null.
     const void* residual;
-    /// The batch norm's output at the clean pass, for its derivative.
+    /// The batch norm's output in the clean pass, for its derivative.
     const void* y;
     Norm norm;
     float slope;
     u32 form;
 };
-/// Forms of an output: as it is, behind a batch norm and its activation, or times the derivative of both.
+/// `form`: 0 leaves the output as it is, NORMALISED applies the batch norm and its activation, TANGENT multiplies by
+/// their derivative.
 constexpr u32 NORMALISED = 1, TANGENT = 2;
 
-/// What a data gradient does beside itself; `GradientEnd` in src/backend/cuda/conv2d/end.rs is the same. Null where it does not.
-struct GradientEnd {
-    /// Added to it, of its shape and type.
+/// `DgradEpilogue` in src/backend/cuda/conv2d/epilogue.rs is the same. Null pointers switch a part off.
+struct DgradEpilogue {
+    /// Added to the gradient, of its shape and type.
     const void* add;
-    /// Sums for the backward pass of a batch norm whose output it is the gradient of, [parts, 2, c]: over a tile, of g and of
-    /// g (x - mean), where g is the gradient before the activation.
+    /// Sums for the backward pass of the batch norm whose output this is the gradient of, [parts, 2, c]: over a tile,
+    /// of g and of g (x - mean), where g is the gradient before the activation.
     float* sums;
-    /// That batch norm's input, and its output where that says where the activation bent.
+    /// That batch norm's input, and its output where the activation's sign has to be taken from it.
     const void *x, *y;
     Norm norm;
     float slope;
-    /// Whether it is multiplied by the derivative of that batch norm, which is frozen, and its activation, whose output is y.
+    /// Whether to multiply by the derivative of that batch norm, which is frozen, and its activation, whose output is
+    /// y.
     u32 tangent;
 };
 
-/// `V` is what a chunk holds.
 template <class V> DEVICE void unpack(float (&values)[CHUNK<V>], u32x4 chunk) {
     const V* v = reinterpret_cast<const V*>(&chunk);
 #pragma unroll
     for (int e = 0; e < CHUNK<V>; ++e) values[e] = to_float(v[e]);
 }
 
-/// Writes a staged output in the form that `end` says, as `write_tile` does one as it is. Its columns from `n_begin` to `num_n` are
+/// Writes a finished tile like `write_tile`, in the form that `end` asks for. Its columns from `n_begin` to `num_n` are
 /// channels from `channel` on; rows are whole chunks.
-template <class Tile, class O, class Place>
-DEVICE void finish_output(O* out, const u8* shared, const OutputEnd& end, u32 n_begin, u32 channel, u32 num_n, Place place) {
-    // A thread keeps to the columns of a chunk, and takes every LANES-th row.
+template <class Tile, class O, class RowOffset>
+DEVICE void fprop_epilogue(O* out, const u8* shared, const FpropEpilogue& end, u32 n_begin, u32 channel, u32 num_n,
+                           RowOffset row_offset) {
+    // A thread keeps one chunk of columns and takes every LANES-th row.
     constexpr u32 WIDTH = CHUNK<O>, CHUNKS = Tile::n / WIDTH, LANES = Tile::threads / CHUNKS;
-    static_assert(Tile::threads % CHUNKS == 0, "a thread has one chunk of columns");
+    static_assert(Tile::threads % CHUNKS == 0, "one chunk of columns per thread");
     const O* staged = reinterpret_cast<const O*>(shared);
     const O *residual = static_cast<const O*>(end.residual), *y = static_cast<const O*>(end.y);
     const u32 col = threadIdx.x % CHUNKS * WIDTH;
@@ -71,12 +73,12 @@ DEVICE void finish_output(O* out, const u8* shared, const OutputEnd& end, u32 n_
     affine.load(end.norm, channel + col);
 #pragma unroll 1
     for (u32 row = threadIdx.x / CHUNKS; row < u32(Tile::m); row += LANES) {
-        i64 begin = place(row);
+        i64 begin = row_offset(row);
         if (begin < 0) continue;
         float v[WIDTH], r[WIDTH] = {};
         load(v, staged + row * STAGED_ROW<Tile> + col);
         if (end.form == TANGENT) {
-            scale_and_mask(v, y + begin + col, affine, end.slope);
+            norm_activation_bwd(v, y + begin + col, affine, end.slope);
         } else {
             if (residual) load(r, residual + begin + col);
             normalise(v, r, affine, end.slope);
@@ -85,17 +87,19 @@ DEVICE void finish_output(O* out, const u8* shared, const OutputEnd& end, u32 n_
     }
 }
 
-/// Does to a staged data gradient what `end` says; `place` as for `write_tile`, which follows after a barrier. The tile is part
-/// `part` of the sums; its columns from `n_begin` to `num_n` are channels from `channel` on, of `pitch` in all. Rows are whole
-/// chunks. `sync` is a barrier of the tile's threads.
-template <class Tile, class O, class Place, class Sync>
-DEVICE void finish_gradient(u8* shared, const GradientEnd& end, u32 part, u32 n_begin, u32 channel, u32 num_n, u32 pitch,
-                            Place place, Sync sync) {
-    // A thread keeps to the columns of a chunk, and takes every LANES-th row.
+/// Applies `end` to a finished data gradient in shared memory; `row_offset` as for `write_tile`, which follows after a
+/// barrier. The tile is part `part` of the sums; its columns from `n_begin` to `num_n` are channels from `channel` on,
+/// of `pitch` in all. Rows are whole chunks. `sync` is a barrier of the tile's threads.
+template <class Tile, class O, class RowOffset, class Sync>
+DEVICE void dgrad_epilogue(u8* shared, const DgradEpilogue& end, u32 part, u32 n_begin, u32 channel, u32 num_n,
+                           u32 pitch, RowOffset row_offset, Sync sync) {
+    // A thread keeps one chunk of columns and takes every LANES-th row.
     constexpr u32 WIDTH = CHUNK<O>, CHUNKS = Tile::n / WIDTH, LANES = Tile::threads / CHUNKS;
-    constexpr u32 STAGED_BYTES = Tile::m * STAGED_ROW<Tile> * sizeof(O), SUMS_BYTES = LANES * Tile::n * 2 * sizeof(float);
-    static_assert(Tile::threads % CHUNKS == 0, "a thread has one chunk of columns");
-    static_assert(STAGED_BYTES + SUMS_BYTES <= STAGES * STEP_BYTES * (Tile::m + Tile::n), "where the steps were");
+    constexpr u32 STAGED_BYTES = Tile::m * STAGED_ROW<Tile> * sizeof(O),
+                  SUMS_BYTES = LANES * Tile::n * 2 * sizeof(float);
+    static_assert(Tile::threads % CHUNKS == 0, "one chunk of columns per thread");
+    static_assert(STAGED_BYTES + SUMS_BYTES <= STAGES * STEP_BYTES * (Tile::m + Tile::n),
+                  "fits where the pipeline stages were");
     O* staged = reinterpret_cast<O*>(shared);
     const O *add = static_cast<const O*>(end.add), *x = static_cast<const O*>(end.x), *y = static_cast<const O*>(end.y);
     const u32 col = threadIdx.x % CHUNKS * WIDTH, lane = threadIdx.x / CHUNKS;
@@ -105,7 +109,7 @@ DEVICE void finish_gradient(u8* shared, const GradientEnd& end, u32 part, u32 n_
     if ((sums || end.tangent) && inside) affine.load(end.norm, channel + col);
 #pragma unroll 2
     for (u32 row = lane; row < u32(Tile::m); row += LANES) {
-        i64 begin = place(row);
+        i64 begin = row_offset(row);
         if (begin < 0 || !inside) continue;
         u32x4* at = reinterpret_cast<u32x4*>(staged + row * STAGED_ROW<Tile> + col);
         u32x4 gradient = *at;
@@ -116,16 +120,16 @@ DEVICE void finish_gradient(u8* shared, const GradientEnd& end, u32 part, u32 n_
         float g[WIDTH], v[WIDTH];
         if (end.tangent) {
             unpack<O>(g, gradient);
-            scale_and_mask(g, y + begin + col, affine, end.slope);
+            norm_activation_bwd(g, y + begin + col, affine, end.slope);
             store(reinterpret_cast<O*>(at), g);
         }
         if (!sums) continue;
         unpack<O>(g, gradient);
         unpack<O>(v, *reinterpret_cast<const u32x4*>(x + begin + col));
         if (y) {
-            mask(g, y + begin + col, end.slope);
+            activation_bwd(g, y + begin + col, end.slope);
         } else {
-            mask_again(g, v, affine, end.slope);
+            activation_bwd_from_x(g, v, affine, end.slope);
         }
 #pragma unroll
         for (u32 k = 0; k < WIDTH; ++k) {
@@ -150,9 +154,9 @@ DEVICE void finish_gradient(u8* shared, const GradientEnd& end, u32 part, u32 n_
     }
 }
 
-/// The part of a tile without rows.
+/// The sums of a tile without rows.
 template <class Tile>
-DEVICE void no_gradient(const GradientEnd& end, u32 part, u32 n_begin, u32 channel, u32 num_n, u32 pitch) {
+DEVICE void zero_sums(const DgradEpilogue& end, u32 part, u32 n_begin, u32 channel, u32 num_n, u32 pitch) {
     if (!end.sums) return;
     for (u32 i = threadIdx.x; i < 2 * u32(Tile::n); i += Tile::threads) {
         u32 c = i % Tile::n;
@@ -160,15 +164,16 @@ DEVICE void no_gradient(const GradientEnd& end, u32 part, u32 n_begin, u32 chann
     }
 }
 
-/// Mean and sum of squared deviations of each channel over the `rows` first rows of a staged tile: partial [parts, 2, pitch],
-/// of which this is part `part`, from channel `channel` on; `num_n` channels are left. Sums are of differences from the
-/// channel's first value, so nothing large cancels. `sync` is a barrier of the tile's threads.
+/// Mean and sum of squared deviations of each channel over the first `rows` rows of a finished tile: partial [parts, 2,
+/// pitch], of which this is part `part`, from channel `channel` on; `num_n` channels are left. Sums are of differences
+/// from the channel's first value, so nothing large cancels. `sync` is a barrier of the tile's threads.
 template <class Tile, class O, class Sync>
-DEVICE void tile_moments(double* partial, u8* shared, u32 rows, u32 part, u32 channel, u32 num_n, u32 pitch, Sync sync) {
+DEVICE void tile_moments(double* partial, u8* shared, u32 rows, u32 part, u32 channel, u32 num_n, u32 pitch,
+                         Sync sync) {
     constexpr u32 PAIRS = Tile::n / 2, LANES = Tile::threads / PAIRS;
-    static_assert(LANES > 0 && Tile::n <= Tile::threads, "a thread for each channel");
+    static_assert(LANES > 0 && Tile::n <= Tile::threads, "one thread per channel");
     const O* staged = reinterpret_cast<const O*>(shared);
-    // Behind the staged tile, where the stages before were.
+    // After the tile, in what is left of the pipeline stages.
     float* sums = reinterpret_cast<float*>(shared + Tile::m * STAGED_ROW<Tile> * sizeof(O));
     const u32 pair = threadIdx.x % PAIRS, lane = threadIdx.x / PAIRS;
     const Pair<O> first = *reinterpret_cast<const Pair<O>*>(staged + 2 * pair);

@@ -1,8 +1,8 @@
-// The operands of convolutions as matrix products: each loads the tile of one step and moves on to the next. Whatever lies
+// The operands of convolutions as implicit GEMMs: each loads the tile of one k step and advances to the next. What lies
 // outside the image, the matrix or the split is zero.
 //
-// `any` says whether chunks may be unaligned or hold values of several taps (channel counts that do not divide by a
-// chunk's values); they are then copied value by value. Otherwise a chunk is one asynchronous copy.
+// With `any`, chunks may be unaligned or hold values of several taps (channel counts that are no multiple of a chunk's
+// values) and are then copied value by value. Otherwise a chunk is one cp.async.
 #pragma once
 
 #include "conv2d.cuh"
@@ -15,14 +15,14 @@ struct Axis {
     u32 first_tap, tap_period;
 };
 
-/// Output positions read the input.
+/// fprop: output positions read the input.
 DEVICE Axis fprop_axis(const Conv2dSizes& s, u32 len, u32 out_len) {
     return Axis{out_len, len, s.kernel, i32(s.stride), -i32(s.padding), i32(s.dilation), 0, 1};
 }
 
-/// Input positions of one remainder by the stride, `phase`, read the gradient of the output: position
-/// i = stride a + phase gets from tap r what lies at (i + padding - r dilation) / stride where that is whole, which is so
-/// for every tap_period-th tap. Seen from `a` this is a convolution of stride 1.
+/// dgrad: input positions that are equal modulo the stride (`phase`) read the gradient of the output. Position i =
+/// stride a + phase gets from tap r what lies at (i + padding - r dilation) / stride where that is an integer, which it
+/// is for every tap_period-th tap. As a function of `a` this is a convolution of stride 1.
 DEVICE Axis dgrad_axis(const Conv2dSizes& s, u32 len, u32 out_len, u32 phase) {
     u32 first = 0;
     while (first < s.tap_period && (first * s.dilation) % s.stride != (phase + s.padding) % s.stride) ++first;
@@ -32,9 +32,9 @@ DEVICE Axis dgrad_axis(const Conv2dSizes& s, u32 len, u32 out_len, u32 phase) {
     return Axis{results, out_len, taps, 1, base, -i32(s.tap_period * s.dilation / s.stride), first, s.tap_period};
 }
 
-/// k-contiguous rows of positions: row m is a position of the result, k runs over (tap row, tap column, channel) of the
-/// source, of which it reads `channels` from `first_channel` on. A of fprop and dgrad.
-template <class T, class Tile, bool any> struct PositionRows {
+/// A of fprop and dgrad, K-major by im2col: row m is a position of the result, k runs over (tap row, tap column,
+/// channel) of the source, of whose channels it reads `channels` from `first_channel` on.
+template <class T, class Tile, bool any> struct ActivationKMajor {
     static constexpr int STRIDE = Tile::threads / 8, PASSES = Tile::m / STRIDE;
     const T* source;
     Axis y, x;
@@ -44,8 +44,8 @@ template <class T, class Tile, bool any> struct PositionRows {
     i32 row[PASSES], col[PASSES];
     Digits tap, step;
 
-    DEVICE PositionRows(const T* source, Axis y, Axis x, u32 num_images, u32 first_channel, u32 channels, u32 pitch,
-                        u32 m_begin, bool aligned)
+    DEVICE ActivationKMajor(const T* source, Axis y, Axis x, u32 num_images, u32 first_channel, u32 channels, u32 pitch,
+                            u32 m_begin, bool aligned)
         : source(source), y(y), x(x), first_channel(first_channel), channels(channels), pitch(pitch), aligned(aligned) {
         u32 taps = x.taps ? x.taps : 1;
         tap = to_digits(threadIdx.x % 8 * CHUNK<T>, taps, channels);
@@ -60,7 +60,7 @@ template <class T, class Tile, bool any> struct PositionRows {
         }
     }
 
-    /// Where the value of pass i at `t` lies; false if it is zero.
+    /// Address of the value of pass i at `t`; false if it is zero.
     DEVICE bool find(int i, const Digits& t, const T*& at) const {
         i32 r = row[i] + i32(t.high) * y.tap_step, c = col[i] + i32(t.mid) * x.tap_step;
         at = source + u64(image[i] + u32(r) * x.len + u32(c)) * pitch + (first_channel + t.low);
@@ -88,15 +88,15 @@ template <class T, class Tile, bool any> struct PositionRows {
     }
 };
 
-/// k-contiguous rows of a matrix [rows, depth] that begins at row `first_row`. B of fprop: the weight, row n is an output
-/// channel of the group.
-template <class T, class Tile, bool any> struct MatrixRows {
+/// B of fprop, K-major: the weight as a matrix [rows, depth] from row `first_row` on; row n is an output channel of the
+/// group.
+template <class T, class Tile, bool any> struct WeightKMajor {
     static constexpr int STRIDE = Tile::threads / 8, PASSES = Tile::n / STRIDE;
     const T* matrix;
     u32 first_row, n_begin, rows, depth, k;
     bool aligned;
 
-    DEVICE MatrixRows(const T* matrix, u32 first_row, u32 n_begin, u32 rows, u32 depth, bool aligned)
+    DEVICE WeightKMajor(const T* matrix, u32 first_row, u32 n_begin, u32 rows, u32 depth, bool aligned)
         : matrix(matrix), first_row(first_row), n_begin(n_begin), rows(rows), depth(depth),
           k(threadIdx.x % 8 * CHUNK<T>), aligned(aligned) {}
 
@@ -116,16 +116,17 @@ template <class T, class Tile, bool any> struct MatrixRows {
     }
 };
 
-/// Rows of input channels, one for each (tap row, tap column, output channel): the weight [out, kernel, kernel, in] read
-/// across, from output `first_channel` on. B of dgrad.
-template <class T, class Tile, bool any> struct TapRows {
+/// B of dgrad, MN-major: rows of input channels of the weight [out, kernel, kernel, in], one for each k = (tap row, tap
+/// column, output channel), from output `first_channel` on.
+template <class T, class Tile, bool any> struct WeightMnMajor {
     static constexpr int CHUNKS = Tile::n / CHUNK<T>, STRIDE = Tile::threads / CHUNKS, PASSES = DEPTH<T> / STRIDE;
     const T* weight;
     u32 first_row, first_col, tap_period, taps_y, taps_x, kernel, in_channels, first_channel, out_channels, n;
     bool aligned;
     Digits tap, step;
 
-    DEVICE TapRows(const T* weight, const Axis& y, const Axis& x, const Conv2dSizes& s, u32 first_channel, u32 n_begin)
+    DEVICE WeightMnMajor(const T* weight, const Axis& y, const Axis& x, const Conv2dSizes& s, u32 first_channel,
+                         u32 n_begin)
         : weight(weight), first_row(y.first_tap), first_col(x.first_tap), tap_period(s.tap_period), taps_y(y.taps),
           taps_x(x.taps ? x.taps : 1), kernel(s.kernel), in_channels(s.in_channels), first_channel(first_channel),
           out_channels(s.out_channels), n(n_begin + threadIdx.x % CHUNKS * CHUNK<T>), aligned(s.aligned_b != 0) {
@@ -150,19 +151,19 @@ template <class T, class Tile, bool any> struct TapRows {
     }
 };
 
-/// Rows of the channels from `first_channel` to `end_channel` of the positions from `begin` to `end` of [positions, pitch].
-/// A of wgrad: dy.
-template <class T, class Tile, bool any> struct ChannelRows {
+/// A of wgrad, MN-major: dy [positions, pitch], one row for each position from `begin` to `end`, of the channels from
+/// `first_channel` to `end_channel`.
+template <class T, class Tile, bool any> struct GradientMnMajor {
     static constexpr int CHUNKS = Tile::m / CHUNK<T>, STRIDE = Tile::threads / CHUNKS, PASSES = DEPTH<T> / STRIDE;
     const T* source;
     u32 end_channel, pitch, m, position, end;
     bool aligned;
 
-    DEVICE ChannelRows(const T* source, u32 first_channel, u32 end_channel, u32 pitch, u32 m_begin, u32 begin, u32 end,
-                       bool aligned)
+    DEVICE GradientMnMajor(const T* source, u32 first_channel, u32 end_channel, u32 pitch, u32 m_begin, u32 begin,
+                           u32 end, bool aligned)
         : source(source), end_channel(end_channel), pitch(pitch),
-          m(first_channel + m_begin + threadIdx.x % CHUNKS * CHUNK<T>),
-          position(begin + threadIdx.x / CHUNKS), end(end), aligned(aligned) {}
+          m(first_channel + m_begin + threadIdx.x % CHUNKS * CHUNK<T>), position(begin + threadIdx.x / CHUNKS),
+          end(end), aligned(aligned) {}
 
     DEVICE void load(u8* tile) {
 #pragma unroll
@@ -180,23 +181,23 @@ template <class T, class Tile, bool any> struct ChannelRows {
     }
 };
 
-/// Rows of (tap row, tap column, input channel), one for each position of y from `begin` to `end`: what the position reads
-/// of x in the group whose channels begin at `first_channel`. B of wgrad.
-template <class T, class Tile, bool any> struct PatchRows {
+/// B of wgrad, MN-major by im2col: one row of (tap row, tap column, input channel) for each position of y from `begin`
+/// to `end`: what the position reads of x in the group whose channels begin at `first_channel`.
+template <class T, class Tile, bool any> struct ActivationMnMajor {
     static constexpr int CHUNKS = Tile::n / CHUNK<T>, STRIDE = Tile::threads / CHUNKS, PASSES = DEPTH<T> / STRIDE;
     const T* source;
     const Conv2dSizes& s;
     u32 first_channel, position, end;
     Digits at, step, tap;
 
-    DEVICE PatchRows(const T* source, const Conv2dSizes& s, u32 first_channel, u32 n_begin, u32 begin, u32 end)
+    DEVICE ActivationMnMajor(const T* source, const Conv2dSizes& s, u32 first_channel, u32 n_begin, u32 begin, u32 end)
         : source(source), s(s), first_channel(first_channel), position(begin + threadIdx.x / CHUNKS), end(end) {
         at = to_digits(position, s.out_h, s.out_w);
         step = to_digits(STRIDE, s.out_h, s.out_w);
         tap = to_digits(n_begin + threadIdx.x % CHUNKS * CHUNK<T>, s.kernel, s.in_channels);
     }
 
-    /// Where the value of this position at `t` lies; false if it is zero.
+    /// Address of the value of this position at `t`; false if it is zero.
     DEVICE bool find(const Digits& t, const T*& p) const {
         i32 row = i32(at.mid * s.stride + t.high * s.dilation) - i32(s.padding);
         i32 col = i32(at.low * s.stride + t.mid * s.dilation) - i32(s.padding);

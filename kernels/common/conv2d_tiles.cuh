@@ -1,9 +1,9 @@
-// Tiles of the convolution kernels; `Tile` in src/backend/cuda/conv2d/plan.rs names the same.
+// Tiles of the convolution kernels without WGMMA; `Tile` in src/backend/cuda/conv2d/tile.rs has the same sizes.
 #pragma once
 
 #include "conv2d.cuh"
 
-/// Large tiles for reuse, small ones where large ones would be too few to fill the device.
+/// Large tiles reuse operands more, small ones fill the device where large ones would be too few.
 template <class T> struct Tiles;
 template <> struct Tiles<bf16> {
     using Large = Tile<128, 128, 256>;

@@ -1,16 +1,17 @@
-// What device.cuh promises, for nvcc.
+// The functions of device.cuh for nvcc.
 #pragma once
 
 #define KERNEL(threads) extern "C" __global__ void __launch_bounds__(threads)
 #define KERNEL_RESIDENT(threads, blocks) extern "C" __global__ void __launch_bounds__(threads, blocks)
-#define KERNEL_CLUSTER(threads, blocks) extern "C" __global__ void __cluster_dims__(blocks, 1, 1) __launch_bounds__(threads)
+#define KERNEL_CLUSTER(threads, blocks) \
+    extern "C" __global__ void __cluster_dims__(blocks, 1, 1) __launch_bounds__(threads)
 #define GRID_CONSTANT __grid_constant__
 #define REGISTER_KERNEL(name)
 #define DEVICE __device__ __forceinline__
 
 #define SHARED(T, name, count) __shared__ alignas(16) T name[count]
-#define DYNAMIC_SHARED(T, name)                                                                                       \
-    extern __shared__ __align__(128) unsigned char dynamic_shared[];                                                  \
+#define DYNAMIC_SHARED(T, name)                                      \
+    extern __shared__ __align__(128) unsigned char dynamic_shared[]; \
     T* name = reinterpret_cast<T*>(dynamic_shared)
 
 constexpr u32 FULL_WARP = 0xffffffffu;
@@ -51,7 +52,9 @@ DEVICE void copy_async16(void* shared, const void* global, int bytes) {
                  : "memory");
 }
 DEVICE void copy_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
-template <int groups> DEVICE void copy_async_wait() { asm volatile("cp.async.wait_group %0;" ::"n"(groups) : "memory"); }
+template <int groups> DEVICE void copy_async_wait() {
+    asm volatile("cp.async.wait_group %0;" ::"n"(groups) : "memory");
+}
 
 DEVICE void ldmatrix_x4(u32 (&r)[4], const void* shared) {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
@@ -66,8 +69,9 @@ DEVICE void ldmatrix_x4_trans(u32 (&r)[4], const void* shared) {
                  : "memory");
 }
 DEVICE void mma_m16n8k16(float (&d)[4], const u32 (&a)[4], const u32 (&b)[2]) {
-    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
-                 "{%0, %1, %2, %3};"
-                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+    asm volatile(
+        "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+        "{%0, %1, %2, %3};"
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }

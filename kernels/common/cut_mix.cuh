@@ -1,4 +1,4 @@
-// CutMix as data on the device: `boxes` is [rounds][n][5] of y0, x0, y1, x1 (half open) and the source image.
+// CutMix as data on the device: `boxes` [rounds][n][5] holds y0, x0, y1, x1 (half open) and the source image.
 #pragma once
 
 #include "device.cuh"

@@ -1,28 +1,32 @@
-// What kernels for compute capability 9.0 have beside device.cuh. A file that includes this is compiled for sm_90a alone, and
-// the launcher asks for its kernels only where they run.
+// What kernels for compute capability 9.0 have in addition to device.cuh. A file that includes this is compiled for
+// sm_90a alone, and the launcher asks for its kernels only where they run.
 //
-//   KERNEL_CLUSTER(threads, blocks) name(args)   a kernel in clusters of so many blocks, which follow one another along x
-//   cluster_rank()          the block's number in its cluster
-//   cluster_arrive() cluster_wait()   a barrier of all threads of the cluster: each arrives, then waits until all have. It orders no
-//                           accesses to memory; after it all blocks know barriers that mbarriers_ready() made known before
-//   TensorMap               how bulk copies read a tensor; an argument `const GRID_CONSTANT TensorMap name`
-//   mbarrier_init(b, n) mbarriers_ready()   a barrier of n arrivals a phase; makes barriers known to copies (then block_sync)
-//   mbarrier_arrive(b) mbarrier_arrive_expect(b, bytes)   one arrival; `bytes` that the phase waits for as well
-//   mbarrier_arrive_at(b, rank)   one arrival at the barrier in the same place of another block of the cluster
-//   mbarrier_wait(b, parity)   until the phase of that parity is over; phases count from 0
-//   bulk_load(to, map, x, y, z, b)   the box of a map of three axes at (x, y, z), innermost first; counts at b when it landed
-//   bulk_load(to, map, c, position, b)   the same of two axes
-//   bulk_load<blocks>(...)  any of these to the same place of all so many blocks of the cluster, counted at each one's barrier
-//   bulk_load_im2col(to, map, c, w, h, n, off_w, off_h, b)   a column of pixels from (w, h, n) on, each moved by the offsets
-//   factor(shared, leading, stride)   descriptor of a factor in shared memory with the exchange of chunks of 128-byte rows:
-//                           rows along k: eight rows to the next eight are `stride` bytes; rows along m or n ("across"):
-//                           64 values to the next 64 are `leading` bytes, eight k to the next eight `stride`
-//   elect()                 whether this lane is the one of its warp, all of whose lanes come here, that acts for all
-//   product_hold(d)         the compiler moves no access to the sums past this: before the first product, and after the last wait
-//   product_fence()         before the first product, and after sums were touched by other instructions
-//   product<n, across_a, across_b>(d, a, b, accumulate)   d (+)= a b: 64 x n by a warpgroup, depth 16, not there before the wait
-//   product_commit() product_wait<groups>()   closes a group; waits until at most that many are under way
-//   group_sync(id, threads) a barrier (1 to 15) of so many threads, whole warps
+//   KERNEL_CLUSTER(threads, blocks) name(args)   a kernel in clusters of that many blocks along x
+//   cluster_rank()          the block's rank in its cluster
+//   cluster_arrive() cluster_wait()   the two halves of a barrier of all threads of the cluster. It orders no accesses
+//                           to memory; mbarriers that were initialised and fenced before it are visible to all blocks
+//                           after it
+//   TensorMap               descriptor of a tensor for TMA; an argument `const GRID_CONSTANT TensorMap name`
+//   mbarrier_init(b, n)     an mbarrier of n arrivals per phase
+//   fence_mbarrier_init()   makes initialised mbarriers visible to the cluster and to TMA; a block_sync has to follow
+//   mbarrier_arrive(b) mbarrier_arrive_expect_tx(b, bytes)   one arrival; `bytes` that the phase waits for as well
+//   mbarrier_arrive_cluster(b, rank)   one arrival at the mbarrier at the same offset in another block of the cluster
+//   mbarrier_wait(b, parity)   until the phase of that parity has completed; phases count from 0
+//   tma_load(to, map, x, y, z, b)   the box of a 3-D map at (x, y, z), innermost first; completes its bytes at b
+//   tma_load(to, map, x, y, b)   the same of a 2-D map
+//   tma_load_im2col(to, map, c, w, h, n, off_w, off_h, b)   a column of pixels from (w, h, n) on, moved by the offsets
+//   tma_load<blocks>(...)   any of these as a multicast to the same offset in all blocks of a cluster of that size;
+//                           completes at each block's mbarrier
+//   matrix_descriptor(shared, leading, stride)   of a WGMMA operand with 128-byte swizzle. K-major: `stride` is the
+//                           bytes from eight rows to the next eight. MN-major: `leading` is the bytes from 64 values to
+//                           the next 64, `stride` those from eight k to the next eight
+//   elect_one()             true in one lane of a converged warp
+//   wgmma_fence_operand(d)  keeps the compiler from moving accesses to the accumulators across it: before the first
+//                           WGMMA, and after the last wait
+//   wgmma_fence()           before the first WGMMA, and after other instructions touched the accumulators
+//   wgmma<n, mn_major_a, mn_major_b>(d, a, b, accumulate)   d (+)= a b: m64 n k16 by a warpgroup, asynchronous
+//   wgmma_commit_group() wgmma_wait_group<groups>()   closes a group; waits until at most that many are in flight
+//   named_barrier_sync(id, threads)   a barrier (1 to 15) of that many threads, whole warps
 #pragma once
 
 #include "device.cuh"
@@ -32,9 +36,9 @@ struct alignas(64) TensorMap {
     u64 words[16];
 };
 
-/// Values of a row of a box.
+/// Values in a row of a box: 128 bytes, the span of the swizzle.
 constexpr u32 BOX_ROW = 64;
-/// Bytes after which the exchange of chunks repeats: boxes and factors begin at multiples.
+/// Bytes after which the 128-byte swizzle repeats: boxes and WGMMA operands begin at multiples.
 constexpr u32 BOX_ALIGN = 1024;
 
 #ifdef __CUDACC__
@@ -43,7 +47,7 @@ constexpr u32 BOX_ALIGN = 1024;
 #include "emulated_sm90.cuh"
 #endif
 
-DEVICE u64 factor(const void* shared, u32 leading, u32 stride) {
+DEVICE u64 matrix_descriptor(const void* shared, u32 leading, u32 stride) {
     u64 at = shared_address(shared);
     return (at & 0x3ffff) >> 4 | u64(leading >> 4) << 16 | u64(stride >> 4) << 32 | u64(1) << 62;
 }

@@ -1,12 +1,13 @@
-// The teachers' target of pixels read through CutMix: a pixel's target comes from its source image, so a block passes over a
-// row of cells once for each image that its pixels come from, with that image's teachers in shared memory.
+// The teachers' target of pixels that are read through CutMix: a pixel's target comes from its source image, so a block
+// makes one pass over a row of cells for each image that its pixels come from, with that image's teachers in shared
+// memory.
 #pragma once
 
 #include "cut_mix.cuh"
-#include "fold.cuh"
+#include "fused_loss.cuh"
 #include "teachers.cuh"
 
-/// Launch bounds of the kernels that fold and read three networks' logits: shared memory has room for three blocks.
+/// Launch bounds of the fused losses of three networks' logits: shared memory has room for three blocks.
 #define TEACHERS_KERNEL KERNEL_RESIDENT(128, 3)
 
 /// CutMix boxes as in cut_mix.cuh.
@@ -14,8 +15,10 @@ struct Mix {
     const i32* boxes;
     i32 rounds;
 
-    /// Image of source `k`: the tile's own, then one a round.
-    DEVICE i32 image(const Upsample& u, const Tile& tile, i32 k) const { return k == 0 ? tile.image : box(u, tile, k)[4]; }
+    /// Image of source `k`: the tile's own, then one per round.
+    DEVICE i32 image(const Upsample& u, const Tile& tile, i32 k) const {
+        return k == 0 ? tile.image : box(u, tile, k)[4];
+    }
     DEVICE const i32* box(const Upsample& u, const Tile& tile, i32 k) const {
         return boxes + (u64(k - 1) * u.images + tile.image) * 5;
     }
@@ -25,7 +28,7 @@ struct Mix {
         const i32* b = box(u, tile, k);
         return b[0] < y1 && b[2] > y0 && b[1] < tile.x0 + tile.columns && b[3] > tile.x0;
     }
-    /// Whether source `k` has pixels that no source before it has passed over.
+    /// Whether source `k` needs a pass: it may have pixels here, and no earlier source is the same image.
     DEVICE bool adds(const Upsample& u, const Tile& tile, i32 k, i32 y0, i32 y1) const {
         if (!meets(u, tile, k, y0, y1)) return false;
         for (i32 j = 0; j < k; j++) {
@@ -50,7 +53,7 @@ template <class T> struct MixedTeachers {
         : student(Field<T>{student_logits, LOG2_E}, shared, u, 0), core(Field<T>{core_logits, 1.0f}, shared, u, 1),
           assist(Field<T>{assist_logits, 1.0f}, shared, u, 2), ensemble(combination), mix(boxes) {}
 
-    /// Stages the student at source 0, which always comes first, and the teachers of each source.
+    /// Stages the student at source 0, which is always the first, and the teachers at each source.
     DEVICE bool stage(const Upsample& u, const Tile& tile, i32 row, i32 source) {
         Axis ys(u.low_h, u.full_h);
         if (!mix.adds(u, tile, source, ys.first(row), ys.first(row + 1))) return false;
@@ -60,9 +63,9 @@ template <class T> struct MixedTeachers {
         assist.stage(u, tile, image, row);
         return true;
     }
-    /// Which pixels of the strip come from the image of `source`; whether any does.
+    /// `own`: which pixels of the strip come from the image of `source`; returns whether any does.
     template <int R>
-    DEVICE bool belong(bool (&own)[R], const Upsample& u, const Tile& tile, const Strip<R>& strip, i32 source) const {
+    DEVICE bool find_own(bool (&own)[R], const Upsample& u, const Tile& tile, const Strip<R>& strip, i32 source) const {
         bool any = false;
         i32 image = mix.image(u, tile, source);
 #pragma unroll

@@ -11,7 +11,7 @@ struct PhiloxKey {
     u32 step[2];
 };
 
-/// Four words number `block` of a family; `block` is below 2^56.
+/// The four words of counter `block` of a family; `block` is below 2^56.
 DEVICE void philox_block(u32 (&words)[4], const PhiloxKey& family, u64 block) {
     u32 k0 = family.key[0], k1 = family.key[1];
     u32 c0 = u32(block), c1 = u32(block >> 32) << 8 | family.domain, c2 = family.step[0], c3 = family.step[1];
@@ -28,5 +28,5 @@ DEVICE void philox_block(u32 (&words)[4], const PhiloxKey& family, u64 block) {
     words[0] = c0, words[1] = c1, words[2] = c2, words[3] = c3;
 }
 
-/// 24 high bits of a word as a number in [0, 1).
+/// The upper 24 bits of a word as a number in [0, 1).
 DEVICE float philox_unit(u32 word) { return float(word >> 8) * (1.0f / 16777216.0f); }

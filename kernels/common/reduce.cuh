@@ -1,4 +1,4 @@
-// Sums over a warp and over a block, in an order that depends on the number of threads alone.
+// Reductions over a warp and over a block, in an order that depends on the number of threads alone.
 #pragma once
 
 #include "device.cuh"

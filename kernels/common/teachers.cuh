@@ -1,11 +1,11 @@
 // The dual-teacher target (PS-MT, section 3.1) at a strip's pixels: logits gamma core + (1 - gamma) a, where a is the
-// assistant's logit at its topk largest classes and the core's elsewhere. Of equal logits the lower class counts first;
-// cells hold the teachers' logits as they are, not scaled, so that rounding does not part equal ones.
+// assistant's logit at its topk largest classes and the core's elsewhere. Of equal logits the lower class comes first;
+// cells hold the teachers' logits unscaled, so that rounding does not separate equal ones.
 #pragma once
 
 #include "softmax.cuh"
 
-/// How the teachers are combined. Up to SHORT_LIST classes are found in one pass over them, more in several.
+/// How the teachers are combined. A topk of up to SHORT_LIST takes one pass over the classes, a larger one several.
 struct Ensemble {
     float gamma, rest;
     i32 topk;
@@ -20,8 +20,9 @@ DEVICE void order(float& a, float& b) {
     b = low;
 }
 
-/// Keeps the eight largest of twelve: `top` descending, `v` any four values. Sorts `v`, takes the larger of each pair of
-/// one list's end and the other's beginning, which leaves a bitonic list, and merges that (Batcher, 1968).
+/// Keeps the eight largest of twelve: `top` descending, `v` any four values. Sorts `v`, takes the larger of each pair
+/// from the end of one list and the beginning of the other, which leaves a bitonic list, and merges that (Batcher,
+/// 1968).
 DEVICE void keep_largest(float (&top)[SHORT_LIST], float (&v)[4]) {
     order(v[0], v[1]), order(v[2], v[3]), order(v[0], v[2]), order(v[1], v[3]), order(v[1], v[2]);
 #pragma unroll
@@ -34,7 +35,8 @@ DEVICE void keep_largest(float (&top)[SHORT_LIST], float (&v)[4]) {
 
 /// The target at a strip's pixels, from the columns of the core's and the assistant's cells.
 template <int R> struct Target {
-    /// The assistant's k-th largest logit. It counts in classes above it, and in classes equal to it up to `last`.
+    /// The assistant's k-th largest logit. Its logits are used in classes above that, and in classes equal to it up to
+    /// `last`.
     float kth[R];
     i32 last[R];
     /// First class of the largest target logit, that logit, log2 of the sum of powers relative to it.
@@ -54,7 +56,7 @@ template <int R> struct Target {
         }
     }
 
-    /// By sorted lists of the largest eight.
+    /// topk <= SHORT_LIST: by sorted lists of the largest eight.
     DEVICE void find_short(i32 (&ties)[R], const Cell* assist, i32 classes, const Strip<R>& strip, i32 topk) {
         float top[R][SHORT_LIST];
 #pragma unroll
@@ -67,7 +69,7 @@ template <int R> struct Target {
             float v[R][4];
 #pragma unroll
             for (int k = 0; k < 4; k++) {
-                // Past the last class the values cannot matter: there are more than topk classes.
+                // Values past the last class have no effect: there are more than topk classes.
                 float base = -INFINITY, slope = 0.0f;
                 if (c + k < classes) cell_line(assist[c + k], strip.fx, base, slope);
 #pragma unroll
@@ -87,7 +89,7 @@ template <int R> struct Target {
         }
     }
 
-    /// By descending from one value to the next smaller one.
+    /// Any topk: by descending from one value to the next smaller one.
     DEVICE static void find_long(float& kth, i32& ties, const Cell* assist, i32 classes, float fx, float fy, i32 topk) {
         float bound = INFINITY;
         i32 left = topk;
@@ -105,7 +107,7 @@ template <int R> struct Target {
                     next = fmaxf(next, v);
                 }
             }
-            if (equal == 0) break;  // what is left is NaN
+            if (equal == 0) break;  // only NaNs are left
             kth = next;
             ties = left;
             left -= equal;
@@ -113,8 +115,9 @@ template <int R> struct Target {
         }
     }
 
-    /// Finds everything.
-    DEVICE void find(const Cell* core, const Cell* assist, i32 classes, const Strip<R>& strip, const Ensemble& ensemble) {
+    /// Computes all fields.
+    DEVICE void find(const Cell* core, const Cell* assist, i32 classes, const Strip<R>& strip,
+                     const Ensemble& ensemble) {
         i32 ties[R];
         find_kth(ties, assist, classes, strip, ensemble.topk);
         float sum[R];
@@ -137,7 +140,7 @@ template <int R> struct Target {
                 ties[r] -= tied ? 1 : 0;
                 last[r] = tied ? c : last[r];
                 z = blend(z, a, r, c, ensemble);
-                // One power a class: the sum is rescaled where a larger logit comes.
+                // Online softmax: the sum is rescaled where a larger logit comes, so one power per class is enough.
                 float power = exp2_approx(-LOG2_E * fabsf(z - largest[r]));
                 bool above = z > largest[r];
                 sum[r] = above ? fmaf(sum[r], power, 1.0f) : sum[r] + power;
@@ -151,7 +154,7 @@ template <int R> struct Target {
 
     /// The target logit of class `c` from the core's and the assistant's.
     DEVICE float blend(float core, float assist, int r, i32 c, const Ensemble& ensemble) const {
-        // A NaN is not below the k-th and stays visible.
+        // A NaN is not below the k-th and so stays visible.
         bool drop = assist < kth[r] || (assist == kth[r] && c > last[r]);
         return drop ? core : fmaf(ensemble.gamma, core, ensemble.rest * assist);
     }

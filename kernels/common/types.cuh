@@ -1,4 +1,4 @@
-// Integer names and 16-byte vectors, the same on both sides.
+// Integer names and 16-byte vectors, for nvcc and the host's compiler.
 #pragma once
 
 typedef unsigned char u8;

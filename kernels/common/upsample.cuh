@@ -1,17 +1,17 @@
-// Full-resolution logits, bilinear with align_corners, that are never in memory.
+// Full-resolution logits (bilinear, align_corners) that are evaluated on the fly and never stored.
 //
 // Between four neighbouring positions of the low resolution a logit is a polynomial in the fractions (fx, fy),
 //     z = a + fx b + fy (c + fx d),
-// so a block keeps four coefficients a class of one row of such cells in shared memory (NHWC logits in, [cell][class]
-// there) and a thread evaluates them at its pixels: a strip of up to R pixels of one column between two low rows. Lanes of a
-// warp are neighbouring columns, so most of them read the same cell. A block's tile is `columns` pixel columns by
-// `tile_cells` rows of cells.
+// so a block keeps four coefficients per class of one row of such cells in shared memory ([cell][class], from NHWC
+// logits) and a thread evaluates them at its pixels: a strip of up to R pixels of one column between two low rows.
+// Lanes of a warp are neighbouring columns, so most of them read the same cell. A block's tile is `columns` pixel
+// columns by `tile_cells` rows of cells.
 #pragma once
 
 #include "bilinear.cuh"
 #include "device.cuh"
 
-/// Logits of a softmax are mostly staged times log2(e), so that it takes powers of two.
+/// Logits of a softmax are mostly staged times log2(e), so that powers of two serve.
 constexpr float LOG2_E = 1.44269504088896341f;
 constexpr float LN_2 = 0.693147180559945309f;
 
@@ -21,9 +21,9 @@ struct Upsample {
     i32 images, low_h, low_w, classes, full_h, full_w;
     /// Pixel columns and rows of cells of a tile, tiles along x and y.
     i32 columns, tile_cells, tiles_x, tiles_y;
-    /// Most columns of cells that a tile keeps, most low columns that its pixels touch.
+    /// Maximum over tiles of the columns of cells kept, and of the low columns that the pixels touch.
     i32 slots, positions;
-    /// Classes whose gradient is folded at a time, a multiple of 8.
+    /// Classes whose gradient is reduced at a time, a multiple of 8.
     i32 chunk;
 };
 
@@ -46,8 +46,8 @@ struct Tile {
     i32 image;
     /// First pixel column, number of pixel columns.
     i32 x0, columns;
-    /// First cell column, number of cell columns that the pixels lie in; cells kept in shared memory: these, or one a
-    /// pixel column where the output is so much smaller that it skips cells.
+    /// First cell column, number of cell columns that the pixels lie in; columns of cells kept in shared memory: these,
+    /// or one per pixel column where the output is so much smaller that it skips cells.
     i32 cell0, cells, slots;
     /// Rows of cells.
     i32 row0, row1;
@@ -84,7 +84,7 @@ struct Tile {
 template <int R> struct Strip {
     i32 y, x;
     float fx;
-    /// Place between the low rows; 0 for pixels that are not there.
+    /// Fraction between the low rows; 0 where not live.
     float fy[R];
     bool live[R];
 
@@ -110,8 +110,7 @@ template <class T> struct Field {
     DEVICE float at(u64 i) const { return factor * to_float(x[i]); }
 };
 
-/// factor * the sum of `parts` parts of the channels, `step` (the number of classes) apart: x [images, low_h, low_w, parts,
-/// classes].
+/// factor * the sum over `parts` of x [images, low_h, low_w, parts, classes]; `step` is the number of classes.
 template <class T> struct FieldSum {
     const T* x;
     i32 parts, step;
@@ -142,7 +141,8 @@ DEVICE void cell_line(const Cell& cell, float fx, float& base, float& slope) {
 /// peaks[row & 1][side][slot], side 0 and 1 the columns at and after the cell. The first row's are found only where
 /// `both` asks for it.
 template <class F>
-DEVICE void find_peaks(float* peaks, const F& field, const Upsample& u, const Tile& tile, i32 image, i32 row, bool both) {
+DEVICE void find_peaks(float* peaks, const F& field, const Upsample& u, const Tile& tile, i32 image, i32 row,
+                       bool both) {
 #pragma unroll 1
     for (i32 task = i32(threadIdx.x); task < (both ? 4 : 2) * tile.slots; task += i32(blockDim.x)) {
         i32 corner = task / tile.slots, slot = task - corner * tile.slots;
@@ -166,7 +166,7 @@ DEVICE void stage_cells(Cell* cells, const F& field, const float* peaks, const U
     i32 pitch = field.pitch(u);
     u64 stride = u64(u.low_w) * pitch;
     u64 top = (u64(image) * u.low_h + row) * stride, bottom = (u64(image) * u.low_h + below) * stride;
-    // Consecutive threads take consecutive classes; a step is one division less than finding slot and class anew.
+    // Consecutive threads take consecutive classes; a step is one division less than computing slot and class again.
     i32 slot = i32(threadIdx.x) / classes, c = i32(threadIdx.x) - slot * classes;
     i32 slot_step = i32(blockDim.x) / classes, class_step = i32(blockDim.x) - slot_step * classes;
 #pragma unroll 1
@@ -177,7 +177,8 @@ DEVICE void stage_cells(Cell* cells, const F& field, const float* peaks, const U
         float v00 = field.at(top + l), v01 = field.at(top + r);
         float v10 = field.at(bottom + l), v11 = field.at(bottom + r);
         if (peaks) {
-            const float *above = peaks + (row & 1) * 2 * u.slots + slot, *under = peaks + (~row & 1) * 2 * u.slots + slot;
+            const float *above = peaks + (row & 1) * 2 * u.slots + slot,
+                        *under = peaks + (~row & 1) * 2 * u.slots + slot;
             v00 -= above[0];
             v01 -= above[u.slots];
             v10 -= under[0];

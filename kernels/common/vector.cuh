@@ -1,10 +1,25 @@
-// Runs of consecutive values that are loaded and stored as one, and the splitting of a flat index.
+// Vectorised loads and stores, and division of a flat index.
 #pragma once
 
 #include "device.cuh"
 
 /// Values of type T in 16 bytes, the widest access.
 template <class T> constexpr int VECTOR = 16 / sizeof(T);
+
+/// A compile-time integer that is passed as a value.
+template <int value> struct Constant {
+    constexpr operator int() const { return value; }
+};
+
+/// Calls `f` with the vector width for runs of `len` values: VECTOR<T> where that divides `len`, else 1.
+/// `f` should capture by value: captured references cost registers in some kernels.
+template <class T, class F> DEVICE void with_width(u32 len, F f) {
+    if (len % VECTOR<T> == 0) {
+        f(Constant<VECTOR<T>>());
+    } else {
+        f(Constant<1>());
+    }
+}
 
 /// `width` values that move as one; their address must be a multiple of their size.
 template <class T, int width> struct alignas(width * sizeof(T)) Pack {
@@ -37,15 +52,15 @@ template <int width, class T> DEVICE void store(T* p, const float (&v)[width]) {
     store_pack<width>(p, pack);
 }
 
-/// The thread's number in the grid, along x.
+/// Index of the thread in the grid, along x.
 DEVICE u64 grid_thread() { return blockIdx.x * u64(blockDim.x) + threadIdx.x; }
 
 /// The number of threads of the grid, along x.
 DEVICE u64 grid_threads() { return u64(gridDim.x) * blockDim.x; }
 
-/// Divides `i` by `len` and returns the remainder: takes the fastest index off a flat one. Nearly all indices fit in 32
-/// bits. Others are divided bit by bit: the compiler's 64-bit division is a call, which costs registers even where it is
-/// never made.
+/// Divides `i` by `len` and returns the remainder: splits the fastest index off a flat one. Nearly all indices fit in
+/// 32 bits. Others are divided bit by bit: the compiler's 64-bit division is a call, which costs registers even where
+/// it is not taken.
 DEVICE u32 split(u64& i, u32 len) {
     if (i >> 32) {
         u64 rest = 0;

@@ -72,8 +72,8 @@ impl<H: Hooks> Driver for Hooked<H> {
     fn allows_arena(&self) -> bool {
         self.hooks.allows_arena()
     }
-    fn has_warpgroup_products(&self) -> bool {
-        self.under.has_warpgroup_products()
+    fn has_wgmma(&self) -> bool {
+        self.under.has_wgmma()
     }
     fn tensor_map(&self, spec: &TensorMapSpec) -> Result<TensorMap> {
         self.under.tensor_map(spec)

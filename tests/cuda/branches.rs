@@ -122,8 +122,8 @@ impl Driver for Late {
     fn synchronize(&self) -> Result<()> {
         self.settle()
     }
-    fn has_warpgroup_products(&self) -> bool {
-        self.under.has_warpgroup_products()
+    fn has_wgmma(&self) -> bool {
+        self.under.has_wgmma()
     }
     fn tensor_map(&self, spec: &TensorMapSpec) -> Result<TensorMap> {
         self.under.tensor_map(spec)

@@ -1,6 +1,6 @@
-//! Compiles kernels with the host's C++ compiler for the emulator: each file twice, once plain and once with the
-//! accesses to memory instrumented, in namespaces of their own. Only files whose text, headers or flags changed are
-//! compiled again. Sets the cfg `emulator` where there is a compiler.
+//! Compiles kernels with the host's C++ compiler for the emulator: each file twice, once plain and once with
+//! the accesses to memory instrumented, in namespaces of their own. Only files whose text, headers or flags
+//! changed are compiled again. Sets the cfg `emulator` where there is a compiler.
 
 use std::collections::hash_map::DefaultHasher;
 use std::ffi::OsString;
@@ -25,7 +25,7 @@ pub struct Kernels<'a> {
     pub archive: &'a str,
 }
 
-/// No runtime of C++ is linked. Contracted or reordered sums would differ between the two builds.
+/// No C++ runtime is linked. Contracted or reordered sums would differ between the two builds.
 const FLAGS: [&str; 7] = [
     "-std=c++17",
     "-ffp-contract=off",
@@ -36,7 +36,7 @@ const FLAGS: [&str; 7] = [
     "-Wno-unknown-pragmas",
 ];
 const PLAIN_FLAGS: [&str; 1] = ["-O2"];
-/// -O1 moves no load to where the text has none. Lines are for reports.
+/// -O1 does not introduce loads. Line numbers are for reports.
 const CHECKED_FLAGS: [&str; 4] = ["-O1", "-g1", "-fsanitize=thread", "-DEMULATOR_CHECKED"];
 
 /// One object file to be made.
@@ -48,7 +48,8 @@ struct Unit {
     flags: Vec<String>,
 }
 
-/// Compiles what changed, archives it, and writes `$OUT_DIR/table.rs`, which declares `FILES`: the files and their kernels.
+/// Compiles what changed, archives it, and writes `$OUT_DIR/table.rs`, which declares `FILES`: the files and
+/// their kernels.
 pub fn build(kernels: &Kernels) {
     println!("cargo:rustc-check-cfg=cfg(emulator)");
     for path in [kernels.folder, kernels.headers, kernels.cpp] {
@@ -82,7 +83,7 @@ pub fn build(kernels: &Kernels) {
             object: out.join("emulated.o"),
             source: kernels.cpp.join("emulated.cpp"),
             key: headers.clone(),
-            // The arithmetic of matrix instructions is worth the vector units.
+            // The arithmetic of matrix instructions profits from vectorisation.
             flags: vec!["-O3".into()],
         });
     }
@@ -137,7 +138,8 @@ fn compiler() -> Option<cc::Tool> {
     (runs && !tool.is_like_msvc()).then_some(tool)
 }
 
-/// A translation unit that has the kernel file in a namespace and gives its list of kernels and their bounds away.
+/// A translation unit that has the kernel file in a namespace and exports its list of kernels and their
+/// bounds.
 fn wrapper(name: &str, file: &Path, text: &str) -> String {
     let mut bounds = String::new();
     for (kernel, threads, cluster) in launch_bounds(text) {
@@ -153,8 +155,9 @@ fn wrapper(name: &str, file: &Path, text: &str) -> String {
     )
 }
 
-/// Kernels with the threads of a block and the blocks of a cluster in `KERNEL(threads) name(`, `KERNEL_RESIDENT(threads, blocks)
-/// name(` or `KERNEL_CLUSTER(threads, blocks) name(`. Those that a macro makes are not seen and have no bounds.
+/// Kernels with the threads per block and the blocks per cluster in `KERNEL(threads) name(`,
+/// `KERNEL_RESIDENT(threads, blocks) name(` or `KERNEL_CLUSTER(threads, blocks) name(`. Kernels that a macro
+/// defines are not found and have no bounds.
 fn launch_bounds(text: &str) -> Vec<(&str, &str, &str)> {
     // The name may stand on the next line.
     let lines = text.match_indices("\nKERNEL").map(|(at, head)| &text[at + head.len()..]);

@@ -1,8 +1,14 @@
 //! Launch plans of kernels/batch_norm.cu.
 
 use super::channels::{Rows, THREADS};
-use super::driver::DevicePtr;
-use super::*;
+use super::driver::{Args, DevicePtr, Launch};
+use super::memory::{Buffer, Moments, Sums, Tensor, Vector, args};
+use super::{Cuda, memory};
+use crate::ops::{
+    Activation, BatchNorm, BatchNormEval, BatchNormEvalBwd, BatchNormOps, BatchNormSaved, BatchNormTangent,
+    BatchNormTrain, BatchNormTrainBwd, FrozenNorm, NormPass, Shape,
+};
+use std::sync::Arc;
 
 impl BatchNormOps for Cuda {
     fn batch_norm_train(&self, op: BatchNormTrain<'_, Cuda>) -> (Tensor, BatchNormSaved<Cuda>) {
@@ -11,7 +17,7 @@ impl BatchNormOps for Cuda {
         let parts = moments_of_x.cloned().unwrap_or_else(|| moments_of_parts(self, x));
         let running = [bn.running_mean, bn.running_var].map(|span| stats.at(span.offset));
         let (positions, c) = (x.shape.positions() as u32, x.shape.c as u32);
-        let (len, (join, lanes)) = (parts.len as u32, join(parts.parts, c));
+        let (len, (launch, lanes)) = (parts.len as u32, combine(parts.parts, c));
         let args = args![
             moments,
             running[0],
@@ -24,7 +30,7 @@ impl BatchNormOps for Cuda {
             bn.momentum,
             bn.eps
         ];
-        self.launch(FILE, "batch_norm_moments", join, args);
+        self.launch(FILE, "batch_norm_moments", launch, args);
         let y = normalise(self, x, Norm::batch(&moments, params, bn), act, residual);
         (y, BatchNormSaved { moments })
     }
@@ -50,18 +56,18 @@ impl BatchNormOps for Cuda {
             self.launch_typed(FILE, "batch_norm_bwd_few", x.dtype, Launch::new(blocks, THREADS), args);
             return (dx, dres);
         }
-        let lines = self.buffer(4 * 2 * bn.channels);
-        // Without a residual the input says where the activation bent, and the output is not read.
+        let coeffs = self.buffer(4 * 2 * bn.channels);
+        // Without a residual the sign of the activation follows from the input, and the output is not read.
         let y = residual.then_some(y);
         let sums = sums.cloned().unwrap_or_else(|| sums_of_parts(self, (dy, x, y), norm, act, None));
-        gradients(self, &sums, x.shape, norm, grads, bn, Some(&lines));
+        gradients(self, &sums, x.shape, norm, grads, bn, Some(&coeffs));
         let args =
-            args![dx, dres, dy, x, y, lines, norm, slope(act), pass.rows.lanes, pass.positions, pass.c];
+            args![dx, dres, dy, x, y, coeffs, norm, slope(act), pass.rows.lanes, pass.positions, pass.c];
         self.launch_typed(FILE, "batch_norm_bwd", x.dtype, pass.launch(), args);
         (dx, dres)
     }
 
-    /// In one pass: the input says where the activation bent.
+    /// In one pass, as the sign of the activation follows from the input.
     fn batch_norm_eval_bwd(&self, op: BatchNormEvalBwd<'_, Cuda>) -> Tensor {
         let BatchNormEvalBwd { dy, x, params, grads, norm: FrozenNorm { stats, bn, act }, .. } = op;
         let dx = self.tensor_of(x.dtype, x.shape);
@@ -84,46 +90,47 @@ impl BatchNormOps for Cuda {
 
 const FILE: &str = "batch_norm";
 
-/// Channels of a block that joins parts. Where there are many, more rows of threads share them.
-const JOIN_LANES: usize = 8;
+/// Channels per block of the kernels that combine parts; fewer where there are many parts, so that more
+/// threads share them.
+const COMBINE_LANES: usize = 8;
 const MANY_PARTS: usize = 512;
 const FEW_LANES: usize = 2;
-/// Up to this many values a channel, the backward pass is computed in double from the input: with two, its result is
-/// what is left of terms 1e5 times larger.
+/// Up to this many values per channel the backward pass is computed in double from the input: with two, its
+/// result is the difference of terms 1e5 times larger.
 const FEW: usize = 32;
 
 /// A layer's parameters and statistics, `Norm` in the kernels.
 #[repr(C)]
 #[derive(Clone, Copy, Default, bytemuck::Pod, bytemuck::Zeroable)]
-pub struct Norm {
+pub(super) struct Norm {
     weight: DevicePtr,
     bias: DevicePtr,
     mean: DevicePtr,
-    spread: DevicePtr,
+    var_or_inv: DevicePtr,
     eps: f32,
     frozen: u32,
 }
 
 impl Norm {
-    /// With the moments of a batch: means, then 1 / sqrt(var + eps).
-    pub fn batch(moments: &Vector, params: &Vector, bn: &BatchNorm) -> Norm {
+    /// With the moments of a batch, `[2, c]`: means, then 1 / sqrt(var + eps).
+    pub(super) fn batch(moments: &Vector, params: &Vector, bn: &BatchNorm) -> Norm {
         Norm {
             weight: params.at(bn.weight.offset),
             bias: params.at(bn.bias.offset),
             mean: moments.at(0),
-            spread: moments.at(bn.channels),
+            var_or_inv: moments.at(bn.channels),
             eps: bn.eps as f32,
             frozen: 0,
         }
     }
 
     /// With the running statistics.
-    pub fn frozen(stats: &Vector, params: &Vector, bn: &BatchNorm) -> Norm {
+    pub(super) fn frozen(stats: &Vector, params: &Vector, bn: &BatchNorm) -> Norm {
         Norm {
             weight: params.at(bn.weight.offset),
             bias: params.at(bn.bias.offset),
             mean: stats.at(bn.running_mean.offset),
-            spread: stats.at(bn.running_var.offset),
+            var_or_inv: stats.at(bn.running_var.offset),
             eps: bn.eps as f32,
             frozen: 1,
         }
@@ -156,14 +163,14 @@ impl Pass {
     }
 }
 
-/// Of a kernel that joins `parts` parts of `c` channels, and the channels of a block.
-fn join(parts: usize, c: u32) -> (Launch, u32) {
-    let lanes = if parts > MANY_PARTS { FEW_LANES } else { JOIN_LANES };
+/// Launch of a kernel that combines `parts` parts of `c` channels, and its channels per block.
+fn combine(parts: usize, c: u32) -> (Launch, u32) {
+    let lanes = if parts > MANY_PARTS { FEW_LANES } else { COMBINE_LANES };
     (Launch::new((c as usize).div_ceil(lanes), THREADS), lanes as u32)
 }
 
 /// Slope below zero of an activation; 1 for the identity.
-pub fn slope(act: Activation) -> f32 {
+pub(super) fn slope(act: Activation) -> f32 {
     match act {
         Activation::Identity => 1.0,
         Activation::LeakyRelu(slope) => slope as f32,
@@ -203,8 +210,8 @@ fn sums_of_parts(
     Sums { buffer, parts: pass.parts }
 }
 
-/// Adds the gradients of weight and bias to `grads`. Returns what the data gradient of a batch's statistics needs where `lines` is
-/// given.
+/// Adds the gradients of weight and bias to `grads`; writes the coefficients of the data gradient with a
+/// batch's statistics to `coeffs`.
 fn gradients(
     d: &Cuda,
     sums: &Sums,
@@ -212,16 +219,17 @@ fn gradients(
     norm: Norm,
     grads: &mut Vector,
     bn: &BatchNorm,
-    lines: Option<&Buffer>,
+    coeffs: Option<&Buffer>,
 ) {
     let (dweight, dbias) = (grads.at(bn.weight.offset), grads.at(bn.bias.offset));
     let (positions, c) = (x.positions() as u32, x.c as u32);
-    let (join, lanes) = join(sums.parts, c);
-    let args = args![dweight, dbias, lines, sums.buffer, norm, sums.parts as u32, lanes, positions, c];
-    d.launch(FILE, "batch_norm_gradients", join, args);
+    let (launch, lanes) = combine(sums.parts, c);
+    let args = args![dweight, dbias, coeffs, sums.buffer, norm, sums.parts as u32, lanes, positions, c];
+    d.launch(FILE, "batch_norm_gradients", launch, args);
 }
 
-/// Whether the backward pass over an activation of shape `x` begins with sums.
-pub fn wants_sums(x: Shape) -> bool {
+/// Whether the backward pass over an activation of shape `x` takes sums, and not the kernel for few
+/// positions.
+pub(super) fn wants_sums(x: Shape) -> bool {
     x.positions() > FEW
 }

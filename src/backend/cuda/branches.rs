@@ -1,24 +1,24 @@
-//! Branches of a step that may run at the same time: where a piece of work stands among them, and from when on the memory
-//! that it gives back is free for all of them. Plain bookkeeping; knows no devices.
+//! Branches of a step that may run concurrently: on which branch work is, and from when on memory that it
+//! frees is free for all of them. Plain bookkeeping; must not know devices.
 
-/// A turn of a program that forks.
+/// A fork or join in a step's sequence of calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Branch {
     /// What follows is the first of several branches.
     Fork,
-    /// What follows is the next branch: it needs nothing of those before it.
+    /// What follows is the next branch: it depends on none before it.
     Next,
-    /// What follows needs all of them.
+    /// What follows depends on all of them.
     Join,
 }
 
-/// Where work stands: the number of each fork that is open there, outermost first, and of the branch it took.
+/// A position among branches: of each open fork, outermost first, its number and that of the branch.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Place(Vec<(u32, u32)>);
+pub(super) struct Place(Vec<(u32, u32)>);
 
 impl Place {
-    /// Whether work here and work there may run at the same time.
-    pub fn beside(&self, other: &Place) -> bool {
+    /// Whether work here and work there may run concurrently.
+    pub(super) fn concurrent_with(&self, other: &Place) -> bool {
         self.0.iter().zip(&other.0).find(|(a, b)| a != b).is_some_and(|(a, b)| a.0 == b.0)
     }
 
@@ -28,17 +28,18 @@ impl Place {
     }
 
     /// Whether no fork is open.
-    pub fn is_trunk(&self) -> bool {
+    pub(super) fn is_trunk(&self) -> bool {
         self.0.is_empty()
     }
 }
 
-/// Follows a program through its forks, and with it things that were given back on one branch while others may use them.
+/// Follows a step through its forks, and holds back things that were freed on one branch while others may use
+/// them.
 #[derive(Debug)]
-pub struct Branches<T> {
+pub(super) struct Branches<T> {
     place: Place,
     forks: u32,
-    /// Given back where their birthplace's other branches may still use them, with that place.
+    /// Freed things that other branches may still use, with the place of their allocation.
     held: Vec<(Place, T)>,
 }
 
@@ -49,13 +50,13 @@ impl<T> Default for Branches<T> {
 }
 
 impl<T> Branches<T> {
-    /// Where the program stands.
-    pub fn place(&self) -> &Place {
+    /// The current place.
+    pub(super) fn place(&self) -> &Place {
         &self.place
     }
 
-    /// The program turns. Returns what is free from here on, of what was held back.
-    pub fn turn(&mut self, branch: Branch) -> Vec<T> {
+    /// Forks, goes on to the next branch, or joins. Returns what was held back and is free from here on.
+    pub(super) fn turn(&mut self, branch: Branch) -> Vec<T> {
         match branch {
             Branch::Fork => {
                 self.place.0.push((self.forks, 0));
@@ -76,9 +77,9 @@ impl<T> Branches<T> {
         }
     }
 
-    /// Something that was taken at `born` is given back. Returns it if it is free at once, which on this branch it is; what
-    /// comes from outside the branch is held until the join, as other branches may still use it.
-    pub fn give_back(&mut self, born: &Place, thing: T) -> Option<T> {
+    /// Frees something that was allocated at `born`. Returns it if it is free at once, as what this branch
+    /// allocated is; what comes from outside is held until the join, as other branches may still use it.
+    pub(super) fn give_back(&mut self, born: &Place, thing: T) -> Option<T> {
         if born.within(&self.place) {
             return Some(thing);
         }
@@ -99,17 +100,21 @@ mod tests {
     }
 
     #[test]
-    fn branches_of_one_fork_are_beside_each_other() {
+    fn branches_of_one_fork_are_concurrent() {
         use Branch::*;
         let (trunk, first, second) = (after(&[]), after(&[Fork]), after(&[Fork, Next]));
         let inner = after(&[Fork, Fork, Next]);
         let later = after(&[Fork, Next, Join, Fork, Next]);
-        assert!(first.beside(&second) && second.beside(&first) && inner.beside(&second));
-        assert!(inner.beside(&after(&[Fork, Fork])));
+        assert!(
+            first.concurrent_with(&second)
+                && second.concurrent_with(&first)
+                && inner.concurrent_with(&second)
+        );
+        assert!(inner.concurrent_with(&after(&[Fork, Fork])));
         for (a, b) in
             [(&trunk, &first), (&first, &first), (&inner, &first), (&later, &first), (&later, &second)]
         {
-            assert!(!a.beside(b) && !b.beside(a), "{a:?} {b:?}");
+            assert!(!a.concurrent_with(b) && !b.concurrent_with(a), "{a:?} {b:?}");
         }
         assert!(trunk.is_trunk() && after(&[Fork, Join]).is_trunk() && !inner.is_trunk());
     }

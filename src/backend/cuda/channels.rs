@@ -1,34 +1,33 @@
-//! How kernels that keep channels in registers cut an activation into blocks: the geometry that
-//! kernels/common/channels.cuh assumes. Knows no op.
+//! How kernels that keep channels in registers divide an activation among blocks: the geometry that
+//! kernels/common/channels.cuh assumes. Must not know ops.
 
 use super::Dtype;
 
-/// Threads of a block.
-pub const THREADS: u32 = 256;
-/// Blocks that a pass over a large activation is cut into, about: a GPU of 132 multiprocessors holds so many at once.
+/// Threads per block.
+pub(super) const THREADS: u32 = 256;
+/// About as many blocks as a pass over a large activation has: what 132 multiprocessors hold at a time.
 const BLOCKS: usize = 1024;
-/// Positions that a thread takes at least, so that what it loads once a channel pays.
+/// Fewest positions per thread, to amortise what it loads once per channel.
 const POSITIONS: usize = 4;
 
 /// A block is rows of `lanes` threads along the channels; `slabs` such rows cover all channels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Rows {
+pub(super) struct Rows {
     /// Threads along the channels, a power of two up to a warp.
-    pub lanes: u32,
+    pub(super) lanes: u32,
     /// Blocks along the channels.
-    pub slabs: usize,
+    pub(super) slabs: usize,
 }
 
 impl Rows {
-    /// Rows for `c` channels of `dtype`.
-    pub fn new(dtype: Dtype, c: usize) -> Rows {
+    pub(super) fn new(dtype: Dtype, c: usize) -> Rows {
         let groups = c / dtype.vector_width(c);
         let lanes = groups.next_power_of_two().min(32);
         Rows { lanes: lanes as u32, slabs: groups.div_ceil(lanes) }
     }
 
-    /// Parts that `positions` are cut into where `others` things (images, bins) are cut alike.
-    pub fn parts(&self, positions: usize, others: usize) -> usize {
+    /// Parts that `positions` are divided into, where the grid has them for each of `others` images or bins.
+    pub(super) fn parts(&self, positions: usize, others: usize) -> usize {
         let rows = (THREADS / self.lanes) as usize;
         let most = positions.div_ceil(rows * POSITIONS).max(1);
         (BLOCKS / (self.slabs * others).max(1)).clamp(1, most)

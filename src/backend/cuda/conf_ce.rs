@@ -1,9 +1,12 @@
 //! Launch plans of kernels/conf_ce.cu.
 
+use super::Cuda;
 use super::cut_mix::mix_buffer;
+use super::driver::DevicePtr;
 use super::loss::{Boxes, Plan, Teachers, Term, Workspace};
-use super::memory::plain_arg;
-use super::*;
+use super::memory::{Dtype, args, plain_arg};
+use crate::Error;
+use crate::ops::{ConfCeArgs, ConfCeOps, ConfCeOut, HISTOGRAM_BINS, TeacherLogits};
 use bytemuck::{Pod, Zeroable};
 
 impl ConfCeOps for Cuda {
@@ -29,7 +32,7 @@ impl ConfCeOps for Cuda {
         // Numbers of passed pixels and of selected pairs.
         let (counts, histogram, boxes) = (self.counts(2), self.counts(HISTOGRAM_BINS), mix_buffer(self, mix));
         let confusion = self.counts(student.shape.c * student.shape.c);
-        let (launch, tally) = plan.fold_counting(&confusion);
+        let (launch, matrix) = plan.loss_counting(&confusion);
         let labels = Pseudo {
             label: pseudo.label.buffer.ptr(),
             confidence: pseudo.confidence.buffer.ptr(),
@@ -51,7 +54,7 @@ impl ConfCeOps for Cuda {
                 sums,
                 counts,
                 histogram,
-                tally,
+                matrix,
                 student,
                 labels,
                 Boxes::new(&boxes),
@@ -64,7 +67,7 @@ impl ConfCeOps for Cuda {
                 sums,
                 counts,
                 histogram,
-                tally,
+                matrix,
                 student,
                 core,
                 assist,

@@ -1,6 +1,10 @@
 //! Launch plans of kernels/confusion_matrix.cu.
 
-use super::*;
+use super::Cuda;
+use super::driver::Launch;
+use super::memory::{Counts, Dtype, Labels, Tensor, args};
+use crate::Error;
+use crate::ops::ConfusionMatrixOps;
 
 impl ConfusionMatrixOps for Cuda {
     fn confusion_matrix(
@@ -32,7 +36,7 @@ const FILE: &str = "confusion_matrix";
 
 /// Labels that a thread takes at a time.
 const WIDTH: usize = 16;
-/// Shared memory of a block that every GPU grants without asking.
+/// Shared memory per block without opting in to more.
 const SHARED: usize = 48 << 10;
-/// Blocks at most: each adds its whole matrix to the result.
+/// Most blocks, as each adds its whole matrix to the result.
 const BLOCKS: usize = 528;

@@ -1,7 +1,10 @@
 //! Launch plans of kernels/cross_entropy.cu.
 
+use super::Cuda;
+use super::driver::{DevicePtr, Launch};
 use super::loss::{Field, Plan, Term};
-use super::*;
+use super::memory::{Buffer, Labels, Tensor, args};
+use crate::ops::{CrossEntropyOps, LabelLoss, Ohem};
 
 impl CrossEntropyOps for Cuda {
     fn cross_entropy(&self, logits: &Tensor, target: &Labels, grad_scale: f64) -> LabelLoss<Self> {
@@ -24,18 +27,18 @@ const FILE: &str = "cross_entropy";
 const LEVELS: i32 = 3;
 const BINS: usize = 2048;
 
-/// Where `bound` lies in the kernel's `Selection`, and its size.
+/// Offset of `bound` in the kernel's `Selection`, and the size of that, in bytes.
 const BOUND: usize = 8;
 const SELECTION_BYTES: usize = 16;
 
 /// Mean cross entropy over labelled pixels and its gradient times `grad_scale`.
-pub fn cross_entropy(d: &Cuda, logits: &Tensor, target: &Labels, grad_scale: f64) -> LabelLoss<Cuda> {
+pub(super) fn cross_entropy(d: &Cuda, logits: &Tensor, target: &Labels, grad_scale: f64) -> LabelLoss<Cuda> {
     mean(d, logits, target, grad_scale, None)
 }
 
-/// Cross entropy over the hardest pixels. The bound on their true-class probability stays on the device: one pass writes
-/// the probabilities, three levels of histograms find the `min_kept`-th smallest.
-pub fn ohem_cross_entropy(
+/// Cross entropy over the hardest pixels. The bound on their true-class probability stays on the device: one
+/// pass writes the probabilities, three levels of histograms find the `min_kept`-th smallest.
+pub(super) fn ohem_cross_entropy(
     d: &Cuda,
     logits: &Tensor,
     target: &Labels,
@@ -74,7 +77,7 @@ fn mean(
     let plan = Plan::new(logits.shape, (target.shape.h, target.shape.w), 1);
     let (workspace, kept, loss) = (plan.workspace(d, 1), d.counts(1), d.scalar());
     let confusion = d.counts(logits.shape.c * logits.shape.c);
-    let (launch, tally) = plan.fold_counting(&confusion);
+    let (launch, matrix) = plan.loss_counting(&confusion);
     let (probability, bound) = bounded.unzip();
     let args = args![
         workspace.parts,
@@ -84,7 +87,7 @@ fn mean(
         target,
         probability,
         bound,
-        tally,
+        matrix,
         plan.upsample
     ];
     d.launch_typed(FILE, "cross_entropy_fwd_bwd", logits.dtype, launch, args);

@@ -1,6 +1,9 @@
 //! Launch plans of kernels/cut_mix.cu, and CutMix as the data that kernels read through common/cut_mix.cuh.
 
-use super::*;
+use super::Cuda;
+use super::driver::Launch;
+use super::memory::{Buffer, Tensor, args};
+use crate::ops::{CutMixOps, Mix, Shape};
 
 impl CutMixOps for Cuda {
     fn cut_mix(&self, x: &Tensor, mix: &Mix) -> Tensor {
@@ -16,8 +19,9 @@ impl CutMixOps for Cuda {
 
 const FILE: &str = "cut_mix";
 
-/// `mix` on the device and its number of rounds: `[rounds][n][5]` of y0, x0, y1, x1 and the source image, as `i32`.
-pub fn mix_buffer(d: &Cuda, mix: &Mix) -> (Buffer, u32) {
+/// `mix` on the device and its number of rounds: `[rounds][n][5]` of y0, x0, y1, x1 and the source image, as
+/// `i32`.
+pub(super) fn mix_buffer(d: &Cuda, mix: &Mix) -> (Buffer, u32) {
     let rows = mix.boxes.iter().flatten().zip(mix.perm.iter().flatten());
     // Boxes and sources fit: they were validated against images in memory.
     let data: Vec<i32> =

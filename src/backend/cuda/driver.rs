@@ -1,5 +1,5 @@
-//! What runs kernels: the CUDA driver on a GPU, or the emulator on a processor. Both load the same kernels by name and take
-//! the same launches, so launch plans are tested wherever the emulator runs. Knows nothing of ops.
+//! What runs kernels: the CUDA driver on a GPU, or the emulator on a processor. Both load the same kernels by
+//! name and take the same launches, so launch plans are tested wherever the emulator runs. Must not know ops.
 
 use super::branches::Branch;
 use super::tensor_map::{TensorMap, TensorMapSpec};
@@ -17,7 +17,7 @@ impl DevicePtr {
     }
 }
 
-/// Number of blocks and of threads a block, and bytes of dynamic shared memory.
+/// Grid, threads per block, and dynamic shared memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Launch {
     /// Blocks along x, y, z.
@@ -34,12 +34,12 @@ impl Launch {
         Launch { grid: [blocks as u32, 1, 1], block: [threads, 1, 1], shared: 0 }
     }
 
-    /// 256 threads a block for a loop over `len` elements that strides over the grid.
+    /// 256 threads per block for a grid-stride loop over `len` elements.
     pub fn linear(len: usize) -> Launch {
         Launch::new(len.div_ceil(256).clamp(1, 4096), 256)
     }
 
-    /// Blocks along x, y, z.
+    /// A grid of `blocks` along x, y, z without dynamic shared memory.
     pub fn grid3(blocks: [usize; 3], threads: u32) -> Launch {
         Launch { grid: blocks.map(|v| v as u32), block: [threads, 1, 1], shared: 0 }
     }
@@ -58,7 +58,8 @@ pub struct Args {
 }
 
 impl Args {
-    /// Appends one argument: a number, a [`DevicePtr`] or a `#[repr(C)]` struct that the kernel takes by value.
+    /// Appends one argument: a number, a [`DevicePtr`] or a `#[repr(C)]` struct that the kernel takes by
+    /// value.
     pub fn push<T: bytemuck::Pod>(&mut self, value: T) {
         self.bytes.extend_from_slice(bytemuck::bytes_of(&value));
         self.ends.push(self.bytes.len());
@@ -73,9 +74,9 @@ impl Args {
 /// A kernel by the file in `kernels/` that holds it (without `.cu`) and its name there.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Kernel {
-    /// File.
+    /// Name of the file.
     pub file: &'static str,
-    /// Function.
+    /// Name of the function.
     pub name: String,
 }
 
@@ -85,8 +86,8 @@ impl std::fmt::Display for Kernel {
     }
 }
 
-/// Memory and launches of one device, in the order of the calls. Within a step a device may do the work of branches at the same
-/// time, and all of it as late as when the step ends.
+/// Memory and launches of one device, in the order of the calls. Within a step a device may do the work of
+/// branches at the same time, and all of it as late as when the step ends.
 pub trait Driver: Send + Sync {
     /// As on the command line: `cuda:0`, `emulated`.
     fn name(&self) -> String;
@@ -95,7 +96,7 @@ pub trait Driver: Send + Sync {
     /// # Errors
     /// Not enough memory.
     fn alloc(&self, bytes: usize) -> Result<DevicePtr>;
-    /// Gives back what `alloc` gave, once the work submitted so far is done.
+    /// Frees what `alloc` returned, once the work submitted so far is done.
     fn free(&self, ptr: DevicePtr, bytes: usize);
     /// Copies to the device; `data` may be reused on return.
     ///
@@ -120,7 +121,8 @@ pub trait Driver: Send + Sync {
     /// Runs a kernel.
     ///
     /// # Errors
-    /// No such kernel, arguments of other sizes than the kernel's, a launch that the device cannot do, a fault.
+    /// No such kernel, arguments of other sizes than the kernel's, a launch that the device cannot do, a
+    /// fault.
     fn launch(&self, kernel: &Kernel, launch: Launch, args: &Args) -> Result<()>;
     /// Waits for the work submitted so far.
     ///
@@ -128,14 +130,14 @@ pub trait Driver: Send + Sync {
     /// A fault of that work.
     fn synchronize(&self) -> Result<()>;
 
-    /// Whether kernels of kernels/*_wgmma.cu run: matrix products of warpgroups and bulk copies, of compute capability 9.0.
-    fn has_warpgroup_products(&self) -> bool {
+    /// Whether kernels of kernels/*_wgmma.cu run: TMA and WGMMA, of compute capability 9.0.
+    fn has_wgmma(&self) -> bool {
         false
     }
-    /// A tensor map for the bulk copies of a kernel.
+    /// A tensor map for TMA.
     ///
     /// # Errors
-    /// A device without bulk copies, and what the hardware's limits forbid.
+    /// A device without TMA, and specifications beyond the hardware's limits.
     fn tensor_map(&self, _spec: &TensorMapSpec) -> Result<TensorMap> {
         Err(Error::Device { name: self.name(), message: "it has no tensor maps".into() })
     }
@@ -143,19 +145,20 @@ pub trait Driver: Send + Sync {
     fn available_memory(&self) -> Option<u64> {
         None
     }
-    /// Whether buffers may lie in one block with others. Not where each buffer's own bounds are watched.
+    /// Whether buffers may share one block of memory; not where the bounds of each buffer are checked.
     fn allows_arena(&self) -> bool {
         true
     }
-    /// Says what memory taken from now on is for; what was said before.
+    /// Sets what memory is allocated for from now on, for memory plans; returns the previous value.
     fn phase(&self, _name: &'static str) -> &'static str {
         ""
     }
-    /// A step begins that asks for the same memory and the same work in the same order as others of its kind.
+    /// A step begins. Steps of a kind ask for the same memory and the same work in the same order.
     fn begin_step(&self, _kind: &'static str) {}
-    /// The step forks, goes on to the next branch, or joins its branches. Branches write nothing that another reads or writes.
+    /// The step forks, goes on to the next branch, or joins its branches. A branch writes nothing that
+    /// another reads or writes.
     fn branch(&self, _turn: Branch) {}
-    /// The step is over; what it took and has not given back stays.
+    /// The step ends; memory that it has not freed stays.
     ///
     /// # Errors
     /// A fault of the device.

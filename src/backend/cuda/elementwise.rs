@@ -1,6 +1,9 @@
 //! Launch plans of kernels/elementwise.cu, and sums over positions.
 
-use super::*;
+use super::driver::Launch;
+use super::memory::{Tensor, args};
+use super::{Cuda, pool};
+use crate::ops::{ElementwiseOps, Shape};
 
 impl ElementwiseOps for Cuda {
     fn leaky_relu(&self, x: &Tensor, slope: f64) -> Tensor {
@@ -31,7 +34,7 @@ fn runs(len: usize, width: usize) -> Launch {
 }
 
 /// y = x for x > 0, slope x elsewhere.
-pub fn leaky_relu(d: &Cuda, x: &Tensor, slope: f64) -> Tensor {
+pub(super) fn leaky_relu(d: &Cuda, x: &Tensor, slope: f64) -> Tensor {
     let y = d.tensor_of(x.dtype, x.shape);
     let len = x.shape.len();
     let launch = runs(len, 16 / x.dtype.size());
@@ -40,7 +43,7 @@ pub fn leaky_relu(d: &Cuda, x: &Tensor, slope: f64) -> Tensor {
 }
 
 /// dx from dy and the input or the output.
-pub fn leaky_relu_bwd(d: &Cuda, dy: &Tensor, x: &Tensor, slope: f64) -> Tensor {
+pub(super) fn leaky_relu_bwd(d: &Cuda, dy: &Tensor, x: &Tensor, slope: f64) -> Tensor {
     let dx = d.tensor_of(x.dtype, x.shape);
     let len = x.shape.len();
     let launch = runs(len, 16 / x.dtype.size());
@@ -60,7 +63,7 @@ fn copy_channels(d: &Cuda, (y, to): (&Tensor, usize), (x, from): (&Tensor, usize
 }
 
 /// Channels of all parts, one after another.
-pub fn concat(d: &Cuda, parts: &[&Tensor]) -> Tensor {
+pub(super) fn concat(d: &Cuda, parts: &[&Tensor]) -> Tensor {
     let c = parts.iter().map(|p| p.shape.c).sum();
     let first = parts[0];
     let y = d.tensor_of(first.dtype, first.shape.with_channels(c));
@@ -72,15 +75,14 @@ pub fn concat(d: &Cuda, parts: &[&Tensor]) -> Tensor {
     y
 }
 
-/// The part of `len` channels that begins at `offset`.
-pub fn slice_channels(d: &Cuda, x: &Tensor, offset: usize, len: usize) -> Tensor {
+pub(super) fn slice_channels(d: &Cuda, x: &Tensor, offset: usize, len: usize) -> Tensor {
     let y = d.tensor_of(x.dtype, x.shape.with_channels(len));
     copy_channels(d, (&y, 0), (x, offset), len);
     y
 }
 
-/// x + alpha y; where y has one position an image it is added at every position of that image.
-pub fn add(d: &Cuda, x: &Tensor, y: &Tensor, alpha: f64) -> Tensor {
+/// x + alpha y; where y has one position per image it is added at every position of that image.
+pub(super) fn add(d: &Cuda, x: &Tensor, y: &Tensor, alpha: f64) -> Tensor {
     let out = d.tensor_of(x.dtype, x.shape);
     let Shape { n, h, w, c } = x.shape;
     let len = x.shape.len();
@@ -95,7 +97,7 @@ pub fn add(d: &Cuda, x: &Tensor, y: &Tensor, alpha: f64) -> Tensor {
     out
 }
 
-/// Sum over the positions of each image: that over one bin of a pooling.
-pub fn sum_positions(d: &Cuda, x: &Tensor) -> Tensor {
+/// Sum over the positions of each image: the sum over a single bin.
+pub(super) fn sum_positions(d: &Cuda, x: &Tensor) -> Tensor {
     pool::sum_bins(d, x, (1, 1), false)
 }

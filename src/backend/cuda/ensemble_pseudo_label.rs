@@ -1,7 +1,9 @@
 //! Launch plan of kernels/ensemble_pseudo_label.cu.
 
+use super::Cuda;
 use super::loss::{Plan, Teachers};
-use super::*;
+use super::memory::{Dtype, args};
+use crate::ops::{EnsembleOps, PseudoLabel, Shape, Size, TeacherLogits};
 
 const FILE: &str = "ensemble_pseudo_label";
 

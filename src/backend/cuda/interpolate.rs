@@ -1,6 +1,9 @@
 //! Launch plans of kernels/interpolate.cu.
 
-use super::*;
+use super::Cuda;
+use super::driver::Launch;
+use super::memory::{Tensor, args};
+use crate::ops::{InterpolateOps, Shape, Size};
 
 impl InterpolateOps for Cuda {
     fn interpolate(&self, x: &Tensor, size: Size) -> Tensor {

@@ -1,36 +1,37 @@
-//! What the plans of the fused losses share: tiles of kernels/common/fold.cuh, structs that their kernels take by value, and
-//! the launch of kernels/loss.cu that ends each of them.
+//! What the plans of the fused losses share: tiles of kernels/common/fused_loss.cuh, structs that their
+//! kernels take by value, and the launch of kernels/loss.cu that finishes each of them.
 
-use super::memory::plain_arg;
-use super::*;
+use super::Cuda;
+use super::driver::{DevicePtr, Launch};
+use super::memory::{Buffer, Counts, Dtype, Scalar, Tensor, args, plain_arg};
+use crate::ops::{Ensemble, Shape, Size};
 use bytemuck::{Pod, Zeroable};
 
-/// Rows of cells of a tile: every tile writes one row of gradients more than it has, so few rows cost memory traffic and
-/// many leave multiprocessors idle.
+/// Rows of cells of a tile. Every tile writes one row of gradients more than it has cells, so few rows cost
+/// memory traffic, and many leave multiprocessors idle.
 const TILE_CELLS: usize = 4;
 
-/// Classes folded at a time, at most.
+/// Most classes whose gradient is reduced at a time.
 const CHUNK: usize = 24;
 
 /// Most pixel columns of a tile: the kernels' launch bound.
 const COLUMNS: usize = 128;
 
-/// Shared memory of a block that every supported device has, less what kernels declare themselves.
+/// Dynamic shared memory per block that every supported device has next to the static part of the kernels.
 const MAX_SHARED: usize = 90 << 10;
 
-/// Largest confusion matrix that blocks count in shared memory, in bytes.
+/// Bytes of the largest confusion matrix that blocks count in shared memory.
 const MAX_CONFUSION: usize = 8 << 10;
 
 /// Most terms of a loss.
 const TERMS: usize = 3;
 
-/// Logits are staged times log2(e).
-pub const LOG2_E: f64 = std::f64::consts::LOG2_E;
+pub(super) const LOG2_E: f64 = std::f64::consts::LOG2_E;
 
 /// `Upsample` of kernels/common/upsample.cuh.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
-pub struct Upsample {
+pub(super) struct Upsample {
     images: i32,
     low_h: i32,
     low_w: i32,
@@ -49,7 +50,7 @@ pub struct Upsample {
 /// `Field` of kernels/common/upsample.cuh.
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]
-pub struct Field {
+pub(super) struct Field {
     x: DevicePtr,
     factor: f32,
     unused: u32,
@@ -58,7 +59,7 @@ pub struct Field {
 /// `FieldSum` of kernels/common/upsample.cuh.
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]
-pub struct FieldSum {
+pub(super) struct FieldSum {
     x: DevicePtr,
     parts: i32,
     step: i32,
@@ -69,7 +70,7 @@ pub struct FieldSum {
 /// `Ensemble` of kernels/common/teachers.cuh.
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]
-pub struct Teachers {
+pub(super) struct Teachers {
     gamma: f32,
     rest: f32,
     topk: i32,
@@ -78,16 +79,16 @@ pub struct Teachers {
 /// `Mix` of kernels/common/mixed_teachers.cuh.
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]
-pub struct Boxes {
+pub(super) struct Boxes {
     boxes: DevicePtr,
     rounds: i32,
     unused: u32,
 }
 
-/// `Confusion` of kernels/common/tally.cuh.
+/// `Confusion` of kernels/common/confusion.cuh.
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]
-pub struct Confusion {
+pub(super) struct Confusion {
     counts: DevicePtr,
     shared: i32,
     unused: u32,
@@ -96,7 +97,7 @@ pub struct Confusion {
 /// One term of a loss: `scale` / max(count, 1) times its sum, and `grad` times that in the gradient.
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]
-pub struct Term {
+pub(super) struct Term {
     count: DevicePtr,
     value: DevicePtr,
     scale: f64,
@@ -110,23 +111,22 @@ struct Terms([Term; TERMS]);
 plain_arg!(Upsample, Field, FieldSum, Teachers, Boxes, Confusion, Terms);
 
 impl Field {
-    /// Logits of a softmax.
-    pub fn logits(x: &Tensor) -> Field {
+    /// Logits times log2(e), for a softmax by powers of two.
+    pub(super) fn logits(x: &Tensor) -> Field {
         Field { x: x.buffer.ptr(), factor: LOG2_E as f32, unused: 0 }
     }
 }
 
 impl FieldSum {
     /// factor * the sum of `parts` equal parts of the channels of `x`.
-    pub fn new(x: &Tensor, parts: usize, factor: f64) -> FieldSum {
+    pub(super) fn new(x: &Tensor, parts: usize, factor: f64) -> FieldSum {
         let step = (x.shape.c / parts) as i32;
         FieldSum { x: x.buffer.ptr(), parts: parts as i32, step, factor: factor as f32, unused: 0 }
     }
 }
 
 impl Teachers {
-    /// Of `ensemble`.
-    pub fn new(ensemble: &Ensemble) -> Teachers {
+    pub(super) fn new(ensemble: &Ensemble) -> Teachers {
         Teachers {
             gamma: ensemble.gamma as f32,
             rest: (1.0 - ensemble.gamma) as f32,
@@ -136,15 +136,21 @@ impl Teachers {
 }
 
 impl Boxes {
-    /// Of what `cut_mix::mix_buffer` gives.
-    pub fn new((boxes, rounds): &(Buffer, u32)) -> Boxes {
+    /// From the buffer and the number of rounds of `cut_mix::mix_buffer`.
+    pub(super) fn new((boxes, rounds): &(Buffer, u32)) -> Boxes {
         Boxes { boxes: boxes.ptr(), rounds: *rounds as i32, unused: 0 }
     }
 }
 
 impl Term {
-    /// A term that is divided by count number `idx` of `counts`, if there are any, and whose value goes to `value`.
-    pub fn new(count: Option<(&Counts, usize)>, value: Option<&Scalar>, scale: f64, grad: f64) -> Term {
+    /// A term that is divided by count number `idx` of `counts`, if there are any, and whose value goes to
+    /// `value`.
+    pub(super) fn new(
+        count: Option<(&Counts, usize)>,
+        value: Option<&Scalar>,
+        scale: f64,
+        grad: f64,
+    ) -> Term {
         let count = count.map_or(DevicePtr(0), |(c, idx)| c.buffer.ptr().offset(8 * idx));
         Term { count, value: value.map_or(DevicePtr(0), |v| v.0.ptr()), scale, grad }
     }
@@ -152,28 +158,28 @@ impl Term {
 
 /// Tiles of one resampling.
 #[derive(Clone, Copy, Debug)]
-pub struct Plan {
-    /// What the kernels are told.
-    pub upsample: Upsample,
+pub(super) struct Plan {
+    /// The kernels' argument.
+    pub(super) upsample: Upsample,
     shape: Shape,
     fields: usize,
-    /// How often the gradient's channels repeat.
+    /// Copies of the gradient along the channels, one per decoder.
     copies: usize,
 }
 
-/// Number of the gap between `from` inputs that output `i` of `to` lies in.
+/// Index of the cell between `from` inputs that output `i` of `to` lies in.
 fn cell(i: usize, from: usize, to: usize) -> usize {
     (i * (from - 1) / (to - 1).max(1)).min(from.saturating_sub(2))
 }
 
 impl Plan {
-    /// Tiles for logits of shape `low` at `size`, of kernels that keep `fields` fields in shared memory. Of the column
-    /// counts that fit the least wasteful is taken, of equal ones the largest.
-    pub fn new(low: Shape, size: Size, fields: usize) -> Plan {
+    /// Tiles for logits of shape `low` at `size`, for kernels with `fields` fields in shared memory. Of the
+    /// column counts that fit, the one with the fewest idle threads, of equal ones the largest.
+    pub(super) fn new(low: Shape, size: Size, fields: usize) -> Plan {
         let candidates =
             [4, 8, 16, 32, 64, 96, COLUMNS].map(|columns| Plan::with(low, size, fields, columns));
         let waste = |p: &Plan| p.upsample.tiles_x as usize * p.threads();
-        let fitting = candidates.iter().filter(|p| p.fold_shared() <= MAX_SHARED);
+        let fitting = candidates.iter().filter(|p| p.loss_shared() <= MAX_SHARED);
         *fitting.rev().min_by_key(|p| waste(p)).unwrap_or(&candidates[0])
     }
 
@@ -203,8 +209,8 @@ impl Plan {
         Plan { upsample, shape: low, fields, copies: 1 }
     }
 
-    /// The same with a gradient whose channels come `copies` times one after another.
-    pub fn repeated(self, copies: usize) -> Plan {
+    /// The same with a gradient that is written `copies` times along the channels.
+    pub(super) fn repeated(self, copies: usize) -> Plan {
         Plan { copies, ..self }
     }
 
@@ -222,8 +228,8 @@ impl Plan {
         self.fields * slots * (16 * (self.shape.c | 1) + 16)
     }
 
-    /// The same and what folding needs.
-    fn fold_shared(&self) -> usize {
+    /// The same, and the gradients of the columns.
+    fn loss_shared(&self) -> usize {
         let pitch = self.upsample.chunk as usize + 4;
         self.read_shared() + 4 * (self.threads() * (2 * pitch + 1) + self.upsample.positions as usize + 2)
     }
@@ -234,31 +240,31 @@ impl Plan {
     }
 
     /// Launch of a kernel that only evaluates logits at pixels.
-    pub fn read(&self) -> Launch {
+    pub(super) fn read(&self) -> Launch {
         self.grid().with_shared(self.read_shared())
     }
 
-    /// Launch of a kernel that folds a gradient.
-    pub fn fold(&self) -> Launch {
-        self.grid().with_shared(self.fold_shared())
+    /// Launch of a fused loss.
+    pub(super) fn loss(&self) -> Launch {
+        self.grid().with_shared(self.loss_shared())
     }
 
-    /// Bytes in which a block counts a confusion matrix; 0 where it counts in global memory, as the matrix would keep blocks
-    /// from a multiprocessor.
+    /// Bytes in which a block counts a confusion matrix; 0 where it counts in global memory, as the matrix
+    /// would reduce the resident blocks.
     fn confusion_shared(&self) -> usize {
         let bytes = 4 * self.shape.c * self.shape.c;
-        if bytes <= MAX_CONFUSION && self.fold_shared() + bytes <= MAX_SHARED { bytes } else { 0 }
+        if bytes <= MAX_CONFUSION && self.loss_shared() + bytes <= MAX_SHARED { bytes } else { 0 }
     }
 
-    /// Launch of a kernel that folds a gradient and counts a confusion matrix, which it takes as the argument.
-    pub fn fold_counting(&self, confusion: &Counts) -> (Launch, Confusion) {
+    /// Launch of a fused loss that counts a confusion matrix, and its argument for that.
+    pub(super) fn loss_counting(&self, confusion: &Counts) -> (Launch, Confusion) {
         let bytes = self.confusion_shared();
         let confusion = Confusion { counts: confusion.buffer.ptr(), shared: i32::from(bytes > 0), unused: 0 };
-        (self.grid().with_shared(self.fold_shared() + bytes), confusion)
+        (self.grid().with_shared(self.loss_shared() + bytes), confusion)
     }
 
     /// Memory for the blocks' gradients and sums of `terms` terms.
-    pub fn workspace(&self, d: &Cuda, terms: usize) -> Workspace {
+    pub(super) fn workspace(&self, d: &Cuda, terms: usize) -> Workspace {
         let part = (TILE_CELLS + 1) * self.upsample.positions as usize * self.shape.c.next_multiple_of(4);
         Workspace {
             parts: d.buffer(4 * self.blocks() * terms * part),
@@ -266,8 +272,9 @@ impl Plan {
         }
     }
 
-    /// The gradient, of type `dtype`, from the blocks' shares; writes the terms' values, and the first count to `passed`.
-    pub fn finish(
+    /// The gradient, of type `dtype`, from the blocks' parts; writes the terms' values, and the first count
+    /// to `passed`.
+    pub(super) fn finish(
         &self,
         d: &Cuda,
         workspace: &Workspace,
@@ -288,12 +295,12 @@ impl Plan {
     }
 }
 
-/// What blocks leave to kernels/loss.cu.
-pub struct Workspace {
-    /// Unscaled gradients.
-    pub parts: Buffer,
-    /// Loss sums.
-    pub sums: Buffer,
+/// What blocks of a fused loss write for kernels/loss.cu.
+pub(super) struct Workspace {
+    /// Unscaled gradients of each block.
+    pub(super) parts: Buffer,
+    /// Loss sums of each block.
+    pub(super) sums: Buffer,
 }
 
 #[cfg(test)]
@@ -305,7 +312,7 @@ mod tests {
         let plan = |h, w, c, size, fields| Plan::new(Shape::new(8, h, w, c), size, fields);
         let p = plan(128, 128, 21, (512, 512), 1);
         assert_eq!((p.upsample.columns, p.upsample.tiles_x, p.upsample.tiles_y), (128, 4, 32));
-        assert!(p.fold_shared() + p.confusion_shared() <= 45 << 10, "{}", p.fold_shared());
+        assert!(p.loss_shared() + p.confusion_shared() <= 45 << 10, "{}", p.loss_shared());
         assert_eq!(p.confusion_shared(), 4 * 21 * 21);
         assert_eq!(plan(128, 128, 150, (512, 512), 1).confusion_shared(), 0);
         assert_eq!(plan(80, 80, 21, (320, 320), 1).upsample.columns, 64);
@@ -314,7 +321,7 @@ mod tests {
                 for c in [1, 2, 21, 150, 255] {
                     let p = plan(3, w, c, (9, full), fields);
                     assert!(
-                        p.fold_shared() <= MAX_SHARED,
+                        p.loss_shared() <= MAX_SHARED,
                         "{fields} fields, {w} to {full}, {c} classes: {p:?}"
                     );
                     assert!(p.upsample.chunk as usize * c.div_ceil(p.upsample.chunk as usize) >= c);

@@ -1,4 +1,5 @@
-//! Device memory with an owner: buffers, and the tensors, vectors and labels that ops work on. Knows nothing of kernels.
+//! Device memory with an owner: buffers, and the tensors, vectors and labels that ops work on. Must not know
+//! kernels.
 
 use super::driver::{Args, DevicePtr, Driver};
 use crate::ops::Shape;
@@ -14,8 +15,7 @@ pub enum Dtype {
 }
 
 impl Dtype {
-    /// Bytes of a value.
-    pub fn size(self) -> usize {
+    pub(super) fn size(self) -> usize {
         match self {
             Dtype::F32 => 4,
             Dtype::Bf16 => 2,
@@ -23,22 +23,22 @@ impl Dtype {
     }
 
     /// Ending of the names of kernels for this type.
-    pub fn suffix(self) -> &'static str {
+    pub(super) fn suffix(self) -> &'static str {
         match self {
             Dtype::F32 => "f32",
             Dtype::Bf16 => "bf16",
         }
     }
 
-    /// Values that kernels load as one where runs of `len` values begin at multiples of `len`: 16 bytes of them, or one
-    /// (`VECTOR` in kernels/common/vector.cuh).
-    pub fn vector_width(self, len: usize) -> usize {
+    /// Values per load of runs of `len` values that begin at multiples of `len`: 16 bytes of them, or one
+    /// (`with_width` in kernels/common/vector.cuh).
+    pub(super) fn vector_width(self, len: usize) -> usize {
         let width = 16 / self.size();
         if len.is_multiple_of(width) { width } else { 1 }
     }
 }
 
-/// Device memory that is given back when dropped.
+/// Device memory that is freed when dropped.
 pub struct Buffer {
     driver: Arc<dyn Driver>,
     ptr: DevicePtr,
@@ -46,12 +46,12 @@ pub struct Buffer {
 }
 
 impl Buffer {
-    /// Takes over memory that `driver` gave.
+    /// Takes ownership of memory that `driver` allocated.
     pub(super) fn new(driver: Arc<dyn Driver>, ptr: DevicePtr, bytes: usize) -> Buffer {
         Buffer { driver, ptr, bytes }
     }
 
-    /// Its address.
+    /// The address of its first byte; null after a fault and for zero bytes.
     pub fn ptr(&self) -> DevicePtr {
         self.ptr
     }
@@ -71,64 +71,55 @@ impl Drop for Buffer {
 /// An NHWC activation. Clones share the values.
 #[derive(Clone)]
 pub struct Tensor {
-    /// Its shape.
+    /// `[n, h, w, c]`.
     pub shape: Shape,
-    /// Type of its values.
+    /// Type of the values in memory.
     pub dtype: Dtype,
-    /// Its memory.
-    pub buffer: Arc<Buffer>,
+    pub(super) buffer: Arc<Buffer>,
 }
 
-/// Labels, one byte a pixel, or 8-bit images. Clones share the values.
+/// Labels, one byte per pixel, or 8-bit images. Clones share the values.
 #[derive(Clone)]
 pub struct Labels {
     /// `[n, h, w]` with c = 1 for labels.
     pub shape: Shape,
-    /// Its memory.
-    pub buffer: Arc<Buffer>,
+    pub(super) buffer: Arc<Buffer>,
 }
 
 /// A double on the device.
 #[derive(Clone)]
-pub struct Scalar(pub Arc<Buffer>);
+pub struct Scalar(pub(super) Arc<Buffer>);
 
 /// 64-bit counts on the device.
 #[derive(Clone)]
 pub struct Counts {
-    /// Number of counts.
-    pub len: usize,
-    /// Its memory.
-    pub buffer: Arc<Buffer>,
+    pub(super) len: usize,
+    pub(super) buffer: Arc<Buffer>,
 }
 
-/// Mean and sum of squared deviations of each channel over parts of an activation's positions, `[parts, 2, c]` doubles.
+/// Mean and sum of squared deviations of each channel over parts of an activation's positions, `[parts, 2,
+/// c]` doubles.
 #[derive(Clone)]
 pub struct Moments {
-    /// Its memory.
-    pub buffer: Arc<Buffer>,
+    pub(super) buffer: Arc<Buffer>,
     /// Positions of a part; the last may have fewer.
-    pub len: usize,
-    /// Number of parts.
-    pub parts: usize,
+    pub(super) len: usize,
+    pub(super) parts: usize,
 }
 
-/// Sums of a gradient g before an activation and of g (x - mean), each channel's over parts of the positions: `[parts, 2, c]`
-/// floats.
+/// Sums of a gradient g before an activation and of g (x - mean), each channel's over parts of the positions:
+/// `[parts, 2, c]` floats.
 #[derive(Clone)]
 pub struct Sums {
-    /// Its memory.
-    pub buffer: Arc<Buffer>,
-    /// Number of parts.
-    pub parts: usize,
+    pub(super) buffer: Arc<Buffer>,
+    pub(super) parts: usize,
 }
 
-/// A flat array of 32-bit floats. Clones are copies. In 16-bit mode convolutions read a bf16 copy of the parameters,
-/// which is made when first asked for and from then on written by whatever writes the vector.
+/// A flat array of 32-bit floats. Clones are copies. In 16-bit mode convolutions read a bf16 copy of the
+/// parameters, which is made when first asked for and from then on written by whatever writes the vector.
 pub struct Vector {
-    /// Number of values.
-    pub len: usize,
-    /// The values.
-    pub buffer: Buffer,
+    pub(super) len: usize,
+    pub(super) buffer: Buffer,
     pub(super) half: Mutex<Option<Arc<Buffer>>>,
 }
 
@@ -138,7 +129,7 @@ impl Vector {
     }
 
     /// The address of element `offset`.
-    pub fn at(&self, offset: usize) -> DevicePtr {
+    pub(super) fn at(&self, offset: usize) -> DevicePtr {
         DevicePtr(self.buffer.ptr.0 + 4 * offset as u64)
     }
 
@@ -159,9 +150,8 @@ impl Clone for Vector {
     }
 }
 
-/// What can be an argument of a kernel.
-pub trait Arg {
-    /// Appends it.
+/// Types that can be an argument of a kernel.
+pub(super) trait Arg {
     fn push_to(&self, args: &mut Args);
 }
 
@@ -200,7 +190,7 @@ impl<T: Arg> Arg for &T {
     }
 }
 
-/// Nothing is a null pointer.
+/// `None` is a null pointer.
 impl<T: Arg> Arg for Option<T> {
     fn push_to(&self, args: &mut Args) {
         match self {

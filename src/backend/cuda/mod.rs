@@ -1,8 +1,9 @@
-//! The CUDA device: one launch plan an op over the kernels in `kernels/`, run through a [`Driver`]: a GPU's, or the
-//! emulator's. Activations are f32 or bf16, everything else (parameters, gradients, statistics, confidences) f32.
+//! The CUDA device: one launch plan per op over the kernels in `kernels/`, run through a [`Driver`]: a GPU's,
+//! or the emulator's. Activations are f32 or bf16, everything else (parameters, gradients, statistics,
+//! confidences) f32.
 //!
-//! Reductions have a fixed order and no float is added atomically, so results repeat bit by bit. One file an op; this file
-//! only ties them to [`Backend`]. Knows no networks.
+//! Reductions have a fixed order and no float is added atomically, so results repeat bit by bit. One file per
+//! op; this file has the memory. Must not know networks.
 
 mod arena;
 mod batch_norm;
@@ -29,19 +30,18 @@ pub mod recording;
 pub mod tensor_map;
 mod tvat;
 
-use crate::ops::*;
-use crate::rng::Key;
+use crate::ops::{Device, MemoryPlan, Shape};
 use crate::{Error, Result};
 use arena::{Arena, Recorder};
 use branches::Branch;
 use conv2d::ForcedTile;
 pub use conv2d::{Direction, Tile, TileUses, modelled_tiles};
 use driver::{Args, DevicePtr, Driver, Kernel, Launch};
-use memory::args;
 pub use memory::{Buffer, Counts, Dtype, Labels, Moments, Scalar, Sums, Tensor, Vector};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// What a plan leaves free for what no buffer is: code of kernels, graphs, and gaps between blocks of several sizes.
+/// Memory that a plan leaves for what is not in buffers: code of kernels, graphs, and gaps between blocks of
+/// several sizes.
 const RESERVE: (&str, u64) = ("reserve (code, graphs, gaps)", 256 << 20);
 
 /// A device that runs CUDA kernels.
@@ -49,25 +49,26 @@ const RESERVE: (&str, u64) = ("reserve (code, graphs, gaps)", 256 << 20);
 pub struct Cuda {
     driver: Arc<dyn Driver>,
     dtype: Dtype,
-    /// The first fault. Ops return no errors, as a GPU reports them late; after a fault nothing is launched any more.
+    /// The first fault. Ops return no errors, as a GPU reports them late; after a fault nothing more is
+    /// launched.
     fault: Arc<Mutex<Option<Error>>>,
     /// The tile of convolutions, where it fits, instead of the one that the model finds fastest.
     tile: Option<ForcedTile>,
 }
 
-/// A device that notes what it is asked for and computes nothing.
+/// A device that computes nothing, for tests.
 #[cfg(test)]
 pub(crate) fn noting(dtype: Dtype) -> Cuda {
     Cuda::new(Arc::new(Recorder::new("noting".into(), true)), dtype)
 }
 
 impl Cuda {
-    /// The device behind `driver` with activations of type `dtype`.
+    /// A device over `driver` with activations of type `dtype`.
     pub fn new(driver: Arc<dyn Driver>, dtype: Dtype) -> Cuda {
         Cuda { driver, dtype, fault: Arc::default(), tile: None }
     }
 
-    /// The same with one tile for all convolutions that it fits.
+    /// The same with `tile` forced for all convolutions that it fits.
     pub fn with_tile(self, tile: Tile) -> Cuda {
         Cuda { tile: Some(ForcedTile::new(tile)), ..self }
     }
@@ -272,9 +273,9 @@ impl Device for Cuda {
         (first, second)
     }
     fn planned(&self, rehearse: impl FnOnce(&Cuda) -> Result<()>) -> Result<Option<(Cuda, MemoryPlan)>> {
-        let recorder = Arc::new(Recorder::new(self.driver.name(), self.driver.has_warpgroup_products()));
+        let recorder = Arc::new(Recorder::new(self.driver.name(), self.driver.has_wgmma()));
         let twin = Cuda::new(recorder.clone(), self.dtype);
-        // With counts of its own: what is rehearsed does not run.
+        // With counts of its own, as rehearsed launches do not run.
         let twin = self.tile.iter().fold(twin, |twin, forced| twin.with_tile(forced.tile));
         rehearse(&twin)?;
         twin.check()?;

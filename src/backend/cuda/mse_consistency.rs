@@ -1,8 +1,10 @@
 //! Launch plan of kernels/mse_consistency.cu.
 
+use super::Cuda;
 use super::cut_mix::mix_buffer;
 use super::loss::{Boxes, Plan, Teachers, Term};
-use super::*;
+use super::memory::args;
+use crate::ops::{LossGrad, MseConsistencyArgs, MseConsistencyOps, TeacherLogits};
 
 const FILE: &str = "mse_consistency";
 
@@ -27,7 +29,7 @@ impl MseConsistencyOps for Cuda {
             Boxes::new(&boxes),
             plan.upsample
         ];
-        self.launch_typed(FILE, "mse_consistency_fwd_bwd", student.dtype, plan.fold(), args);
+        self.launch_typed(FILE, "mse_consistency_fwd_bwd", student.dtype, plan.loss(), args);
         let values = (student.shape.n * size.0 * size.1 * student.shape.c) as f64;
         let term = Term::new(None, Some(&loss), 1.0 / values, grad_scale);
         let dlogits = plan.finish(self, &workspace, student.dtype, &[term], None);

@@ -1,7 +1,9 @@
 //! Launch plans of kernels/optimizer.cu.
 
-use super::memory::plain_arg;
-use super::*;
+use super::Cuda;
+use super::driver::{DevicePtr, Launch};
+use super::memory::{Vector, args, plain_arg};
+use crate::ops::{OptimizerOps, SgdStep, Span};
 use bytemuck::{Pod, Zeroable};
 
 impl OptimizerOps for Cuda {
@@ -28,7 +30,7 @@ const FILE: &str = "optimizer";
 /// Values that a thread takes at a time.
 const WIDTH: usize = 4;
 
-/// A flat vector with its bf16 copy, `Copied` in the kernel; null for none.
+/// `Copied` of the kernel: a flat vector with its bf16 copy, null for none.
 fn copied(v: Option<&Vector>) -> [DevicePtr; 2] {
     let half = v.and_then(Vector::half).map_or(DevicePtr(0), |h| h.ptr());
     [v.map_or(DevicePtr(0), |v| v.buffer.ptr()), half]
@@ -48,7 +50,7 @@ struct Moves {
 plain_arg!(Moves);
 
 /// to[at..at + span.len] = from[span] for each (span, at).
-pub fn copy_spans(d: &Cuda, to: &mut Vector, from: &Vector, moves: &[(Span, usize)]) {
+pub(super) fn copy_spans(d: &Cuda, to: &mut Vector, from: &Vector, moves: &[(Span, usize)]) {
     for part in moves.chunks(MAX_MOVES) {
         let mut table = Moves::default();
         for (i, &(span, at)) in part.iter().enumerate() {

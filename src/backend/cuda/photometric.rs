@@ -1,7 +1,9 @@
 //! Launch plans of kernels/photometric.cu.
 
-use super::memory::plain_arg;
-use super::*;
+use super::Cuda;
+use super::driver::Launch;
+use super::memory::{Tensor, args, plain_arg};
+use crate::ops::{Adjust, Blur, Box2d, Images, Normalize, PhotometricOps, Pixels, Shape, Size, Strong};
 use bytemuck::{Pod, Zeroable};
 
 impl PhotometricOps for Cuda {
@@ -15,18 +17,18 @@ impl PhotometricOps for Cuda {
 
 const FILE: &str = "photometric";
 
-/// Rows and columns that a block makes, `TILE_ROWS` and `TILE_COLUMNS` there.
+/// Rows and columns of a block's tile: `TILE_ROWS` and `TILE_COLUMNS` of the kernel.
 const TILE: Size = (16, 64);
-/// Source rows that a block has in shared memory at a time, `GROUP` there.
+/// Source rows in shared memory at a time: `GROUP` of the kernel.
 const GROUP: usize = 4;
 const THREADS: u32 = 256;
-/// Pixels of a part of an image whose grey a block adds up, and the most parts.
+/// Pixels per part of an image, of which one block sums the grey, and most parts per image.
 const PART: usize = 1 << 12;
-/// The changes' buffer has a multiple of so many words.
-const WORDS: usize = 1 << 10;
 const MAX_PARTS: usize = 256;
+/// The size of the changes' buffer is a multiple of this many words.
+const WORDS: usize = 1 << 10;
 
-/// `Affine` there.
+/// `Affine` of the kernel.
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]
 struct Affine {
@@ -41,7 +43,7 @@ impl Affine {
     }
 }
 
-/// Changes of an image, `Change` there.
+/// The drawn changes of one image, `Change` of the kernel.
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]
 struct Change {
@@ -56,7 +58,7 @@ struct Change {
 }
 
 impl Change {
-    /// Of one image; appends its blur's taps.
+    /// Appends the taps of its blur to `taps`.
     fn new(strong: &Strong, shown: Box2d, taps: &mut Vec<f32>) -> Change {
         let mut change = Change {
             // Boxes lie within images of at most 2^30 rows and columns: validated.
@@ -78,7 +80,7 @@ impl Change {
                 change.before_contrast = i as u32;
             }
         }
-        // No blur is the one of a single pixel.
+        // No blur is a blur by a single pixel.
         let blur = strong.blur.unwrap_or(Blur { kernel: 1, sigma: 1.0 });
         change.radius = (blur.kernel / 2) as u32;
         taps.extend(blur.taps());
@@ -87,7 +89,7 @@ impl Change {
 }
 
 /// (byte / 255 - mean) / std, 0 outside the part that is shown.
-pub fn normalize_bytes(d: &Cuda, images: &Images<Cuda>, normalize: &Normalize) -> Tensor {
+pub(super) fn normalize_bytes(d: &Cuda, images: &Images<Cuda>, normalize: &Normalize) -> Tensor {
     let shape = images.bytes.shape;
     let y = d.tensor(shape);
     let shown: Vec<u32> = images.shown.iter().flatten().map(|&v| v as u32).collect();
@@ -100,7 +102,12 @@ pub fn normalize_bytes(d: &Cuda, images: &Images<Cuda>, normalize: &Normalize) -
 }
 
 /// Each image with its colours changed, then (value - mean) / std.
-pub fn photometric(d: &Cuda, pixels: Pixels<'_, Cuda>, strong: &[Strong], normalize: &Normalize) -> Tensor {
+pub(super) fn photometric(
+    d: &Cuda,
+    pixels: Pixels<'_, Cuda>,
+    strong: &[Strong],
+    normalize: &Normalize,
+) -> Tensor {
     let shape = pixels.shape();
     let Shape { n, h, w, .. } = shape;
     // What the kernels read: `<kernel>_u8_<type of y>` for bytes, `<kernel>_<type>` for an activation.
@@ -122,7 +129,7 @@ pub fn photometric(d: &Cuda, pixels: Pixels<'_, Cuda>, strong: &[Strong], normal
 
     let parts = (h * w).div_ceil(PART).min(MAX_PARTS);
     let sums = d.buffer(8 * n * parts);
-    // Also where no image's contrast was drawn to change: every step launches the same kernels, which a graph of a step needs.
+    // Also where no image has contrast: every step launches the same kernels, as its graph requires.
     let name = if from.is_empty() { format!("gray_sums_{}", dtype.suffix()) } else { "gray_sums_u8".into() };
     let args = args![sums, source, buffer, affine, parts as u32, h as u32, w as u32];
     d.launch(FILE, &name, Launch::new(n * parts, THREADS), args);

@@ -1,7 +1,10 @@
 //! Launch plans of kernels/pool.cu.
 
+use super::Cuda;
 use super::channels::{Rows, THREADS};
-use super::*;
+use super::driver::Launch;
+use super::memory::{Tensor, args};
+use crate::ops::{MaxPool2d, PoolOps, Shape, Size};
 
 impl PoolOps for Cuda {
     fn max_pool2d(&self, x: &Tensor, spec: &MaxPool2d) -> Tensor {
@@ -25,13 +28,12 @@ fn runs(x: &Tensor) -> Launch {
     Launch::linear(x.shape.len() / x.dtype.vector_width(x.shape.c))
 }
 
-/// The sizes that the max pooling kernels take, `MaxPool` there.
+/// `MaxPool` of the kernels.
 fn sizes(x: Shape, y: Shape, spec: &MaxPool2d) -> [u32; 7] {
     [x.h, x.w, y.h, y.w, spec.kernel, spec.stride, spec.padding].map(|v| v as u32)
 }
 
-/// Max pooling.
-pub fn max_pool2d(d: &Cuda, x: &Tensor, spec: &MaxPool2d) -> Tensor {
+pub(super) fn max_pool2d(d: &Cuda, x: &Tensor, spec: &MaxPool2d) -> Tensor {
     let y = d.tensor_of(x.dtype, spec.out_shape(x.shape));
     let mut args = args![y, x, x.shape.n as u32, x.shape.c as u32];
     args.push(sizes(x.shape, y.shape, spec));
@@ -39,8 +41,9 @@ pub fn max_pool2d(d: &Cuda, x: &Tensor, spec: &MaxPool2d) -> Tensor {
     y
 }
 
-/// dx; the window's first maximum in row order takes the gradient. Finds the maxima again, then gathers.
-pub fn max_pool2d_bwd(d: &Cuda, dy: &Tensor, x: &Tensor, spec: &MaxPool2d) -> Tensor {
+/// dx: the gradient of each window goes to its first maximum in row order. Finds the maxima again, then
+/// gathers.
+pub(super) fn max_pool2d_bwd(d: &Cuda, dy: &Tensor, x: &Tensor, spec: &MaxPool2d) -> Tensor {
     let dx = d.tensor_of(x.dtype, x.shape);
     let (n, c) = (x.shape.n as u32, x.shape.c as u32);
     let sizes = sizes(x.shape, dy.shape, spec);
@@ -54,13 +57,13 @@ pub fn max_pool2d_bwd(d: &Cuda, dy: &Tensor, x: &Tensor, spec: &MaxPool2d) -> Te
     dx
 }
 
-/// Mean over adaptive bins.
-pub fn adaptive_avg_pool2d(d: &Cuda, x: &Tensor, size: Size) -> Tensor {
+pub(super) fn adaptive_avg_pool2d(d: &Cuda, x: &Tensor, size: Size) -> Tensor {
     sum_bins(d, x, size, true)
 }
 
-/// Sum, or mean, over each of `size` adaptive bins. Large bins are cut into parts, whose sums are joined in order.
-pub fn sum_bins(d: &Cuda, x: &Tensor, size: Size, mean: bool) -> Tensor {
+/// Sum, or mean, over each of `size` adaptive bins. Large bins are divided into parts, whose sums are added
+/// in order.
+pub(super) fn sum_bins(d: &Cuda, x: &Tensor, size: Size, mean: bool) -> Tensor {
     let Shape { n, h, w, c } = x.shape;
     let y = d.tensor_of(x.dtype, Shape::new(n, size.0, size.1, c));
     let bins = y.shape.positions();
@@ -78,7 +81,7 @@ pub fn sum_bins(d: &Cuda, x: &Tensor, size: Size, mean: bool) -> Tensor {
 }
 
 /// Gradient with respect to the input of `x_size`.
-pub fn adaptive_avg_pool2d_bwd(d: &Cuda, dy: &Tensor, x_size: Size) -> Tensor {
+pub(super) fn adaptive_avg_pool2d_bwd(d: &Cuda, dy: &Tensor, x_size: Size) -> Tensor {
     let Shape { n, h, w, c } = dy.shape;
     let dx = d.tensor_of(dy.dtype, Shape::new(n, x_size.0, x_size.1, c));
     let mut args = args![dx, dy, n as u32, c as u32];

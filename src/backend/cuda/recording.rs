@@ -1,5 +1,5 @@
-//! What a step asks of a device: its work in the order of the calls, and what each piece of it must wait for. Knows launches,
-//! not who runs them.
+//! A step's work as a graph: its pieces in the order of the calls, each with those that it depends on. Must
+//! not know what runs it.
 
 use super::branches::Branch;
 use super::driver::{Args, DevicePtr, Kernel, Launch};
@@ -35,7 +35,7 @@ pub enum Work {
 }
 
 impl Work {
-    /// Whether the other is the same but for addresses, sizes and numbers.
+    /// Whether the other differs in addresses, sizes and numbers alone.
     pub fn is_like(&self, other: &Work) -> bool {
         match (self, other) {
             (Work::Launch { kernel, .. }, Work::Launch { kernel: other, .. }) => kernel == other,
@@ -44,20 +44,20 @@ impl Work {
     }
 }
 
-/// A piece of work with the numbers of those that must be done before it.
+/// A piece of work and its dependencies.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Node {
-    /// The work.
+    /// What is done.
     pub work: Work,
-    /// Numbers of earlier nodes.
+    /// Indices of the nodes that must be done before.
     pub after: Vec<usize>,
 }
 
-/// A step's work. Work of one branch is done in order; branches know nothing of each other until they join.
+/// A step's work. Work of one branch is done in order; branches are independent until they join.
 #[derive(Clone, Debug, Default)]
 pub struct Recording {
     nodes: Vec<Node>,
-    /// Ends of what the next node must wait for.
+    /// Dependencies of the next node.
     ends: Vec<usize>,
     forks: Vec<Fork>,
 }
@@ -65,9 +65,9 @@ pub struct Recording {
 /// An open fork.
 #[derive(Clone, Debug)]
 struct Fork {
-    /// What was to be waited for before it.
+    /// Dependencies of the first node of each branch.
     start: Vec<usize>,
-    /// Ends of its branches so far.
+    /// Last nodes of its branches so far.
     ends: Vec<usize>,
 }
 
@@ -77,13 +77,13 @@ impl Recording {
         &self.nodes
     }
 
-    /// Appends work to the branch at hand.
+    /// Appends work to the current branch.
     pub fn push(&mut self, work: Work) {
         let after = std::mem::replace(&mut self.ends, vec![self.nodes.len()]);
         self.nodes.push(Node { work, after });
     }
 
-    /// The program turns.
+    /// Forks, goes on to the next branch, or joins.
     pub fn turn(&mut self, branch: Branch) {
         match (branch, self.forks.last_mut()) {
             (Branch::Fork, _) => self.forks.push(Fork { start: self.ends.clone(), ends: Vec::new() }),
@@ -101,7 +101,8 @@ impl Recording {
         }
     }
 
-    /// Whether the other has the same pieces of work waiting for the same, whatever their addresses and numbers.
+    /// Whether the other has the same pieces of work with the same dependencies, whatever their addresses and
+    /// numbers.
     pub fn is_like(&self, other: &[Node]) -> bool {
         let alike = |(a, b): (&Node, &Node)| a.work.is_like(&b.work) && a.after == b.after;
         self.nodes.len() == other.len() && self.nodes.iter().zip(other).all(alike)

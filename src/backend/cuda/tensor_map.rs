@@ -1,43 +1,42 @@
-//! Tensor maps: how the bulk copies of a kernel read a tensor of 16-bit values. A copy brings a box of values to shared
-//! memory, 128 bytes a row, chunks of 16 bytes exchanged within a row by the row's number; what lies outside the tensor is
-//! zero. Knows no ops.
+//! Tensor maps: descriptors with which TMA loads boxes of a tensor of 16-bit values to shared memory, 128
+//! bytes per row, in the 128-byte swizzle; what lies outside the tensor is zero. Must not know ops.
 
 use super::driver::DevicePtr;
 use super::memory::plain_arg;
 
-/// Values of a row of a box.
+/// Values in a row of a box.
 pub const ROW: u32 = 64;
 /// Bytes of a value.
 const VALUE: u64 = 2;
 
-/// A tensor map as kernels take it.
+/// An encoded tensor map, as kernels take it.
 #[repr(C, align(64))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, bytemuck::Pod, bytemuck::Zeroable)]
 pub struct TensorMap(pub [u64; 16]);
 
 plain_arg!(TensorMap);
 
-/// What a tensor map says.
+/// The content of a tensor map.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, bytemuck::Pod, bytemuck::Zeroable)]
 pub struct TensorMapSpec {
     /// The first value.
     pub base: DevicePtr,
-    /// Sizes, innermost first.
+    /// Sizes in values, innermost first.
     pub dims: [u64; 4],
     /// Bytes from one index to the next, from the second axis on.
     pub strides: [u64; 3],
     /// Axes, 2 to 4.
     pub rank: u32,
-    /// 1: boxes run over pixels of a bounding box of `[c, w, h, n]`; 0: boxes are boxes.
+    /// 1: im2col mode, columns of pixels of a bounding box of `[c, w, h, n]`; 0: tiled mode, boxes.
     pub im2col: u32,
-    /// Sizes of the box, of which the first is [`ROW`]; with `im2col` channels and pixels.
+    /// Sizes of the box, of which the first is [`ROW`]; in im2col mode channels and pixels.
     pub extent: [u32; 4],
-    /// With `im2col`, for w and h: where the bounding box begins, seen from the first pixel, ...
+    /// im2col, for w and h: lower corner of the bounding box, relative to the first pixel.
     pub lower: [i32; 2],
-    /// ... where it ends, seen from the last, ...
+    /// im2col: upper corner, relative to the last pixel.
     pub upper: [i32; 2],
-    /// ... and the step from pixel to pixel.
+    /// im2col: step from pixel to pixel.
     pub step: [u32; 2],
     /// Zero.
     pub reserved: [u32; 4],
@@ -54,8 +53,9 @@ impl TensorMapSpec {
         spec
     }
 
-    /// Columns of `pixels` pixels of an NHWC tensor of sizes `[n, h, w, c]`; `bounds` are the bounding box's first corner and
-    /// last corner, the same for both axes, and the step.
+    /// im2col mode: columns of `pixels` pixels of an NHWC tensor of sizes `[n, h, w, c]`. The bounding box
+    /// has its lower corner, the same for both axes, its upper corner for h and w, and the step between
+    /// pixels.
     pub fn im2col(
         base: DevicePtr,
         [n, h, w, c]: [usize; 4],
@@ -77,7 +77,7 @@ impl TensorMapSpec {
         }
     }
 
-    /// Rows that a copy brings.
+    /// Rows of 128 bytes that a load brings.
     pub fn rows(&self) -> usize {
         if self.im2col == 1 {
             self.extent[1] as usize
@@ -86,7 +86,7 @@ impl TensorMapSpec {
         }
     }
 
-    /// What the hardware's limits forbid of this.
+    /// Why the hardware does not take this; `None` if it does.
     pub fn fault(&self) -> Option<String> {
         let rank = self.rank as usize;
         let wrong = |what: &str| Some(format!("no tensor map can have this {what}: {self:?}"));

@@ -1,8 +1,11 @@
 //! Launch plans of kernels/tvat.cu.
 
+use super::Cuda;
+use super::driver::Launch;
 use super::loss::{FieldSum, LOG2_E, Plan, Term};
-use super::memory::plain_arg;
-use super::*;
+use super::memory::{Tensor, args, plain_arg};
+use crate::ops::{Shape, Size, TvatOps};
+use crate::rng::Key;
 use bytemuck::{Pod, Zeroable};
 
 impl TvatOps for Cuda {
@@ -17,7 +20,7 @@ impl TvatOps for Cuda {
     }
     fn tvat_cotangent(&self, logits: &Tensor, tangents: &Tensor, decoders: usize, size: Size) -> Tensor {
         let k = decoders as f64;
-        fold_pair(self, "tvat_cotangent", (logits, LOG2_E / k), (tangents, 1.0 / k), decoders, size, 1.0 / k)
+        fused_pair(self, "tvat_cotangent", (logits, LOG2_E / k), (tangents, 1.0 / k), decoders, size, 1.0 / k)
     }
     fn kl_gradient(&self, clean: &Tensor, perturbed: &Tensor, decoders: usize, size: Size) -> Tensor {
         kl_gradient(self, clean, perturbed, decoders, size)
@@ -26,7 +29,7 @@ impl TvatOps for Cuda {
 
 const FILE: &str = "tvat";
 
-/// Elements of an image a block adds up, and the most blocks an image.
+/// Elements that a block sums, and most blocks per image.
 const PER_BLOCK: usize = 1 << 14;
 const MAX_BLOCKS: usize = 256;
 
@@ -37,7 +40,7 @@ struct PhiloxKey([u32; 5]);
 plain_arg!(PhiloxKey);
 
 /// Uniform noise in [-0.5, 0.5): element i (NHWC) is `key.uniform(i) - 0.5`.
-pub fn uniform_noise(d: &Cuda, shape: Shape, key: Key) -> Tensor {
+pub(super) fn uniform_noise(d: &Cuda, shape: Shape, key: Key) -> Tensor {
     let y = d.tensor(shape);
     let args = args![y, PhiloxKey(key.words()), shape.len() as u64];
     d.launch_typed(FILE, "uniform_noise", y.dtype, Launch::linear(shape.len().div_ceil(4)), args);
@@ -45,7 +48,7 @@ pub fn uniform_noise(d: &Cuda, shape: Shape, key: Key) -> Tensor {
 }
 
 /// scale * x / (‖x‖ + 1e-8), the norm over each image, added to `base` where there is one.
-pub fn normalize(d: &Cuda, base: Option<&Tensor>, x: &Tensor, scale: f64) -> Tensor {
+pub(super) fn normalize(d: &Cuda, base: Option<&Tensor>, x: &Tensor, scale: f64) -> Tensor {
     let y = d.tensor_of(x.dtype, x.shape);
     let image_len = x.shape.len() / x.shape.n.max(1);
     let blocks = image_len.div_ceil(PER_BLOCK).clamp(1, MAX_BLOCKS);
@@ -57,17 +60,23 @@ pub fn normalize(d: &Cuda, base: Option<&Tensor>, x: &Tensor, scale: f64) -> Ten
     y
 }
 
-/// upᵀ(q - p) / (n k) with p, q the softmax of the mean upsampled clean and perturbed logits, n images, k decoders side by
-/// side.
-pub fn kl_gradient(d: &Cuda, clean: &Tensor, perturbed: &Tensor, decoders: usize, size: Size) -> Tensor {
+/// upᵀ(q - p) / (n k) with p, q the softmax of the mean upsampled clean and perturbed logits, n images, k
+/// decoders.
+pub(super) fn kl_gradient(
+    d: &Cuda,
+    clean: &Tensor,
+    perturbed: &Tensor,
+    decoders: usize,
+    size: Size,
+) -> Tensor {
     let k = decoders as f64;
     let scale = 1.0 / (clean.shape.n as f64 * k);
-    fold_pair(d, "kl_gradient", (clean, LOG2_E / k), (perturbed, LOG2_E / k), decoders, size, scale)
+    fused_pair(d, "kl_gradient", (clean, LOG2_E / k), (perturbed, LOG2_E / k), decoders, size, scale)
 }
 
-/// Runs kernel `name` over the sums of all decoders' channels of two tensors, each with its factor, and scales the result,
-/// which is every decoder's.
-fn fold_pair(
+/// Launches fused loss `name` over the sums of all decoders' channels of two tensors, each with its factor;
+/// the scaled result is repeated for every decoder.
+fn fused_pair(
     d: &Cuda,
     name: &str,
     x: (&Tensor, f64),
@@ -80,6 +89,6 @@ fn fold_pair(
     let plan = Plan::new(shape.with_channels(shape.c / decoders), size, 2).repeated(decoders);
     let workspace = plan.workspace(d, 1);
     let field = |(x, factor): (&Tensor, f64)| FieldSum::new(x, decoders, factor);
-    d.launch_typed(FILE, name, dtype, plan.fold(), args![workspace.parts, field(x), field(y), plan.upsample]);
+    d.launch_typed(FILE, name, dtype, plan.loss(), args![workspace.parts, field(x), field(y), plan.upsample]);
     plan.finish(d, &workspace, dtype, &[Term::new(None, None, scale, 1.0)], None)
 }

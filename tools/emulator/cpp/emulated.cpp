@@ -1,5 +1,5 @@
-// The arithmetic of the emulator's warps, after the fragment layouts of the PTX ISA (sections on mma.m16n8k16 and
-// ldmatrix). Compiled once and without the check build's instrumentation: the lanes read their own memory before.
+// The arithmetic of warp operations, by the fragment layouts of the PTX ISA (sections on mma.m16n8k16 and ldmatrix).
+// Compiled once and without the check build's instrumentation: the lanes have read their own memory before.
 #include "types.cuh"
 
 #include "emulated.cuh"
@@ -32,8 +32,8 @@ void emu_op_ballot(void* const (&lanes)[32]) {
     for (u32 i = 0; i < 32; ++i) static_cast<EmuBallot*>(lanes[i])->result = votes;
 }
 
-// Lanes 8 m to 8 m + 7 bring the rows of matrix m. Lane i takes from each the values of row i / 4, columns 2 (i % 4)
-// and the next.
+// Lanes 8 m to 8 m + 7 hold the rows of matrix m. Lane i gets from each matrix the values of row i / 4, columns 2 (i %
+// 4) and the next.
 void emu_op_ldmatrix(void* const (&lanes)[32]) {
     for (u32 m = 0; m < 4; ++m)
         for (u32 i = 0; i < 32; ++i) {
@@ -42,7 +42,7 @@ void emu_op_ldmatrix(void* const (&lanes)[32]) {
         }
 }
 
-// The same of the transposed matrices: lane i takes column i / 4, rows 2 (i % 4) and the next.
+// The same of the transposed matrices: lane i gets column i / 4, rows 2 (i % 4) and the next.
 void emu_op_ldmatrix_trans(void* const (&lanes)[32]) {
     for (u32 m = 0; m < 4; ++m)
         for (u32 i = 0; i < 32; ++i) {
@@ -58,9 +58,9 @@ void emu_op_ldmatrix_trans(void* const (&lanes)[32]) {
 static float low(u32 pair) { return bits_to_float(pair << 16); }
 static float high(u32 pair) { return bits_to_float(pair & 0xffff0000u); }
 
-// With g = lane / 4 and t = lane % 4: a[0] = A(g, 2t..), a[1] = A(g + 8, 2t..), a[2] = A(g, 2t + 8..),
-// a[3] = A(g + 8, 2t + 8..); b[0] = B(2t.., g), b[1] = B(2t + 8.., g); d[0], d[1] = D(g, 2t..), d[2], d[3] = D(g + 8, 2t..).
-// The order in which the hardware adds is not specified; here it is that of k.
+// With g = lane / 4 and t = lane % 4: a[0] = A(g, 2t..), a[1] = A(g + 8, 2t..), a[2] = A(g, 2t + 8..), a[3] = A(g + 8,
+// 2t + 8..); b[0] = B(2t.., g), b[1] = B(2t + 8.., g); d[0], d[1] = D(g, 2t..), d[2], d[3] = D(g + 8, 2t..). The order
+// in which the hardware adds is unspecified; here it is that of k.
 void emu_op_mma_m16n8k16(void* const (&lanes)[32]) {
     float a[16][16], b[16][8], d[16][8];
     for (u32 i = 0; i < 32; ++i) {

@@ -1,6 +1,7 @@
-// What device.cuh promises, for the emulator: each wrapper says what the instruction means. A block's threads are
-// coroutines; emu_* functions are the scheduler's (tools/emulator/src/), emulated.cpp has the warps' arithmetic.
-// This text is compiled inside a namespace of the kernel file, so that equal names in two files stay apart.
+// The functions of device.cuh for the emulator: each states what the instruction means. A block's threads are
+// coroutines; emu_* functions are the scheduler's (tools/emulator/src/), emulated.cpp has the arithmetic of warp
+// operations. This text is compiled inside a namespace of the kernel file, so that equal names in two files do not
+// clash.
 #pragma once
 
 #include <math.h>
@@ -18,41 +19,41 @@ struct EmuDim {
     u32 x, y, z;
 };
 
-/// What the threads of a block share.
+/// State that the threads of a block share.
 struct EmuBlock {
     EmuDim index, dim, grid;
     /// Shared memory: first the dynamic part, then the static arrays.
     unsigned char* shared;
-    /// Number in the cluster.
+    /// Rank in the cluster.
     u32 rank;
 };
 
-/// What a thread knows of itself.
+/// State of a thread.
 struct EmuThread {
     EmuDim index;
     const EmuBlock* block;
 };
 
-/// Does a warp operation for all lanes from what each has deposited.
+/// Does a warp operation for all lanes, from the deposit of each.
 typedef void (*EmuWarpOp)(void* const (&lanes)[32]);
 
 extern "C" {
 extern __thread EmuThread* emu_current;
 
-/// Returns once every thread of the block has come.
+/// Returns once every thread of the block has arrived.
 void emu_block_sync(EmuThread*, const char* file, u32 line);
-/// Returns once every lane of the warp has come and `op` is done; `orders` says whether memory accesses before it come
-/// before those after it.
+/// Returns once every lane of the warp has arrived and `op` is done; `orders` says whether it orders memory accesses
+/// before it with those after it.
 void emu_warp(EmuThread*, EmuWarpOp op, void* deposit, bool orders, const char* file, u32 line);
-/// The block's array that `key` stands for.
+/// The block's shared array with this key.
 void* emu_shared(EmuThread*, const void* key, u64 bytes, u64 align, const char* file, u32 line);
 void emu_copy_async16(EmuThread*, void* shared, const void* global, int bytes, const char* file, u32 line);
 void emu_copy_commit(EmuThread*);
 void emu_copy_wait(EmuThread*, u32 groups);
-/// An integer atomic is about to touch `bytes` at `p`; called in the check build alone.
+/// Called before an integer atomic on `bytes` at `p`, in the check build only.
 void emu_atomic(EmuThread*, const void* p, u64 bytes);
 
-// Of emulated.cpp.
+// In emulated.cpp.
 void emu_op_sync(void* const (&lanes)[32]);
 void emu_op_shuffle(void* const (&lanes)[32]);
 void emu_op_ballot(void* const (&lanes)[32]);
@@ -70,7 +71,7 @@ u64 emu_fetch_max64(u64* p, u64 v);
 #define blockDim (emu_current->block->dim)
 #define gridDim (emu_current->block->grid)
 
-/// A kernel as the launcher sees it: how to call it, and the size of each argument.
+/// A kernel for the launcher: how to call it, and the size of each argument.
 struct EmuKernel {
     const char* name;
     void (*invoke)(void* const* args);
@@ -100,20 +101,19 @@ template <class... A, void (*kernel)(A...)> struct EmuCall<void(A...), kernel> {
 
 struct EmuRegistrar {
     EmuKernel kernel;
-    template <class Call> EmuRegistrar(const char* name, Call)
-        : kernel{name, Call::invoke, Call::sizes, Call::num_args, emu_kernels} {
+    template <class Call>
+    EmuRegistrar(const char* name, Call) : kernel{name, Call::invoke, Call::sizes, Call::num_args, emu_kernels} {
         emu_kernels = &kernel;
     }
 };
 
-#define REGISTER_KERNEL(name)                                                                                         \
-    static const EmuRegistrar emu_registrar_##name(#name, EmuCall<decltype(name), name>());
+#define REGISTER_KERNEL(name) static const EmuRegistrar emu_registrar_##name(#name, EmuCall<decltype(name), name>());
 
-// The address of a static variable stands for the array, as each instance of a template has its own.
-#define SHARED(T, name, count)                                                                                        \
-    static char emu_key_##name;                                                                                       \
-    T(&name)                                                                                                          \
-    [count] = *static_cast<T(*)[count]>(                                                                              \
+// The address of a static variable is the array's key, as each instance of a template has its own.
+#define SHARED(T, name, count)           \
+    static char emu_key_##name;          \
+    T(&name)                             \
+    [count] = *static_cast<T(*)[count]>( \
         emu_shared(emu_current, &emu_key_##name, sizeof(T[count]), alignof(T), __FILE__, __LINE__))
 #define DYNAMIC_SHARED(T, name) T* const name = reinterpret_cast<T*>(emu_current->block->shared)
 
@@ -122,10 +122,10 @@ constexpr u32 FULL_WARP = 0xffffffffu;
 DEVICE void block_sync(EMU_PLACE) { emu_block_sync(emu_current, file, line); }
 DEVICE void warp_sync(EMU_PLACE) { emu_warp(emu_current, emu_op_sync, nullptr, true, file, line); }
 
-/// What a lane brings to a shuffle, and what it takes home.
+/// A lane's value for a shuffle, and its result.
 struct EmuShuffle {
     u64 value, result;
-    /// The lane whose value it wants; its own where that is beyond the warp.
+    /// The source lane; the lane itself where that is beyond the warp.
     u32 from;
 };
 
@@ -221,7 +221,7 @@ DEVICE void copy_async16(void* shared, const void* global, int bytes, EMU_PLACE)
 DEVICE void copy_async_commit() { emu_copy_commit(emu_current); }
 template <int groups> DEVICE void copy_async_wait() { emu_copy_wait(emu_current, groups); }
 
-/// A lane's row of eight 16-bit values, read in its own name, and the fragments it takes home.
+/// A lane's row of eight 16-bit values, which the lane itself has read, and its fragments as the result.
 struct EmuRow {
     u32x4 row;
     u32* fragments;

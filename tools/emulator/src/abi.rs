@@ -1,11 +1,11 @@
-//! What kernels call: the functions that tools/emulator/cpp/emulated.cuh and emulated_sm90.cuh declare. Each runs on the coroutine of the thread
-//! that calls it, and owns nothing when it suspends that thread.
+//! The functions that tools/emulator/cpp/emulated.cuh and emulated_sm90.cuh declare for kernels. Each runs on
+//! the coroutine of the thread that calls it, and owns nothing when it suspends that thread.
 
-use super::bulk::BulkLoad;
 use super::copies::{AsyncCopy, COPY_BYTES};
 use super::shadow::Access;
 use super::thread::{Place, Thread, WarpOp};
-use super::warpgroup::Deposit;
+use super::tma::TmaLoad;
+use super::wgmma::Deposit;
 use psmt_fast::backend::cuda::tensor_map::TensorMap;
 use std::ffi::{c_char, c_void};
 
@@ -51,7 +51,8 @@ unsafe extern "C" fn emu_copy_async16(
     line: u32,
 ) {
     let place = Place { file, line };
-    // SAFETY: kernels pass the running thread; the copy touches what the kernel asks for, as its own accesses do.
+    // SAFETY: kernels pass the running thread; the copy touches what the kernel asks for, as its own accesses
+    // do.
     unsafe {
         let size = usize::try_from(bytes).ok().filter(|&n| n <= COPY_BYTES);
         let Some(bytes) = size else {
@@ -62,11 +63,11 @@ unsafe extern "C" fn emu_copy_async16(
                 format!("copies from {from:p} to {to:p} at {place}, expected multiples of {COPY_BYTES}");
             Thread::fail(thread, text);
         }
-        let mut copy = AsyncCopy { to, from, bytes, place, landed: false };
+        let mut copy = AsyncCopy { to, from, bytes, place, done: false };
         Thread::touch(from, bytes, Access::Read);
         Thread::touch(to, COPY_BYTES, Access::BeginCopy);
-        if Thread::copy_lands_at_once(thread) {
-            copy.land();
+        if Thread::copy_completes_at_once(thread) {
+            copy.complete();
         }
         Thread::copies(thread).push(copy);
     }
@@ -83,8 +84,8 @@ unsafe extern "C" fn emu_copy_wait(thread: *mut Thread, groups: u32) {
     // SAFETY: kernels pass the running thread; the copies touch what the kernel asked for.
     unsafe {
         while let Some(mut copy) = Thread::copies(thread).next_before(groups as usize) {
-            copy.land();
-            Thread::touch(copy.to, COPY_BYTES, Access::LandCopy);
+            copy.complete();
+            Thread::touch(copy.to, COPY_BYTES, Access::EndCopy);
         }
     }
 }
@@ -96,7 +97,7 @@ unsafe extern "C" fn emu_atomic(_thread: *mut Thread, at: *const u8, bytes: u64)
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn emu_group_sync(
+unsafe extern "C" fn emu_named_barrier_sync(
     thread: *mut Thread,
     id: u32,
     threads: u32,
@@ -104,7 +105,7 @@ unsafe extern "C" fn emu_group_sync(
     line: u32,
 ) {
     // SAFETY: kernels pass the running thread.
-    unsafe { Thread::group_sync(thread, id, threads, Place { file, line }) }
+    unsafe { Thread::named_barrier_sync(thread, id, threads, Place { file, line }) }
 }
 
 #[unsafe(no_mangle)]
@@ -144,7 +145,7 @@ unsafe extern "C" fn emu_mbarrier_arrive(
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn emu_mbarrier_arrive_at(
+unsafe extern "C" fn emu_mbarrier_arrive_cluster(
     thread: *mut Thread,
     at: usize,
     rank: u32,
@@ -168,7 +169,7 @@ unsafe extern "C" fn emu_mbarrier_wait(
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn emu_bulk_load(
+unsafe extern "C" fn emu_tma_load(
     thread: *mut Thread,
     to: usize,
     map: *const TensorMap,
@@ -181,25 +182,25 @@ unsafe extern "C" fn emu_bulk_load(
 ) {
     // SAFETY: kernels pass the running thread, one of their tensor maps, and arrays of these sizes.
     unsafe {
-        let load = BulkLoad { to, map, at: *at, offsets: *offsets, barrier, mask };
-        Thread::bulk_load(thread, &load, Place { file, line })
+        let load = TmaLoad { to, map, at: *at, offsets: *offsets, barrier, mask };
+        Thread::tma_load(thread, &load, Place { file, line })
     }
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn emu_product(deposit: *mut Deposit, file: *const c_char, line: u32) {
+unsafe extern "C" fn emu_wgmma(deposit: *mut Deposit, file: *const c_char, line: u32) {
     // SAFETY: kernels pass the running thread in the deposit.
-    unsafe { Thread::product(deposit, Place { file, line }) }
+    unsafe { Thread::wgmma(deposit, Place { file, line }) }
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn emu_product_commit(thread: *mut Thread, file: *const c_char, line: u32) {
+unsafe extern "C" fn emu_wgmma_commit_group(thread: *mut Thread, file: *const c_char, line: u32) {
     // SAFETY: kernels pass the running thread.
-    unsafe { Thread::product_commit(thread, Place { file, line }) }
+    unsafe { Thread::wgmma_commit_group(thread, Place { file, line }) }
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn emu_product_wait(thread: *mut Thread, groups: u32, file: *const c_char, line: u32) {
+unsafe extern "C" fn emu_wgmma_wait_group(thread: *mut Thread, groups: u32, file: *const c_char, line: u32) {
     // SAFETY: kernels pass the running thread.
-    unsafe { Thread::product_wait(thread, groups, Place { file, line }) }
+    unsafe { Thread::wgmma_wait_group(thread, groups, Place { file, line }) }
 }

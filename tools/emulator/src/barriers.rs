@@ -1,5 +1,5 @@
-//! Barriers beside a block's own: mbarriers, which lie in shared memory and count arrivals and bytes on their way, barriers of
-//! some of a block's warps, and that of a cluster.
+//! Barriers other than block_sync: mbarriers in shared memory, which count arrivals and bytes of TMA copies,
+//! named barriers of some of a block's warps, and the barrier of a cluster.
 
 use super::block::ARENA_STRIDE;
 use super::cluster::{Cluster, WARP};
@@ -7,10 +7,10 @@ use super::shadow::Clock;
 use super::thread::{Place, Thread, Wait};
 use std::ops::Range;
 
-/// Barriers of groups of warps that a block can have beside its own.
-const GROUP_BARRIERS: u32 = 16;
+/// Barriers of a block; number 0 is block_sync's.
+const NAMED_BARRIERS: u32 = 16;
 
-/// An mbarrier. A phase is over once all arrivals and all bytes that they announced have come.
+/// An mbarrier. A phase completes once all arrivals and all bytes that they expect have come.
 pub struct Mbarrier {
     pub address: usize,
     /// Arrivals of a phase.
@@ -20,7 +20,7 @@ pub struct Mbarrier {
     bytes: i64,
     /// Number of the running phase.
     phase: u32,
-    /// What is known to whoever arrived, and what was at the end of the last phase.
+    /// Vector clocks: of all that have arrived, and the same at the end of the last phase.
     clock: Clock,
     released: Clock,
 }
@@ -32,7 +32,8 @@ impl std::fmt::Display for Mbarrier {
     }
 }
 
-/// The barrier of all threads of a cluster, at which they arrive before they wait. It orders no accesses to memory.
+/// The barrier of all threads of a cluster, at which they arrive before they wait. It orders no accesses to
+/// memory.
 #[derive(Default)]
 pub struct ClusterBarrier {
     /// Number of the running phase, and threads that have arrived.
@@ -42,7 +43,7 @@ pub struct ClusterBarrier {
 
 /// A barrier of some warps of the block of this rank.
 #[derive(Clone, Copy)]
-pub struct GroupBarrier {
+pub struct NamedBarrier {
     rank: usize,
     id: u32,
     threads: u32,
@@ -50,7 +51,7 @@ pub struct GroupBarrier {
     place: Place,
 }
 
-/// `known` and what `more` knows beyond it.
+/// known = max(known, more), the join of vector clocks.
 pub fn join(known: &mut Clock, more: &Clock) {
     for (known, &more) in known.iter_mut().zip(more) {
         *known = (*known).max(more);
@@ -58,8 +59,8 @@ pub fn join(known: &mut Clock, more: &Clock) {
 }
 
 impl Cluster {
-    /// Bytes of a bulk copy have come, which thread `issuer` began; whether there is such a barrier.
-    pub fn bulk_came(&mut self, address: usize, bytes: usize, issuer: usize) -> bool {
+    /// Counts bytes of a TMA copy that thread `issuer` began; whether there is such a barrier.
+    pub fn complete_tx(&mut self, address: usize, bytes: usize, issuer: usize) -> bool {
         self.actor.events += 1;
         let events = self.actor.events;
         let Some(at) = self.mbarriers.iter().position(|b| b.address == address) else { return false };
@@ -70,7 +71,7 @@ impl Cluster {
         true
     }
 
-    /// Ends a phase that lacks nothing and lets those go on who waited for it.
+    /// Ends a phase that is complete and wakes the threads that wait for it.
     fn end_phase(&mut self, at: usize) {
         let barrier = &mut self.mbarriers[at];
         if barrier.missing > 0 || barrier.bytes != 0 {
@@ -89,7 +90,7 @@ impl Cluster {
         rank * each..(rank + 1) * each
     }
 
-    /// Orders all that these warps did before what they do next: what each knows now.
+    /// Orders all that these warps did before what they do next; returns their joined clock.
     pub fn meet(&mut self, warps: impl Iterator<Item = usize> + Clone) -> Clock {
         self.actor.events += 1;
         let mut clock = Clock::default();
@@ -145,8 +146,9 @@ impl Thread {
         }
     }
 
-    /// `mbarrier_arrive` in the thread's own block or, with a `rank`, at the same place of another, and `mbarrier_arrive_expect`: one
-    /// arrival, and bytes that the phase waits for beside. It orders what the thread's warp had done when it last synchronised.
+    /// `mbarrier_arrive` in the thread's own block or, with a `rank`, at the same offset in another, and
+    /// `mbarrier_arrive_expect_tx`: one arrival, and bytes that the phase waits for as well. It orders what
+    /// the thread's warp had done when it last synchronised.
     ///
     /// # Safety
     /// Called on this thread's coroutine.
@@ -185,7 +187,7 @@ impl Thread {
         }
     }
 
-    /// `mbarrier_wait`: returns once the phase of this parity is over.
+    /// `mbarrier_wait`: returns once the phase of this parity has completed.
     ///
     /// # Safety
     /// Called on this thread's coroutine.
@@ -203,29 +205,29 @@ impl Thread {
         }
     }
 
-    /// `group_sync`: a barrier of as many threads, whole warps.
+    /// `named_barrier_sync`: a barrier of as many threads, whole warps.
     ///
     /// # Safety
     /// Called on this thread's coroutine.
-    pub unsafe fn group_sync(this: *mut Thread, id: u32, threads: u32, place: Place) {
+    pub unsafe fn named_barrier_sync(this: *mut Thread, id: u32, threads: u32, place: Place) {
         // SAFETY: the references to the cluster end before the thread is suspended.
         unsafe {
             let cluster = &mut *(*this).cluster;
-            if !(1..GROUP_BARRIERS).contains(&id) || !threads.is_multiple_of(WARP as u32) {
+            if !(1..NAMED_BARRIERS).contains(&id) || !threads.is_multiple_of(WARP as u32) {
                 Thread::fail(this, format!("comes to barrier {id} of {threads} threads at {place}"));
             }
             let rank = (*this).rank;
-            let new = GroupBarrier { rank, id, threads, arrived: 0, place };
-            let at = match cluster.groups.iter().position(|g| (g.rank, g.id) == (rank, id)) {
+            let new = NamedBarrier { rank, id, threads, arrived: 0, place };
+            let at = match cluster.named_barriers.iter().position(|b| (b.rank, b.id) == (rank, id)) {
                 Some(at) => at,
                 None => {
-                    cluster.groups.push(new);
-                    cluster.groups.len() - 1
+                    cluster.named_barriers.push(new);
+                    cluster.named_barriers.len() - 1
                 }
             };
-            let group = &mut cluster.groups[at];
-            if group.threads != threads || group.place != place {
-                let first = *group;
+            let barrier = &mut cluster.named_barriers[at];
+            if barrier.threads != threads || barrier.place != place {
+                let first = *barrier;
                 Thread::fail(
                     this,
                     format!(
@@ -234,12 +236,12 @@ impl Thread {
                     ),
                 );
             }
-            group.arrived += 1;
-            if group.arrived < threads {
-                return Thread::suspend(this, Wait::Group(rank, id, place));
+            barrier.arrived += 1;
+            if barrier.arrived < threads {
+                return Thread::suspend(this, Wait::Named(rank, id, place));
             }
-            cluster.groups.remove(at);
-            let here = |wait| matches!(wait, Wait::Group(r, i, _) if (r, i) == (rank, id));
+            cluster.named_barriers.remove(at);
+            let here = |wait| matches!(wait, Wait::Named(r, i, _) if (r, i) == (rank, id));
             let waiting = cluster.threads.iter().filter(|t| here(t.wait));
             let mut warps: Vec<usize> =
                 waiting.map(|t| t.number / WARP).chain([(*this).number / WARP]).collect();
@@ -250,7 +252,7 @@ impl Thread {
         }
     }
 
-    /// `cluster_arrive`: the thread has come to the barrier of the cluster.
+    /// `cluster_arrive`: the thread arrives at the barrier of the cluster.
     ///
     /// # Safety
     /// Called on this thread's coroutine.

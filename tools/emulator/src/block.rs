@@ -1,17 +1,18 @@
-//! What a block of a cluster has for itself: its place in the grid, its shared memory, its barrier.
+//! The state of one block of a cluster: its index in the grid, its shared memory, its barrier.
 
 use super::heap;
 use super::thread::Place;
 use std::ffi::c_void;
 
-/// Shared memory that a block of compute capability 8.0 to 9.0 can have in the largest case, and the static part of it.
+/// Shared memory that a block of compute capability 8.0 to 9.0 can have in the largest case, and the static
+/// part of it.
 pub const SHARED_BYTES: usize = 227 << 10;
 pub const STATIC_BYTES: usize = 48 << 10;
 /// Bytes of the arena, a multiple of pages.
 pub const ARENA_BYTES: usize = SHARED_BYTES.next_multiple_of(heap::PAGE);
 /// From one block's arena to the next one's: nothing may touch the page between them.
 pub const ARENA_STRIDE: usize = ARENA_BYTES + heap::PAGE;
-/// What lies between two static arrays in the check build.
+/// Bytes between two static arrays in the check build, which nothing may access.
 pub const RED_ZONE: usize = 16;
 /// Most blocks of a cluster that every device can run.
 pub const MAX_BLOCKS: usize = 8;
@@ -23,7 +24,7 @@ pub struct BlockView {
     pub dim: [u32; 3],
     pub grid: [u32; 3],
     pub shared: *mut u8,
-    /// Number in the cluster.
+    /// Rank in the cluster.
     pub rank: u32,
 }
 

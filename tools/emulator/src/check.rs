@@ -1,5 +1,5 @@
-//! The check build's accesses to memory: the functions that `-fsanitize=thread` makes the compiler call before each, over
-//! the [`shadow`](super::shadow) memory. No sanitizer's runtime is linked.
+//! The check build's accesses to memory: the functions that `-fsanitize=thread` makes the compiler call
+//! before each, over the [`shadow`](super::shadow) memory. No sanitizer's runtime is linked.
 
 use super::cluster::Cluster;
 use super::shadow::Access;
@@ -22,7 +22,8 @@ pub fn follow(cluster: *mut Cluster) {
 fn access(address: *const c_void, bytes: usize, kind: Access) {
     let cluster = CHECKED.get();
     if !cluster.is_null() {
-        // SAFETY: set only while the cluster runs, and instrumented code runs on the coroutine of its current thread.
+        // SAFETY: set only while the cluster runs, and instrumented code runs on the coroutine of its current
+        // thread.
         unsafe { Cluster::touch(cluster, address as usize, bytes, kind) }
     }
 }

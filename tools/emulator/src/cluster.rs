@@ -1,10 +1,9 @@
-//! The scheduler of one cluster of blocks, one block in most kernels: every CUDA thread is ready, waits at a barrier or in an
-//! operation of its warp, or is done. The last to arrive lets the others go on; where nothing is ready, the report says who waits
-//! where.
+//! The scheduler of one cluster of blocks, one block in most kernels: every CUDA thread is ready, waits at a
+//! barrier or in a warp operation, or is done. The last to arrive releases the others; where no thread is
+//! ready, the report says who waits where.
 
-use super::barriers::{ClusterBarrier, GroupBarrier, Mbarrier};
+use super::barriers::{ClusterBarrier, Mbarrier, NamedBarrier};
 use super::block::{ARENA_BYTES, ARENA_STRIDE, Block, BlockView, MAX_BLOCKS};
-use super::bulk::BulkCopy;
 use super::check;
 use super::copies::{Copies, Groups};
 use super::fault;
@@ -14,7 +13,8 @@ use super::report::{Failure, triple};
 use super::shadow::{Access, Actor, Clock, Shadow};
 use super::stack::Slot;
 use super::thread::{Place, Thread, Wait, WarpOp};
-use super::warpgroup::Product;
+use super::tma::TmaCopy;
+use super::wgmma::Wgmma;
 use super::{EmulatorOptions, Schedule};
 use corosensei::CoroutineResult;
 use psmt_fast::backend::cuda::driver::Launch;
@@ -31,14 +31,14 @@ pub struct Warp {
     pub members: u32,
     pub ready: u32,
     pub arrived: u32,
-    /// The operation that the first lane came with.
+    /// The operation that the first lane arrived with.
     pub op: Option<WarpOp>,
     pub place: Place,
-    /// What its lanes know of each warp; of their own what was before they last synchronised.
+    /// Vector clock of its lanes; for their own warp the time of their last synchronisation.
     pub clock: Clock,
-    /// Products under way, and a number that stands for all that it asked for.
-    pub products: Groups<Product>,
-    pub asked: u64,
+    /// WGMMAs in flight, and a hash of all that were issued.
+    pub wgmmas: Groups<Wgmma>,
+    pub issued: u64,
 }
 
 /// What all blocks of a launch have in common.
@@ -72,22 +72,22 @@ pub struct Cluster {
     /// Whether any thread began a copy.
     pub copied: bool,
     pub mbarriers: Vec<Mbarrier>,
-    pub groups: Vec<GroupBarrier>,
-    /// Bulk copies under way.
-    pub bulk: VecDeque<BulkCopy>,
+    pub named_barriers: Vec<NamedBarrier>,
+    /// TMA copies in flight.
+    pub tma_copies: VecDeque<TmaCopy>,
     pub barrier: ClusterBarrier,
     pub random: u64,
     pub failure: Option<Failure>,
-    /// Barriers so far, who runs and what it knows.
+    /// The running thread, its vector clock, and the number of barriers so far.
     pub actor: Actor,
     pub arena_shadow: Option<Shadow>,
-    /// In boxes, as a coroutine stays where it is while it runs.
+    /// Boxed, as a coroutine must not move while it runs.
     #[expect(clippy::vec_box)]
     pub pool: Vec<Box<Slot>>,
     pub num_slots: usize,
     /// The address of the blocks' shared memory.
     pub arenas: usize,
-    /// Where the kernels look for the running thread.
+    /// The variable from which kernels read the running thread.
     pub current: *mut *mut c_void,
 }
 
@@ -105,7 +105,8 @@ pub fn run(plan: &Plan<'_>, index: [u32; 3]) -> Result<(), String> {
         Some(cluster) => cluster,
         None => Box::new(Cluster::new()?),
     };
-    // SAFETY: the cluster is not used between here and the end of the run but through this pointer, and `plan` outlives it.
+    // SAFETY: the cluster is not used between here and the end of the run but through this pointer, and
+    // `plan` outlives it.
     let result = unsafe {
         let this: *mut Cluster = &mut *cluster;
         let result =
@@ -133,8 +134,8 @@ impl Cluster {
             copies: Vec::new(),
             copied: false,
             mbarriers: Vec::new(),
-            groups: Vec::new(),
-            bulk: VecDeque::new(),
+            named_barriers: Vec::new(),
+            tma_copies: VecDeque::new(),
             barrier: ClusterBarrier::default(),
             random: 0,
             failure: None,
@@ -143,7 +144,8 @@ impl Cluster {
             pool: Vec::new(),
             num_slots: 0,
             arenas,
-            // SAFETY: returns the address of a thread-local variable of this OS thread, on which the cluster stays.
+            // SAFETY: returns the address of a thread-local variable of this OS thread, on which the cluster
+            // stays.
             current: unsafe { emu_current_slot() },
         })
     }
@@ -193,8 +195,8 @@ impl Cluster {
                 op: None,
                 place: Place::NONE,
                 clock: Clock::default(),
-                products: Groups::default(),
-                asked: 0,
+                wgmmas: Groups::default(),
+                issued: 0,
             }
         }));
         if std::mem::take(&mut cluster.copied) {
@@ -204,8 +206,8 @@ impl Cluster {
             cluster.copies.resize_with(num, Copies::default);
         }
         cluster.mbarriers.clear();
-        cluster.groups.clear();
-        cluster.bulk.clear();
+        cluster.named_barriers.clear();
+        cluster.tma_copies.clear();
         let number = index.iter().rev().fold(0u64, |n, &v| n << 21 | u64::from(v));
         cluster.random = match plan_ref.options.schedule {
             Schedule::Seeded(seed) => seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ number,
@@ -261,7 +263,8 @@ impl Cluster {
     /// Follows an access of the running thread, which ends here where it is forbidden.
     ///
     /// # Safety
-    /// Called on the running thread's coroutine, by a function that owns nothing else, while the cluster is followed.
+    /// Called on the running thread's coroutine, by a function that owns nothing else, while the cluster is
+    /// followed.
     pub unsafe fn touch(this: *mut Cluster, address: usize, bytes: usize, access: Access) {
         // SAFETY: as promised by the caller; the references end before the thread is suspended.
         unsafe {
@@ -288,9 +291,9 @@ impl Cluster {
                     if cluster.blocks().iter().map(|b| b.done).sum::<usize>() == cluster.threads.len() {
                         return cluster.loose_ends().map_or(Ok(()), Err);
                     }
-                    // As late as it can be: nothing else is left to do.
-                    match cluster.bulk.pop_front() {
-                        Some(copy) => cluster.land(copy)?,
+                    // As late as possible: no thread can run.
+                    match cluster.tma_copies.pop_front() {
+                        Some(copy) => cluster.complete(copy)?,
                         None => return Err(cluster.who_waits()),
                     }
                     continue;
@@ -337,7 +340,8 @@ impl Cluster {
 
     /// Lets a thread run until it waits or is done.
     unsafe fn resume(this: *mut Cluster, number: usize) -> Result<(), String> {
-        // SAFETY: no reference to the cluster is held while the thread runs; its coroutine lies in a box that stays.
+        // SAFETY: no reference to the cluster is held while the thread runs; its coroutine lies in a box that
+        // stays.
         unsafe {
             let threads = &mut (*this).threads;
             let thread: *mut Thread = threads.as_mut_ptr().add(number);

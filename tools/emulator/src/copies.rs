@@ -1,5 +1,5 @@
-//! What runs behind a thread's or a warp's back in groups, which end in order, each when it is waited for at the latest; and
-//! asynchronous copies, of which a thread has such groups.
+//! Asynchronous work in groups, which complete in order, each at the latest when it is waited for; and
+//! cp.async copies, of which a thread has such groups.
 
 use super::thread::Place;
 use std::collections::VecDeque;
@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 /// Bytes of a copy.
 pub const COPY_BYTES: usize = 16;
 
-/// A copy that is under way.
+/// A copy in flight.
 #[derive(Clone, Copy)]
 pub struct AsyncCopy {
     pub to: *mut u8,
@@ -16,8 +16,8 @@ pub struct AsyncCopy {
     pub bytes: usize,
     /// Where it was begun.
     pub place: Place,
-    /// Whether the bytes have already moved.
-    pub landed: bool,
+    /// Whether the bytes have already been copied.
+    pub done: bool,
 }
 
 impl AsyncCopy {
@@ -25,11 +25,11 @@ impl AsyncCopy {
     ///
     /// # Safety
     /// As for the kernel's own access to both places.
-    pub unsafe fn land(&mut self) {
-        if self.landed {
+    pub unsafe fn complete(&mut self) {
+        if self.done {
             return;
         }
-        self.landed = true;
+        self.done = true;
         let mut data = [0u8; COPY_BYTES];
         // SAFETY: as promised by the caller; the buffer in between is ours.
         unsafe {
@@ -39,12 +39,12 @@ impl AsyncCopy {
     }
 }
 
-/// Work in groups.
+/// Work in commit groups.
 pub struct Groups<T> {
     queue: VecDeque<T>,
     /// Sizes of the closed groups.
     groups: VecDeque<usize>,
-    /// Work in no group yet.
+    /// Work in the open group.
     open: usize,
 }
 
@@ -58,13 +58,13 @@ impl<T> Default for Groups<T> {
 }
 
 impl<T> Groups<T> {
-    /// Begins something.
+    /// Adds work to the open group.
     pub fn push(&mut self, work: T) {
         self.queue.push_back(work);
         self.open += 1;
     }
 
-    /// Whether nothing is under way.
+    /// Whether nothing is in flight.
     pub fn is_idle(&self) -> bool {
         self.queue.is_empty()
     }
@@ -75,7 +75,7 @@ impl<T> Groups<T> {
         self.open = 0;
     }
 
-    /// The next that must end so that at most `groups` groups are under way.
+    /// The next work that must complete so that at most `groups` groups are in flight.
     pub fn next_before(&mut self, groups: usize) -> Option<T> {
         while self.groups.len() > groups {
             match self.groups.front_mut() {
@@ -91,7 +91,6 @@ impl<T> Groups<T> {
         None
     }
 
-    /// Forgets everything.
     pub fn clear(&mut self) {
         self.queue.clear();
         self.groups.clear();
@@ -100,7 +99,7 @@ impl<T> Groups<T> {
 }
 
 impl Copies {
-    /// The copy to `address` that is under way.
+    /// The copy to `address` in flight.
     pub fn find(&self, address: usize) -> Option<&AsyncCopy> {
         self.queue.iter().find(|c| (c.to as usize..c.to as usize + COPY_BYTES).contains(&address))
     }

@@ -29,7 +29,7 @@ pub struct Emulator {
     options: EmulatorOptions,
     kernels: Registry,
     heap: Heap,
-    /// What is known of each byte of the heap, in the check build.
+    /// Shadow of the heap, in the check build.
     shadow: Option<Shadow>,
     launches: AtomicU64,
 }
@@ -169,8 +169,7 @@ impl Driver for Emulator {
         Ok(())
     }
 
-    /// Emulated as the cards that have them.
-    fn has_warpgroup_products(&self) -> bool {
+    fn has_wgmma(&self) -> bool {
         true
     }
 
@@ -191,7 +190,7 @@ impl Driver for Emulator {
     }
 }
 
-/// Whether a GPU could do this launch of a kernel, and the emulator: it follows so many warps together.
+/// Refuses launches that no GPU could do, and clusters of more warps than a vector clock has.
 fn check_launch(launch: Launch, entry: &Entry) -> std::result::Result<(), String> {
     let &Entry { max_threads, cluster, .. } = entry;
     let Launch { grid, block, shared } = launch;

@@ -1,4 +1,5 @@
-//! Accesses to memory that the processor refuses, turned from signals into the end of the thread that made them.
+//! Accesses to memory that the processor refuses, turned from signals into the end of the thread that made
+//! them.
 
 use super::stack::Routine;
 use std::cell::Cell;
@@ -11,7 +12,7 @@ use std::sync::Once;
 pub struct Fault {
     /// Signal number.
     pub signal: i32,
-    /// The address, where the processor tells it.
+    /// The address, where the processor reports it.
     pub address: usize,
     /// The thread's stack was used up.
     pub overflow: bool,
@@ -31,12 +32,12 @@ const SIGNALS: [i32; 4] = [libc::SIGSEGV, libc::SIGBUS, libc::SIGFPE, libc::SIGI
 static INSTALL: Once = Once::new();
 static mut PREVIOUS: [MaybeUninit<libc::sigaction>; SIGNALS.len()] = [MaybeUninit::uninit(); SIGNALS.len()];
 
-/// Installs the handler, once a process.
+/// Installs the handler, once per process.
 pub fn install() {
     INSTALL.call_once(|| {
         for (i, &signal) in SIGNALS.iter().enumerate() {
-            // SAFETY: the handler only touches thread-local data and the interrupted context. The old handlers are
-            // written here, before any signal can be handled by ours, and only read later.
+            // SAFETY: the handler only touches thread-local data and the interrupted context. The old
+            // handlers are written here, before any signal can be handled by ours, and only read later.
             unsafe {
                 let mut action: libc::sigaction = std::mem::zeroed();
                 action.sa_sigaction = handle as extern "C" fn(_, _, _) as usize;
@@ -49,8 +50,9 @@ pub fn install() {
 }
 
 extern "C" fn handle(signal: i32, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
-    // SAFETY: the system passes valid pointers; a coroutine that is marked as running is alive, and where the interrupted
-    // stack pointer is in its stack the trap handler may take over. The frames it leaves are a kernel's.
+    // SAFETY: the system passes valid pointers; a coroutine that is marked as running is alive, and where the
+    // interrupted stack pointer is in its stack the trap handler may take over. The frames it leaves are a
+    // kernel's.
     unsafe {
         let context = &mut *context.cast::<libc::ucontext_t>();
         if let Some(routine) = RUNNING.get().as_ref() {

@@ -1,6 +1,6 @@
-//! Device memory of the emulator: one reserved range of addresses. An allocation ends (to within its alignment) at a page
-//! that cannot be touched, is filled with 0xFF before its first use, and stays inaccessible for a while after it is given
-//! back.
+//! Device memory of the emulator: one reserved range of addresses. An allocation ends (to within its
+//! alignment) at a page that cannot be touched, is filled with 0xFF before its first use, and stays
+//! inaccessible for a while after it is given back.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -8,7 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 /// Addresses reserved for one device. Only what is allocated takes memory.
 pub const HEAP_BYTES: usize = 64 << 30;
 pub const PAGE: usize = 4096;
-/// Of every allocation, as on a GPU.
+/// Alignment of every allocation, as on a GPU.
 const ALIGN: usize = 256;
 /// What memory holds before it is written: NaN as a float.
 pub const POISON: u8 = 0xFF;

@@ -1,9 +1,10 @@
-//! A CUDA device on a processor: the kernels of psmt-fast, compiled by the host's C++ compiler, run under a scheduler
-//! with one stackful coroutine for each CUDA thread of a block. Blocks run in parallel, each on one OS thread.
+//! A CUDA device on a processor: the kernels of psmt-fast, compiled by the host's C++ compiler, run under a
+//! scheduler with one stackful coroutine for each CUDA thread of a block. Blocks run in parallel, each on one
+//! OS thread.
 //!
-//! It is as strict as it can be where a GPU is lenient: memory is poisoned and ends at guard pages, asynchronous copies
-//! land as late as they may, threads that diverge at a barrier are an error that says who waits where. The check build
-//! also follows every access to memory. Knows nothing of ops.
+//! It is as strict as it can be where a GPU is lenient: memory is poisoned and ends at guard pages,
+//! asynchronous copies complete as late as they may, threads that diverge at a barrier are an error that says
+//! who waits where. The check build also follows every access to memory. Must not know ops.
 
 #[cfg(emulator)]
 mod abi;
@@ -11,8 +12,6 @@ mod abi;
 mod barriers;
 #[cfg(emulator)]
 mod block;
-#[cfg(emulator)]
-mod bulk;
 #[cfg(emulator)]
 mod check;
 #[cfg(emulator)]
@@ -37,7 +36,9 @@ mod stack;
 #[cfg(emulator)]
 mod thread;
 #[cfg(emulator)]
-mod warpgroup;
+mod tma;
+#[cfg(emulator)]
+mod wgmma;
 
 // The table of kernels names this crate, as those of others do.
 extern crate self as psmt_emulator;
@@ -56,11 +57,11 @@ pub enum Schedule {
     Ascending,
     /// From the last to the first.
     Descending,
-    /// Drawn at every step.
+    /// Random, drawn at every step.
     Seeded(u64),
 }
 
-/// When an asynchronous copy lands.
+/// When an asynchronous copy completes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum CopyTime {
     /// Not before a wait asks for it.
@@ -68,18 +69,18 @@ pub enum CopyTime {
     Late,
     /// At once.
     Early,
-    /// One or the other.
+    /// Randomly one or the other.
     Seeded(u64),
 }
 
 /// How the emulator runs kernels.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct EmulatorOptions {
-    /// Run the build whose accesses to memory are instrumented.
+    /// Run the check build, whose accesses to memory are instrumented.
     pub check: bool,
     /// Order of threads.
     pub schedule: Schedule,
-    /// Landing of asynchronous copies.
+    /// Completion of asynchronous copies.
     pub copies: CopyTime,
 }
 

@@ -1,11 +1,11 @@
-//! Sets of warps that have read the same byte, and when each did so last. A block has few of them, as neighbouring bytes are
-//! read alike, so a byte's cell holds a set's number.
+//! Sets of warps that have read the same byte, and when each did so last. A block has few of them, as
+//! neighbouring bytes are read alike, so a byte's cell holds a set's number.
 
 use super::shadow::Clock;
 use std::collections::HashMap;
 
-/// Sets that are told apart; later ones count as read by all warps at the time of the last, which any barrier of the whole
-/// block orders.
+/// Sets that are told apart; later ones count as read by all warps at the time of the last, which any barrier
+/// of the whole block orders.
 const MAX_SETS: usize = 4096;
 
 /// What was read before: the stamp that says so.

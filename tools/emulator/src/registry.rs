@@ -19,7 +19,7 @@ pub type Invoke = unsafe extern "C" fn(args: *const *mut c_void);
 /// Head of a list of kernels.
 pub type ListFn = unsafe extern "C" fn() -> *const KernelRecord;
 
-/// What `KERNEL(threads) name(...)` and its other forms say; a null name ends the list.
+/// The launch bounds of `KERNEL(threads) name(...)` and its other forms; a null name ends the list.
 #[repr(C)]
 pub struct Bound {
     name: *const c_char,
@@ -29,7 +29,8 @@ pub struct Bound {
 /// Array of bounds.
 pub type BoundsFn = unsafe extern "C" fn() -> *const Bound;
 
-/// A file of kernels, as its build script made it: the plain kernels, those whose accesses are announced, and their bounds.
+/// A file of kernels, as its build script made it: the plain kernels, the instrumented ones, and their launch
+/// bounds.
 pub struct KernelFile {
     /// Name without its ending.
     pub name: &'static str,
@@ -55,7 +56,7 @@ pub struct Entry {
     pub cluster: u32,
 }
 
-/// Of any block.
+/// Of kernels without a bound.
 const MAX_THREADS: u32 = 1024;
 
 /// The kernels of a file, by name.

@@ -1,4 +1,4 @@
-//! What went wrong, in words.
+//! Messages of errors.
 
 use super::block::{ARENA_STRIDE, MAX_BLOCKS};
 use super::cluster::Cluster;
@@ -45,7 +45,7 @@ fn describe_wrong(
         Wrong::Outside => format!("{verb} {bytes} bytes, {target} among them"),
         Wrong::Unwritten => format!("{verb} {target}, which nothing has written"),
         Wrong::Pending(thread) => format!(
-            "{verb} {target}, where an asynchronous copy of {} has not landed: a wait is missing",
+            "{verb} {target}, where an asynchronous copy of {} has not completed: a wait is missing",
             name(thread)
         ),
         Wrong::Race { other, thread, same_block, several } => {
@@ -67,7 +67,7 @@ impl Cluster {
             Access::Write => "writes",
             Access::Atomic => "updates",
             Access::BeginCopy => "begins a copy to",
-            Access::LandCopy => "ends a copy to",
+            Access::EndCopy => "ends a copy to",
         };
         let target = self.describe_address(at);
         let copy = match wrong {
@@ -127,7 +127,7 @@ impl Cluster {
                 Wait::Block(place) => format!("{who} wait in block_sync at {place}"),
                 Wait::Warp(place) => format!("{who} wait in a warp operation at {place}"),
                 Wait::Cluster(place) => format!("{who} wait in cluster_wait at {place}"),
-                Wait::Group(_, id, place) => format!("{who} wait at barrier {id} at {place}"),
+                Wait::Named(_, id, place) => format!("{who} wait at barrier {id} at {place}"),
                 Wait::Mbarrier(address, _, place) => {
                     let barrier = self.mbarriers.iter().find(|b| b.address == address);
                     let lacks = barrier.map(|b| format!(", whose {b}")).unwrap_or_default();

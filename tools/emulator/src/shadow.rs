@@ -1,15 +1,15 @@
-//! What the check build knows of every byte of device and shared memory: whether it exists and was written, and who touched
-//! it last. Two accesses of which one writes must be ordered: by a barrier between them (of the block, of a group of its
-//! warps, an arrival at an mbarrier that the other waited for), by `warp_sync` within a warp, or by the end of a launch.
-//! Atomics are ordered among themselves.
+//! The check build's shadow of every byte of device and shared memory: whether it exists and was written, and
+//! who accessed it last. Two accesses of which one writes must be ordered: by a barrier between them (of the
+//! block, a named barrier, an arrival at an mbarrier that the other waited for), by `warp_sync` within a
+//! warp, or by the end of a launch. Atomics are ordered among themselves.
 
 use super::heap;
 use super::readers::Readers;
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-/// A byte's last write and last read, each a [`Stamp`]. Blocks run in parallel, so cells are atomic; a lost update between
-/// blocks can only hide a race, never invent one.
+/// A byte's last write and last read, each a [`Stamp`]. Blocks run in parallel, so cells are atomic; a lost
+/// update between blocks can only hide a race, never invent one.
 pub type Cell = [AtomicU64; 2];
 
 /// Two fields of stamps, so that blocks and launches fit; beyond these they repeat.
@@ -32,12 +32,12 @@ const PLAIN: u64 = 1;
 /// Write cells: an atomic. Read cells: several threads of a warp.
 const ATOMIC: u64 = 2;
 const SEVERAL_LANES: u64 = 2;
-/// Write cells: an asynchronous copy that has not landed. Read cells: threads of several warps; the field of events has the
-/// number of their set.
+/// Write cells: an asynchronous copy in flight. Read cells: threads of several warps; the field of events has
+/// the number of their set.
 const PENDING: u64 = 3;
 const SEVERAL_WARPS: u64 = 3;
 
-/// The running thread and what is ordered before it.
+/// The running thread and its vector clock.
 #[derive(Default)]
 pub struct Actor {
     /// Numbers of launch, first block of the cluster, and thread of the cluster.
@@ -48,19 +48,20 @@ pub struct Actor {
     pub events: u64,
     /// Warps of the cluster.
     pub warps: usize,
-    /// What the running thread's warp knows of each warp.
+    /// Vector clock of the running thread's warp.
     pub clock: Clock,
     /// Warps that read the same.
     pub readers: RefCell<Readers>,
 }
 
-/// For each warp of a cluster: everything that it did before there had been this many barriers is over (a vector clock).
+/// For each warp of a cluster: everything that it did before there had been this many barriers is over (a
+/// vector clock).
 pub type Clock = [u64; MAX_WARPS];
 
 /// Warps that a block has at most, and a cluster that is emulated.
 pub const MAX_WARPS: usize = 32;
 
-/// How memory is touched.
+/// Kind of an access.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Access {
     Read,
@@ -68,17 +69,17 @@ pub enum Access {
     Atomic,
     /// The target of an asynchronous copy that begins.
     BeginCopy,
-    /// The target of one that lands.
-    LandCopy,
+    /// The target of one that completes.
+    EndCopy,
 }
 
-/// What is wrong with an access.
+/// Why an access is an error.
 pub enum Wrong {
     /// There is no such byte.
     Outside,
     /// Nothing wrote it.
     Unwritten,
-    /// A copy to it has not landed; the thread that began it.
+    /// A copy to it is in flight; the thread that began it.
     Pending(usize),
     /// Not ordered with what this thread of this or another block did.
     Race { other: &'static str, thread: usize, same_block: bool, several: bool },
@@ -147,11 +148,11 @@ impl Actor {
         if written == NONE {
             return Err(Wrong::Outside);
         }
-        if written & KIND == PENDING && access != Access::LandCopy {
+        if written & KIND == PENDING && access != Access::EndCopy {
             return Err(Wrong::Pending(thread_of(written)));
         }
         let atomics = access == Access::Atomic && written & KIND == ATOMIC;
-        if access != Access::LandCopy && !atomics && !self.after(written, false) {
+        if access != Access::EndCopy && !atomics && !self.after(written, false) {
             return Err(self.race("written", written, false));
         }
         if matches!(access, Access::Read | Access::Atomic) && written == UNWRITTEN {
@@ -253,7 +254,7 @@ impl Shadow {
         unsafe { std::slice::from_raw_parts((self.cells as *const Cell).add(offset), bytes) }
     }
 
-    /// Checks an access and records it; the first byte that is wrong and how.
+    /// Checks an access and records it; on error the first wrong byte and why.
     #[inline]
     pub fn touch(
         &self,
@@ -298,12 +299,12 @@ impl Shadow {
         self.set(address, bytes, HOST);
     }
 
-    /// The bytes are no more.
+    /// The bytes no longer exist.
     pub fn destroy(&self, address: usize, bytes: usize) {
         self.set(address, bytes, NONE);
     }
 
-    /// What the bytes of `from` are, those of `to` become.
+    /// Copies the state of the bytes of `from` to those of `to`.
     pub fn copied_by_host(&self, from: usize, to: usize, bytes: usize) {
         for (a, b) in self.cells(from, bytes).iter().zip(self.cells(to, bytes)) {
             let state = if a[0].load(Relaxed) == UNWRITTEN { UNWRITTEN } else { HOST };

@@ -7,7 +7,8 @@ use corosensei::{Coroutine, Yielder};
 
 /// Bytes of a thread's stack. Kernels have small frames; a guard page ends it.
 const STACK_BYTES: usize = 64 << 10;
-/// Stacks begin at different distances from a page, as equal ones would compete for the same lines of the cache.
+/// Stacks begin at different distances from a page, as equal ones would compete for the same lines of the
+/// cache.
 const COLOURS: usize = 61;
 const COLOUR_BYTES: usize = 192;
 
@@ -27,8 +28,8 @@ unsafe impl Stack for ColouredStack {
     }
 }
 
-/// What a coroutine is resumed with and what it ends with: a thread to run (looked at when the one before is done), and
-/// the fault that ended it.
+/// What a coroutine is resumed with and what it ends with: a thread to run (looked at when the one before is
+/// done), and the fault that ended it.
 pub type Routine = Coroutine<*mut Thread, (), Fault, ColouredStack>;
 
 /// A coroutine that runs one thread after another.
@@ -48,8 +49,8 @@ impl Slot {
     /// Makes the coroutine usable again after a fault or in the middle of a thread.
     pub fn renew(mut self) -> Slot {
         if !self.routine.done() {
-            // SAFETY: the frames that are left behind are a kernel's, which owns nothing, and those of the functions
-            // that suspend it, which own nothing at that point.
+            // SAFETY: the frames that are left behind are a kernel's, which owns nothing, and those of the
+            // functions that suspend it, which own nothing at that point.
             unsafe { self.routine.force_reset() };
         }
         Slot { routine: routine(self.routine.into_stack()) }
@@ -59,7 +60,8 @@ impl Slot {
 fn routine(stack: ColouredStack) -> Routine {
     Coroutine::with_stack(stack, |yielder: &Yielder<*mut Thread, ()>, mut thread: *mut Thread| {
         loop {
-            // SAFETY: the scheduler resumes a fresh or finished coroutine with a thread that is alive until it is done.
+            // SAFETY: the scheduler resumes a fresh or finished coroutine with a thread that is alive until
+            // it is done.
             unsafe { Thread::main(thread, yielder) };
             thread = yielder.suspend(());
         }

@@ -1,5 +1,5 @@
-//! A CUDA thread and what it can ask for: barriers, operations of its warp, shared arrays, copies. Everything here runs on
-//! the thread's own coroutine.
+//! A CUDA thread and its operations: barriers, warp operations, shared arrays, copies. Everything here runs
+//! on the thread's own coroutine.
 
 use super::CopyTime;
 use super::block::{Block, BlockView, RED_ZONE, SHARED_BYTES, STATIC_BYTES, Static};
@@ -51,11 +51,11 @@ pub enum Wait {
     Block(Place),
     /// In an operation of its warp.
     Warp(Place),
-    /// In `group_sync` of this block and number.
-    Group(usize, u32, Place),
+    /// In `named_barrier_sync` of this block and number.
+    Named(usize, u32, Place),
     /// In `cluster_wait`.
     Cluster(Place),
-    /// For a phase of the mbarrier at this address, by its parity.
+    /// In `mbarrier_wait` at this address for the phase of this parity.
     Mbarrier(usize, u32, Place),
     /// Has returned.
     Done,
@@ -74,11 +74,11 @@ pub struct Thread {
     pub slot: Option<Box<Slot>>,
     pub deposit: *mut c_void,
     pub wait: Wait,
-    /// The phase of the cluster's barrier at which it has arrived and for which it has not waited.
+    /// The phase of the cluster's barrier at which it has arrived and not yet waited.
     pub arrived: Option<u64>,
 }
 
-/// Does a warp operation for all lanes from what each has deposited.
+/// Does a warp operation for all lanes, from the deposit of each.
 pub type WarpOp = unsafe extern "C" fn(lanes: *const [*mut c_void; WARP]);
 
 impl Thread {
@@ -170,7 +170,8 @@ impl Thread {
     /// # Safety
     /// Called on this thread's coroutine; `deposit` is what `op` expects.
     pub unsafe fn warp_op(this: *mut Thread, op: WarpOp, deposit: *mut c_void, orders: bool, place: Place) {
-        // SAFETY: the references to the cluster end before the thread is suspended; deposits lie on stacks that stay.
+        // SAFETY: the references to the cluster end before the thread is suspended; deposits lie on stacks
+        // that stay.
         unsafe {
             (*this).deposit = deposit;
             let cluster = &mut *(*this).cluster;
@@ -266,11 +267,11 @@ impl Thread {
         }
     }
 
-    /// Whether a copy that begins now lands at once.
+    /// Whether a copy that begins now completes at once.
     ///
     /// # Safety
     /// Called on this thread's coroutine.
-    pub unsafe fn copy_lands_at_once(this: *mut Thread) -> bool {
+    pub unsafe fn copy_completes_at_once(this: *mut Thread) -> bool {
         // SAFETY: no other reference to the cluster is alive.
         unsafe {
             let cluster = &mut *(*this).cluster;

@@ -1,23 +1,23 @@
-//! Where blocks of known sizes and lifetimes lie in one range of memory. Plain arithmetic; knows no devices.
+//! Offsets for blocks of known sizes and lifetimes in one range of memory. Plain arithmetic; must not know
+//! devices.
 
 use crate::backend::cuda::branches::Place;
 
-/// Addresses of blocks are multiples of this, as those that a driver gives.
-pub const ALIGNMENT: usize = 256;
+/// Addresses of blocks are multiples of this, as a driver's are.
+pub(super) const ALIGNMENT: usize = 256;
 
-/// Memory that is needed from moment `born` until moment `died`, of a program that may fork.
+/// A block that is in use from time `born` until `died`, of a program that may fork.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Span {
-    /// Bytes.
-    pub bytes: usize,
-    /// First moment.
-    pub born: usize,
-    /// The moment at which it is free again.
-    pub died: usize,
-    /// Where the program stands when it is taken.
-    pub from: Place,
-    /// Where it is given back.
-    pub until: Place,
+pub(super) struct Span {
+    pub(super) bytes: usize,
+    /// Time of its allocation.
+    pub(super) born: usize,
+    /// Time at which it is freed.
+    pub(super) died: usize,
+    /// The branch that allocates it.
+    pub(super) from: Place,
+    /// The branch that frees it.
+    pub(super) until: Place,
 }
 
 impl Span {
@@ -27,7 +27,7 @@ impl Span {
 
     /// Whether it is free when the other is taken, whichever branches run first.
     fn precedes(&self, other: &Span) -> bool {
-        self.died <= other.born && !self.until.beside(&other.from)
+        self.died <= other.born && !self.until.concurrent_with(&other.from)
     }
 
     fn meets(&self, other: &Span) -> bool {
@@ -37,15 +37,16 @@ impl Span {
 
 /// Offsets of blocks, and the bytes they take in all.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Layout {
-    /// One a block, in the order of the blocks.
-    pub offsets: Vec<usize>,
+pub(super) struct Layout {
+    /// One per block, in the order of the blocks.
+    pub(super) offsets: Vec<usize>,
     /// End of the last one.
-    pub bytes: usize,
+    pub(super) bytes: usize,
 }
 
-/// Places large blocks first, each at the lowest offset where it meets no block that is needed at the same time.
-pub fn place(blocks: &[Span]) -> Layout {
+/// Places large blocks first, each at the lowest offset where it meets no block that is needed at the same
+/// time.
+pub(super) fn place(blocks: &[Span]) -> Layout {
     let mut order: Vec<usize> = (0..blocks.len()).collect();
     order.sort_by_key(|&i| (std::cmp::Reverse(blocks[i].bytes), blocks[i].born));
     let mut layout = Layout { offsets: vec![0; blocks.len()], bytes: 0 };
@@ -70,8 +71,9 @@ pub fn place(blocks: &[Span]) -> Layout {
     layout
 }
 
-/// The moment at which most bytes are needed where branches run one after another, and those bytes: no layout takes fewer.
-pub fn peak(blocks: &[Span]) -> (usize, usize) {
+/// The time at which most bytes are in use if branches run one after another, and those bytes: no layout
+/// takes fewer.
+pub(super) fn peak(blocks: &[Span]) -> (usize, usize) {
     let mut changes: Vec<(usize, bool, usize)> =
         blocks.iter().flat_map(|b| [(b.born, true, b.size()), (b.died, false, b.size())]).collect();
     // What dies at a moment makes room for what is born then.
@@ -136,11 +138,11 @@ mod tests {
             until: place.clone(),
             ..span(1000, born, died)
         };
-        // Two temporaries a branch that follow each other, one before the fork and one behind the join.
+        // Two temporaries per branch that follow each other, one before the fork and one after the join.
         let before = span(1000, 0, 1);
-        let behind = span(1000, 6, 7);
+        let after = span(1000, 6, 7);
         let blocks =
-            [before, on(&first, 2, 3), on(&first, 3, 4), on(&second, 4, 5), on(&second, 5, 6), behind];
+            [before, on(&first, 2, 3), on(&first, 3, 4), on(&second, 4, 5), on(&second, 5, 6), after];
         let layout = place(&blocks);
         assert_eq!(layout.offsets, [0, 0, 0, 1024, 1024, 0]);
         // A result of the first branch lives on: it is nobody else's place until it dies.

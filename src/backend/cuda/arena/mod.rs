@@ -1,5 +1,6 @@
-//! Memory of repeated steps, planned before the first: every step of a kind asks for the same sizes in the same order, so a
-//! rehearsal ([`Recorder`]) tells where each buffer goes in one block of memory, the arena. Knows drivers, not ops.
+//! Memory of repeated steps, planned before the first: every step of a kind asks for the same sizes in the
+//! same order, so a rehearsal ([`Recorder`]) gives each buffer an offset in one block of memory, the arena.
+//! Knows drivers; must not know ops.
 
 mod layout;
 mod recorder;
@@ -8,7 +9,7 @@ use super::branches::{Branch, Branches, Place};
 use super::driver::{Args, DevicePtr, Driver, Kernel, Launch};
 use super::tensor_map::{TensorMap, TensorMapSpec};
 use crate::Result;
-pub use recorder::{Recorder, Script};
+pub(super) use recorder::{Recorder, Script};
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,11 +17,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 /// How many buffers of a script may be left out in a row before a step no longer follows it.
 const LOOK_AHEAD: usize = 4;
 
-/// A driver whose buffers lie in an arena while a planned step runs, and otherwise where the driver under it puts them.
+/// A driver whose buffers lie in an arena while a planned step runs, and otherwise where the driver under it
+/// puts them.
 ///
-/// What a step asks for beyond its script, and what would overlap a buffer that is still in use, goes to the driver under it
-/// too: a plan that does not fit costs memory, never correctness.
-pub struct Arena {
+/// What a step asks for beyond its script, and what would overlap a buffer that is still in use, goes to the
+/// driver under it too: a plan that does not fit costs memory, never correctness.
+pub(super) struct Arena {
     under: Arc<dyn Driver>,
     scripts: HashMap<&'static str, Script>,
     state: Mutex<State>,
@@ -30,24 +32,24 @@ pub struct Arena {
 struct State {
     /// The arena, once a step has begun.
     base: Option<DevicePtr>,
-    /// The running step and how far its script is done.
+    /// The running step and the index of its script's next block.
     running: Option<(&'static str, usize)>,
     /// Buffers in use, by their addresses.
     live: BTreeMap<u64, Live>,
-    /// Where the program stands, and addresses of buffers that were given back while other branches may use them.
+    /// The current branch, and addresses of buffers that were freed while other branches may use them.
     branches: Branches<u64>,
-    /// What was given back on open branches, and where.
+    /// Memory that was freed on open branches, and on which.
     left: Vec<(Range<u64>, Place)>,
 }
 
-/// A buffer in use: its end, and where it was taken.
+/// A buffer in use: its end, and the branch that allocated it.
 struct Live {
     end: u64,
     from: Place,
 }
 
 impl State {
-    /// Whether memory is free for the branch at hand.
+    /// Whether memory is free for the current branch.
     fn is_free(&self, range: &Range<u64>) -> bool {
         let before = self.live.range(..range.end).next_back();
         let here = self.branches.place();
@@ -55,10 +57,10 @@ impl State {
             && !self
                 .left
                 .iter()
-                .any(|(r, until)| r.start < range.end && range.start < r.end && until.beside(here))
+                .any(|(r, until)| r.start < range.end && range.start < r.end && until.concurrent_with(here))
     }
 
-    /// The buffer is free from here on.
+    /// Marks a buffer as free from here on.
     fn end(&mut self, start: u64) {
         if let (Some(live), false) = (self.live.remove(&start), self.branches.place().is_trunk()) {
             self.left.push((start..live.end, self.branches.place().clone()));
@@ -67,12 +69,11 @@ impl State {
 }
 
 impl Arena {
-    /// Steps of each kind follow its script.
-    pub fn new(under: Arc<dyn Driver>, scripts: HashMap<&'static str, Script>) -> Arena {
+    pub(super) fn new(under: Arc<dyn Driver>, scripts: HashMap<&'static str, Script>) -> Arena {
         Arena { under, scripts, state: Mutex::default() }
     }
 
-    /// Bytes of the arena: steps follow one another in the same memory.
+    /// Bytes of the arena: the largest step, as steps reuse the same memory.
     fn bytes(&self) -> usize {
         self.scripts.values().map(|s| s.bytes).max().unwrap_or(0)
     }
@@ -81,7 +82,7 @@ impl Arena {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The next buffer of the running step's script that has `bytes` bytes, if it is not far.
+    /// The next buffer of `bytes` bytes in the running step's script, at most LOOK_AHEAD ahead.
     fn take(&self, bytes: usize) -> Result<Option<DevicePtr>> {
         let mut state = self.state();
         let Some((kind, done)) = state.running else { return Ok(None) };
@@ -156,8 +157,8 @@ impl Driver for Arena {
         self.under.synchronize()
     }
 
-    fn has_warpgroup_products(&self) -> bool {
-        self.under.has_warpgroup_products()
+    fn has_wgmma(&self) -> bool {
+        self.under.has_wgmma()
     }
 
     fn tensor_map(&self, spec: &TensorMapSpec) -> Result<TensorMap> {

@@ -1,5 +1,5 @@
-//! A driver that computes nothing and notes what memory is taken, when it is given back and what it was for. The sizes of a
-//! step's buffers do not depend on values, so a rehearsal over it tells what the real step will ask for.
+//! A driver that computes nothing and records allocations: their size, lifetime and purpose. The sizes of a
+//! step's buffers do not depend on values, so a rehearsal predicts what the real step will ask for.
 
 use super::layout::{self, Layout, Span};
 use crate::Result;
@@ -11,9 +11,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// The driver of a rehearsal.
-pub struct Recorder {
+pub(crate) struct Recorder {
     name: String,
-    warpgroups: bool,
+    wgmma: bool,
     state: Mutex<State>,
 }
 
@@ -28,9 +28,9 @@ struct State {
     live: HashMap<u64, usize>,
     next_address: u64,
     steps: Vec<Step>,
-    /// Whether the last of them goes on.
+    /// Whether the last step has not ended.
     in_step: bool,
-    /// Where the program stands, and numbers of blocks that were given back on one of several branches that may use them.
+    /// The current branch, and numbers of blocks that were freed on one branch while others may use them.
     branches: Branches<usize>,
 }
 
@@ -39,44 +39,43 @@ struct Block {
     phase: &'static str,
     born: usize,
     from: Place,
-    /// The moment, and where.
+    /// When and on which branch it was freed.
     died: Option<(usize, Place)>,
 }
 
-/// What a plan calls the data that arrives for a step while the one before it still runs, and how many steps' worth there is.
+/// The plan's entry for the double buffer of steps' data, and how many steps it holds.
 const ARRIVING: &str = "data that arrives";
 const ARRIVING_STEPS: u64 = 2;
 
-/// A rehearsed step: its moments and blocks, and bytes that were sent to it.
+/// A rehearsed step: its times and blocks, and bytes that were uploaded for it.
 struct Step {
     kind: &'static str,
     begin: usize,
     end: usize,
     blocks: std::ops::Range<usize>,
-    sent: usize,
+    uploaded: usize,
 }
 
 /// What a step of one kind will ask for, in order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Script {
+pub(crate) struct Script {
     /// Bytes of each allocation and its offset in the arena; no offset for what outlives the step.
-    pub blocks: Vec<(usize, Option<usize>)>,
-    /// Bytes of the arena.
-    pub bytes: usize,
+    pub(crate) blocks: Vec<(usize, Option<usize>)>,
+    pub(crate) bytes: usize,
 }
 
 impl Recorder {
-    /// A driver in the place of the one called `name`, and whether that has products of warpgroups.
-    pub fn new(name: String, warpgroups: bool) -> Recorder {
-        Recorder { name, warpgroups, state: Mutex::default() }
+    /// Stands in for the driver called `name`, which has WGMMA or not.
+    pub(crate) fn new(name: String, wgmma: bool) -> Recorder {
+        Recorder { name, wgmma, state: Mutex::default() }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What the last rehearsed step of each kind asked for, and the same in words.
-    pub fn plan(&self) -> (HashMap<&'static str, Script>, MemoryPlan) {
+    /// The script of the last rehearsed step of each kind, and the memory plan for the user.
+    pub(crate) fn plan(&self) -> (HashMap<&'static str, Script>, MemoryPlan) {
         let state = self.state();
         let mut last: BTreeMap<&'static str, &Step> = BTreeMap::new();
         for step in &state.steps {
@@ -89,14 +88,14 @@ impl Recorder {
             let (script, memory) = state.step(step);
             scripts.insert(step.kind, script);
             plan.steps.push(memory);
-            // What was there before the step and stays; of all kinds the most.
+            // Blocks that exist before the step and outlive it; the largest total of all kinds.
             let held = state.blocks[..step.blocks.start].iter();
             let held = sums(held.filter(|b| b.died.as_ref().is_none_or(|&(died, _)| died > step.end)));
             if total(&held) > plan.held_bytes() {
                 plan.held = held;
             }
         }
-        let sent = state.steps.iter().map(|step| step.sent as u64).max().unwrap_or(0);
+        let sent = state.steps.iter().map(|step| step.uploaded as u64).max().unwrap_or(0);
         plan.hold(ARRIVING, ARRIVING_STEPS * sent);
         (scripts, plan)
     }
@@ -121,7 +120,7 @@ impl State {
         (script, memory)
     }
 
-    /// A block is free from here on.
+    /// Marks a block as free from here on.
     fn end(&mut self, number: usize) {
         self.blocks[number].died = Some((self.now, self.branches.place().clone()));
         self.now += 1;
@@ -173,7 +172,7 @@ impl Driver for Recorder {
     fn upload(&self, _to: DevicePtr, data: &[u8]) -> Result<()> {
         let state = &mut *self.state();
         if let (true, Some(step)) = (state.in_step, state.steps.last_mut()) {
-            step.sent += data.len().next_multiple_of(layout::ALIGNMENT);
+            step.uploaded += data.len().next_multiple_of(layout::ALIGNMENT);
         }
         Ok(())
     }
@@ -199,8 +198,8 @@ impl Driver for Recorder {
         Ok(())
     }
 
-    fn has_warpgroup_products(&self) -> bool {
-        self.warpgroups
+    fn has_wgmma(&self) -> bool {
+        self.wgmma
     }
 
     fn tensor_map(&self, _spec: &TensorMapSpec) -> Result<TensorMap> {
@@ -214,7 +213,7 @@ impl Driver for Recorder {
     fn begin_step(&self, kind: &'static str) {
         let mut state = self.state();
         let (begin, first) = (state.now, state.blocks.len());
-        state.steps.push(Step { kind, begin, end: begin, blocks: first..first, sent: 0 });
+        state.steps.push(Step { kind, begin, end: begin, blocks: first..first, uploaded: 0 });
         state.in_step = true;
     }
 

@@ -1,28 +1,41 @@
-//! 2-D convolution: launches of kernels/conv2d.cu (forward and data gradient) and kernels/conv2d_wgrad.cu (gradients of
-//! weight and bias), of kernels/conv2d_wgmma.cu, which has all three by products of warpgroups, and of conv2d_stem.cu for three
-//! channels. Geometry is in `plan` and `stem`, what is multiplied and the choice of the tile in `product`, tiles in `tile`, tensor
-//! maps in `bulk`, what is done to finished tiles in `end`, the 16-bit weights in `weight`. Knows no networks.
+//! 2-D convolution: launches of kernels/conv2d.cu (forward and data gradient) and kernels/conv2d_wgrad.cu
+//! (gradients of weight and bias), of kernels/conv2d_wgmma.cu, which has all three by TMA and WGMMA, and of
+//! kernels/conv2d_stem.cu for three input channels. `gemm` and `stem` make the plans of `plan` from the tiles
+//! of `tile`; `tma` has the tensor maps, `epilogue` what is fused to finished tiles, `weight` the bf16
+//! weights. Must not know networks.
 
-mod bulk;
-mod end;
+mod epilogue;
+mod gemm;
 mod plan;
-mod product;
 mod stem;
+#[cfg(test)]
+mod tests;
 mod tile;
+mod tma;
 mod weight;
 
+use super::driver::{Args, DevicePtr};
+use super::memory::{Buffer, Dtype, Moments, Sums, Tensor, Vector, args};
 use super::tensor_map::{TensorMap, TensorMapSpec};
-use super::*;
+use super::{Cuda, batch_norm};
+use crate::Result;
+use crate::ops::{
+    BatchNormEval, BatchNormOps, BatchNormTangent, Conv2d, Conv2dOps, Dgrad, DgradOut, ElementwiseOps, Fprop,
+    FpropOut, Onto, OutputEnd, Shape, Span,
+};
+use epilogue::{DgradEpilogue, FpropEpilogue};
+pub use gemm::Direction;
 use plan::Plan;
-pub use product::Direction;
+use std::sync::Arc;
+pub(super) use tile::ForcedTile;
 use tile::Kernels;
-pub use tile::{ForcedTile, Tile, TileUses};
+pub use tile::{Tile, TileUses};
 
 impl Conv2dOps for Cuda {
     fn conv2d_fprop(&self, op: &Fprop<'_, Cuda>) -> FpropOut<Cuda> {
         let &Fprop { x, params, conv, .. } = op;
         let y = self.tensor_of(x.dtype, conv.out_shape(x.shape));
-        let Some(plan) = self.plan(plan::fprop(conv, x.shape, self.kernels(x.dtype))) else {
+        let Some(plan) = self.plan(gemm::plan(Direction::Fprop, conv, x.shape, self.kernels(x.dtype))) else {
             return FpropOut { y, moments: None };
         };
         let weight = weight::Weight::new(self, params, conv, x.dtype);
@@ -32,25 +45,25 @@ impl Conv2dOps for Cuda {
             let parts = y.shape.positions().div_ceil(len);
             Moments { buffer: Arc::new(self.buffer(8 * parts * 2 * y.shape.c)), len, parts }
         });
-        let within = plan.finishes_output(conv, x.dtype);
+        let fused = plan.fuses_norm(conv, x.dtype);
         let end = match &moments {
-            Some(moments) => end::Output::moments(moments),
-            None if within => end::Output::new(&op.end, params),
-            None => end::Output::default(),
+            Some(moments) => FpropEpilogue::moments(moments),
+            None if fused => FpropEpilogue::new(&op.end, params),
+            None => FpropEpilogue::default(),
         };
         if plan.tile == Tile::Stem {
             let to = moments.as_ref().map(|m| m.buffer.ptr());
             launch(self, "fprop", conv, x.dtype, &plan, args![y, x, weight.ptr, bias, to, plan.sizes]);
         } else if !plan.tile.is_wgmma() {
             launch(self, "fprop", conv, x.dtype, &plan, args![y, x, weight.ptr, bias, end, plan.sizes]);
-        } else if let Some([a, b]) = self.tensor_maps(bulk::fprop(place(x), weight.ptr, conv, plan.tile)) {
+        } else if let Some([a, b]) = self.tensor_maps(tma::fprop(place(x), weight.ptr, conv, plan.tile)) {
             launch(self, "fprop", conv, x.dtype, &plan, args![y, a, b, bias, end, plan.sizes]);
         }
         let y = match op.end {
-            OutputEnd::Norm(norm, residual) if !within => {
+            OutputEnd::Norm(norm, residual) if !fused => {
                 self.batch_norm_eval(&BatchNormEval { x: &y, params, norm, residual })
             }
-            OutputEnd::Tangent(norm, clean) if !within => {
+            OutputEnd::Tangent(norm, clean) if !fused => {
                 self.batch_norm_tangent(&BatchNormTangent { t: &y, y: clean, params, norm })
             }
             _ => y,
@@ -61,29 +74,30 @@ impl Conv2dOps for Cuda {
     fn conv2d_dgrad(&self, op: &Dgrad<'_, Cuda>) -> DgradOut<Cuda> {
         let (&Dgrad { dy, params, conv, .. }, x_shape) = (op, op.x_shape());
         let dx = self.tensor_of(dy.dtype, x_shape);
-        let Some(plan) = self.plan(plan::dgrad(conv, x_shape, self.kernels(dy.dtype))) else {
+        let Some(plan) = self.plan(gemm::plan(Direction::Dgrad, conv, x_shape, self.kernels(dy.dtype)))
+        else {
             return DgradOut { dx, sums: None };
         };
         let weight = weight::Weight::new(self, params, conv, dy.dtype);
-        // Rows that are no whole chunks are added, summed and multiplied in passes of their own.
-        let within = plan.finishes();
-        let gathers = within && matches!(op.onto, Onto::Norm(..)) && batch_norm::wants_sums(x_shape);
+        // Rows that are not whole chunks get their epilogue as ops of their own.
+        let fused = plan.fuses_dgrad_epilogue();
+        let gathers = fused && matches!(op.onto, Onto::Norm(..)) && batch_norm::wants_sums(x_shape);
         let sums = gathers.then(|| {
             let parts = plan.dgrad_parts();
             Sums { buffer: Arc::new(self.buffer(4 * parts * 2 * x_shape.c)), parts }
         });
-        let end = match within {
-            true => end::Gradient::new(&op.onto, sums.as_ref(), params),
-            false => end::Gradient::default(),
+        let end = match fused {
+            true => DgradEpilogue::new(&op.onto, sums.as_ref(), params),
+            false => DgradEpilogue::default(),
         };
         if !plan.tile.is_wgmma() {
             launch(self, "dgrad", conv, dy.dtype, &plan, args![dx, dy, weight.ptr, end, plan.sizes]);
-        } else if let Some([a, b]) = self.tensor_maps(bulk::dgrad(place(dy), weight.ptr, conv, plan.tile)) {
+        } else if let Some([a, b]) = self.tensor_maps(tma::dgrad(place(dy), weight.ptr, conv, plan.tile)) {
             launch(self, "dgrad", conv, dy.dtype, &plan, args![dx, a, b, end, plan.sizes]);
         }
         let dx = match op.onto {
-            Onto::Add(to) | Onto::Norm(_, Some(to)) if !within => self.add(&dx, to, 1.0),
-            Onto::Frozen(norm, y) if !within => {
+            Onto::Add(to) | Onto::Norm(_, Some(to)) if !fused => self.add(&dx, to, 1.0),
+            Onto::Frozen(norm, y) if !fused => {
                 self.batch_norm_tangent(&BatchNormTangent { t: &dx, y, params, norm })
             }
             _ => dx,
@@ -102,7 +116,7 @@ const WGMMA_FILE: &str = "conv2d_wgmma";
 const STEM_FILE: &str = "conv2d_stem";
 
 impl Cuda {
-    /// The launch, or none after noting what it exceeds.
+    /// The launch, or none after noting the error.
     fn plan<P>(&self, plan: Result<P>) -> Option<P> {
         self.note(plan.map(Some))
     }
@@ -112,32 +126,31 @@ impl Cuda {
         self.kernels(self.dtype).has(tile)
     }
 
-    /// How `conv` over inputs of shape `x` is launched, in words: forward, data gradient, weight gradient.
+    /// The launches of `conv` over inputs of shape `x` in words: forward, data gradient, weight gradient.
     ///
     /// # Errors
     /// [`Error::Shape`] for sizes that the kernels do not take.
     pub fn conv2d_plans(&self, conv: &Conv2d, x: Shape) -> Result<[String; 3]> {
         let kernels = self.kernels(self.dtype);
-        let plans =
-            [plan::fprop(conv, x, kernels)?, plan::dgrad(conv, x, kernels)?, plan::wgrad(conv, x, kernels)?];
-        Ok(plans.map(|plan| plan.describe(self.dtype)))
+        let describe = |direction| Ok(gemm::plan(direction, conv, x, kernels)?.describe(self.dtype));
+        Ok([describe(Direction::Fprop)?, describe(Direction::Dgrad)?, describe(Direction::Wgrad)?])
     }
 
     /// The convolution kernels for activations of `dtype` that run here.
     fn kernels(&self, dtype: Dtype) -> Kernels {
         let only = self.tile.as_ref().map(|forced| forced.tile);
-        Kernels { dtype, warpgroups: self.driver.has_warpgroup_products(), only }
+        Kernels { dtype, wgmma: self.driver.has_wgmma(), only }
     }
 
-    /// The tensor maps, or none after noting why not.
+    /// The tensor maps, or none after noting the error.
     fn tensor_maps(&self, specs: [TensorMapSpec; 2]) -> Option<[TensorMap; 2]> {
         let [a, b] = specs.map(|spec| self.driver.tensor_map(&spec));
         self.note(a.and_then(|a| Ok(Some([a, b?]))))
     }
 }
 
-/// The tiles that a convolution of `dtype` over inputs of shape `x` can run in, on cards with or without products of warpgroups,
-/// and the nanoseconds that the model expects of each on an H200: the fastest is taken.
+/// The tiles that a convolution of `dtype` over inputs of shape `x` can run in, on cards with or without
+/// WGMMA, and the nanoseconds that the model expects of each on an H200: the fastest is taken.
 ///
 /// # Errors
 /// [`Error::Shape`] for sizes that the kernels do not take.
@@ -146,18 +159,18 @@ pub fn modelled_tiles(
     conv: &Conv2d,
     x: Shape,
     dtype: Dtype,
-    warpgroups: bool,
+    wgmma: bool,
 ) -> Result<Vec<(Tile, f64)>> {
-    Ok(product::Product::new(direction, conv, x, dtype)?.times(warpgroups))
+    Ok(gemm::Gemm::new(direction, conv, x, dtype)?.times(wgmma))
 }
 
 /// Adds dweight and, where there is a bias, dbias to `grads`.
-pub fn wgrad(d: &Cuda, x: &Tensor, dy: &Tensor, grads: &mut Vector, conv: &Conv2d) {
-    if let Some(plan) = d.plan(plan::wgrad(conv, x.shape, d.kernels(x.dtype))) {
+fn wgrad(d: &Cuda, x: &Tensor, dy: &Tensor, grads: &mut Vector, conv: &Conv2d) {
+    if let Some(plan) = d.plan(gemm::plan(Direction::Wgrad, conv, x.shape, d.kernels(x.dtype))) {
         let partial = d.buffer(plan.workspace_bytes);
         if !plan.tile.is_wgmma() {
             launch(d, "wgrad", conv, x.dtype, &plan, args![partial, x, dy, plan.sizes]);
-        } else if let Some([a, b]) = d.tensor_maps(bulk::wgrad(place(x), place(dy), conv)) {
+        } else if let Some([a, b]) = d.tensor_maps(tma::wgrad(place(x), place(dy), conv)) {
             launch(d, "wgrad", conv, x.dtype, &plan, args![partial, a, b, plan.sizes]);
         }
         add_splits(d, grads, conv.weight, &partial, plan.splits);
@@ -180,7 +193,7 @@ fn add_splits(d: &Cuda, grads: &mut Vector, span: Span, partial: &Buffer, splits
     d.launch(WGRAD_FILE, "conv2d_add_splits_f32", plan.launch, args);
 }
 
-/// Runs the kernel of a direction that has the plan's tile.
+/// Launches the kernel of a direction and the plan's tile.
 fn launch(d: &Cuda, direction: &str, conv: &Conv2d, dtype: Dtype, plan: &Plan, args: Args) {
     if let Some(forced) = &d.tile {
         forced.count(plan.tile);
@@ -195,12 +208,12 @@ fn launch(d: &Cuda, direction: &str, conv: &Conv2d, dtype: Dtype, plan: &Plan, a
     d.launch_typed(file, &name, dtype, plan.launch, args);
 }
 
-/// Where a tensor lies, and its shape.
+/// Address and shape of a tensor.
 fn place(x: &Tensor) -> (DevicePtr, Shape) {
     (x.buffer.ptr(), x.shape)
 }
 
-/// The address `bytes` behind `ptr`.
+/// The address `bytes` after `ptr`.
 fn offset(ptr: DevicePtr, bytes: usize) -> DevicePtr {
     DevicePtr(ptr.0 + bytes as u64)
 }

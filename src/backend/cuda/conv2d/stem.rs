@@ -1,23 +1,23 @@
 //! Launches of kernels/conv2d_stem.cu: the first convolution of a network, which reads three channels.
 
+use super::gemm::Direction;
 use super::plan::{Plan, Sizes};
-use super::product::Direction;
 use super::tile::{MULTIPROCESSORS, Tile};
 use crate::backend::cuda::driver::Launch;
 use crate::backend::cuda::memory::Dtype;
 use crate::ops::{Conv2d, Shape};
 
 /// Positions of a segment of a row of y, and outputs of a block.
-pub const SEGMENT: usize = 128;
+const SEGMENT: usize = 128;
 const OUTPUTS: usize = 64;
 const CHANNELS: usize = 3;
 const WARPS: usize = 8;
 /// Bytes of a value.
 const VALUE: usize = 2;
 
-/// A convolution that these kernels take.
+/// Sizes of a convolution that these kernels take.
 #[derive(Clone, Copy)]
-pub struct Stem {
+pub(super) struct Stem {
     segments: usize,
     output_tiles: usize,
     kernel: usize,
@@ -27,7 +27,7 @@ pub struct Stem {
 
 impl Stem {
     /// `conv` over inputs of shape `x`; none if it is for other kernels.
-    pub fn new(direction: Direction, conv: &Conv2d, x: Shape, dtype: Dtype) -> Option<Stem> {
+    pub(super) fn new(direction: Direction, conv: &Conv2d, x: Shape, dtype: Dtype) -> Option<Stem> {
         let fits = direction != Direction::Dgrad
             && dtype == Dtype::Bf16
             && conv.in_channels == CHANNELS
@@ -45,7 +45,7 @@ impl Stem {
         })
     }
 
-    /// Values of a row of taps, padded to whole products.
+    /// Values of a row of taps, padded to multiples of the k16 of mma.
     fn depth(&self) -> usize {
         (self.kernel * CHANNELS).next_multiple_of(16)
     }
@@ -63,19 +63,18 @@ impl Stem {
     }
 
     /// Blocks, and values along k of each.
-    pub fn work(&self, direction: Direction) -> (usize, usize) {
+    pub(super) fn work(&self, direction: Direction) -> (usize, usize) {
         match direction {
             Direction::Wgrad => {
                 let (splits, each) = self.splits();
-                // A segment's products for a row of taps are as many as those of 64 outputs of as deep a product.
+                // A segment has as many multiply-adds per row of taps as 64 outputs of a GEMM of that depth.
                 (splits * self.output_tiles, each * self.kernel * self.depth())
             }
             _ => (self.segments * self.output_tiles, self.kernel * self.depth()),
         }
     }
 
-    /// The launch.
-    pub fn plan(&self, direction: Direction, sizes: Sizes) -> Plan {
+    pub(super) fn plan(&self, direction: Direction, sizes: Sizes) -> Plan {
         let mut plan =
             Plan { tile: Tile::Stem, sizes, launch: Launch::new(1, 1), splits: 1, workspace_bytes: 0 };
         let (blocks, shared) = if direction == Direction::Wgrad {
@@ -87,7 +86,8 @@ impl Stem {
             (splits, (VALUE * SEGMENT * OUTPUTS + self.row_bytes()).max(sums))
         } else {
             let weight = VALUE * OUTPUTS * (self.kernel * self.depth() + 8);
-            // The finished tile takes their place, and the sums of its moments, two floats for each of 8 x 64 columns.
+            // The finished tile overwrites the operands; after it the sums of its moments, two floats for
+            // each of 8 x 64 columns.
             let tile = VALUE * SEGMENT * (OUTPUTS + 8) + 4 * 2 * WARPS * OUTPUTS;
             (self.segments, (weight + self.row_bytes()).max(tile))
         };

@@ -1,18 +1,23 @@
-//! Weights as convolution kernels read them: the parameters themselves, or their bf16 copy in 16-bit mode.
+//! Weights for convolution kernels: the parameters themselves, or their bf16 copy for bf16 activations.
 
-use super::*;
+use super::offset;
+use crate::backend::cuda::Cuda;
+use crate::backend::cuda::driver::{DevicePtr, Launch};
+use crate::backend::cuda::memory::{Buffer, Dtype, Vector, args};
+use crate::ops::Conv2d;
+use std::sync::{Arc, PoisonError};
 
 /// The weight of one convolution on the device.
-pub struct Weight {
-    /// Its first value, of the activations' type.
-    pub ptr: DevicePtr,
-    /// Keeps the copy that `ptr` points into.
+pub(super) struct Weight {
+    /// Address of the first value, of the activations' type.
+    pub(super) ptr: DevicePtr,
+    /// Keeps the copy alive that `ptr` points into.
     _half: Option<Arc<Buffer>>,
 }
 
 impl Weight {
     /// The weight of `conv` among `params` for activations of `dtype`.
-    pub fn new(d: &Cuda, params: &Vector, conv: &Conv2d, dtype: Dtype) -> Weight {
+    pub(super) fn new(d: &Cuda, params: &Vector, conv: &Conv2d, dtype: Dtype) -> Weight {
         let half = (dtype == Dtype::Bf16).then(|| d.half(params));
         let base = half.as_ref().map_or(params.buffer.ptr(), |half| half.ptr());
         Weight { ptr: offset(base, dtype.size() * conv.weight.offset), _half: half }

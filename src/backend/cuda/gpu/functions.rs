@@ -1,4 +1,4 @@
-//! Loading kernels, and what must hold before one is launched.
+//! Loading kernels, and the checks before a launch.
 
 use super::super::driver::{Args, Kernel, Launch};
 use super::recent::Described;
@@ -36,7 +36,8 @@ impl Arguments {
         Arguments { words, starts }
     }
 
-    /// Good as long as `self` is neither moved nor dropped; the driver copies what they point to before a launch returns.
+    /// Good as long as `self` is neither moved nor dropped; the driver copies what they point to before a
+    /// launch returns.
     pub(super) fn pointers(&mut self) -> Vec<*mut c_void> {
         self.starts.iter().map(|&start| (&raw mut self.words[start]).cast()).collect()
     }
@@ -68,7 +69,8 @@ impl Gpu {
                 let image = modules::module(kernel.file).map(|m| m.image).ok_or_else(|| {
                     self.error(format!("this program has no kernels/{}.cu for {}", kernel.file, kernel.name))
                 })?;
-                // SAFETY: `image` is a fat binary that the toolkit made, aligned to 16 bytes; it outlives the program's run.
+                // SAFETY: `image` is a fat binary that the toolkit made, aligned to 16 bytes; it outlives the
+                // program's run.
                 let module = unsafe { result::module::load_data(image.as_ptr().cast()) }
                     .map_err(|e| failed("loading", e))?;
                 state.modules.insert(kernel.file, module);
@@ -94,7 +96,7 @@ impl Gpu {
         Ok(function)
     }
 
-    /// Lets the kernel have as much dynamic shared memory as the launch asks for, beyond what every kernel may have.
+    /// Raises the kernel's limit of dynamic shared memory to what the launch asks for.
     pub(super) fn permit_shared(
         &self,
         function: &Function,
@@ -123,7 +125,8 @@ impl Gpu {
         Ok(())
     }
 
-    /// The arguments must have the kernel's sizes: the driver reads as much as the kernel declares, wherever it lies.
+    /// The arguments must have the kernel's sizes: the driver reads as much as the kernel declares, wherever
+    /// it lies.
     pub(super) fn check_args(&self, function: &Function, launch: &Launch, args: &Args) -> Result<()> {
         let Some(expected) = &function.arg_sizes else { return Ok(()) };
         let got: Vec<usize> = args.iter().map(<[u8]>::len).collect();
@@ -144,7 +147,8 @@ fn arg_sizes(function: sys::CUfunction) -> Option<Arc<[usize]>> {
     let mut sizes = Vec::new();
     loop {
         let (mut offset, mut size) = (0, 0);
-        // SAFETY: `function` is loaded, and the results have their places; past the last argument the call says so.
+        // SAFETY: `function` is loaded, and the results have their places; past the last argument the call
+        // says so.
         match unsafe { sys::cuFuncGetParamInfo(function, sizes.len(), &mut offset, &mut size) } {
             CUresult::CUDA_SUCCESS => sizes.push(size),
             CUresult::CUDA_ERROR_INVALID_VALUE => return Some(sizes.into()),

@@ -1,5 +1,6 @@
-//! A step as a CUDA graph: submitted by one call, its branches at the same time. Steps of a kind ask for the same work with
-//! other numbers, so one graph serves them all: what changed is changed in it. Knows work, not what it is for.
+//! A step as a CUDA graph: submitted by one call, its branches run concurrently. Steps of a kind differ in
+//! numbers alone (arguments, addresses, sizes), so one graph serves them all and only changed nodes are
+//! updated. Must not know ops.
 
 use super::super::driver::{Kernel, Launch};
 use super::super::recording::{Node, Recording, Work};
@@ -20,7 +21,7 @@ pub(super) struct StepGraph {
 // SAFETY: the driver's handles may be used from any thread, one at a time, which the caller's lock sees to.
 unsafe impl Send for StepGraph {}
 
-/// What a graph needs beside the work: loaded kernels, and the context that memory belongs to.
+/// The loaded kernels, and the context of the memory.
 pub(super) struct Loaded<'a> {
     pub(super) functions: &'a HashMap<Kernel, Function>,
     pub(super) context: sys::CUcontext,
@@ -33,7 +34,8 @@ impl StepGraph {
     /// The driver's.
     ///
     /// # Safety
-    /// The context is current; kernels are loaded and may have their shared memory, arguments have the kernels' sizes.
+    /// The context is current; kernels are loaded and may have their shared memory, arguments have the
+    /// kernels' sizes.
     pub(super) unsafe fn build(recording: &Recording, loaded: &Loaded<'_>) -> Result<StepGraph, DriverError> {
         let mut built = StepGraph {
             graph: ptr::null_mut(),
@@ -58,12 +60,12 @@ impl StepGraph {
         Ok(built)
     }
 
-    /// Whether a step's work differs from the graph's in numbers alone.
+    /// Whether a step's work differs from the graph's in numbers alone, so that `update` applies.
     pub(super) fn fits(&self, recording: &Recording) -> bool {
         recording.is_like(&self.nodes)
     }
 
-    /// Changes the graph to a step that [`StepGraph::fits`]; launches under way are not touched.
+    /// Updates the graph to a step that [`StepGraph::fits`]; launches in flight are not affected.
     ///
     /// # Errors
     /// The driver's.
@@ -100,7 +102,8 @@ impl StepGraph {
 
 impl Drop for StepGraph {
     fn drop(&mut self) {
-        // SAFETY: the handles came from the driver, or are null where it gave none; it keeps what is still running.
+        // SAFETY: the handles came from the driver, or are null where it gave none; it keeps what is still
+        // running.
         unsafe {
             if !self.exec.is_null() {
                 let _ = sys::cuGraphExecDestroy(self.exec);
@@ -112,7 +115,7 @@ impl Drop for StepGraph {
     }
 }
 
-/// A node's work in the driver's terms.
+/// The driver's parameters of a node.
 enum Parameters {
     Kernel { function: sys::CUfunction, launch: Launch, arguments: Arguments },
     Copy(Box<sys::CUDA_MEMCPY3D>),
@@ -170,7 +173,8 @@ impl Parameters {
     }
 
     /// # Safety
-    /// As for [`StepGraph::build`]; `node` is one of the graph that `exec` was made of, of the same kind and kernel.
+    /// As for [`StepGraph::build`]; `node` is one of the graph that `exec` was made of, of the same kind and
+    /// kernel.
     unsafe fn set(
         &mut self,
         exec: CUgraphExec,
@@ -215,7 +219,7 @@ fn kernel(
     }
 }
 
-/// `bytes` in a row, as the driver describes copies: boxes of pitched memory.
+/// `bytes` contiguous bytes, as the driver describes copies: boxes of pitched memory.
 fn copy(from: u64, to: u64, bytes: usize) -> sys::CUDA_MEMCPY3D {
     sys::CUDA_MEMCPY3D {
         srcXInBytes: 0,

@@ -1,17 +1,17 @@
-//! A GPU behind the [`Driver`] trait, by the CUDA driver that is loaded when first asked for: the program starts where there
-//! is none. One stream for work and one for a step's data;
-//! kernels come from the fat binaries in the program. Knows nothing of ops.
+//! A GPU as a [`Driver`]. The CUDA driver is loaded when first asked for, so the program also starts where
+//! there is none. One stream has the work, another the uploads of the next step; kernels come from the fat
+//! binaries in the program. Must not know ops.
 //!
 //! A step's work is recorded and submitted as a CUDA graph when the step ends (`step.rs`, `graph.rs`).
 //!
-//! A GPU works behind the caller's back and reports a fault at some later call. The message then names the kernels that were
-//! launched since the last time that all was well; with `PSMT_CUDA_BLOCKING=1` the driver waits for each kernel, and the
-//! message names the one. With `PSMT_CUDA_CACHE=0` memory is returned to the driver at once, so that compute-sanitizer sees
-//! every buffer's bounds.
+//! A GPU works asynchronously and reports a fault at some later call. The message then names the kernels that
+//! were launched since the last successful synchronisation; with `PSMT_CUDA_BLOCKING=1` the driver waits for
+//! each kernel, and the message names the one. With `PSMT_CUDA_CACHE=0` memory is returned to the driver at
+//! once, so that compute-sanitizer sees every buffer's bounds.
 
+mod double_buffer;
 mod functions;
 mod graph;
-mod landing;
 mod modules;
 mod pool;
 mod probe;
@@ -27,9 +27,9 @@ use super::tensor_map::{TensorMap, TensorMapSpec};
 use crate::{Error, Result};
 use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys::{self, CUdevice_attribute_enum as Attribute, CUresult};
+use double_buffer::DoubleBuffer;
 use functions::Function;
 use graph::StepGraph;
-use landing::Landing;
 pub use modules::{RESOURCES, missing, targets, toolkit};
 use pool::Pool;
 pub use probe::{Device, Platform, first_usable, probe};
@@ -46,8 +46,8 @@ pub struct Gpu {
     stream: sys::CUstream,
     /// Shared memory that a block may ask for.
     max_shared: usize,
-    /// Whether kernels with products of warpgroups run here.
-    warpgroups: bool,
+    /// Whether kernels with TMA and WGMMA run here.
+    wgmma: bool,
     /// Wait for every kernel.
     blocking: bool,
     /// Keep memory that is given back.
@@ -57,8 +57,8 @@ pub struct Gpu {
     state: Mutex<State>,
 }
 
-// SAFETY: the driver's handles may be used from any thread that made their context current, which every method does first,
-// and everything that changes is behind the mutex.
+// SAFETY: the driver's handles may be used from any thread that made their context current, which every
+// method does first, and everything that changes is behind the mutex.
 unsafe impl Send for Gpu {}
 // SAFETY: as above.
 unsafe impl Sync for Gpu {}
@@ -70,23 +70,24 @@ struct State {
     modules: HashMap<&'static str, sys::CUmodule>,
     functions: HashMap<Kernel, Function>,
     recent: Recent,
-    /// Where a step stands among its branches, and blocks that were given back on one of them.
+    /// The current step's branches, and blocks that were freed on one of them.
     branches: Branches<u64>,
-    /// The step at hand, where it becomes a graph.
+    /// Kind and work of the current step, where it becomes a graph.
     recording: Option<(&'static str, Recording)>,
     graphs: HashMap<&'static str, StepGraph>,
-    /// A graph was made anew, as the driver refused to change it.
+    /// A graph was built again, as the driver refused to update it.
     rebuilt: bool,
-    /// The driver refused one.
+    /// The driver refused to build a graph.
     no_graphs: bool,
-    landing: Landing,
+    double_buffer: DoubleBuffer,
 }
 
 impl Gpu {
     /// The card `cuda:<index>`.
     ///
     /// # Errors
-    /// [`Error::Device`] that says what is missing: kernels in the program, the driver, the card, its abilities.
+    /// [`Error::Device`] that says what is missing: kernels in the program, the driver, the card, its
+    /// abilities.
     pub fn open(index: usize) -> Result<Gpu> {
         let name = format!("cuda:{index}");
         let refuse = |message| Error::Device { name: name.clone(), message };
@@ -110,10 +111,10 @@ impl Gpu {
             context,
             stream: result::stream::null(),
             max_shared: 0,
-            warpgroups: tensor_map::has_warpgroup_products(device),
+            wgmma: tensor_map::has_wgmma(device),
             blocking,
             cache,
-            // A step that waits for each kernel, or whose buffers come and go, is nothing to put off.
+            // Blocking launches cannot be deferred, and graphs need buffers that stay.
             graphs: cache && !blocking && !off("PSMT_CUDA_GRAPHS"),
             state: Mutex::default(),
         };
@@ -155,12 +156,13 @@ impl Gpu {
         Ok(self.state.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// A fault at a call that is not a launch: any kernel since the last success may be to blame.
+    /// A fault at a call that is not a launch: any kernel since the last successful synchronisation may have
+    /// caused it.
     fn fault(&self, during: &str, error: DriverError, recent: &Recent) -> Error {
         self.error(format!("{} found {during}, {recent}", probe::describe(error)))
     }
 
-    /// Waits for the stream. Whatever ran before is cleared of suspicion.
+    /// Waits for the stream; kernels before this are no longer suspects of later faults.
     fn settle(&self, during: &str, state: &mut State) -> Result<()> {
         self.flush(state)?;
         // SAFETY: the stream lives as long as `self`.
@@ -233,13 +235,13 @@ impl Driver for Gpu {
     fn free(&self, ptr: DevicePtr, _bytes: usize) {
         let Ok(mut state) = self.enter() else { return };
         if self.cache {
-            // Other branches may still use it, and what they do is not in the stream's order.
+            // Other branches may still use it; their work is not in stream order.
             if let Some(ptr) = state.branches.give_back(&Place::default(), ptr.0) {
                 state.pool.put_back(ptr);
             }
         } else if state.pool.remove(ptr.0).is_some() {
             // A fault shows again at the next call that can report it.
-            // SAFETY: the block is out of the books; the driver waits for the work that uses it.
+            // SAFETY: the pool has forgotten the block; the driver waits for the work that uses it.
             let _ =
                 unsafe { result::stream::synchronize(self.stream).and_then(|()| result::free_sync(ptr.0)) };
         }
@@ -250,7 +252,7 @@ impl Driver for Gpu {
             return Ok(());
         }
         let mut state = self.enter()?;
-        if self.send_ahead(to, data, &mut state)? {
+        if self.upload_ahead(to, data, &mut state)? {
             return Ok(());
         }
         let during = "while copying to the device";
@@ -259,8 +261,9 @@ impl Driver for Gpu {
         let staged = unsafe { state.staging.put(data, self.stream) }
             .map_err(|e| self.fault(during, e, &state.recent))?;
         let source = staged.map_or(data.as_ptr(), |copy| copy.as_ptr().cast_const());
-        // SAFETY: the caller's buffer holds `data.len()` bytes, and so does `source`, which stays as it is until the copy is
-        // done: the staging area waits for it before that part is written again, and `data` is waited for below.
+        // SAFETY: the caller's buffer holds `data.len()` bytes, and so does `source`, which stays as it is
+        // until the copy is done: the staging area waits for it before that part is written again, and `data`
+        // is waited for below.
         unsafe { sys::cuMemcpyHtoDAsync_v2(to.0, source.cast(), data.len(), self.stream) }
             .result()
             .map_err(|e| self.fault(during, e, &state.recent))?;
@@ -274,7 +277,8 @@ impl Driver for Gpu {
         let mut state = self.enter()?;
         self.flush(&mut state)?;
         let during = "while copying from the device";
-        // SAFETY: the caller's buffer holds `data.len()` bytes, and the copy is waited for before `data` is used.
+        // SAFETY: the caller's buffer holds `data.len()` bytes, and the copy is waited for before `data` is
+        // used.
         let copied = unsafe { result::memcpy_dtoh_async(data, from.0, self.stream) };
         copied.map_err(|e| self.fault(during, e, &state.recent))?;
         self.settle(during, &mut state)
@@ -307,8 +311,8 @@ impl Driver for Gpu {
         self.settle("while waiting for the device", &mut state)
     }
 
-    fn has_warpgroup_products(&self) -> bool {
-        self.warpgroups
+    fn has_wgmma(&self) -> bool {
+        self.wgmma
     }
 
     fn tensor_map(&self, spec: &TensorMapSpec) -> Result<TensorMap> {
@@ -330,7 +334,7 @@ impl Driver for Gpu {
         // A context that cannot be entered is reported by the step's first call that can.
         let Ok(mut state) = self.enter() else { return };
         if self.graphs && !state.no_graphs {
-            state.landing.turn();
+            state.double_buffer.swap();
             state.recording = Some((kind, Recording::default()));
         }
     }
@@ -385,7 +389,7 @@ impl Drop for Gpu {
                 let _ = result::free_sync(ptr);
             }
             state.staging.free();
-            state.landing.free();
+            state.double_buffer.free();
             state.graphs.clear();
             for (_, module) in state.modules.drain() {
                 let _ = result::module::unload(module);

@@ -1,4 +1,5 @@
-//! The kernels that the build embedded in the program: one fat binary for each file of `kernels/`. Knows no driver.
+//! The kernels that the build embedded in the program: one fat binary for each file of `kernels/`. Must not
+//! know the driver.
 
 /// The compiled kernels of one file.
 pub(super) struct Module {
@@ -16,8 +17,9 @@ struct Aligned<T>(T);
 // MODULES, TOOLKIT, TARGETS, MISSING.
 include!(concat!(env!("OUT_DIR"), "/modules.rs"));
 
-/// What ptxas said of each kernel: a line each of file, kernel, target, registers, bytes of static shared memory, of stack, of
-/// spill stores and of spill loads, separated by tabs. Empty where the build had no nvcc.
+/// What ptxas reported of each kernel, one line each: file, kernel, target, registers, bytes of static shared
+/// memory, of stack, of spill stores and of spill loads, separated by tabs. Empty where the build had no
+/// nvcc.
 pub const RESOURCES: &str = include_str!(concat!(env!("OUT_DIR"), "/resources.tsv"));
 
 /// The kernels of `kernels/<file>.cu`.
@@ -45,7 +47,7 @@ pub fn missing() -> Option<String> {
     })
 }
 
-/// What a program has for a card.
+/// The kind of code that the program has for a card.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Code {
     /// Machine code.
@@ -68,8 +70,8 @@ fn is_ptx(target: &str) -> bool {
     target.starts_with("compute_")
 }
 
-/// Code for a real architecture runs on cards of the same generation that are at least as new, that of a target with `a` on
-/// its own architecture only, PTX on every later card.
+/// Code for a real architecture runs on cards of the same generation that are at least as new, that of a
+/// target with `a` on its own architecture only, PTX on every later card.
 fn target_covers(target: &str, (major, minor): (u32, u32)) -> bool {
     let (ptx, digits) = (is_ptx(target), target.trim_start_matches("compute_"));
     let Ok(number) = digits.trim_end_matches('a').parse::<u32>() else { return false };

@@ -1,22 +1,23 @@
-//! Which device memory is free to be given out again. A step asks for the same sizes in the same order each time, so blocks
-//! are kept by size, and after the first step none is allocated. Knows no driver: only addresses.
+//! A caching allocator of device memory. A step asks for the same sizes in the same order each time, so freed
+//! blocks are kept by size, and after the first step none is allocated. Deals in addresses; must not know the
+//! driver.
 
 use std::collections::{BTreeMap, HashMap};
 
-/// What the driver gives out device memory in.
+/// Granularity of the driver's allocations.
 const GRANULARITY: usize = 2 << 20;
 
-/// Bytes in blocks given out and in blocks kept.
+/// Bytes in use and kept.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Usage {
-    /// In blocks given out.
+    /// Bytes in blocks given out.
     pub(super) live: usize,
-    /// In blocks kept.
+    /// Bytes in blocks kept for reuse.
     pub(super) kept: usize,
 }
 
-/// Device memory of one stream. A block given back is given out again at once: what runs on it next comes later in the
-/// stream than what ran on it before.
+/// Device memory of one stream. A block given back is given out again at once: what runs on it next comes
+/// later in the stream than what ran on it before.
 #[derive(Default)]
 pub(super) struct Pool {
     /// Blocks kept, by size.
@@ -27,9 +28,9 @@ pub(super) struct Pool {
 }
 
 impl Pool {
-    /// Size of a block for `bytes`: a multiple of 256, and of a sixteenth of the power of two below, so that sizes that differ
-    /// a little share blocks; of large ones a multiple of the driver's own granularity, as planned memory may be nearly all
-    /// that there is.
+    /// Size of a block for `bytes`: a multiple of 256, and of a sixteenth of the power of two below, so that
+    /// sizes that differ a little share blocks; of large ones a multiple of the driver's own granularity, as
+    /// planned memory may be nearly all that there is.
     pub(super) fn block_size(bytes: usize) -> usize {
         let step = bytes.checked_ilog2().map_or(1, |log| 1usize << log.saturating_sub(4));
         let step = step.clamp(256, GRANULARITY);
@@ -55,7 +56,7 @@ impl Pool {
         self.usage.live += size;
     }
 
-    /// Takes a block out of the books; its size.
+    /// Forgets a block that was given out; returns its size.
     pub(super) fn remove(&mut self, ptr: u64) -> Option<usize> {
         let size = self.live.remove(&ptr)?;
         self.usage.live -= size;

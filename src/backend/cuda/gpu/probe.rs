@@ -1,5 +1,5 @@
-//! What there is to run kernels on: the driver, its version, its cards, and whether this program can use them. Creates no
-//! lasting state on a card.
+//! Finds the driver, its version and its cards, and whether this program can use them. Leaves no state on a
+//! card.
 
 use super::modules::{self, Code};
 use cudarc::driver::result::{self, DriverError};
@@ -9,8 +9,8 @@ use std::ffi::c_int;
 /// The oldest compute capability with asynchronous copies and bf16 on tensor cores.
 const OLDEST_CAPABILITY: (u32, u32) = (8, 0);
 
-/// Major versions of CUDA that can have compiled the kernels, and the oldest driver for each: it runs machine code of every
-/// toolkit of that major version (NVIDIA's "CUDA Compatibility", minor version compatibility).
+/// Major versions of CUDA that can have compiled the kernels, and the oldest driver for each: it runs machine
+/// code of every toolkit of that major version (NVIDIA's "CUDA Compatibility", minor version compatibility).
 const OLDEST_DRIVERS: [(u32, u32); 2] = [(12, 525), (13, 580)];
 
 /// The driver and its cards.
@@ -25,13 +25,13 @@ pub struct Platform {
 /// A card.
 #[derive(Debug)]
 pub struct Device {
-    /// Its name.
+    /// The driver's name of it.
     pub name: String,
-    /// Its compute capability.
+    /// Compute capability: major, minor.
     pub capability: (u32, u32),
-    /// Its streaming multiprocessors.
+    /// Number of streaming multiprocessors.
     pub multiprocessors: u32,
-    /// Its memory in bytes.
+    /// Total memory in bytes.
     pub memory: usize,
 }
 
@@ -150,8 +150,8 @@ impl Platform {
     }
 }
 
-/// Whether a driver for CUDA `driver` runs machine code that `toolkit` compiled: it does where its major version is the same or
-/// newer, whatever the minor version.
+/// Whether a driver for CUDA `driver` runs machine code that `toolkit` compiled: it does where its major
+/// version is the same or newer, whatever the minor version.
 fn runs(driver: (u32, u32), toolkit: (u32, u32)) -> Result<(), String> {
     let (major, minor) = toolkit;
     if driver.0 >= major {
@@ -171,7 +171,8 @@ fn runs(driver: (u32, u32), toolkit: (u32, u32)) -> Result<(), String> {
     ))
 }
 
-/// Whether a driver for CUDA `driver` translates PTX of `toolkit`, which no older driver does: minor versions count.
+/// Whether a driver for CUDA `driver` translates PTX of `toolkit`, which no older driver does: minor versions
+/// count.
 fn translates(driver: (u32, u32), toolkit: (u32, u32)) -> Result<(), String> {
     if driver >= toolkit {
         return Ok(());
@@ -183,7 +184,8 @@ fn translates(driver: (u32, u32), toolkit: (u32, u32)) -> Result<(), String> {
     ))
 }
 
-/// Index of the card that `--device auto` takes: the first that this program can run on; otherwise why there is none.
+/// Index of the card that `--device auto` takes: the first that this program can run on; otherwise why there
+/// is none.
 ///
 /// # Errors
 /// A sentence that says why there is none.

@@ -1,25 +1,25 @@
-//! What was launched since the device last said that all was well. A GPU reports a fault late, at some later call; these
-//! are the suspects.
+//! The launches since the last successful synchronisation: a GPU reports a fault at some later call, and
+//! these may have caused it.
 
 use super::super::driver::{Kernel, Launch};
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
 
-/// How many launches are remembered.
-const REMEMBERED: usize = 8;
+/// How many launches are kept.
+const KEPT: usize = 8;
 
 /// The last launches.
 #[derive(Default)]
 pub(super) struct Recent {
     launches: VecDeque<(Arc<Kernel>, Launch)>,
-    /// Launches since the last success, also those no longer remembered.
+    /// Launches since the last success, also those no longer kept.
     count: usize,
 }
 
 impl Recent {
     pub(super) fn push(&mut self, kernel: Arc<Kernel>, launch: Launch) {
-        if self.launches.len() == REMEMBERED {
+        if self.launches.len() == KEPT {
             self.launches.pop_front();
         }
         self.launches.push_back((kernel, launch));

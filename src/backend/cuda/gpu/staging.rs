@@ -1,13 +1,13 @@
-//! Pinned host memory through which data reaches the device without the caller waiting for the stream: two halves, of which
-//! one is filled while the copies from the other are on their way.
+//! A double buffer of pinned host memory, through which data is uploaded without waiting for the stream: one
+//! half is filled while the copies from the other are in flight.
 
 use cudarc::driver::result::{self, DriverError, event};
 use cudarc::driver::sys::{CUevent, CUevent_flags, CUresult, CUstream};
 use std::ptr::NonNull;
 
-/// Larger data does not pass through here.
+/// Larger data is not staged.
 pub(super) const LARGEST: usize = 64 << 20;
-/// Bytes of a half at least: several steps' worth of small tables.
+/// Smallest half in bytes: several steps' worth of small tables.
 const LEAST: usize = 4 << 20;
 /// Copies start at multiples of this.
 const ALIGNMENT: usize = 64;
@@ -16,31 +16,32 @@ const ALIGNMENT: usize = 64;
 #[derive(Default)]
 pub(super) struct Staging {
     halves: [Half; 2],
-    /// The one that is filled.
+    /// The half that is being filled.
     current: usize,
 }
 
-/// Memory that is filled from its start.
+/// Pinned memory, filled from its start.
 #[derive(Default)]
 struct Half {
     start: Option<NonNull<u8>>,
     len: usize,
     used: usize,
-    /// After the copies from it, once it was full.
+    /// Recorded after the copies from it, once it was full.
     event: Option<CUevent>,
-    /// Whether that was not waited for yet.
+    /// Whether `event` was recorded and not yet waited for.
     busy: bool,
 }
 
 impl Staging {
-    /// Address of a copy of `data` that stays as it is until what is submitted to `stream` before the next call is done; `None`
-    /// for data that is too large. Waits where both halves are full.
+    /// Address of a copy of `data` that stays as it is until what is submitted to `stream` before the next
+    /// call is done; `None` for data that is too large. Waits where both halves are full.
     ///
     /// # Errors
     /// The driver's, when it has no pinned memory or finds a fault.
     ///
     /// # Safety
-    /// The context of `stream`, which is the same each time, is current; copies are submitted before the next call.
+    /// The context of `stream`, which is the same each time, is current; copies are submitted before the next
+    /// call.
     pub(super) unsafe fn put(
         &mut self,
         data: &[u8],
@@ -97,7 +98,7 @@ impl Half {
         self.len - self.used
     }
 
-    /// It is full: notes the moment at which the copies from it are done.
+    /// The half is full: records an event after the copies from it.
     ///
     /// # Safety
     /// As [`Staging::put`].
@@ -105,21 +106,21 @@ impl Half {
         if self.used == 0 {
             return Ok(());
         }
-        let noted = match self.event {
-            Some(noted) => noted,
+        let copied = match self.event {
+            Some(copied) => copied,
             None => *self.event.insert(event::create(CUevent_flags::CU_EVENT_DISABLE_TIMING)?),
         };
         // SAFETY: both handles live.
-        unsafe { event::record(noted, stream) }?;
+        unsafe { event::record(copied, stream) }?;
         self.busy = true;
         Ok(())
     }
 
     /// Waits for the copies from it and makes room for `bytes`.
     fn enter(&mut self, bytes: usize) -> Result<(), DriverError> {
-        if let (true, Some(noted)) = (self.busy, self.event) {
+        if let (true, Some(copied)) = (self.busy, self.event) {
             // SAFETY: the event lives, and was recorded.
-            unsafe { event::synchronize(noted) }?;
+            unsafe { event::synchronize(copied) }?;
         }
         (self.used, self.busy) = (0, false);
         if self.len < bytes || self.start.is_none() {

@@ -1,5 +1,6 @@
-//! Steps on a card: their work is recorded, and submitted as one graph when the step ends. Whatever must see results before that
-//! submits what there is piece by piece, and the rest of that step goes the same way.
+//! Steps on a card: their work is recorded, and submitted as one graph when the step ends. A call that needs
+//! results before that submits the recorded work piece by piece, and the rest of that step is launched call
+//! by call.
 
 use super::super::driver::DevicePtr;
 use super::super::recording::{Recording, Work};
@@ -10,7 +11,7 @@ use crate::Result;
 use cudarc::driver::result::{self, DriverError};
 
 impl Gpu {
-    /// Submits work, or puts it off to the end of the step.
+    /// Submits work, or records it for the end of the step.
     pub(super) fn work(&self, work: Work, state: &mut State) -> Result<()> {
         match &mut state.recording {
             Some((_, recording)) => {
@@ -21,11 +22,11 @@ impl Gpu {
         }
     }
 
-    /// Sends data for the step that is recorded, ahead of its work; `false` where none is.
-    pub(super) fn send_ahead(&self, to: DevicePtr, data: &[u8], state: &mut State) -> Result<bool> {
+    /// Uploads data of the recorded step ahead of its work; `false` where no step is recorded.
+    pub(super) fn upload_ahead(&self, to: DevicePtr, data: &[u8], state: &mut State) -> Result<bool> {
         let Some((_, recording)) = &mut state.recording else { return Ok(false) };
         // SAFETY: the context is current.
-        let pieces = unsafe { state.landing.put(data) };
+        let pieces = unsafe { state.double_buffer.upload(data) };
         let pieces = pieces.map_err(|e| self.fault("while copying to the device", e, &state.recent))?;
         let mut done = 0;
         for (from, bytes) in pieces {
@@ -76,7 +77,7 @@ impl Gpu {
         })
     }
 
-    /// Sees to it that the graph of `kind` is that of this step.
+    /// Updates the graph of `kind` to this step, or builds it.
     fn graph(
         &self,
         kind: &'static str,
@@ -89,7 +90,8 @@ impl Gpu {
             // SAFETY: as above.
             match unsafe { graph.update(recording, &loaded) } {
                 Ok(()) => return Ok(()),
-                // A change that this driver does not make in place; one that it never makes would cost a graph a step.
+                // The driver does not make this change in place. If it never does, every step would cost a
+                // new graph.
                 Err(e) if state.rebuilt => return Err(e),
                 Err(e) => {
                     state.rebuilt = true;
@@ -104,14 +106,14 @@ impl Gpu {
         Ok(())
     }
 
-    /// Submits a step's work between the arrival of its data and the moment at which that may be overwritten.
+    /// Submits a step's work after the upload of its data and before its buffer is released.
     fn submit(&self, state: &mut State, work: impl FnOnce(&Gpu, &mut State) -> Result<()>) -> Result<()> {
         let during = "while copying to the device";
         // SAFETY: the context is current, and the stream lives as long as `self`.
-        unsafe { state.landing.arrive(self.stream) }.map_err(|e| self.fault(during, e, &state.recent))?;
+        unsafe { state.double_buffer.wait(self.stream) }.map_err(|e| self.fault(during, e, &state.recent))?;
         work(self, state)?;
         // SAFETY: as above.
-        unsafe { state.landing.leave(self.stream) }.map_err(|e| self.fault(during, e, &state.recent))
+        unsafe { state.double_buffer.release(self.stream) }.map_err(|e| self.fault(during, e, &state.recent))
     }
 
     /// Submits one piece of work, which was checked before.
@@ -121,8 +123,8 @@ impl Gpu {
                 let function = self.function(kernel, state)?;
                 let mut arguments = Arguments::new(args);
                 let ([gx, gy, gz], [bx, by, bz]) = (launch.grid, launch.block);
-                // SAFETY: the function is loaded; the arguments have its sizes where the driver tells them, and buffers among
-                // them hold what the launch plan promises and live in the stream's order.
+                // SAFETY: the function is loaded; the arguments have its sizes where the driver reports them,
+                // and buffers among them hold what the launch plan says and live in the stream's order.
                 unsafe {
                     result::launch_kernel(
                         function.handle,

@@ -1,16 +1,16 @@
-//! Tensor maps made by the driver.
+//! Encoding of tensor maps by the CUDA driver.
 
-use super::super::tensor_map::{TensorMap, TensorMapSpec};
 use super::{Gpu, probe};
 use crate::Result;
+use crate::backend::cuda::tensor_map::{TensorMap, TensorMapSpec};
 use cudarc::driver::sys::{self, CUdevice_attribute_enum as Attribute};
 
-/// What a card must be to run kernels for sm_90a: code for such a target runs on no other, older or newer.
+/// The compute capability that runs kernels for sm_90a: no other does, older or newer.
 const CAPABILITY: (i32, i32) = (9, 0);
 const TARGET: &str = "90a";
 
-/// Whether the program has kernels with products of warpgroups for this card.
-pub(super) fn has_warpgroup_products(device: sys::CUdevice) -> bool {
+/// Whether the program has kernels with TMA and WGMMA for this card.
+pub(super) fn has_wgmma(device: sys::CUdevice) -> bool {
     let ask = |attribute| {
         // SAFETY: `device` was given by the driver.
         unsafe { cudarc::driver::result::device::get_attribute(device, attribute) }.unwrap_or(0)
@@ -37,8 +37,8 @@ impl Gpu {
         let fill = sys::CUtensorMapFloatOOBfill::CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE;
         let (dims, strides) = (spec.dims.as_ptr(), spec.strides.as_ptr());
         let steps = [1, spec.step[0].max(1), spec.step[1].max(1), 1];
-        // SAFETY: all arrays have as many elements as `rank` asks for, at most four, and live through the call, which reads
-        // nothing at `base`.
+        // SAFETY: all arrays have as many elements as `rank` asks for, at most four, and live through the
+        // call, which reads nothing at `base`.
         let made = unsafe {
             if spec.im2col == 1 {
                 sys::cuTensorMapEncodeIm2col(

@@ -1,4 +1,4 @@
-// Kernels with one fault each, for the emulator to catch; `sound` ones have none. Compiled for the host alone.
+// Kernels with one fault each that the emulator must catch; those named `sound` have none. Compiled for the host alone.
 #include "common/device.cuh"
 
 constexpr u32 THREADS = 256;

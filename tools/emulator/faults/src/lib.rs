@@ -1,4 +1,3 @@
-//! Kernels with one fault each, which the tests expect the emulator to name; they are linked into nothing
-//! else.
+//! Kernels with one fault each, which the tests expect the emulator to report; nothing else links them.
 
 include!(concat!(env!("OUT_DIR"), "/table.rs"));

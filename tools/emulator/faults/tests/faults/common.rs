@@ -8,7 +8,7 @@ use psmt_fast::Result;
 use psmt_fast::backend::cuda::driver::{Args, DevicePtr, Driver, Kernel, Launch};
 use std::sync::Arc;
 
-/// An emulator; none, which standard error says, where this build has no emulator.
+/// An emulator; where this build has none, a message to standard error and `None`.
 pub fn open(options: EmulatorOptions) -> Option<Arc<dyn Driver>> {
     match crate::emulator(options) {
         Ok(driver) => Some(driver),

@@ -1,4 +1,4 @@
-//! Kernels with one fault each, which the emulator must name.
+//! Kernels with one fault each, which the emulator must report.
 
 #[macro_use]
 mod common;

@@ -1,5 +1,5 @@
-//! Faults that the emulator promises to catch: each kernel of ../../kernels/mutants.cu has one, and the build
-//! that promises to must say what it is. Sound kernels raise no alarm and give the same bits in every order.
+//! Each kernel of ../../kernels/mutants.cu has one fault, which the plain or the check build of the emulator
+//! must report. Sound kernels raise no alarm and give the same bits in every order.
 
 use crate::common::{all_options, alloc, download, launch, open, upload};
 use psmt_emulator::{CopyTime, EmulatorOptions, Schedule};
@@ -120,7 +120,7 @@ fn a_missing_wait_for_a_copy() {
         expect(
             &text,
             &[
-                "where an asynchronous copy of thread (63, 0, 0) has not landed",
+                "where an asynchronous copy of thread (63, 0, 0) has not completed",
                 "begun at kernels/mutants.cu:",
             ],
         );

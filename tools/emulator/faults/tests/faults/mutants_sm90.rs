@@ -1,5 +1,5 @@
-//! Faults in pipelines of TMA copies and WGMMA: each kernel of tools/emulator/faults/kernels/mutants_sm90.cu
-//! has one, and the build that promises to must say what it is.
+//! Faults in pipelines of TMA and WGMMA: each kernel of ../../kernels/mutants_sm90.cu has one, which the
+//! plain or the check build of the emulator must report.
 
 use crate::common::{all_options, alloc, download, launch, open, upload};
 use psmt_emulator::{CopyTime, EmulatorOptions, Schedule};
@@ -63,9 +63,9 @@ fn tiles_that_are_read_too_early_or_overwritten_too_soon() {
     expect(CHECK, "no_wait", &["reads byte 0 of shared memory, which nothing has written"]);
     // The thread that copies runs first.
     let other = EmulatorOptions { schedule: Schedule::Descending, ..CHECK };
-    expect(other, "no_wait", &["has not landed", "a wait is missing", "kernels/mutants_sm90.cu:"]);
+    expect(other, "no_wait", &["has not completed", "a wait is missing", "kernels/mutants_sm90.cu:"]);
     expect(CHECK, "no_empty", &["arrives at an mbarrier", "whose phase waits for bytes only"]);
-    expect(CHECK, "early_release", &["overwritten while the product was under way"]);
+    expect(CHECK, "early_release", &["overwritten while the WGMMA was in flight"]);
 }
 
 #[test]
@@ -77,11 +77,11 @@ fn wrong_pipelines_that_wait_for_ever_say_what_for() {
 }
 
 #[test]
-fn wgmma_that_is_not_waited_for_or_differs() {
-    expect(PLAIN, "no_product_wait", &["while products are under way"]);
-    expect(CHECK, "no_product_wait", &["begins a copy to byte 0", "read with no barrier in between"]);
+fn wgmmas_that_are_not_waited_for_or_differ() {
+    expect(PLAIN, "no_wgmma_wait", &["while WGMMAs are in flight"]);
+    expect(CHECK, "no_wgmma_wait", &["begins a copy to byte 0", "read with no barrier in between"]);
     for options in [PLAIN, CHECK] {
-        expect(options, "other_product", &["warpgroup 0 asked for different products"]);
+        expect(options, "other_wgmma", &["warpgroup 0 issued different WGMMAs"]);
         expect(options, "unaligned", &["expected a multiple of 1024"]);
     }
 }
@@ -126,7 +126,7 @@ fn wrong_clusters_say_what_is_wrong() {
         expect(
             early,
             "cluster_no_sync",
-            &["a bulk copy that began at", "an mbarrier that nothing has initialised"],
+            &["a TMA copy that began at", "an mbarrier that nothing has initialised"],
         );
         expect(options, "cluster_no_arrive", &["cluster's barrier", "has not arrived"]);
         expect(

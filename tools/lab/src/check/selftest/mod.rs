@@ -65,7 +65,7 @@ pub struct Row {
 /// # Errors
 /// A fault of the device. A wrong value is a row, not an error.
 pub fn run(driver: &dyn Driver, mut each: impl FnMut(&Row)) -> Result<Vec<Row>> {
-    let more = if driver.has_warpgroup_products() { &WARPGROUP_CHECKS[..] } else { &[] };
+    let more = if driver.has_wgmma() { &WARPGROUP_CHECKS[..] } else { &[] };
     let mut rows = Vec::with_capacity(CHECKS.len() + more.len());
     for (name, check) in CHECKS.iter().chain(more).copied() {
         let device = Device { driver, memory: RefCell::default() };

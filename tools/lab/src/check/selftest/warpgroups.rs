@@ -1,4 +1,4 @@
-//! Bulk copies by tensor maps, mbarriers, and matrix products of warpgroups: kernels/selftest_sm90.cu. Values are small
+//! TMA, mbarriers, clusters and WGMMA: kernels/selftest_sm90.cu. Values are small
 //! integers, so that every sum is exact.
 
 use super::{Device, Outcome, args};
@@ -47,7 +47,7 @@ fn copy(
     let [c0, c1, c2, c3] = at;
     let args =
         args![out, d.driver.tensor_map(spec)?, form, rows as u32, c0, c1, c2, c3, offsets[0], offsets[1]];
-    d.launch_sm90("bulk", Launch::new(1, 32).with_shared(rows * 2 * BOX + SLACK), args)?;
+    d.launch_sm90("tma_box", Launch::new(1, 32).with_shared(rows * 2 * BOX + SLACK), args)?;
     outcome.equal(&d.download::<u16>(out, want.len())?, want, |i| {
         format!("box at {at:?} with offsets {offsets:?}, row {}, place {}", i / BOX, i % BOX)
     });
@@ -138,7 +138,7 @@ pub(super) fn ring(d: &Device<'_>) -> Result<Outcome> {
         let spec = TensorMapSpec::tiled(d.upload(&data)?, &[BOX, boxes * 8], &[BOX], &[BOX, 8]);
         let out = d.alloc::<f32>(BOX)?;
         let args = args![out, d.driver.tensor_map(&spec)?, boxes as u32];
-        d.launch_sm90("bulk_ring", Launch::new(1, 96).with_shared(3 * SLACK), args)?;
+        d.launch_sm90("tma_ring", Launch::new(1, 96).with_shared(3 * SLACK), args)?;
         let want: Vec<f32> =
             (0..BOX).map(|col| (0..boxes * 8).map(|row| value(row * BOX + col)).sum()).collect();
         outcome.equal(&d.download::<f32>(out, BOX)?, &want, |i| format!("{boxes} boxes, column {i}"));
@@ -199,12 +199,12 @@ fn product(
 pub(super) fn products(d: &Device<'_>) -> Result<Outcome> {
     let mut outcome = Outcome::new();
     let kinds = [
-        ("products_64", 64, [false, false]),
-        ("products_64_across_b", 64, [false, true]),
-        ("products_64_across", 64, [true, true]),
-        ("products_128", 128, [false, false]),
-        ("products_128_across_b", 128, [false, true]),
-        ("products_128_across", 128, [true, true]),
+        ("wgmma_64", 64, [false, false]),
+        ("wgmma_64_mn_major_b", 64, [false, true]),
+        ("wgmma_64_mn_major", 64, [true, true]),
+        ("wgmma_128", 128, [false, false]),
+        ("wgmma_128_mn_major_b", 128, [false, true]),
+        ("wgmma_128_mn_major", 128, [true, true]),
     ];
     for kind in kinds {
         let small = |i: usize, j: usize| ((i * 7 + j * 3) % 11) as f32 - 5.0;

@@ -1,7 +1,8 @@
-// The confusion matrix that a fused loss counts beside its gradient: pairs of a pixel's label and the student's largest class.
+// The confusion matrix that a fused loss counts along with its gradient: pairs of a pixel's label and its largest
+// class.
 #pragma once
 
-#include "fold.cuh"
+#include "fused_loss.cuh"
 
 /// Counts [classes, classes], row = label, column = prediction; whether a block counts in shared memory first.
 struct Confusion {
@@ -9,18 +10,18 @@ struct Confusion {
     i32 shared, unused;
 };
 
-/// A thread's count. Neighbouring pixels of a column mostly agree, so runs of equal pairs are added as one.
-struct Tally {
+/// A thread's counter. Neighbouring pixels of a column mostly agree, so runs of equal pairs are added as one.
+struct ConfusionCounter {
     const Confusion& matrix;
     const Upsample& u;
     u32* block;
-    /// The last pair, below 2^16, and above it how often it came.
+    /// The last pair in the lower 16 bits, its number of repeats in the upper ones.
     u32 run;
 
-    DEVICE Tally(const Confusion& confusion, const LossShared& shared, const Upsample& size)
+    DEVICE ConfusionCounter(const Confusion& confusion, const LossShared& shared, const Upsample& size)
         : matrix(confusion), u(size), block(reinterpret_cast<u32*>(shared.begin + u.positions + 2)), run(0) {
         if (!matrix.shared) return;
-        // The barriers before the first pixels come between this and the first count.
+        // fused_loss has barriers between this and the first count.
         for (i32 i = i32(threadIdx.x); i < u.classes * u.classes; i += i32(blockDim.x)) block[i] = 0;
     }
 
@@ -36,8 +37,10 @@ struct Tally {
     DEVICE void flush_run() {
         u32 pair = run & 0xffffu, times = run >> 16;
         if (times == 0) return;
-        if (matrix.shared) atomic_add(&block[pair], times);
-        else atomic_add(&matrix.counts[pair], u64(times));
+        if (matrix.shared)
+            atomic_add(&block[pair], times);
+        else
+            atomic_add(&matrix.counts[pair], u64(times));
     }
 
     /// Adds the block's counts to the matrix; all threads, at the end.

@@ -1,5 +1,5 @@
-//! Bulk copies by tensor maps: a thread asks for a box of a tensor, which lands in shared memory some time later and counts
-//! at an mbarrier. A tensor map holds its own description here.
+//! TMA: a thread begins the copy of a box of a tensor to shared memory, which completes some time later and
+//! counts its bytes at an mbarrier. A tensor map holds its `TensorMapSpec` here.
 
 use super::CopyTime;
 use super::block::ARENA_STRIDE;
@@ -9,35 +9,35 @@ use super::thread::{Place, Thread};
 use psmt_fast::backend::cuda::tensor_map::{ROW, TensorMap, TensorMapSpec};
 use std::rc::Rc;
 
-/// Bytes of a row, of a chunk, and of what the exchange of chunks repeats after.
+/// Bytes of a row, of a chunk, and after which the 128-byte swizzle repeats.
 const ROW_BYTES: usize = 2 * ROW as usize;
 const CHUNK: usize = 16;
-const PATTERN: usize = 1024;
-/// Most that an offset of a tap can be in a tensor of four axes.
+const SWIZZLE_PERIOD: usize = 1024;
+/// Largest im2col offset in a tensor of four dimensions.
 const MAX_OFFSET: u32 = 255;
 
-/// Where a byte at `address` of shared memory really lies: chunks of a row of 128 bytes are exchanged by its number.
+/// The 128-byte swizzle: the chunk index within a row of 128 bytes is XORed with the row's number.
 pub fn swizzled(address: usize) -> usize {
     address ^ ((address >> 7 & 7) << 4)
 }
 
-/// What a thread asks for.
-pub struct BulkLoad {
+/// Arguments of `tma_load`.
+pub struct TmaLoad {
     /// Address of the box in the thread's own shared memory.
     pub to: usize,
     pub map: *const TensorMap,
-    /// Where the box begins in the tensor, and the offsets of the tap.
+    /// Coordinates of the box in the tensor, and im2col offsets.
     pub at: [i32; 4],
     pub offsets: [u32; 2],
     /// Address of the mbarrier.
     pub barrier: usize,
-    /// A bit for each block of the cluster that the box comes to; 0 for the thread's own.
+    /// Multicast: a bit for each block of the cluster; 0 for the thread's own block.
     pub mask: u32,
 }
 
-/// A copy that is under way.
-pub struct BulkCopy {
-    /// Where in shared memory of the block of this rank, as an offset, and the mbarrier's address.
+/// A copy in flight.
+pub struct TmaCopy {
+    /// Rank of the target block, offset in its shared memory, address of its mbarrier.
     rank: usize,
     to: usize,
     barrier: usize,
@@ -47,7 +47,8 @@ pub struct BulkCopy {
     pub place: Place,
 }
 
-/// The addresses of a row's values from channel or column `first` on; `row` is where index 0 lies, none if outside.
+/// The addresses of a row's values from channel or column `first` on; `row` is the address of index 0, `None`
+/// if outside.
 fn row_values(spec: &TensorMapSpec, row: Option<u64>, first: i64) -> [[usize; CHUNK / 2]; ROW_BYTES / CHUNK] {
     std::array::from_fn(|chunk| {
         std::array::from_fn(|e| {
@@ -98,41 +99,42 @@ fn values(spec: &TensorMapSpec, at: [i32; 4], offsets: [u32; 2]) -> Vec<[usize; 
 }
 
 impl Cluster {
-    /// Moves a copy's values, whatever thread runs.
+    /// Completes a copy, whatever thread runs.
     ///
     /// # Errors
-    /// The block whose memory they should come to has returned, or has no such mbarrier.
-    pub fn land(&mut self, copy: BulkCopy) -> Result<(), String> {
+    /// The target block has returned, or has no such mbarrier.
+    pub fn complete(&mut self, copy: TmaCopy) -> Result<(), String> {
         if !self.runs(copy.rank) {
             return Err(format!(
-                "a bulk copy that began at {} comes to a block that has returned",
+                "a TMA copy that began at {} comes to a block that has returned",
                 copy.place
             ));
         }
         let shared = self.blocks[copy.rank].shared();
-        // In the name of the thread that began it.
+        // On behalf of the thread that began it.
         let runs = std::mem::replace(&mut self.actor.thread, copy.issuer as u64);
         for (chunk, values) in copy.values.iter().enumerate() {
             let offset = swizzled(copy.to + chunk * CHUNK);
             let mut data = [0u8; CHUNK];
             for (to, &from) in data.chunks_exact_mut(2).zip(values) {
                 if from != 0 {
-                    // SAFETY: an address inside a tensor that a launch described; a wrong one faults as a kernel's would.
+                    // SAFETY: an address inside a tensor that a launch described; a wrong one faults as a
+                    // kernel's would.
                     to.copy_from_slice(&unsafe { (from as *const [u8; 2]).read() });
                 }
             }
             // SAFETY: the range was checked to be shared memory when the copy began.
             unsafe { data.as_ptr().copy_to_nonoverlapping((shared + offset) as *mut u8, CHUNK) };
             if let Some(shadow) = self.shadow() {
-                // The copy's beginning was checked; nothing can forbid its end.
-                let _ = shadow.touch(&self.actor, shared + offset, CHUNK, Access::LandCopy);
+                // The access was checked when the copy began.
+                let _ = shadow.touch(&self.actor, shared + offset, CHUNK, Access::EndCopy);
             }
         }
         self.actor.thread = runs;
-        match self.bulk_came(copy.barrier, copy.values.len() * CHUNK, copy.issuer) {
+        match self.complete_tx(copy.barrier, copy.values.len() * CHUNK, copy.issuer) {
             true => Ok(()),
             false => Err(format!(
-                "a bulk copy that began at {} counts at an mbarrier that nothing has initialised",
+                "a TMA copy that began at {} counts at an mbarrier that nothing has initialised",
                 copy.place
             )),
         }
@@ -140,13 +142,12 @@ impl Cluster {
 }
 
 impl Thread {
-    /// `bulk_load` in any of its forms: to the same place of the blocks that `mask` has a bit for, and counted there; to the
-    /// thread's own where it is 0.
+    /// `tma_load` in any of its forms: to the same offset in each block of the mask, and counted there.
     ///
     /// # Safety
     /// Called on this thread's coroutine; `map` is a tensor map.
-    pub unsafe fn bulk_load(this: *mut Thread, load: &BulkLoad, place: Place) {
-        let &BulkLoad { to, map, at, offsets, barrier, mask } = load;
+    pub unsafe fn tma_load(this: *mut Thread, load: &TmaLoad, place: Place) {
+        let &TmaLoad { to, map, at, offsets, barrier, mask } = load;
         // SAFETY: as promised by the caller; no reference to the cluster is alive where the thread fails.
         unsafe {
             let spec: TensorMapSpec = bytemuck::cast((*map).0);
@@ -158,12 +159,12 @@ impl Thread {
             let shared = (&(*(*this).cluster).blocks)[own].shared();
             let offset = to.wrapping_sub(shared);
             let room = (*(*(*this).cluster).plan).launch.shared as usize;
-            if !offset.is_multiple_of(PATTERN) || offset.saturating_add(bytes) > room {
+            if !offset.is_multiple_of(SWIZZLE_PERIOD) || offset.saturating_add(bytes) > room {
                 Thread::fail(
                     this,
                     format!(
                         "copies {bytes} bytes to byte {offset} of shared memory at {place}, expected a multiple of \
-                         {PATTERN} within {room}"
+                         {SWIZZLE_PERIOD} within {room}"
                     ),
                 );
             }
@@ -193,7 +194,7 @@ impl Thread {
             }
             for rank in ranks {
                 let (values, barrier) = (values.clone(), there(barrier, rank));
-                let copy = BulkCopy { rank, to: offset, barrier, values, issuer: (*this).number, place };
+                let copy = TmaCopy { rank, to: offset, barrier, values, issuer: (*this).number, place };
                 let cluster = &mut *(*this).cluster;
                 let now = match (*cluster.plan).options.copies {
                     CopyTime::Late => false,
@@ -201,8 +202,8 @@ impl Thread {
                     CopyTime::Seeded(seed) => (cluster.draw() ^ seed) & 1 == 0,
                 };
                 if !now {
-                    cluster.bulk.push_back(copy);
-                } else if let Err(text) = cluster.land(copy) {
+                    cluster.tma_copies.push_back(copy);
+                } else if let Err(text) = cluster.complete(copy) {
                     Thread::fail(this, text);
                 }
             }

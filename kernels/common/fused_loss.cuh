@@ -1,23 +1,27 @@
-// The skeleton of every fused loss: for each row of cells of a block's tile, stage the logits, compute at each pixel what
-// the loss needs, and fold the full-resolution gradient back to the low resolution, the transpose of the interpolation.
+// The skeleton of every fused loss: for each row of cells of a block's tile, stage the logits in shared memory,
+// evaluate the loss at each pixel, and apply the transpose of the bilinear upsampling to its gradient, so that neither
+// full-resolution logits nor their gradient exist.
 //
-// A thread sums its column's pixels between two low rows to one value a class for the row above (`here`) and one for the row
-// below (`next`); these meet in shared memory, where other threads sum each low position's columns in order. A block owns
-// its pixels, so low positions at tile borders get a share from each tile: every block writes its own rectangle of
-// unscaled float gradients, parts[block][group][tile_cells + 1][positions][classes rounded up to 4], and loss.cu adds them
-// up, scales them by denominators that are known by then, and rounds once. Nothing depends on the order of blocks.
+// A thread reduces its column's pixels between two low rows to one value per class for the row above and one for the
+// row below; other threads then sum each low position's columns in shared memory, in order. A low position at a tile
+// border gets contributions from each tile: every block writes its own rectangle of unscaled float gradients,
+// parts[block][group][tile_cells + 1][positions][classes rounded up to 4]; loss.cu adds them up, scales them by
+// denominators that are known by then, and rounds once. Nothing depends on the order of blocks.
 #pragma once
 
 #include "reduce.cuh"
 #include "softmax.cuh"
 
-/// Launch bounds of the kernels that fold: with some 20 classes shared memory has room for five blocks.
-#define FOLD_KERNEL KERNEL_RESIDENT(128, 5)
+/// Launch bounds of the fused losses: with some 20 classes shared memory has room for five blocks.
+#define LOSS_KERNEL KERNEL_RESIDENT(128, 5)
 
-/// Shared memory of a block; loss.rs computes its size. Cells and peaks of each field, then what folding needs.
+/// Shared memory of a block; loss.rs computes its size. Cells and peaks of each field, then the gradients of the
+/// columns.
 struct LossShared {
     Cell* cells;
-    float *here, *next, *peaks, *across;
+    /// Gradients of each column for the low row above and below, and the column's fraction within its cell.
+    float *above, *below, *peaks, *frac_x;
+    /// begin[k]: first pixel column of cell column tile.cell0 - 1 + k, within the tile.
     i32* begin;
     /// Floats from one column to the next: 4 modulo 8, so that 16-byte accesses of neighbouring columns spread over all
     /// banks.
@@ -27,10 +31,10 @@ struct LossShared {
         pitch = u.chunk + 4;
         cells = reinterpret_cast<Cell*>(memory);
         peaks = reinterpret_cast<float*>(cells + fields * u.slots * cell_stride(u));
-        here = peaks + fields * 4 * u.slots;
-        next = here + blockDim.x * pitch;
-        across = next + blockDim.x * pitch;
-        begin = reinterpret_cast<i32*>(across + blockDim.x);
+        above = peaks + fields * 4 * u.slots;
+        below = above + blockDim.x * pitch;
+        frac_x = below + blockDim.x * pitch;
+        begin = reinterpret_cast<i32*>(frac_x + blockDim.x);
     }
 };
 
@@ -39,7 +43,7 @@ template <class F> struct Staged {
     F field;
     Cell* cells;
     float* peaks;
-    /// The low row whose peaks are known from the cells above it; -1 for none.
+    /// The low row whose peaks the cells above it have left in `peaks`; -1 for none.
     i32 held;
 
     DEVICE Staged(const F& logits, const LossShared& shared, const Upsample& u, int idx) {
@@ -49,8 +53,8 @@ template <class F> struct Staged {
         held = -1;
     }
 
-    /// Stages the cells below low row `row` of the tile's own image, relative to each position's largest class; has a
-    /// barrier inside.
+    /// Stages the cells below low row `row` of the tile's own image, relative to each position's largest class;
+    /// contains a barrier.
     DEVICE void stage_relative(const Upsample& u, const Tile& tile, i32 row) {
         find_peaks(peaks, field, u, tile, tile.image, row, held != row);
         held = row + 1;
@@ -64,12 +68,10 @@ template <class F> struct Staged {
     }
 
     /// This thread's column of cells.
-    DEVICE const Cell* column(const Upsample& u, const Tile& tile) const {
-        return cells + tile.slot * cell_stride(u);
-    }
+    DEVICE const Cell* column(const Upsample& u, const Tile& tile) const { return cells + tile.slot * cell_stride(u); }
 };
 
-/// Sum over the block in a fixed order; the result is thread 0's.
+/// Sum over the block in a fixed order, in thread 0.
 template <class V> DEVICE V block_total(V v) {
     SHARED(V, warps, 32);
     v = warp_sum(v);
@@ -86,10 +88,10 @@ DEVICE u32 block_number() { return (blockIdx.z * gridDim.y + blockIdx.y) * gridD
 /// Classes of a row of `parts`.
 DEVICE i32 padded_classes(const Upsample& u) { return (u.classes + 3) / 4 * 4; }
 
-/// Adds the sums over the tile's columns of `here` and `next`, classes `first` on, to rows `row` and `row + 1` of the
-/// block's part.
-DEVICE void fold_columns(float* part, const LossShared& shared, const Upsample& u, const Tile& tile, i32 row, i32 first,
-                         i32 quads) {
+/// Transposes the interpolation along x: sums the columns' gradients for each low position, classes from `first` on,
+/// and adds them to rows `row` and `row + 1` of the block's part.
+DEVICE void reduce_columns(float* part, const LossShared& shared, const Upsample& u, const Tile& tile, i32 row,
+                           i32 first, i32 quads) {
     i32 padded = padded_classes(u);
 #pragma unroll 1
     for (i32 task = i32(threadIdx.x); task < (tile.cells + 1) * quads; task += i32(blockDim.x)) {
@@ -100,45 +102,45 @@ DEVICE void fold_columns(float* part, const LossShared& shared, const Upsample& 
 #pragma unroll 2
         for (i32 x = start; x < end; x++) {
             // Columns up to `middle` lie in the cell before the position, the others in the one that begins at it.
-            float fx = shared.across[x], w = x < middle ? fx : 1.0f - fx;
+            float fx = shared.frac_x[x], w = x < middle ? fx : 1.0f - fx;
             i32 at = x * shared.pitch + 4 * quad;
-            f32x4 a = *reinterpret_cast<const f32x4*>(shared.here + at);
-            f32x4 b = *reinterpret_cast<const f32x4*>(shared.next + at);
+            f32x4 a = *reinterpret_cast<const f32x4*>(shared.above + at);
+            f32x4 b = *reinterpret_cast<const f32x4*>(shared.below + at);
             h.x = fmaf(w, a.x, h.x), h.y = fmaf(w, a.y, h.y), h.z = fmaf(w, a.z, h.z), h.w = fmaf(w, a.w, h.w);
             n.x = fmaf(w, b.x, n.x), n.y = fmaf(w, b.y, n.y), n.z = fmaf(w, b.z, n.z), n.w = fmaf(w, b.w, n.w);
         }
-        f32x4* above = reinterpret_cast<f32x4*>(part + (u64(row) * u.positions + position) * padded + first + 4 * quad);
-        f32x4* below = above + u64(u.positions) * padded / 4;
-        f32x4 a = *above, b = *below;
+        f32x4* upper = reinterpret_cast<f32x4*>(part + (u64(row) * u.positions + position) * padded + first + 4 * quad);
+        f32x4* lower = upper + u64(u.positions) * padded / 4;
+        f32x4 a = *upper, b = *lower;
         a.x += h.x, a.y += h.y, a.z += h.z, a.w += h.w;
         b.x += n.x, b.y += n.y, b.z += n.z, b.w += n.w;
-        *above = a, *below = b;
+        *upper = a, *lower = b;
     }
 }
 
-/// What most losses do: one gradient, one pass over a row of cells, nothing for single classes.
-struct PlainLoss {
+/// Defaults of a Loss: one gradient, one pass over a row of cells, no labels.
+struct LossDefaults {
     DEVICE bool has(int) const { return true; }
     DEVICE i32 sources() const { return 1; }
     template <class State, class Strip>
-    DEVICE void pick(float*, float*, const State&, const Strip&, int, i32, i32) const {}
+    DEVICE void subtract_onehot(float*, float*, const State&, const Strip&, int, i32, i32) const {}
 };
 
-/// Runs `loss` over the block's tile. Writes the block's `parts`, its sums to sums[block][Loss::SUMS], and adds its counts
-/// to counts[Loss::COUNTS]. A Loss is a PlainLoss that has
+/// Runs `loss` over the block's tile. Writes the block's `parts`, its sums to sums[block][Loss::SUMS], and adds its
+/// counts to counts[Loss::COUNTS]. A Loss is a LossDefaults that has
 ///   ROWS, GROUPS, SUMS, COUNTS   pixels of a strip, gradients with denominators of their own, sums, counts
-///   State                        what it keeps of a strip
+///   State                        its registers for a strip
 ///   sums, counts                 this thread's
 ///   has(group)                   whether a group's gradient is wanted, the same for all threads
 ///   sources()                    how often a row of cells is passed over, each time for other pixels
 ///   stage(tile, row, source)     fills shared memory, all threads; false (for all) where no pixel needs it
 ///   read(state, tile, strip, source)         inputs of the pixels; whether any counts
-///   normalize(state, tile, strip)            what gradients need, and the loss
+///   normalize(state, tile, strip)            softmax denominators, and the loss
 ///   gradient(g, state, tile, strip, group, c)            at each pixel, of class c
-///   pick(here, next, state, strip, group, first, end)    what only single classes get, on the folded column
+///   subtract_onehot(above, below, state, strip, group, first, end)   the label's part, on the reduced column
 template <class Loss>
-DEVICE void fold_loss(Loss& loss, float* parts, double* sums, u64* counts, const LossShared& shared, const Upsample& u,
-                      const Tile& tile) {
+DEVICE void fused_loss(Loss& loss, float* parts, double* sums, u64* counts, const LossShared& shared, const Upsample& u,
+                       const Tile& tile) {
     constexpr int R = Loss::ROWS;
     Axis xs(u.low_w, u.full_w), ys(u.low_h, u.full_h);
     u64 part_len = u64(u.tile_cells + 1) * u.positions * padded_classes(u);
@@ -150,9 +152,9 @@ DEVICE void fold_loss(Loss& loss, float* parts, double* sums, u64* counts, const
         i32 column = xs.first(tile.cell0 - 1 + k) - tile.x0;
         shared.begin[k] = column < 0 ? 0 : column < tile.columns ? column : tile.columns;
     }
-    shared.across[threadIdx.x] = tile.fx;
-    float* here = shared.here + threadIdx.x * shared.pitch;
-    float* next = shared.next + threadIdx.x * shared.pitch;
+    shared.frac_x[threadIdx.x] = tile.fx;
+    float* above = shared.above + threadIdx.x * shared.pitch;
+    float* below = shared.below + threadIdx.x * shared.pitch;
 
     for (i32 row = tile.row0; row < tile.row1; row++) {
         i32 y0 = ys.first(row), y1 = ys.first(row + 1);
@@ -181,13 +183,13 @@ DEVICE void fold_loss(Loss& loss, float* parts, double* sums, u64* counts, const
                                     n[k] = fmaf(strip.fy[r], g[r], n[k]);
                                 }
                             }
-                            *reinterpret_cast<f32x4*>(here + c - first) = f32x4{h[0], h[1], h[2], h[3]};
-                            *reinterpret_cast<f32x4*>(next + c - first) = f32x4{n[0], n[1], n[2], n[3]};
+                            *reinterpret_cast<f32x4*>(above + c - first) = f32x4{h[0], h[1], h[2], h[3]};
+                            *reinterpret_cast<f32x4*>(below + c - first) = f32x4{n[0], n[1], n[2], n[3]};
                         }
-                        if (busy) loss.pick(here, next, state, strip, group, first, end);
+                        if (busy) loss.subtract_onehot(above, below, state, strip, group, first, end);
                         block_sync();
-                        fold_columns(parts + group * part_len, shared, u, tile, row - tile.row0, first,
-                                     (end - first + 3) / 4);
+                        reduce_columns(parts + group * part_len, shared, u, tile, row - tile.row0, first,
+                                       (end - first + 3) / 4);
                         block_sync();
                     }
                 }

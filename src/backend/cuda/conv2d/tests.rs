@@ -1,5 +1,21 @@
-use super::*;
-use crate::backend::cuda::conv2d::tile::STEP_BYTES;
+//! Plans cover every result once, stay within the limits of launches, and choose the expected tiles.
+
+use super::gemm::{self, Direction};
+use super::plan::{Plan, add_splits, dbias};
+use super::tile::{Kernels, STEP_BYTES, Tile};
+use crate::Result;
+use crate::backend::cuda::memory::Dtype;
+use crate::ops::{Conv2d, Shape, Span};
+
+fn fprop(conv: &Conv2d, x: Shape, kernels: Kernels) -> Result<Plan> {
+    gemm::plan(Direction::Fprop, conv, x, kernels)
+}
+fn dgrad(conv: &Conv2d, x: Shape, kernels: Kernels) -> Result<Plan> {
+    gemm::plan(Direction::Dgrad, conv, x, kernels)
+}
+fn wgrad(conv: &Conv2d, x: Shape, kernels: Kernels) -> Result<Plan> {
+    gemm::plan(Direction::Wgrad, conv, x, kernels)
+}
 
 /// Values along k of a step.
 fn depth(dtype: Dtype) -> usize {
@@ -38,9 +54,9 @@ fn cases() -> Vec<(Conv2d, Shape)> {
     out
 }
 
-/// Kernels for f32, and for bf16 without and with those of warpgroups, as the model chooses and each tile of them.
+/// Kernels for f32, and for bf16 without and with those of wgmma, as the model chooses and each tile of them.
 fn all_kernels() -> Vec<Kernels> {
-    let of = |dtype, warpgroups, only| Kernels { dtype, warpgroups, only };
+    let of = |dtype, wgmma, only| Kernels { dtype, wgmma, only };
     let mut all =
         vec![of(Dtype::F32, false, None), of(Dtype::Bf16, false, None), of(Dtype::Bf16, true, None)];
     all.extend(Tile::CHOICES.map(|tile| of(Dtype::Bf16, true, Some(tile))));
@@ -48,9 +64,9 @@ fn all_kernels() -> Vec<Kernels> {
 }
 
 /// Kernels for bf16 that any card has.
-const PLAIN: Kernels = Kernels { dtype: Dtype::Bf16, warpgroups: false, only: None };
-/// Those of a card with products of warpgroups.
-const WARPGROUPS: Kernels = Kernels { warpgroups: true, ..PLAIN };
+const PLAIN: Kernels = Kernels { dtype: Dtype::Bf16, wgmma: false, only: None };
+/// Those of a card with WGMMA.
+const WGMMA: Kernels = Kernels { wgmma: true, ..PLAIN };
 
 /// Within what a launch may be, and exactly the segments of rows and outputs of a first convolution.
 fn covers_stem(plan: &Plan, y: Shape, wgrad: bool) {
@@ -161,14 +177,14 @@ fn large_tiles_are_for_large_products() {
         fprop(&conv, x.with_channels(channels.0), kernels).unwrap().tile
     };
     assert_eq!(tile(PLAIN, (256, 256), large), Tile::Large);
-    assert_eq!(tile(WARPGROUPS, (256, 256), large), Tile::Wgmma256x2);
-    assert_eq!(tile(WARPGROUPS, (256, 128), large), Tile::Wgmma128);
-    assert_eq!(tile(WARPGROUPS, (256, 64), large), Tile::Wgmma64);
+    assert_eq!(tile(WGMMA, (256, 256), large), Tile::Wgmma256x2);
+    assert_eq!(tile(WGMMA, (256, 128), large), Tile::Wgmma128);
+    assert_eq!(tile(WGMMA, (256, 64), large), Tile::Wgmma64);
     let few = Shape::new(2, 16, 16, 256);
     assert_eq!(tile(PLAIN, (256, 256), few), Tile::Small);
-    assert_eq!(tile(WARPGROUPS, (3, 64), large), Tile::Stem);
+    assert_eq!(tile(WGMMA, (3, 64), large), Tile::Stem);
     assert_eq!(tile(PLAIN, (3, 60), large), Tile::Any);
-    assert_eq!(tile(WARPGROUPS, (5, 64), large), Tile::Any);
+    assert_eq!(tile(WGMMA, (5, 64), large), Tile::Any);
 }
 
 #[test]
@@ -181,10 +197,10 @@ fn channels_of_a_group_decide_tiles_and_alignment() {
         plan.tile
     };
     assert_eq!(tile(PLAIN, (256, 256), 2), Tile::Large);
-    assert_eq!(tile(WARPGROUPS, (256, 256), 2), Tile::Wgmma256x2);
+    assert_eq!(tile(WGMMA, (256, 256), 2), Tile::Wgmma256x2);
     // A box of 64 channels would reach into the next group.
-    assert_eq!(tile(WARPGROUPS, (96, 256), 2), Tile::Large);
-    assert_eq!(tile(WARPGROUPS, (96, 256), 1), Tile::Wgmma256x2);
+    assert_eq!(tile(WGMMA, (96, 256), 2), Tile::Large);
+    assert_eq!(tile(WGMMA, (96, 256), 1), Tile::Wgmma256x2);
     // 24 channels divide by a chunk, 12 of a group do not.
     assert_eq!(tile(PLAIN, (24, 24), 1), Tile::Small);
     assert_eq!(tile(PLAIN, (12, 12), 2), Tile::Any);
@@ -194,7 +210,7 @@ fn channels_of_a_group_decide_tiles_and_alignment() {
 fn what_tensor_maps_cannot_say_is_for_other_kernels() {
     let x = Shape::new(8, 128, 128, 256);
     let only = |conv: Conv2d| {
-        let plans = [fprop(&conv, x, WARPGROUPS), dgrad(&conv, x, WARPGROUPS), wgrad(&conv, x, WARPGROUPS)];
+        let plans = [fprop(&conv, x, WGMMA), dgrad(&conv, x, WGMMA), wgrad(&conv, x, WGMMA)];
         plans.map(|plan| plan.unwrap().tile.is_wgmma())
     };
     assert_eq!(only(conv((256, 256), 3, 1, 1, 1)), [true, true, true]);
@@ -213,8 +229,8 @@ fn unaligned_weights_are_noticed() {
     conv.weight.offset = 4;
     let floats = Kernels { dtype: Dtype::F32, ..PLAIN };
     assert_eq!(flags(fprop(&conv, x, floats).unwrap()), (Tile::Small, 1, 1));
-    assert_eq!(flags(fprop(&conv, x, WARPGROUPS).unwrap()), (Tile::Any, 1, 0));
-    assert_eq!(flags(dgrad(&conv, x, WARPGROUPS).unwrap()), (Tile::Any, 1, 0));
+    assert_eq!(flags(fprop(&conv, x, WGMMA).unwrap()), (Tile::Any, 1, 0));
+    assert_eq!(flags(dgrad(&conv, x, WGMMA).unwrap()), (Tile::Any, 1, 0));
     assert_eq!(flags(wgrad(&conv, x, PLAIN).unwrap()), (Tile::Small, 1, 1));
 }
 
