@@ -3,5 +3,6 @@
 //! kernels are built on, and `bench` measures.
 
 pub mod bench;
+mod cases;
 pub mod check;
 pub mod cli;

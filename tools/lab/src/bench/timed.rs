@@ -1,9 +1,9 @@
 //! Timing one call: inputs drawn on the device, memory warm or cold. Knows calls, not which are worth timing.
 
-use super::call::Call;
+use super::case::{Draw, Outputs, Work};
 use super::check::check_finite;
-use super::inputs::Inputs;
 use super::measure::{Sampling, Timing, sample};
+use crate::cases::Call;
 use psmt_fast::Result;
 use psmt_fast::ops::Backend;
 
@@ -31,15 +31,19 @@ pub fn working_sets(call: &Call, value: usize, cold: bool) -> (usize, bool) {
 /// # Errors
 /// Those of the op, and [`psmt_fast::Error::CheckFailed`] where its first results are not finite.
 pub fn time_call<B: Backend>(b: &B, call: &Call, sampling: Sampling, sets: usize) -> Result<Timing> {
-    let mut inputs = (0..sets as u64).map(|set| Inputs::draw(b, call, set)).collect::<Result<Vec<_>>>()?;
-    let mut outputs: Vec<_> = (0..sets).map(|_| None).collect();
-    let first = inputs[0].run(b, call)?;
-    check_finite(b, call, &inputs[0], &first)?;
-    outputs[0] = Some(first);
+    let prepare = |set| call.prepare(&mut Draw::new(b, set));
+    let mut sets = (0..sets as u64).map(prepare).collect::<Result<Vec<Work<B>>>>()?;
+    let mut outputs: Vec<_> = sets.iter().map(|_| None).collect();
+    let mut first = Outputs::checked();
+    sets[0](b, &mut first)?;
+    check_finite(b, call, &first)?;
+    drop(first);
     sample(b, sampling, |number| {
-        let set = number % sets;
+        let set = number % sets.len();
         outputs[set] = None;
-        outputs[set] = Some(inputs[set].run(b, call)?);
+        let mut out = Outputs::timed();
+        sets[set](b, &mut out)?;
+        outputs[set] = Some(out);
         Ok(())
     })
 }
@@ -47,11 +51,12 @@ pub fn time_call<B: Backend>(b: &B, call: &Call, sampling: Sampling, sets: usize
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cases::LeakyRelu;
     use psmt_fast::ops::Shape;
 
     #[test]
     fn sets_outgrow_the_cache_or_say_that_they_do_not() {
-        let call = |len: usize| Call::LeakyRelu { x: Shape::new(1, 1, len, 1) };
+        let call = |len: usize| LeakyRelu { x: Shape::new(1, 1, len, 1) }.into();
         let mib = (1 << 20) / 8;
         assert_eq!(working_sets(&call(32 * mib), 4, true), (9, true));
         assert_eq!(working_sets(&call(32 * mib), 4, false), (1, false));

@@ -1,0 +1,146 @@
+//! Leaky ReLU, channel concatenation and slices, addition and its backward.
+
+use crate::bench::Trace;
+use crate::bench::case::{Case, Draw, Facts, Work, dims, result, sized};
+use psmt_fast::Result;
+use psmt_fast::ops::{self, Backend, ElementwiseOps, Shape};
+
+impl ElementwiseOps for Trace {
+    fn leaky_relu(&self, x: &Shape, _: f64) -> Shape {
+        self.note(LeakyRelu { x: *x });
+        *x
+    }
+    fn leaky_relu_bwd(&self, dy: &Shape, _: &Shape, _: f64) -> Shape {
+        self.note(LeakyReluBwd { x: *dy });
+        *dy
+    }
+    fn concat(&self, parts: &[&Shape]) -> Shape {
+        let parts: Vec<Shape> = parts.iter().map(|p| **p).collect();
+        let y = parts[0].with_channels(parts.iter().map(|p| p.c).sum());
+        self.note(Concat { parts });
+        y
+    }
+    fn slice_channels(&self, x: &Shape, offset: usize, len: usize) -> Shape {
+        self.note(SliceChannels { x: *x, offset, len });
+        x.with_channels(len)
+    }
+    fn add(&self, x: &Shape, y: &Shape, _: f64) -> Shape {
+        self.note(Add { x: *x, y: *y });
+        *x
+    }
+    fn sum_positions(&self, x: &Shape) -> Shape {
+        self.note(SumPositions { x: *x });
+        sized(x, (1, 1))
+    }
+}
+
+/// A slope that is neither of a ReLU nor of the identity.
+const SLOPE: f64 = 0.01;
+
+/// Leaky ReLU.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LeakyRelu {
+    pub x: Shape,
+}
+
+impl Case for LeakyRelu {
+    fn facts(&self) -> Facts {
+        Facts::new("leaky_relu", dims(&self.x)).values(2 * self.x.len())
+    }
+
+    fn prepare<B: Backend>(&self, draw: &mut Draw<'_, B>) -> Result<Work<B>> {
+        let x = draw.tensor(self.x);
+        result("y", move |b| ops::leaky_relu(b, &x, SLOPE))
+    }
+}
+
+/// Its backward pass.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LeakyReluBwd {
+    pub x: Shape,
+}
+
+impl Case for LeakyReluBwd {
+    fn facts(&self) -> Facts {
+        Facts::new("leaky_relu_bwd", dims(&self.x)).values(3 * self.x.len())
+    }
+
+    fn prepare<B: Backend>(&self, draw: &mut Draw<'_, B>) -> Result<Work<B>> {
+        let (dy, x) = (draw.tensor(self.x), draw.tensor(self.x));
+        result("dx", move |b| ops::leaky_relu_bwd(b, &dy, &x, SLOPE))
+    }
+}
+
+/// Channels of several activations one after another.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Concat {
+    pub parts: Vec<Shape>,
+}
+
+impl Case for Concat {
+    fn facts(&self) -> Facts {
+        let sizes = self.parts.iter().map(dims).collect::<Vec<_>>().join(" + ");
+        Facts::new("concat", sizes).values(2 * self.parts.iter().map(Shape::len).sum::<usize>())
+    }
+
+    fn prepare<B: Backend>(&self, draw: &mut Draw<'_, B>) -> Result<Work<B>> {
+        let parts: Vec<B::Tensor> = self.parts.iter().map(|part| draw.tensor(*part)).collect();
+        result("y", move |b| ops::concat(b, &parts.iter().collect::<Vec<_>>()))
+    }
+}
+
+/// Some of the channels.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SliceChannels {
+    pub x: Shape,
+    pub offset: usize,
+    pub len: usize,
+}
+
+impl Case for SliceChannels {
+    fn facts(&self) -> Facts {
+        Facts::new("slice_channels", format!("{} from {}, {}", dims(&self.x), self.offset, self.len))
+            .values(2 * self.x.with_channels(self.len).len())
+    }
+
+    fn prepare<B: Backend>(&self, draw: &mut Draw<'_, B>) -> Result<Work<B>> {
+        let (x, offset, len) = (draw.tensor(self.x), self.offset, self.len);
+        result("y", move |b| ops::slice_channels(b, &x, offset, len))
+    }
+}
+
+/// A sum, its second term of x's shape or one value per image and channel.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Add {
+    pub x: Shape,
+    pub y: Shape,
+}
+
+impl Case for Add {
+    fn facts(&self) -> Facts {
+        let other = if self.x == self.y { String::new() } else { format!(" + {}", dims(&self.y)) };
+        Facts::new("add", dims(&self.x) + &other).values(2 * self.x.len() + self.y.len())
+    }
+
+    fn prepare<B: Backend>(&self, draw: &mut Draw<'_, B>) -> Result<Work<B>> {
+        let (x, y) = (draw.tensor(self.x), draw.tensor(self.y));
+        result("sum", move |b| ops::add(b, &x, &y, 0.5))
+    }
+}
+
+/// A sum over the positions of each image.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SumPositions {
+    pub x: Shape,
+}
+
+impl Case for SumPositions {
+    fn facts(&self) -> Facts {
+        Facts::new("sum_positions", dims(&self.x)).values(self.x.len() + sized(&self.x, (1, 1)).len())
+    }
+
+    fn prepare<B: Backend>(&self, draw: &mut Draw<'_, B>) -> Result<Work<B>> {
+        let x = draw.tensor(self.x);
+        result("sum", move |b| ops::sum_positions(b, &x))
+    }
+}
