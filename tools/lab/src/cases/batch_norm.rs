@@ -1,13 +1,21 @@
 //! Batch norms with their activation and residual: in training, frozen, backward and tangent.
 
+use super::Family;
 use super::conv2d::{norm_after, params_with_norm, pointwise};
 use crate::bench::Trace;
 use crate::bench::case::{Case, Draw, Facts, Work, dims, result, work};
+use crate::check::gradcheck::{
+    Check, Claim, Claimant, Exact, Function, Problem, dot, narrow, normals, take, tensor, upload,
+};
+use crate::check::run_op::{FixtureOp, Run};
 use psmt_fast::Result;
+use psmt_fast::backend::cpu::Tensor;
 use psmt_fast::ops::{
     self, Activation, Backend, BatchNorm, BatchNormOps, BatchNormSaved, FrozenNorm, NormPass, Onto,
-    OutputEnd, Shape, Span,
+    OutputEnd, RELU, Shape, Span,
 };
+use psmt_fast::rng::Stream;
+use serde::Deserialize;
 
 impl BatchNormOps for Trace {
     fn batch_norm_train(&self, op: ops::BatchNormTrain<'_, Trace>) -> (Shape, BatchNormSaved<Trace>) {
@@ -35,6 +43,20 @@ impl BatchNormOps for Trace {
     }
 }
 
+/// A batch norm with parameters and statistics at the start of vectors of their own.
+fn layer(channels: usize, momentum: f64, eps: f64) -> BatchNorm {
+    let (first, second) = (Span { offset: 0, len: channels }, Span { offset: channels, len: channels });
+    BatchNorm {
+        weight: first,
+        bias: second,
+        running_mean: first,
+        running_var: second,
+        channels,
+        momentum,
+        eps,
+    }
+}
+
 /// A batch norm and its activation.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Norm {
@@ -43,11 +65,9 @@ pub struct Norm {
 }
 
 impl Norm {
-    /// With parameters and statistics at the start of vectors of their own.
+    /// As [`layer`].
     pub fn of(bn: &BatchNorm, act: Activation) -> Norm {
-        let at = |place: usize| Span { offset: place * bn.channels, len: bn.channels };
-        let bn = BatchNorm { weight: at(0), bias: at(1), running_mean: at(0), running_var: at(1), ..*bn };
-        Norm { bn, act }
+        Norm { bn: layer(bn.channels, bn.momentum, bn.eps), act }
     }
 
     /// 1 where the activation's slope is read from its output, 0 where there is no activation.
@@ -315,4 +335,302 @@ impl Case for BatchNormTangent {
             ops::batch_norm_tangent(b, &op)
         })
     }
+}
+
+pub(super) struct Ops;
+
+impl Family for Ops {
+    fn fixtures<B: Backend>() -> Vec<FixtureOp<B>> {
+        vec![("batch_norm", fixture)]
+    }
+
+    fn checks<B: Claimant>() -> Vec<Check<B>> {
+        vec![
+            Check::new(1, "batch_norm_train", train_problems),
+            Check::new(2, "batch_norm_eval", eval_problems),
+            Check::new(3, "batch_norm_tangent", tangent_problems),
+        ]
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct BatchNormAttrs {
+    training: bool,
+    momentum: f64,
+    eps: f64,
+}
+
+fn fixture<B: Backend>(run: &mut Run<'_, B>) -> Result<()> {
+    let BatchNormAttrs { training, momentum, eps } = run.attrs()?;
+    let x = run.tensor("x")?;
+    let dy = run.tensor_of("dy", B::shape(&x))?;
+    let channels = B::shape(&x).c;
+    let bn = layer(channels, momentum, eps);
+    let pair = |a: &str, b: &str| -> Result<B::Vector> {
+        Ok(run.b.upload_vector(&[run.values(a, channels)?, run.values(b, channels)?].concat()))
+    };
+    let params = pair("weight", "bias")?;
+    let mut stats = pair("running_mean", "running_var")?;
+    let mut grads = run.b.zeros(2 * channels);
+    let act = Activation::Identity;
+    let (y, dx) = if training {
+        let (y, saved) = ops::batch_norm_train(
+            run.b,
+            ops::BatchNormTrain {
+                x: &x,
+                params: &params,
+                stats: &mut stats,
+                bn: &bn,
+                act,
+                residual: None,
+                moments: None,
+            },
+        )?;
+        let (dx, _) = ops::batch_norm_train_bwd(
+            run.b,
+            ops::BatchNormTrainBwd {
+                dy: &dy,
+                norm: ops::NormPass { x: &x, y: &y, saved: &saved, bn: &bn, act, residual: false },
+                params: &params,
+                grads: &mut grads,
+                sums: None,
+            },
+        )?;
+        (y, dx)
+    } else {
+        let y = ops::batch_norm_eval(
+            run.b,
+            &ops::BatchNormEval {
+                x: &x,
+                params: &params,
+                norm: ops::FrozenNorm { stats: &stats, bn: &bn, act },
+                residual: None,
+            },
+        )?;
+        let dx = ops::batch_norm_eval_bwd(
+            run.b,
+            ops::BatchNormEvalBwd {
+                dy: &dy,
+                x: &x,
+                y: &y,
+                params: &params,
+                grads: &mut grads,
+                norm: ops::FrozenNorm { stats: &stats, bn: &bn, act },
+            },
+        )?;
+        (y, dx)
+    };
+    run.put_layer(&y, &dx);
+    let (grads, stats) = (run.b.download_vector(&grads), run.b.download_vector(&stats));
+    for (name, values) in [
+        ("dweight", &grads[bn.weight.range()]),
+        ("dbias", &grads[bn.bias.range()]),
+        ("running_mean", &stats[bn.running_mean.range()]),
+        ("running_var", &stats[bn.running_var.range()]),
+    ] {
+        run.put_vector(name, values);
+    }
+    Ok(())
+}
+
+/// Running means, then variances away from 0.
+fn drawn_statistics(rng: &mut Stream, channels: usize) -> Vec<f64> {
+    let mut stats = normals(rng, channels);
+    stats.extend((0..channels).map(|_| f64::from(rng.range(0.5, 1.5))));
+    stats
+}
+
+fn train_problems<B: Claimant>(b: &B, rng: &mut Stream) -> Result<Vec<Problem>> {
+    let mut problems = Vec::new();
+    for (shape, act, with_residual) in [
+        (Shape::new(2, 3, 4, 5), Activation::Identity, false),
+        (Shape::new(3, 2, 1, 7), RELU, false),
+        (Shape::new(2, 4, 3, 3), RELU, true),
+        (Shape::new(2, 3, 3, 2), Activation::LeakyRelu(0.01), false),
+        (Shape::new(1, 3, 5, 4), Activation::LeakyRelu(0.2), true),
+        (Shape::new(2, 1, 1, 3), Activation::Identity, false),
+    ] {
+        let c = shape.c;
+        let bn = layer(c, 0.1, 1e-5);
+        let point = normals(rng, shape.len() + 2 * c + if with_residual { shape.len() } else { 0 });
+        let stats = drawn_statistics(rng, c);
+        let dy = normals(rng, shape.len());
+
+        let split = move |mut p: &[f64]| -> (Tensor<f64>, Vec<f64>, Option<Tensor<f64>>) {
+            let x = take(&mut p, shape);
+            (x, p[..2 * c].to_vec(), with_residual.then(|| tensor(shape, &p[2 * c..])))
+        };
+        let (x, rest) = point.split_at(shape.len());
+        let (x, params) = (upload(b, shape, x), b.upload_vector(&narrow(&rest[..2 * c])));
+        let residual = with_residual.then(|| upload(b, shape, &rest[2 * c..]));
+        let mut moved = b.upload_vector(&narrow(&stats));
+        let (y, saved) = ops::batch_norm_train(
+            b,
+            ops::BatchNormTrain {
+                x: &x,
+                params: &params,
+                stats: &mut moved,
+                bn: &bn,
+                act,
+                residual: residual.as_ref(),
+                moments: None,
+            },
+        )?;
+        let mut grads = b.zeros(2 * c);
+        let (dx, dresidual) = ops::batch_norm_train_bwd(
+            b,
+            ops::BatchNormTrainBwd {
+                dy: &upload(b, shape, &dy),
+                norm: ops::NormPass { x: &x, y: &y, saved: &saved, bn: &bn, act, residual: with_residual },
+                params: &params,
+                grads: &mut grads,
+                sums: None,
+            },
+        )?;
+        let mut gradient = [b.values(&dx), b.vector_values(&grads)].concat();
+        gradient.extend(dresidual.iter().flat_map(|r| b.values(r)));
+        problems.push(Problem {
+            case: format!("x {shape}, {act:?}{}", if with_residual { ", residual" } else { "" }),
+            point,
+            value: Box::new(move |p| {
+                let (x, params, residual) = split(p);
+                let mut stats = stats.clone();
+                let b = Exact::new();
+                let (y, _) = ops::batch_norm_train(
+                    &b,
+                    ops::BatchNormTrain {
+                        x: &x,
+                        params: &params,
+                        stats: &mut stats,
+                        bn: &bn,
+                        act,
+                        residual: residual.as_ref(),
+                        moments: None,
+                    },
+                )?;
+                Ok(dot(y.data(), &dy))
+            }),
+            claim: Claim::Gradient(gradient),
+        });
+    }
+    Ok(problems)
+}
+
+/// ⟨dy, batch_norm_eval⟩ over x and, with `params_move`, the parameters (else those of `params`).
+fn eval_value(
+    shape: Shape,
+    act: Activation,
+    stats: Vec<f64>,
+    dy: Vec<f64>,
+    params: Option<Vec<f64>>,
+) -> Function {
+    let bn = layer(shape.c, 0.1, 1e-5);
+    Box::new(move |mut p| {
+        let x = take(&mut p, shape);
+        let params = params.clone().unwrap_or_else(|| p.to_vec());
+        Ok(dot(
+            ops::batch_norm_eval(
+                &Exact::new(),
+                &ops::BatchNormEval {
+                    x: &x,
+                    params: &params,
+                    norm: ops::FrozenNorm { stats: &stats, bn: &bn, act },
+                    residual: None,
+                },
+            )?
+            .data(),
+            &dy,
+        ))
+    })
+}
+
+const EVAL_CASES: [(Shape, Activation); 3] = [
+    (Shape::new(2, 3, 4, 5), Activation::Identity),
+    (Shape::new(1, 2, 3, 7), RELU),
+    (Shape::new(3, 1, 1, 4), Activation::LeakyRelu(0.01)),
+];
+
+fn eval_problems<B: Claimant>(b: &B, rng: &mut Stream) -> Result<Vec<Problem>> {
+    let mut problems = Vec::new();
+    for (shape, act) in EVAL_CASES {
+        let bn = layer(shape.c, 0.1, 1e-5);
+        let point = normals(rng, shape.len() + 2 * shape.c);
+        let stats = drawn_statistics(rng, shape.c);
+        let dy = normals(rng, shape.len());
+        let (x, params) = point.split_at(shape.len());
+        let (x, params) = (upload(b, shape, x), b.upload_vector(&narrow(params)));
+        let running = b.upload_vector(&narrow(&stats));
+        let y = ops::batch_norm_eval(
+            b,
+            &ops::BatchNormEval {
+                x: &x,
+                params: &params,
+                norm: ops::FrozenNorm { stats: &running, bn: &bn, act },
+                residual: None,
+            },
+        )?;
+        let mut grads = b.zeros(2 * shape.c);
+        let dy_tensor = upload(b, shape, &dy);
+        let dx = ops::batch_norm_eval_bwd(
+            b,
+            ops::BatchNormEvalBwd {
+                dy: &dy_tensor,
+                x: &x,
+                y: &y,
+                params: &params,
+                grads: &mut grads,
+                norm: ops::FrozenNorm { stats: &running, bn: &bn, act },
+            },
+        )?;
+        let gradient = [b.values(&dx), b.vector_values(&grads)].concat();
+        problems.push(Problem {
+            case: format!("x {shape}, {act:?}"),
+            point,
+            value: eval_value(shape, act, stats, dy, None),
+            claim: Claim::Gradient(gradient),
+        });
+    }
+    Ok(problems)
+}
+
+fn tangent_problems<B: Claimant>(b: &B, rng: &mut Stream) -> Result<Vec<Problem>> {
+    let mut problems = Vec::new();
+    for (shape, act) in EVAL_CASES {
+        let bn = layer(shape.c, 0.1, 1e-5);
+        let (point, params) = (normals(rng, shape.len()), normals(rng, 2 * shape.c));
+        let stats = drawn_statistics(rng, shape.c);
+        let dy = normals(rng, shape.len());
+        let (weights, running) = (b.upload_vector(&narrow(&params)), b.upload_vector(&narrow(&stats)));
+        let y = ops::batch_norm_eval(
+            b,
+            &ops::BatchNormEval {
+                x: &upload(b, shape, &point),
+                params: &weights,
+                norm: ops::FrozenNorm { stats: &running, bn: &bn, act },
+                residual: None,
+            },
+        )?;
+        let value = eval_value(shape, act, stats, dy.clone(), Some(params));
+        let b = b.clone();
+        problems.push(Problem {
+            case: format!("x {shape}, {act:?}"),
+            point,
+            value,
+            claim: Claim::Tangent(Box::new(move |t| {
+                let t = upload(&b, shape, t);
+                let moved = ops::batch_norm_tangent(
+                    &b,
+                    &ops::BatchNormTangent {
+                        t: &t,
+                        y: &y,
+                        params: &weights,
+                        norm: ops::FrozenNorm { stats: &running, bn: &bn, act },
+                    },
+                )?;
+                Ok(dot(&b.values(&moved), &dy))
+            })),
+        });
+    }
+    Ok(problems)
 }

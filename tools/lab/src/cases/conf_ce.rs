@@ -1,12 +1,17 @@
 //! Confidence-weighted cross entropy.
 
+use super::Family;
 use super::ensemble_pseudo_label::Teachers;
 use crate::bench::Trace;
 use crate::bench::case::{Case, Draw, Facts, WIDE, Work, dims_to, pixels, work};
+use crate::check::gradcheck::{self, Check, Claimant, GRAD_SCALE, LOGITS, Loss, Problem, loss};
+use crate::check::run_op::{FixtureOp, Run, mix};
 use psmt_fast::Result;
 use psmt_fast::ops::{
     self, Backend, ConfCeArgs, ConfCeOps, ConfCeOut, Ensemble, HISTOGRAM_BINS, Mix, Shape, Size,
 };
+use psmt_fast::rng::Stream;
+use serde::Deserialize;
 
 impl ConfCeOps for Trace {
     fn conf_ce(&self, op: &ConfCeArgs<'_, Trace>) -> ConfCeOut<Trace> {
@@ -71,4 +76,99 @@ impl Case for ConfCe {
             Ok(())
         })
     }
+}
+
+pub(super) struct Ops;
+
+impl Family for Ops {
+    fn fixtures<B: Backend>() -> Vec<FixtureOp<B>> {
+        vec![("conf_ce", fixture)]
+    }
+
+    fn checks<B: Claimant>() -> Vec<Check<B>> {
+        vec![Check::new(12, "conf_ce", problems)]
+    }
+}
+
+/// The loss with the teachers' pseudo labels at `size`.
+fn loss_of_teachers<B: Backend>(
+    b: &B,
+    student: &B::Tensor,
+    teachers: &Teachers<B>,
+    size: Size,
+    mix: &Mix,
+    spec: &ops::ConfCe,
+    grad_scale: f64,
+) -> Result<ConfCeOut<B>> {
+    let teachers = teachers.as_logits();
+    let pseudo = &ops::ensemble_pseudo_label(b, &teachers, size)?;
+    ops::conf_ce(b, &ConfCeArgs { student, pseudo, teachers, mix, spec, grad_scale })
+}
+
+/// Settings of `conf_ce`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ConfCeAttrs {
+    pub size: [usize; 2],
+    pub topk: usize,
+    pub gamma: f64,
+    pub threshold: f64,
+    pub negative_threshold: f64,
+}
+
+fn fixture<B: Backend>(run: &mut Run<'_, B>) -> Result<()> {
+    let ConfCeAttrs { size, topk, gamma, threshold, negative_threshold } = run.attrs()?;
+    let student = run.tensor("student")?;
+    let teachers = Teachers::read(run, Ensemble { topk, gamma })?;
+    let n = B::shape(&teachers.core).n;
+    let size = run.size(n, size)?;
+    let mix = mix(run.fixture, n, size)?;
+    let spec = ops::ConfCe { threshold, negative_threshold, square_weight: 0.0, weighted: true };
+    let out = loss_of_teachers(run.b, &student, &teachers, size, &mix, &spec, 1.0)?;
+    run.put_scalar("positive", run.b.read_scalar(&out.positive));
+    run.put_scalar("negative", run.b.read_scalar(&out.negative));
+    let histogram = run.b.read_counts(&out.histogram);
+    run.put_counts("histogram", vec![histogram.len()], &histogram);
+    run.put_tensor("dstudent", &out.dstudent);
+    Ok(())
+}
+
+struct ConfidenceLoss(gradcheck::Teachers, ops::ConfCe);
+
+impl Loss for ConfidenceLoss {
+    fn of<B: Backend>(&self, b: &B, logits: &B::Tensor) -> Result<(f64, B::Tensor)> {
+        let ConfidenceLoss(teachers, spec) = self;
+        let gradcheck::Teachers { size, mix, .. } = teachers;
+        let out = loss_of_teachers(b, logits, &teachers.upload(b), *size, mix, spec, GRAD_SCALE)?;
+        let [positive, negative, square] =
+            [out.positive, out.negative, out.square].map(|s| b.read_scalar(&s));
+        Ok((positive + negative + spec.square_weight * square, out.dstudent))
+    }
+}
+
+fn problems<B: Claimant>(b: &B, rng: &mut Stream) -> Result<Vec<Problem>> {
+    let mut problems = Vec::new();
+    for (shape, size) in LOGITS {
+        for (threshold, negative_threshold, square_weight, weighted, rounds) in [
+            (0.6, 0.0, 0.0, true, 1),
+            (0.5, 0.1, 0.5, true, 2),
+            (0.3, 0.0, 0.0, false, 0),
+            (0.9, 0.05, 0.0, false, 1),
+            // No pixel passes.
+            (1.1, 0.0, 0.0, true, 1),
+        ] {
+            let spec = ops::ConfCe { threshold, negative_threshold, square_weight, weighted };
+            let teachers =
+                gradcheck::Teachers::draw(rng, shape, size, Ensemble { topk: 3, gamma: 0.5 }, rounds);
+            let case = format!(
+                "logits {shape} to {} by {}, threshold {threshold}, negative {negative_threshold}, square \
+                 {square_weight}{}, {rounds} boxes",
+                size.0,
+                size.1,
+                if weighted { ", weighted" } else { "" }
+            );
+            problems.push(loss(b, rng, case, shape, ConfidenceLoss(teachers, spec))?);
+        }
+    }
+    Ok(problems)
 }

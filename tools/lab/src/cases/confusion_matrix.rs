@@ -1,10 +1,13 @@
 //! Confusion matrix of label maps.
 
+use super::Family;
 use super::ensemble_pseudo_label::Teachers;
 use crate::bench::Trace;
 use crate::bench::case::{Case, Draw, Facts, WIDE, Work, dims, work};
-use psmt_fast::Result;
+use crate::check::run_op::{FixtureOp, Run};
 use psmt_fast::ops::{self, Backend, ConfusionMatrixOps, Ensemble, Shape};
+use psmt_fast::{Error, Result};
+use serde::Deserialize;
 
 impl ConfusionMatrixOps for Trace {
     fn confusion_matrix(
@@ -55,4 +58,42 @@ impl Case for ConfusionMatrix {
             Ok(())
         })
     }
+}
+
+pub(super) struct Ops;
+
+impl Family for Ops {
+    fn fixtures<B: Backend>() -> Vec<FixtureOp<B>> {
+        vec![("confusion_matrix", fixture)]
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ConfusionAttrs {
+    num_classes: usize,
+    ignore_index: i64,
+}
+
+fn fixture<B: Backend>(run: &mut Run<'_, B>) -> Result<()> {
+    let ConfusionAttrs { num_classes: k, ignore_index } = run.attrs()?;
+    if k == 0 {
+        return Err(Error::shape("confusion_matrix", "1 to 255 classes", "0"));
+    }
+    let (pred, target) = (run.labels("pred", k, None)?, run.labels("target", k, Some(ignore_index))?);
+    let counts = ops::confusion_matrix(run.b, &pred, &target, k, None)?;
+    let counts = run.b.read_counts(&counts);
+    let iou: Vec<f64> = (0..k)
+        .map(|class| {
+            let row: u64 = counts[class * k..(class + 1) * k].iter().sum();
+            let column: u64 = (0..k).map(|i| counts[i * k + class]).sum();
+            let hit = counts[class * k + class];
+            hit as f64 / (row + column - hit).max(1) as f64
+        })
+        .collect();
+    run.put_counts("matrix", vec![k, k], &counts);
+    run.put_vector("iou", &iou.iter().map(|&v| v as f32).collect::<Vec<_>>());
+    // As the reference: a class that occurs nowhere counts with 0.
+    run.put_scalar("miou", iou.iter().sum::<f64>() / k as f64);
+    Ok(())
 }

@@ -1,13 +1,19 @@
 //! Convolutions: forward, data gradient, weight gradient, and what the first two do to their output on the way.
 
+use super::Family;
 use super::batch_norm::{self, Norm};
 use crate::bench::Trace;
 use crate::bench::case::{Case, Draw, Facts, WIDE, Work, dims, result, work};
+use crate::check::fixture::{Array, swap_inner};
+use crate::check::gradcheck::{Check, Claim, Claimant, Exact, Problem, dot, narrow, normals, take, upload};
+use crate::check::run_op::{FixtureOp, Run};
 use psmt_fast::Result;
 use psmt_fast::ops::{
     self, Backend, BatchNorm, Conv2d, Conv2dOps, DgradOut, FpropOut, FrozenNorm, NormPass, Onto, OutputEnd,
     Shape, Span,
 };
+use psmt_fast::rng::Stream;
+use serde::Deserialize;
 
 impl Conv2dOps for Trace {
     fn conv2d_fprop(&self, op: &ops::Fprop<'_, Trace>) -> FpropOut<Trace> {
@@ -278,4 +284,127 @@ impl Case for Wgrad {
             Ok(())
         })
     }
+}
+
+pub(super) struct Ops;
+
+impl Family for Ops {
+    fn fixtures<B: Backend>() -> Vec<FixtureOp<B>> {
+        vec![("conv2d", fixture)]
+    }
+
+    fn checks<B: Claimant>() -> Vec<Check<B>> {
+        vec![Check::new(0, "conv2d", problems)]
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ConvAttrs {
+    stride: u32,
+    padding: u32,
+    dilation: u32,
+    #[serde(default = "one_group")]
+    groups: u32,
+}
+
+fn one_group() -> u32 {
+    1
+}
+
+fn fixture<B: Backend>(run: &mut Run<'_, B>) -> Result<()> {
+    let ConvAttrs { stride, padding, dilation, groups } = run.attrs()?;
+    let ([out_channels, group_channels, kernel, kernel_w], weight) = run.fixture.f32("weight")?;
+    if kernel != kernel_w || kernel == 0 || stride == 0 || dilation == 0 {
+        let what = "a square kernel, stride and dilation of at least 1";
+        let found = format!("kernel {kernel} by {kernel_w}, stride {stride}, dilation {dilation}");
+        return Err(psmt_fast::Error::shape("conv2d", what, found));
+    }
+    let taps = kernel * kernel;
+    let mut params = swap_inner(weight, out_channels, group_channels, taps);
+    let weight_span = Span { offset: 0, len: params.len() };
+    let mut bias = None;
+    if run.fixture.inputs.contains_key("bias") {
+        bias = Some(Span { offset: params.len(), len: out_channels });
+        params.extend_from_slice(run.values("bias", out_channels)?);
+    }
+    let conv = Conv2d {
+        weight: weight_span,
+        bias,
+        in_channels: group_channels.saturating_mul(groups as usize),
+        out_channels,
+        groups: groups as usize,
+        kernel,
+        stride: stride as usize,
+        padding: padding as usize,
+        dilation: dilation as usize,
+    };
+    let x = run.tensor("x")?;
+    // Before the forward pass: the file bounds the size of dy, and so that of y, but nothing bounds the padding.
+    let dy = run.tensor_of("dy", conv.out_shape(B::shape(&x)))?;
+    let params = run.b.upload_vector(&params);
+    let y = ops::conv2d_fprop(run.b, &ops::Fprop::new(&x, &params, &conv))?.y;
+    let dx = ops::conv2d_dgrad(run.b, &ops::Dgrad::new(&dy, &params, &conv, B::shape(&x)))?.dx;
+    let mut grads = run.b.zeros(B::vector_len(&params));
+    ops::conv2d_wgrad(run.b, &x, &dy, &mut grads, &conv)?;
+    run.put_layer(&y, &dx);
+    let grads = run.b.download_vector(&grads);
+    let dweight = swap_inner(&grads[weight_span.range()], out_channels, taps, group_channels);
+    run.put("dweight", Array::f32([out_channels, group_channels, kernel, kernel], dweight));
+    if let Some(bias) = bias {
+        run.put_vector("dbias", &grads[bias.range()]);
+    }
+    Ok(())
+}
+
+fn problems<B: Claimant>(b: &B, rng: &mut Stream) -> Result<Vec<Problem>> {
+    let mut problems = Vec::new();
+    for (x_shape, out_channels, groups, kernel, stride, padding, dilation, with_bias) in [
+        (Shape::new(2, 5, 6, 3), 4, 1, 3, 2, 1, 1, true),
+        (Shape::new(1, 5, 4, 3), 2, 1, 1, 1, 0, 1, false),
+        (Shape::new(2, 7, 7, 5), 7, 1, 3, 1, 1, 1, true),
+        (Shape::new(1, 9, 8, 2), 3, 1, 3, 1, 4, 4, true),
+        // Only the middle tap ever meets the image.
+        (Shape::new(1, 3, 3, 2), 3, 1, 3, 1, 6, 6, false),
+        (Shape::new(2, 7, 9, 1), 2, 1, 7, 2, 3, 1, false),
+        (Shape::new(1, 7, 8, 2), 2, 1, 2, 3, 0, 1, true),
+        (Shape::new(2, 5, 7, 3), 4, 1, 1, 2, 0, 1, false),
+        (Shape::new(2, 5, 6, 6), 4, 2, 3, 1, 1, 1, true),
+        (Shape::new(1, 7, 5, 6), 9, 3, 3, 2, 2, 2, false),
+        (Shape::new(2, 4, 3, 4), 4, 4, 1, 1, 0, 1, true),
+    ] {
+        let len = out_channels * kernel * kernel * x_shape.c / groups;
+        let conv = Conv2d {
+            weight: Span { offset: 0, len },
+            bias: with_bias.then_some(Span { offset: len, len: out_channels }),
+            in_channels: x_shape.c,
+            out_channels,
+            groups,
+            kernel,
+            stride,
+            padding,
+            dilation,
+        };
+        let num_params = len + if with_bias { out_channels } else { 0 };
+        let point = normals(rng, x_shape.len() + num_params);
+        let dy = normals(rng, conv.out_shape(x_shape).len());
+
+        let (x, params) = point.split_at(x_shape.len());
+        let (x, params) = (upload(b, x_shape, x), b.upload_vector(&narrow(params)));
+        let dy_tensor = upload(b, conv.out_shape(x_shape), &dy);
+        let dx = ops::conv2d_dgrad(b, &ops::Dgrad::new(&dy_tensor, &params, &conv, x_shape))?.dx;
+        let mut grads = b.zeros(num_params);
+        ops::conv2d_wgrad(b, &x, &dy_tensor, &mut grads, &conv)?;
+        let gradient = [b.values(&dx), b.vector_values(&grads)].concat();
+        problems.push(Problem {
+            case: format!("x {x_shape}, {out_channels} of {kernel}x{kernel}, {groups} groups, stride {stride}, padding {padding}, dilation {dilation}"),
+            point,
+            value: Box::new(move |mut p| {
+                let x = take(&mut p, x_shape);
+                Ok(dot(ops::conv2d_fprop(&Exact::new(), &ops::Fprop::new(&x, &p.to_vec(), &conv))?.y.data(), &dy))
+            }),
+            claim: Claim::Gradient(gradient),
+        });
+    }
+    Ok(problems)
 }

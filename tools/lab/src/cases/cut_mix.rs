@@ -1,7 +1,9 @@
 //! CutMix of images.
 
+use super::Family;
 use crate::bench::Trace;
 use crate::bench::case::{Case, Draw, Facts, Work, dims, result};
+use crate::check::run_op::{FixtureOp, NoAttrs, Run, mix};
 use psmt_fast::Result;
 use psmt_fast::ops::{self, Backend, CutMixOps, Mix, Shape};
 
@@ -29,4 +31,22 @@ impl Case for CutMix {
         let (x, mix) = (draw.tensor(self.x), self.mix.clone());
         result("y", move |b| ops::cut_mix(b, &x, &mix))
     }
+}
+
+pub(super) struct Ops;
+
+impl Family for Ops {
+    fn fixtures<B: Backend>() -> Vec<FixtureOp<B>> {
+        vec![("cut_mix", fixture)]
+    }
+}
+
+fn fixture<B: Backend>(run: &mut Run<'_, B>) -> Result<()> {
+    let NoAttrs {} = run.attrs()?;
+    let x = run.tensor("x")?;
+    let shape = B::shape(&x);
+    let mix = mix(run.fixture, shape.n, (shape.h, shape.w))?;
+    let y = ops::cut_mix(run.b, &x, &mix)?;
+    run.put_tensor("y", &y);
+    Ok(())
 }

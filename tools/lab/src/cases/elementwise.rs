@@ -1,9 +1,16 @@
 //! Leaky ReLU, channel concatenation and slices, addition and its backward.
 
+use super::Family;
 use crate::bench::Trace;
 use crate::bench::case::{Case, Draw, Facts, Work, dims, result, sized};
+use crate::check::gradcheck::{
+    Check, Claim, Claimant, Exact, Problem, dot, normals, take, tensor, unary, upload,
+};
+use crate::check::run_op::{FixtureOp, Run};
 use psmt_fast::Result;
 use psmt_fast::ops::{self, Backend, ElementwiseOps, Shape};
+use psmt_fast::rng::Stream;
+use serde::Deserialize;
 
 impl ElementwiseOps for Trace {
     fn leaky_relu(&self, x: &Shape, _: f64) -> Shape {
@@ -143,4 +150,98 @@ impl Case for SumPositions {
         let x = draw.tensor(self.x);
         result("sum", move |b| ops::sum_positions(b, &x))
     }
+}
+
+pub(super) struct Ops;
+
+impl Family for Ops {
+    fn fixtures<B: Backend>() -> Vec<FixtureOp<B>> {
+        vec![("leaky_relu", leaky_relu_fixture)]
+    }
+
+    fn checks<B: Claimant>() -> Vec<Check<B>> {
+        vec![
+            Check::new(4, "leaky_relu", leaky_relu_problems),
+            Check::new(8, "add", add_problems),
+            Check::new(9, "concat", concat_problems),
+        ]
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SlopeAttrs {
+    slope: f64,
+}
+
+fn leaky_relu_fixture<B: Backend>(run: &mut Run<'_, B>) -> Result<()> {
+    let SlopeAttrs { slope } = run.attrs()?;
+    let (x, dy) = (run.tensor("x")?, run.tensor("dy")?);
+    let y = ops::leaky_relu(run.b, &x, slope)?;
+    let dx = ops::leaky_relu_bwd(run.b, &dy, &x, slope)?;
+    run.put_layer(&y, &dx);
+    Ok(())
+}
+
+fn leaky_relu_problems<B: Claimant>(b: &B, rng: &mut Stream) -> Result<Vec<Problem>> {
+    [0.0, 0.01, 0.3]
+        .into_iter()
+        .map(|slope| {
+            unary(
+                b,
+                rng,
+                format!("slope {slope}"),
+                Shape::new(2, 3, 5, 3),
+                move |x| ops::leaky_relu(&Exact::new(), x, slope),
+                |dy, x| ops::leaky_relu_bwd(b, dy, x, slope),
+            )
+        })
+        .collect()
+}
+
+/// Addition with its broadcast; `sum_positions` is the broadcast's backward.
+fn add_problems<B: Claimant>(b: &B, rng: &mut Stream) -> Result<Vec<Problem>> {
+    let shape = Shape::new(2, 3, 4, 3);
+    let mut problems = Vec::new();
+    for (y_shape, alpha) in [(shape, 0.7), (Shape::new(2, 1, 1, 3), -1.5)] {
+        let point = normals(rng, shape.len() + y_shape.len());
+        let dy = normals(rng, shape.len());
+        let dy_tensor = upload(b, shape, &dy);
+        let summed = if y_shape == shape { dy_tensor } else { ops::sum_positions(b, &dy_tensor)? };
+        let mut gradient = dy.clone();
+        gradient.extend(b.values(&summed).iter().map(|v| alpha * v));
+        problems.push(Problem {
+            case: format!("x {shape} + {alpha} y {y_shape}"),
+            point,
+            value: Box::new(move |mut p| {
+                let x = take(&mut p, shape);
+                Ok(dot(ops::add(&Exact::new(), &x, &tensor(y_shape, p), alpha)?.data(), &dy))
+            }),
+            claim: Claim::Gradient(gradient),
+        });
+    }
+    Ok(problems)
+}
+
+/// Concatenation; its backward is a slice of each part.
+fn concat_problems<B: Claimant>(b: &B, rng: &mut Stream) -> Result<Vec<Problem>> {
+    let shape = Shape::new(2, 3, 2, 1);
+    let channels = [3, 1, 4];
+    let point = normals(rng, shape.len() * 8);
+    let dy = normals(rng, shape.len() * 8);
+    let dy_tensor = upload(b, shape.with_channels(8), &dy);
+    let (mut gradient, mut offset) = (Vec::new(), 0);
+    for c in channels {
+        gradient.extend(b.values(&ops::slice_channels(b, &dy_tensor, offset, c)?));
+        offset += c;
+    }
+    Ok(vec![Problem {
+        case: format!("channels {channels:?} at {shape}"),
+        point,
+        value: Box::new(move |mut p| {
+            let parts: Vec<_> = channels.iter().map(|&c| take(&mut p, shape.with_channels(c))).collect();
+            Ok(dot(ops::concat(&Exact::new(), &parts.iter().collect::<Vec<_>>())?.data(), &dy))
+        }),
+        claim: Claim::Gradient(gradient),
+    }])
 }

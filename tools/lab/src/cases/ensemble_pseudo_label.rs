@@ -1,9 +1,13 @@
 //! Pseudo labels of the two teachers' ensemble.
 
+use super::Family;
 use crate::bench::Trace;
 use crate::bench::case::{Case, Draw, Facts, WIDE, Work, dims_to, pixels, sized, work};
+use crate::check::fixture::{Array, Values};
+use crate::check::run_op::{FixtureOp, Run};
 use psmt_fast::Result;
 use psmt_fast::ops::{self, Backend, Ensemble, EnsembleOps, PseudoLabel, Shape, Size, TeacherLogits};
+use serde::Deserialize;
 
 impl EnsembleOps for Trace {
     fn ensemble_pseudo_label(&self, teachers: &TeacherLogits<'_, Trace>, size: Size) -> PseudoLabel<Trace> {
@@ -14,15 +18,20 @@ impl EnsembleOps for Trace {
     }
 }
 
-/// Two teachers' drawn logits and how they are combined.
-pub(super) struct Teachers<B: Backend> {
-    core: B::Tensor,
-    assist: B::Tensor,
-    ensemble: Ensemble,
+/// Two teachers' logits and how they are combined.
+pub(crate) struct Teachers<B: Backend> {
+    pub core: B::Tensor,
+    pub assist: B::Tensor,
+    pub ensemble: Ensemble,
 }
 
 impl<B: Backend> Teachers<B> {
-    /// Logits of shape `logits`.
+    /// Those of a fixture.
+    pub fn read(run: &Run<'_, B>, ensemble: Ensemble) -> Result<Teachers<B>> {
+        Ok(Teachers { core: run.tensor("core")?, assist: run.tensor("assist")?, ensemble })
+    }
+
+    /// Drawn logits of shape `logits`.
     pub fn draw(draw: &mut Draw<'_, B>, logits: Shape, ensemble: Ensemble) -> Result<Teachers<B>> {
         Ok(Teachers { core: draw.logits(logits)?, assist: draw.logits(logits)?, ensemble })
     }
@@ -63,4 +72,34 @@ impl Case for EnsemblePseudoLabel {
             Ok(())
         })
     }
+}
+
+pub(super) struct Ops;
+
+impl Family for Ops {
+    fn fixtures<B: Backend>() -> Vec<FixtureOp<B>> {
+        vec![("ensemble_pseudo_label", fixture)]
+    }
+}
+
+/// Settings of `ensemble_pseudo_label`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct EnsembleAttrs {
+    pub size: [usize; 2],
+    pub topk: usize,
+    pub gamma: f64,
+}
+
+fn fixture<B: Backend>(run: &mut Run<'_, B>) -> Result<()> {
+    let EnsembleAttrs { size, topk, gamma } = run.attrs()?;
+    let teachers = Teachers::read(run, Ensemble { topk, gamma })?;
+    let size = run.size(B::shape(&teachers.core).n, size)?;
+    let pseudo = ops::ensemble_pseudo_label(run.b, &teachers.as_logits(), size)?;
+    let shape = B::labels_shape(&pseudo.label);
+    let label = run.b.download_labels(&pseudo.label).into_iter().map(i32::from).collect();
+    let shape = vec![shape.n, shape.h, shape.w];
+    run.put("label", Array { shape: shape.clone(), values: Values::I32(label) });
+    run.put("confidence", Array::f32(shape, run.b.download(&pseudo.confidence)));
+    Ok(())
 }

@@ -1,9 +1,13 @@
 //! Bilinear interpolation.
 
+use super::Family;
 use crate::bench::Trace;
 use crate::bench::case::{Case, Draw, Facts, Work, dims_to, result, sized};
+use crate::check::gradcheck::{Check, Claimant, Problem, resampling};
+use crate::check::run_op::{FixtureOp, Run};
 use psmt_fast::Result;
 use psmt_fast::ops::{self, Backend, InterpolateOps, Shape, Size};
+use psmt_fast::rng::Stream;
 
 impl InterpolateOps for Trace {
     fn interpolate(&self, x: &Shape, size: Size) -> Shape {
@@ -52,4 +56,24 @@ impl Case for InterpolateBwd {
         let (dy, size) = (draw.tensor(self.dy), self.size);
         result("dx", move |b| ops::interpolate_bwd(b, &dy, size))
     }
+}
+
+pub(super) struct Ops;
+
+impl Family for Ops {
+    fn fixtures<B: Backend>() -> Vec<FixtureOp<B>> {
+        vec![("interpolate", fixture)]
+    }
+
+    fn checks<B: Claimant>() -> Vec<Check<B>> {
+        vec![Check::new(7, "interpolate", problems)]
+    }
+}
+
+fn fixture<B: Backend>(run: &mut Run<'_, B>) -> Result<()> {
+    run.resample(ops::interpolate, ops::interpolate_bwd)
+}
+
+fn problems<B: Claimant>(b: &B, rng: &mut Stream) -> Result<Vec<Problem>> {
+    resampling(b, rng, ops::interpolate, ops::interpolate_bwd)
 }

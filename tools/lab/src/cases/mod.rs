@@ -1,5 +1,6 @@
-//! Everything that the laboratory has about an op, one file per family as in `src/ops/`: how its calls are noted, what they
-//! cost, inputs drawn for them, and running them. Here is the list of all of them.
+//! Everything that the laboratory has about an op, one file per family as in `src/ops/`: for `bench` how its calls are noted, what
+//! they cost, and running them on drawn inputs; for `op` how a fixture's tensors become arguments and results; for `gradcheck`
+//! its derivatives. Here is the list of all of them.
 
 mod batch_norm;
 mod conf_ce;
@@ -18,10 +19,27 @@ mod pool;
 mod tvat;
 
 use crate::bench::case::{Case, Draw, Facts, Work};
+use crate::check::gradcheck::{Check, Claimant};
+use crate::check::run_op::FixtureOp;
+pub(crate) use conf_ce::ConfCeAttrs;
+pub(crate) use ensemble_pseudo_label::{EnsembleAttrs, Teachers};
 use psmt_fast::Result;
 use psmt_fast::ops::Backend;
 
-/// Makes [`Call`] of the cases of each file.
+/// What a family of ops has besides its cases.
+trait Family {
+    /// The ops that fixtures name.
+    fn fixtures<B: Backend>() -> Vec<FixtureOp<B>> {
+        Vec::new()
+    }
+
+    /// Backward and tangent passes that are compared with finite differences.
+    fn checks<B: Claimant>() -> Vec<Check<B>> {
+        Vec::new()
+    }
+}
+
+/// Makes [`Call`] of the cases of each file, and gathers what else there is.
 macro_rules! registry {
     ($($file:ident: $($case:ident)*;)*) => {
         $(pub(crate) use $file::{$($case),*};)*
@@ -38,6 +56,16 @@ macro_rules! registry {
                 Call::$case(case)
             }
         })*)*
+
+        /// All [`Family::fixtures`].
+        pub(crate) fn fixtures<B: Backend>() -> Vec<FixtureOp<B>> {
+            [$($file::Ops::fixtures()),*].concat()
+        }
+
+        /// All [`Family::checks`].
+        pub(crate) fn checks<B: Claimant>() -> Vec<Check<B>> {
+            [$($file::Ops::checks()),*].into_iter().flatten().collect()
+        }
 
         impl Call {
             pub(crate) fn facts(&self) -> Facts {

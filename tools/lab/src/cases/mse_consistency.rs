@@ -1,12 +1,15 @@
 //! The mean teacher's consistency loss.
 
+use super::Family;
 use super::ensemble_pseudo_label::Teachers;
 use crate::bench::Trace;
 use crate::bench::case::{Case, Draw, Facts, Work, dims_to, work};
+use crate::check::gradcheck::{self, Check, Claimant, GRAD_SCALE, LOGITS, Loss, Problem, loss};
 use psmt_fast::Result;
 use psmt_fast::ops::{
     self, Backend, Ensemble, LossGrad, Mix, MseConsistencyArgs, MseConsistencyOps, Shape, Size,
 };
+use psmt_fast::rng::Stream;
 
 impl MseConsistencyOps for Trace {
     fn mse_consistency(&self, op: &MseConsistencyArgs<'_, Trace>) -> LossGrad<Trace> {
@@ -49,4 +52,35 @@ impl Case for MseConsistency {
             Ok(())
         })
     }
+}
+
+pub(super) struct Ops;
+
+impl Family for Ops {
+    fn checks<B: Claimant>() -> Vec<Check<B>> {
+        vec![Check::new(13, "mse_consistency", problems)]
+    }
+}
+
+struct Consistency(gradcheck::Teachers);
+
+impl Loss for Consistency {
+    fn of<B: Backend>(&self, b: &B, logits: &B::Tensor) -> Result<(f64, B::Tensor)> {
+        let (gradcheck::Teachers { size, mix, .. }, teachers) = (&self.0, self.0.upload(b));
+        let teachers = teachers.as_logits();
+        let (student, size) = (logits, *size);
+        let op = MseConsistencyArgs { student, teachers, size, mix, grad_scale: GRAD_SCALE };
+        let out = ops::mse_consistency(b, &op)?;
+        Ok((b.read_scalar(&out.loss), out.dlogits))
+    }
+}
+
+fn problems<B: Claimant>(b: &B, rng: &mut Stream) -> Result<Vec<Problem>> {
+    let mut problems = Vec::new();
+    for (shape, size) in LOGITS {
+        let teachers = gradcheck::Teachers::draw(rng, shape, size, Ensemble { topk: 2, gamma: 0.6 }, 1);
+        let case = format!("logits {shape} to {} by {}", size.0, size.1);
+        problems.push(loss(b, rng, case, shape, Consistency(teachers))?);
+    }
+    Ok(problems)
 }

@@ -1,9 +1,13 @@
 //! 8-bit images to network input, and the colour changes and blur of strong augmentation.
 
+use super::Family;
 use crate::bench::Trace;
 use crate::bench::case::{Case, Draw, Facts, Work, dims, result};
+use crate::check::fixture::{Array, swap_inner};
+use crate::check::run_op::{FixtureOp, NoAttrs, Run};
 use psmt_fast::Result;
-use psmt_fast::ops::{self, Backend, Images, Normalize, PhotometricOps, Pixels, Shape, Strong};
+use psmt_fast::ops::{self, Adjust, Backend, Blur, Images, Normalize, PhotometricOps, Pixels, Shape, Strong};
+use serde::Deserialize;
 
 impl PhotometricOps for Trace {
     fn normalize_bytes(&self, images: &Images<Trace>, _: &Normalize) -> Shape {
@@ -59,4 +63,66 @@ impl Case for Photometric {
         let (images, strong) = (images(draw, self.x), self.strong.clone());
         result("y", move |b| ops::photometric(b, Pixels::Bytes(&images), &strong, &Normalize::default()))
     }
+}
+
+pub(super) struct Ops;
+
+impl Family for Ops {
+    fn fixtures<B: Backend>() -> Vec<FixtureOp<B>> {
+        vec![
+            ("adjust_brightness", adjust),
+            ("adjust_contrast", adjust),
+            ("adjust_saturation", adjust),
+            ("adjust_hue", adjust),
+            ("grayscale", grayscale),
+            ("gaussian_blur", gaussian_blur),
+        ]
+    }
+}
+
+/// Changes the float image `[3, h, w]`.
+fn transform<B: Backend>(run: &mut Run<'_, B>, strong: Strong) -> Result<()> {
+    let ([channels, h, w], values) = run.fixture.f32("image")?;
+    if channels != 3 || h * w == 0 {
+        let found = format!("[{channels}, {h}, {w}]");
+        return Err(run.fixture.bad_input("image", format!("expected shape [3, h, w], found {found}")));
+    }
+    let x = run.b.upload(Shape::new(1, h, w, 3), &swap_inner(values, 1, 3, h * w));
+    let y = ops::photometric(run.b, Pixels::Colors(&x), &[strong], &Normalize::IDENTITY)?;
+    run.put("image", Array::f32([3, h, w], swap_inner(&run.b.download(&y), 1, h * w, 3)));
+    Ok(())
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FactorAttrs {
+    factor: f32,
+}
+
+fn adjust<B: Backend>(run: &mut Run<'_, B>) -> Result<()> {
+    let FactorAttrs { factor } = run.attrs()?;
+    let adjust = match run.fixture.op.as_str() {
+        "adjust_brightness" => Adjust::Brightness(factor),
+        "adjust_contrast" => Adjust::Contrast(factor),
+        "adjust_saturation" => Adjust::Saturation(factor),
+        _ => Adjust::Hue(factor),
+    };
+    transform(run, Strong { jitter: vec![adjust], ..Strong::default() })
+}
+
+fn grayscale<B: Backend>(run: &mut Run<'_, B>) -> Result<()> {
+    let NoAttrs {} = run.attrs()?;
+    transform(run, Strong { gray: true, ..Strong::default() })
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct BlurAttrs {
+    kernel: usize,
+    sigma: f32,
+}
+
+fn gaussian_blur<B: Backend>(run: &mut Run<'_, B>) -> Result<()> {
+    let BlurAttrs { kernel, sigma } = run.attrs()?;
+    transform(run, Strong { blur: Some(Blur { kernel, sigma }), ..Strong::default() })
 }

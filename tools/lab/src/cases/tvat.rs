@@ -1,10 +1,12 @@
 //! The parts of T-VAT that are not network passes.
 
+use super::Family;
 use crate::bench::Trace;
 use crate::bench::case::{Case, Draw, Facts, Work, dims, dims_to, result};
+use crate::check::gradcheck::{Check, Claim, Claimant, Exact, LOGITS, Problem, normals, tensor, upload};
 use psmt_fast::Result;
 use psmt_fast::ops::{self, Backend, Shape, Size, TvatOps};
-use psmt_fast::rng::Key;
+use psmt_fast::rng::{Key, Stream};
 
 impl TvatOps for Trace {
     fn uniform_noise(&self, shape: Shape, _: Key) -> Shape {
@@ -127,4 +129,86 @@ impl Case for KlGradient {
         let (clean, perturbed) = (draw.logits(self.logits)?, draw.logits(self.logits)?);
         result("gradient", move |b| ops::kl_gradient(b, &clean, &perturbed, decoders, size))
     }
+}
+
+pub(super) struct Ops;
+
+impl Family for Ops {
+    fn checks<B: Claimant>() -> Vec<Check<B>> {
+        vec![
+            Check::new(14, "kl_gradient", kl_gradient_problems),
+            Check::new(15, "tvat_cotangent", tvat_cotangent_problems),
+        ]
+    }
+}
+
+/// Mean of the interpolated logits of `count` decoders that lie side by side in `point`, pixel by pixel; `shape` is one's.
+fn mean_logits(point: &[f64], count: usize, shape: Shape, size: Size) -> Result<Vec<f64>> {
+    let wide = tensor(shape.with_channels(count * shape.c), point);
+    let up = ops::interpolate(&Exact::new(), &wide, size)?;
+    let mean = |pixel: &[f64], c: usize| pixel[c..].iter().step_by(shape.c).sum::<f64>() / count as f64;
+    Ok(up.data().chunks_exact(count * shape.c).flat_map(|p| (0..shape.c).map(move |c| mean(p, c))).collect())
+}
+
+fn log_softmax(logits: &[f64]) -> Vec<f64> {
+    let largest = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let log_total = logits.iter().map(|v| (v - largest).exp()).sum::<f64>().ln();
+    logits.iter().map(|v| v - largest - log_total).collect()
+}
+
+/// Gradient of KL(softmax(clean) ‖ softmax(perturbed)) / n over all decoders' perturbed logits.
+fn kl_gradient_problems<B: Claimant>(b: &B, rng: &mut Stream) -> Result<Vec<Problem>> {
+    let mut problems = Vec::new();
+    for (shape, size) in LOGITS {
+        for count in [1, 2, 3] {
+            let (clean, point) = (normals(rng, count * shape.len()), normals(rng, count * shape.len()));
+            let wide = |values: &[f64]| upload(b, shape.with_channels(count * shape.c), values);
+            let gradient = b.values(&ops::kl_gradient(b, &wide(&clean), &wide(&point), count, size)?);
+            let clean_mean = mean_logits(&clean, count, shape, size)?;
+            problems.push(Problem {
+                case: format!("{count} decoders, logits {shape} to {} by {}", size.0, size.1),
+                point,
+                value: Box::new(move |p| {
+                    let mean = mean_logits(p, count, shape, size)?;
+                    let pixels = clean_mean.chunks_exact(shape.c).zip(mean.chunks_exact(shape.c));
+                    let divergence = pixels.map(|(clean, perturbed)| {
+                        let pairs = log_softmax(clean).into_iter().zip(log_softmax(perturbed));
+                        pairs.map(|(log_p, log_q)| log_p.exp() * (log_p - log_q)).sum::<f64>()
+                    });
+                    Ok(divergence.sum::<f64>() / shape.n as f64)
+                }),
+                claim: Claim::Gradient(gradient),
+            });
+        }
+    }
+    Ok(problems)
+}
+
+/// The cotangent is the gradient of Σ p·t over all pixels with the tangents t held fixed: p t - p (p·t) is the
+/// softmax's transposed Jacobian applied to t.
+fn tvat_cotangent_problems<B: Claimant>(b: &B, rng: &mut Stream) -> Result<Vec<Problem>> {
+    let mut problems = Vec::new();
+    for (shape, size) in LOGITS {
+        for count in [1, 2, 3] {
+            let (tangents, point) = (normals(rng, count * shape.len()), normals(rng, count * shape.len()));
+            let wide = |values: &[f64]| upload(b, shape.with_channels(count * shape.c), values);
+            let gradient = b.values(&ops::tvat_cotangent(b, &wide(&point), &wide(&tangents), count, size)?);
+            let tangent_mean = mean_logits(&tangents, count, shape, size)?;
+            problems.push(Problem {
+                case: format!("{count} decoders, logits {shape} to {} by {}", size.0, size.1),
+                point,
+                value: Box::new(move |p| {
+                    let mean = mean_logits(p, count, shape, size)?;
+                    let pixels = mean.chunks_exact(shape.c).zip(tangent_mean.chunks_exact(shape.c));
+                    Ok(pixels
+                        .map(|(logits, t)| {
+                            log_softmax(logits).iter().zip(t).map(|(log_p, t)| log_p.exp() * t).sum::<f64>()
+                        })
+                        .sum())
+                }),
+                claim: Claim::Gradient(gradient),
+            });
+        }
+    }
+    Ok(problems)
 }

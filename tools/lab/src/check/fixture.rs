@@ -78,7 +78,7 @@ impl Array {
 }
 
 /// Swaps the two inner axes of `[outer, a, b]`: NHWC to NCHW with a = h w, b = c, and the way back with a = c, b = h w.
-pub(super) fn swap_inner<T: Copy>(x: &[T], outer: usize, a: usize, b: usize) -> Vec<T> {
+pub(crate) fn swap_inner<T: Copy>(x: &[T], outer: usize, a: usize, b: usize) -> Vec<T> {
     let index = (0..outer).flat_map(|o| (0..b).flat_map(move |j| (0..a).map(move |i| (o * a + i) * b + j)));
     index.map(|i| x[i]).collect()
 }
@@ -158,22 +158,22 @@ impl Fixture {
     }
 
     /// [`Error::Config`] about the settings.
-    pub(super) fn bad_attrs(&self, message: impl std::fmt::Display) -> Error {
+    pub(crate) fn bad_attrs(&self, message: impl std::fmt::Display) -> Error {
         Error::config(format!("attrs of {}", self.path.display()), message.to_string())
     }
 
     /// [`Error::Checkpoint`] about an input.
-    pub(super) fn bad_input(&self, name: &str, message: impl std::fmt::Display) -> Error {
+    pub(crate) fn bad_input(&self, name: &str, message: impl std::fmt::Display) -> Error {
         Error::checkpoint(&self.path, format!("tensor 'in.{name}': {message}"))
     }
 
     /// An input by name.
-    pub(super) fn input(&self, name: &str) -> Result<&Array> {
+    pub(crate) fn input(&self, name: &str) -> Result<&Array> {
         self.inputs.get(name).ok_or_else(|| self.bad_input(name, format!("missing, {} needs it", self.op)))
     }
 
     /// A float32 input of rank `N`.
-    pub(super) fn f32<const N: usize>(&self, name: &str) -> Result<([usize; N], &[f32])> {
+    pub(crate) fn f32<const N: usize>(&self, name: &str) -> Result<([usize; N], &[f32])> {
         let array = self.input(name)?;
         match &array.values {
             Values::F32(v) => Ok((self.rank(name, array)?, v)),
@@ -182,7 +182,7 @@ impl Fixture {
     }
 
     /// An int32 input of rank `N`.
-    pub(super) fn i32<const N: usize>(&self, name: &str) -> Result<([usize; N], &[i32])> {
+    pub(crate) fn i32<const N: usize>(&self, name: &str) -> Result<([usize; N], &[i32])> {
         let array = self.input(name)?;
         match &array.values {
             Values::I32(v) => Ok((self.rank(name, array)?, v)),
@@ -191,7 +191,7 @@ impl Fixture {
     }
 
     /// A uint8 input of rank `N`.
-    pub(super) fn u8<const N: usize>(&self, name: &str) -> Result<([usize; N], &[u8])> {
+    pub(crate) fn u8<const N: usize>(&self, name: &str) -> Result<([usize; N], &[u8])> {
         let array = self.input(name)?;
         match &array.values {
             Values::U8(v) => Ok((self.rank(name, array)?, v)),

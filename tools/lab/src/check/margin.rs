@@ -3,7 +3,8 @@
 //! what it judges.
 
 use super::Fixture;
-use super::run_op::{ConfCeAttrs, EnsembleAttrs, TrainStepInputs, mix};
+use super::run_op::{TrainStepInputs, mix};
+use crate::cases::{ConfCeAttrs, EnsembleAttrs};
 use psmt_fast::Result;
 use psmt_fast::backend::cpu::{Cpu, Tensor};
 use psmt_fast::model::{DeepLab, Network, Norm};

@@ -5,16 +5,16 @@
 
 mod bars;
 mod compare;
-mod fixture;
+pub(crate) mod fixture;
 pub mod gradcheck;
 mod margin;
-mod run_op;
+pub(crate) mod run_op;
 pub mod selftest;
 
 pub use bars::{BF16_TOLERANCE, Bars, DEFAULT_TOLERANCE, UNJUDGED};
 pub use compare::{Row, compare};
 pub use fixture::{Array, Fixture, Outputs, Values};
-pub use run_op::{OPS, run_op};
+pub use run_op::{ops, run_op};
 
 use psmt_fast::Result;
 use psmt_fast::backend::cpu::Cpu;

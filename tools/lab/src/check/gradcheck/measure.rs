@@ -140,7 +140,7 @@ fn along(problem: &Problem, point: &[f64], direction: &[f64], t: f64) -> Result<
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Claimant, Draw, layers, losses, networks};
+    use super::super::{Claimant, DrawProblems, checks};
     use super::*;
     use psmt_emulator::{self as emulator, EmulatorOptions};
     use psmt_fast::backend::cuda::{Cuda, Dtype};
@@ -203,7 +203,7 @@ mod tests {
         assert!(error(&on).is_infinite());
     }
 
-    fn errors<B: Claimant>(b: &B, draw: Draw<B>, bar: Bar, spoil: impl Fn(&mut Problem)) -> Vec<f64> {
+    fn errors<B: Claimant>(b: &B, draw: DrawProblems<B>, bar: Bar, spoil: impl Fn(&mut Problem)) -> Vec<f64> {
         let mut rng = Key::new(3, Domain::Bench, 0).stream();
         let mut problems = draw(b, &mut rng).unwrap();
         problems.iter_mut().for_each(spoil);
@@ -218,13 +218,8 @@ mod tests {
             return;
         };
         let b = Cuda::new(driver, Dtype::F32);
-        for (op, draw) in [
-            ("conv2d", layers::conv2d as Draw<Cuda>),
-            ("batch_norm_train", layers::batch_norm_train),
-            ("conf_ce", losses::conf_ce),
-            ("encoder", networks::encoder),
-            ("train_step", networks::train_step),
-        ] {
+        for op in ["conv2d", "batch_norm_train", "conf_ce", "encoder", "train_step"] {
+            let draw = checks::<Cuda>().into_iter().find(|check| check.op == op).expect("a check").draw;
             let bar = Cuda::bar(op);
             let right = errors(&b, draw, bar, |_| {});
             assert!(!right.is_empty() && right.iter().all(|e| *e <= bar.tolerance), "{op}: {right:?}");
