@@ -1,13 +1,12 @@
 //! Batch norms with their activation and residual: in training, frozen, backward and tangent.
 
-use super::Family;
 use super::conv2d::{norm_after, params_with_norm, pointwise};
 use crate::bench::Trace;
 use crate::bench::case::{Case, Draw, Facts, Work, dims, result, work};
 use crate::check::gradcheck::{
-    Check, Claim, Claimant, Exact, Function, Problem, dot, narrow, normals, take, tensor, upload,
+    Claim, Claimant, Exact, Function, Problem, dot, narrow, normals, take, tensor, upload,
 };
-use crate::check::run_op::{FixtureOp, Run};
+use crate::check::run_op::Run;
 use psmt_fast::Result;
 use psmt_fast::backend::cpu::Tensor;
 use psmt_fast::ops::{
@@ -43,20 +42,6 @@ impl BatchNormOps for Trace {
     }
 }
 
-/// A batch norm with parameters and statistics at the start of vectors of their own.
-fn layer(channels: usize, momentum: f64, eps: f64) -> BatchNorm {
-    let (first, second) = (Span { offset: 0, len: channels }, Span { offset: channels, len: channels });
-    BatchNorm {
-        weight: first,
-        bias: second,
-        running_mean: first,
-        running_var: second,
-        channels,
-        momentum,
-        eps,
-    }
-}
-
 /// A batch norm and its activation.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Norm {
@@ -65,9 +50,20 @@ pub struct Norm {
 }
 
 impl Norm {
-    /// As [`layer`].
+    /// With parameters and statistics at the start of vectors of their own.
+    fn new(channels: usize, momentum: f64, eps: f64, act: Activation) -> Norm {
+        let (first, second) = (Span { offset: 0, len: channels }, Span { offset: channels, len: channels });
+        let (weight, bias, running_mean, running_var) = (first, second, first, second);
+        Norm { bn: BatchNorm { weight, bias, running_mean, running_var, channels, momentum, eps }, act }
+    }
+
+    /// The same of a network's batch norm.
     pub fn of(bn: &BatchNorm, act: Activation) -> Norm {
-        Norm { bn: layer(bn.channels, bn.momentum, bn.eps), act }
+        Norm::new(bn.channels, bn.momentum, bn.eps, act)
+    }
+
+    pub fn frozen<'a, B: Backend>(&'a self, stats: &'a B::Vector) -> FrozenNorm<'a, B> {
+        FrozenNorm { stats, bn: &self.bn, act: self.act }
     }
 
     /// 1 where the activation's slope is read from its output, 0 where there is no activation.
@@ -99,16 +95,20 @@ fn affine<B: Backend>(draw: &mut Draw<'_, B>, bn: &BatchNorm) -> B::Vector {
     draw.b.upload_vector(&values)
 }
 
-/// Output of the frozen batch norm of `x`: where its activation bends.
+/// Output with running statistics.
+fn eval<B: Backend>(b: &B, x: &B::Tensor, params: &B::Vector, norm: FrozenNorm<'_, B>) -> Result<B::Tensor> {
+    ops::batch_norm_eval(b, &ops::BatchNormEval { x, params, norm, residual: None })
+}
+
+/// The same as an input, from which the activation's slope is read.
 pub(super) fn evaluated<B: Backend>(
     draw: &mut Draw<'_, B>,
     x: &B::Tensor,
     params: &B::Vector,
     stats: &B::Vector,
-    Norm { bn, act }: &Norm,
+    norm: &Norm,
 ) -> Result<B::Tensor> {
-    let norm = FrozenNorm { stats, bn, act: *act };
-    let y = ops::batch_norm_eval(draw.b, &ops::BatchNormEval { x, params, norm, residual: None })?;
+    let y = eval(draw.b, x, params, norm.frozen(stats))?;
     Ok(draw.same(y))
 }
 
@@ -122,9 +122,37 @@ pub(super) struct Pass<B: Backend> {
 }
 
 impl<B: Backend> Pass<B> {
+    /// The training pass of `x`, which moves `stats`.
+    fn train(
+        b: &B,
+        x: B::Tensor,
+        params: &B::Vector,
+        stats: &mut B::Vector,
+        norm: Norm,
+        residual: Option<&B::Tensor>,
+    ) -> Result<Pass<B>> {
+        let Norm { bn, act } = &norm;
+        let op = ops::BatchNormTrain { x: &x, params, stats, bn, act: *act, residual, moments: None };
+        let (y, saved) = ops::batch_norm_train(b, op)?;
+        Ok(Pass { x, y, saved, norm, residual: residual.is_some() })
+    }
+
     pub fn as_pass(&self) -> NormPass<'_, B> {
         let Pass { x, y, saved, norm, residual } = self;
         NormPass { x, y, saved, bn: &norm.bn, act: norm.act, residual: *residual }
+    }
+
+    /// Gradients of the input and of the residual; those of the parameters are added to `grads`.
+    fn backward(
+        &self,
+        b: &B,
+        dy: &B::Tensor,
+        params: &B::Vector,
+        grads: &mut B::Vector,
+        sums: Option<&B::Sums>,
+    ) -> Result<(B::Tensor, Option<B::Tensor>)> {
+        let norm = self.as_pass();
+        ops::batch_norm_train_bwd(b, ops::BatchNormTrainBwd { dy, norm, params, grads, sums })
     }
 }
 
@@ -136,22 +164,11 @@ pub(super) fn trained<B: Backend>(
     norm: Norm,
     residual: bool,
 ) -> Result<Pass<B>> {
-    let (x, other) = (draw.tensor(x), residual.then(|| draw.tensor(x)));
+    let (x, residual) = (draw.tensor(x), residual.then(|| draw.tensor(x)));
     let mut stats = statistics(draw, &norm.bn);
-    let (y, saved) = ops::batch_norm_train(
-        draw.b,
-        ops::BatchNormTrain {
-            x: &x,
-            params,
-            stats: &mut stats,
-            bn: &norm.bn,
-            act: norm.act,
-            residual: other.as_ref(),
-            moments: None,
-        },
-    )?;
-    let (y, moments) = (draw.same(y), draw.same_vector(saved.moments));
-    Ok(Pass { x, y, saved: BatchNormSaved { moments }, norm, residual })
+    let pass = Pass::train(draw.b, x, params, &mut stats, norm, residual.as_ref())?;
+    let (y, moments) = (draw.same(pass.y), draw.same_vector(pass.saved.moments));
+    Ok(Pass { y, saved: BatchNormSaved { moments }, ..pass })
 }
 
 /// The training pass, its moments made here or by the convolution before it.
@@ -215,11 +232,11 @@ impl Case for BatchNormEval {
     }
 
     fn prepare<B: Backend>(&self, draw: &mut Draw<'_, B>) -> Result<Work<B>> {
-        let Norm { bn, act } = self.norm;
+        let norm = self.norm;
         let (x, residual) = (draw.tensor(self.x), self.residual.then(|| draw.tensor(self.x)));
-        let (params, stats) = (affine(draw, &bn), statistics(draw, &bn));
+        let (params, stats) = (affine(draw, &norm.bn), statistics(draw, &norm.bn));
         result("y", move |b| {
-            let norm = FrozenNorm { stats: &stats, bn: &bn, act };
+            let norm = norm.frozen(&stats);
             let op = ops::BatchNormEval { x: &x, params: &params, norm, residual: residual.as_ref() };
             ops::batch_norm_eval(b, &op)
         })
@@ -265,14 +282,7 @@ impl Case for BatchNormTrainBwd {
         }
         let mut grads = draw.b.zeros(bn.bias.range().end);
         work(move |b, out| {
-            let op = ops::BatchNormTrainBwd {
-                dy: &dy,
-                norm: pass.as_pass(),
-                params: &params,
-                grads: &mut grads,
-                sums: sums.as_ref(),
-            };
-            let (dx, dresidual) = ops::batch_norm_train_bwd(b, op)?;
+            let (dx, dresidual) = pass.backward(b, &dy, &params, &mut grads, sums.as_ref())?;
             out.tensor("dx", dx);
             dresidual.into_iter().for_each(|d| out.tensor("dresidual", d));
             out.updated(b, "grads", &grads);
@@ -295,13 +305,13 @@ impl Case for BatchNormEvalBwd {
     }
 
     fn prepare<B: Backend>(&self, draw: &mut Draw<'_, B>) -> Result<Work<B>> {
-        let Norm { bn, act } = self.norm;
+        let norm = self.norm;
         let (dy, x) = (draw.tensor(self.x), draw.tensor(self.x));
-        let (params, stats) = (affine(draw, &bn), statistics(draw, &bn));
-        let y = evaluated(draw, &x, &params, &stats, &self.norm)?;
-        let mut grads = draw.b.zeros(2 * bn.channels);
+        let (params, stats) = (affine(draw, &norm.bn), statistics(draw, &norm.bn));
+        let y = evaluated(draw, &x, &params, &stats, &norm)?;
+        let mut grads = draw.b.zeros(2 * norm.bn.channels);
         work(move |b, out| {
-            let norm = FrozenNorm { stats: &stats, bn: &bn, act };
+            let norm = norm.frozen(&stats);
             let op =
                 ops::BatchNormEvalBwd { dy: &dy, x: &x, y: &y, params: &params, grads: &mut grads, norm };
             out.tensor("dx", ops::batch_norm_eval_bwd(b, op)?);
@@ -325,31 +335,15 @@ impl Case for BatchNormTangent {
     }
 
     fn prepare<B: Backend>(&self, draw: &mut Draw<'_, B>) -> Result<Work<B>> {
-        let Norm { bn, act } = self.norm;
+        let norm = self.norm;
         let (t, x) = (draw.tensor(self.x), draw.tensor(self.x));
-        let (params, stats) = (affine(draw, &bn), statistics(draw, &bn));
-        let y = evaluated(draw, &x, &params, &stats, &self.norm)?;
+        let (params, stats) = (affine(draw, &norm.bn), statistics(draw, &norm.bn));
+        let y = evaluated(draw, &x, &params, &stats, &norm)?;
         result("tangent", move |b| {
-            let norm = FrozenNorm { stats: &stats, bn: &bn, act };
+            let norm = norm.frozen(&stats);
             let op = ops::BatchNormTangent { t: &t, y: &y, params: &params, norm };
             ops::batch_norm_tangent(b, &op)
         })
-    }
-}
-
-pub(super) struct Ops;
-
-impl Family for Ops {
-    fn fixtures<B: Backend>() -> Vec<FixtureOp<B>> {
-        vec![("batch_norm", fixture)]
-    }
-
-    fn checks<B: Claimant>() -> Vec<Check<B>> {
-        vec![
-            Check::new(1, "batch_norm_train", train_problems),
-            Check::new(2, "batch_norm_eval", eval_problems),
-            Check::new(3, "batch_norm_tangent", tangent_problems),
-        ]
     }
 }
 
@@ -361,78 +355,51 @@ struct BatchNormAttrs {
     eps: f64,
 }
 
-fn fixture<B: Backend>(run: &mut Run<'_, B>) -> Result<()> {
+pub(super) fn fixture<B: Backend>(run: &mut Run<'_, B>) -> Result<()> {
     let BatchNormAttrs { training, momentum, eps } = run.attrs()?;
     let x = run.tensor("x")?;
     let dy = run.tensor_of("dy", B::shape(&x))?;
     let channels = B::shape(&x).c;
-    let bn = layer(channels, momentum, eps);
+    let norm = Norm::new(channels, momentum, eps, Activation::Identity);
     let pair = |a: &str, b: &str| -> Result<B::Vector> {
         Ok(run.b.upload_vector(&[run.values(a, channels)?, run.values(b, channels)?].concat()))
     };
     let params = pair("weight", "bias")?;
     let mut stats = pair("running_mean", "running_var")?;
     let mut grads = run.b.zeros(2 * channels);
-    let act = Activation::Identity;
     let (y, dx) = if training {
-        let (y, saved) = ops::batch_norm_train(
-            run.b,
-            ops::BatchNormTrain {
-                x: &x,
-                params: &params,
-                stats: &mut stats,
-                bn: &bn,
-                act,
-                residual: None,
-                moments: None,
-            },
-        )?;
-        let (dx, _) = ops::batch_norm_train_bwd(
-            run.b,
-            ops::BatchNormTrainBwd {
-                dy: &dy,
-                norm: ops::NormPass { x: &x, y: &y, saved: &saved, bn: &bn, act, residual: false },
-                params: &params,
-                grads: &mut grads,
-                sums: None,
-            },
-        )?;
-        (y, dx)
+        let pass = Pass::train(run.b, x, &params, &mut stats, norm, None)?;
+        let (dx, _) = pass.backward(run.b, &dy, &params, &mut grads, None)?;
+        (pass.y, dx)
     } else {
-        let y = ops::batch_norm_eval(
-            run.b,
-            &ops::BatchNormEval {
-                x: &x,
-                params: &params,
-                norm: ops::FrozenNorm { stats: &stats, bn: &bn, act },
-                residual: None,
-            },
-        )?;
-        let dx = ops::batch_norm_eval_bwd(
-            run.b,
-            ops::BatchNormEvalBwd {
-                dy: &dy,
-                x: &x,
-                y: &y,
-                params: &params,
-                grads: &mut grads,
-                norm: ops::FrozenNorm { stats: &stats, bn: &bn, act },
-            },
-        )?;
+        let y = eval(run.b, &x, &params, norm.frozen(&stats))?;
+        let op = ops::BatchNormEvalBwd {
+            dy: &dy,
+            x: &x,
+            y: &y,
+            params: &params,
+            grads: &mut grads,
+            norm: norm.frozen(&stats),
+        };
+        let dx = ops::batch_norm_eval_bwd(run.b, op)?;
         (y, dx)
     };
     run.put_layer(&y, &dx);
     let (grads, stats) = (run.b.download_vector(&grads), run.b.download_vector(&stats));
     for (name, values) in [
-        ("dweight", &grads[bn.weight.range()]),
-        ("dbias", &grads[bn.bias.range()]),
-        ("running_mean", &stats[bn.running_mean.range()]),
-        ("running_var", &stats[bn.running_var.range()]),
+        ("dweight", &grads[norm.bn.weight.range()]),
+        ("dbias", &grads[norm.bn.bias.range()]),
+        ("running_mean", &stats[norm.bn.running_mean.range()]),
+        ("running_var", &stats[norm.bn.running_var.range()]),
     ] {
         run.put_vector(name, values);
     }
     Ok(())
 }
+
+/// Settings of layers whose derivatives are checked.
+const MOMENTUM: f64 = 0.1;
+const EPS: f64 = 1e-5;
 
 /// Running means, then variances away from 0.
 fn drawn_statistics(rng: &mut Stream, channels: usize) -> Vec<f64> {
@@ -441,7 +408,7 @@ fn drawn_statistics(rng: &mut Stream, channels: usize) -> Vec<f64> {
     stats
 }
 
-fn train_problems<B: Claimant>(b: &B, rng: &mut Stream) -> Result<Vec<Problem>> {
+pub(super) fn train_problems<B: Claimant>(b: &B, rng: &mut Stream) -> Result<Vec<Problem>> {
     let mut problems = Vec::new();
     for (shape, act, with_residual) in [
         (Shape::new(2, 3, 4, 5), Activation::Identity, false),
@@ -452,7 +419,7 @@ fn train_problems<B: Claimant>(b: &B, rng: &mut Stream) -> Result<Vec<Problem>> 
         (Shape::new(2, 1, 1, 3), Activation::Identity, false),
     ] {
         let c = shape.c;
-        let bn = layer(c, 0.1, 1e-5);
+        let norm = Norm::new(c, MOMENTUM, EPS, act);
         let point = normals(rng, shape.len() + 2 * c + if with_residual { shape.len() } else { 0 });
         let stats = drawn_statistics(rng, c);
         let dy = normals(rng, shape.len());
@@ -465,29 +432,9 @@ fn train_problems<B: Claimant>(b: &B, rng: &mut Stream) -> Result<Vec<Problem>> 
         let (x, params) = (upload(b, shape, x), b.upload_vector(&narrow(&rest[..2 * c])));
         let residual = with_residual.then(|| upload(b, shape, &rest[2 * c..]));
         let mut moved = b.upload_vector(&narrow(&stats));
-        let (y, saved) = ops::batch_norm_train(
-            b,
-            ops::BatchNormTrain {
-                x: &x,
-                params: &params,
-                stats: &mut moved,
-                bn: &bn,
-                act,
-                residual: residual.as_ref(),
-                moments: None,
-            },
-        )?;
+        let pass = Pass::train(b, x, &params, &mut moved, norm, residual.as_ref())?;
         let mut grads = b.zeros(2 * c);
-        let (dx, dresidual) = ops::batch_norm_train_bwd(
-            b,
-            ops::BatchNormTrainBwd {
-                dy: &upload(b, shape, &dy),
-                norm: ops::NormPass { x: &x, y: &y, saved: &saved, bn: &bn, act, residual: with_residual },
-                params: &params,
-                grads: &mut grads,
-                sums: None,
-            },
-        )?;
+        let (dx, dresidual) = pass.backward(b, &upload(b, shape, &dy), &params, &mut grads, None)?;
         let mut gradient = [b.values(&dx), b.vector_values(&grads)].concat();
         gradient.extend(dresidual.iter().flat_map(|r| b.values(r)));
         problems.push(Problem {
@@ -495,21 +442,9 @@ fn train_problems<B: Claimant>(b: &B, rng: &mut Stream) -> Result<Vec<Problem>> 
             point,
             value: Box::new(move |p| {
                 let (x, params, residual) = split(p);
-                let mut stats = stats.clone();
-                let b = Exact::new();
-                let (y, _) = ops::batch_norm_train(
-                    &b,
-                    ops::BatchNormTrain {
-                        x: &x,
-                        params: &params,
-                        stats: &mut stats,
-                        bn: &bn,
-                        act,
-                        residual: residual.as_ref(),
-                        moments: None,
-                    },
-                )?;
-                Ok(dot(y.data(), &dy))
+                let pass =
+                    Pass::train(&Exact::new(), x, &params, &mut stats.clone(), norm, residual.as_ref())?;
+                Ok(dot(pass.y.data(), &dy))
             }),
             claim: Claim::Gradient(gradient),
         });
@@ -517,31 +452,12 @@ fn train_problems<B: Claimant>(b: &B, rng: &mut Stream) -> Result<Vec<Problem>> 
     Ok(problems)
 }
 
-/// ⟨dy, batch_norm_eval⟩ over x and, with `params_move`, the parameters (else those of `params`).
-fn eval_value(
-    shape: Shape,
-    act: Activation,
-    stats: Vec<f64>,
-    dy: Vec<f64>,
-    params: Option<Vec<f64>>,
-) -> Function {
-    let bn = layer(shape.c, 0.1, 1e-5);
+/// ⟨dy, y⟩ with running statistics, over x and the parameters, or over x alone with given `params`.
+fn eval_value(shape: Shape, norm: Norm, stats: Vec<f64>, dy: Vec<f64>, params: Option<Vec<f64>>) -> Function {
     Box::new(move |mut p| {
         let x = take(&mut p, shape);
         let params = params.clone().unwrap_or_else(|| p.to_vec());
-        Ok(dot(
-            ops::batch_norm_eval(
-                &Exact::new(),
-                &ops::BatchNormEval {
-                    x: &x,
-                    params: &params,
-                    norm: ops::FrozenNorm { stats: &stats, bn: &bn, act },
-                    residual: None,
-                },
-            )?
-            .data(),
-            &dy,
-        ))
+        Ok(dot(eval(&Exact::new(), &x, &params, norm.frozen(&stats))?.data(), &dy))
     })
 }
 
@@ -551,67 +467,49 @@ const EVAL_CASES: [(Shape, Activation); 3] = [
     (Shape::new(3, 1, 1, 4), Activation::LeakyRelu(0.01)),
 ];
 
-fn eval_problems<B: Claimant>(b: &B, rng: &mut Stream) -> Result<Vec<Problem>> {
+pub(super) fn eval_problems<B: Claimant>(b: &B, rng: &mut Stream) -> Result<Vec<Problem>> {
     let mut problems = Vec::new();
     for (shape, act) in EVAL_CASES {
-        let bn = layer(shape.c, 0.1, 1e-5);
+        let norm = Norm::new(shape.c, MOMENTUM, EPS, act);
         let point = normals(rng, shape.len() + 2 * shape.c);
         let stats = drawn_statistics(rng, shape.c);
         let dy = normals(rng, shape.len());
         let (x, params) = point.split_at(shape.len());
         let (x, params) = (upload(b, shape, x), b.upload_vector(&narrow(params)));
         let running = b.upload_vector(&narrow(&stats));
-        let y = ops::batch_norm_eval(
-            b,
-            &ops::BatchNormEval {
-                x: &x,
-                params: &params,
-                norm: ops::FrozenNorm { stats: &running, bn: &bn, act },
-                residual: None,
-            },
-        )?;
+        let y = eval(b, &x, &params, norm.frozen(&running))?;
         let mut grads = b.zeros(2 * shape.c);
         let dy_tensor = upload(b, shape, &dy);
-        let dx = ops::batch_norm_eval_bwd(
-            b,
-            ops::BatchNormEvalBwd {
-                dy: &dy_tensor,
-                x: &x,
-                y: &y,
-                params: &params,
-                grads: &mut grads,
-                norm: ops::FrozenNorm { stats: &running, bn: &bn, act },
-            },
-        )?;
+        let op = ops::BatchNormEvalBwd {
+            dy: &dy_tensor,
+            x: &x,
+            y: &y,
+            params: &params,
+            grads: &mut grads,
+            norm: norm.frozen(&running),
+        };
+        let dx = ops::batch_norm_eval_bwd(b, op)?;
         let gradient = [b.values(&dx), b.vector_values(&grads)].concat();
         problems.push(Problem {
             case: format!("x {shape}, {act:?}"),
             point,
-            value: eval_value(shape, act, stats, dy, None),
+            value: eval_value(shape, norm, stats, dy, None),
             claim: Claim::Gradient(gradient),
         });
     }
     Ok(problems)
 }
 
-fn tangent_problems<B: Claimant>(b: &B, rng: &mut Stream) -> Result<Vec<Problem>> {
+pub(super) fn tangent_problems<B: Claimant>(b: &B, rng: &mut Stream) -> Result<Vec<Problem>> {
     let mut problems = Vec::new();
     for (shape, act) in EVAL_CASES {
-        let bn = layer(shape.c, 0.1, 1e-5);
+        let norm = Norm::new(shape.c, MOMENTUM, EPS, act);
         let (point, params) = (normals(rng, shape.len()), normals(rng, 2 * shape.c));
         let stats = drawn_statistics(rng, shape.c);
         let dy = normals(rng, shape.len());
         let (weights, running) = (b.upload_vector(&narrow(&params)), b.upload_vector(&narrow(&stats)));
-        let y = ops::batch_norm_eval(
-            b,
-            &ops::BatchNormEval {
-                x: &upload(b, shape, &point),
-                params: &weights,
-                norm: ops::FrozenNorm { stats: &running, bn: &bn, act },
-                residual: None,
-            },
-        )?;
-        let value = eval_value(shape, act, stats, dy.clone(), Some(params));
+        let y = eval(b, &upload(b, shape, &point), &weights, norm.frozen(&running))?;
+        let value = eval_value(shape, norm, stats, dy.clone(), Some(params));
         let b = b.clone();
         problems.push(Problem {
             case: format!("x {shape}, {act:?}"),
@@ -619,15 +517,9 @@ fn tangent_problems<B: Claimant>(b: &B, rng: &mut Stream) -> Result<Vec<Problem>
             value,
             claim: Claim::Tangent(Box::new(move |t| {
                 let t = upload(&b, shape, t);
-                let moved = ops::batch_norm_tangent(
-                    &b,
-                    &ops::BatchNormTangent {
-                        t: &t,
-                        y: &y,
-                        params: &weights,
-                        norm: ops::FrozenNorm { stats: &running, bn: &bn, act },
-                    },
-                )?;
+                let norm = norm.frozen(&running);
+                let op = ops::BatchNormTangent { t: &t, y: &y, params: &weights, norm };
+                let moved = ops::batch_norm_tangent(&b, &op)?;
                 Ok(dot(&b.values(&moved), &dy))
             })),
         });

@@ -1,11 +1,10 @@
 //! Confidence-weighted cross entropy.
 
-use super::Family;
 use super::ensemble_pseudo_label::Teachers;
 use crate::bench::Trace;
 use crate::bench::case::{Case, Draw, Facts, WIDE, Work, dims_to, pixels, work};
-use crate::check::gradcheck::{self, Check, Claimant, GRAD_SCALE, LOGITS, Loss, Problem, loss};
-use crate::check::run_op::{FixtureOp, Run, mix};
+use crate::check::gradcheck::{self, Claimant, GRAD_SCALE, LOGITS, Loss, Problem, loss};
+use crate::check::run_op::{Run, mix};
 use psmt_fast::Result;
 use psmt_fast::ops::{
     self, Backend, ConfCeArgs, ConfCeOps, ConfCeOut, Ensemble, HISTOGRAM_BINS, Mix, Shape, Size,
@@ -78,18 +77,6 @@ impl Case for ConfCe {
     }
 }
 
-pub(super) struct Ops;
-
-impl Family for Ops {
-    fn fixtures<B: Backend>() -> Vec<FixtureOp<B>> {
-        vec![("conf_ce", fixture)]
-    }
-
-    fn checks<B: Claimant>() -> Vec<Check<B>> {
-        vec![Check::new(12, "conf_ce", problems)]
-    }
-}
-
 /// The loss with the teachers' pseudo labels at `size`.
 fn loss_of_teachers<B: Backend>(
     b: &B,
@@ -116,7 +103,7 @@ pub(crate) struct ConfCeAttrs {
     pub negative_threshold: f64,
 }
 
-fn fixture<B: Backend>(run: &mut Run<'_, B>) -> Result<()> {
+pub(super) fn fixture<B: Backend>(run: &mut Run<'_, B>) -> Result<()> {
     let ConfCeAttrs { size, topk, gamma, threshold, negative_threshold } = run.attrs()?;
     let student = run.tensor("student")?;
     let teachers = Teachers::read(run, Ensemble { topk, gamma })?;
@@ -146,7 +133,7 @@ impl Loss for ConfidenceLoss {
     }
 }
 
-fn problems<B: Claimant>(b: &B, rng: &mut Stream) -> Result<Vec<Problem>> {
+pub(super) fn problems<B: Claimant>(b: &B, rng: &mut Stream) -> Result<Vec<Problem>> {
     let mut problems = Vec::new();
     for (shape, size) in LOGITS {
         for (threshold, negative_threshold, square_weight, weighted, rounds) in [

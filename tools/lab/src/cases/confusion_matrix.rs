@@ -1,10 +1,9 @@
 //! Confusion matrix of label maps.
 
-use super::Family;
 use super::ensemble_pseudo_label::Teachers;
 use crate::bench::Trace;
 use crate::bench::case::{Case, Draw, Facts, WIDE, Work, dims, work};
-use crate::check::run_op::{FixtureOp, Run};
+use crate::check::run_op::Run;
 use psmt_fast::ops::{self, Backend, ConfusionMatrixOps, Ensemble, Shape};
 use psmt_fast::{Error, Result};
 use serde::Deserialize;
@@ -60,14 +59,6 @@ impl Case for ConfusionMatrix {
     }
 }
 
-pub(super) struct Ops;
-
-impl Family for Ops {
-    fn fixtures<B: Backend>() -> Vec<FixtureOp<B>> {
-        vec![("confusion_matrix", fixture)]
-    }
-}
-
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct ConfusionAttrs {
@@ -75,7 +66,7 @@ struct ConfusionAttrs {
     ignore_index: i64,
 }
 
-fn fixture<B: Backend>(run: &mut Run<'_, B>) -> Result<()> {
+pub(super) fn fixture<B: Backend>(run: &mut Run<'_, B>) -> Result<()> {
     let ConfusionAttrs { num_classes: k, ignore_index } = run.attrs()?;
     if k == 0 {
         return Err(Error::shape("confusion_matrix", "1 to 255 classes", "0"));

@@ -1,12 +1,11 @@
 //! Convolutions: forward, data gradient, weight gradient, and what the first two do to their output on the way.
 
-use super::Family;
 use super::batch_norm::{self, Norm};
 use crate::bench::Trace;
 use crate::bench::case::{Case, Draw, Facts, WIDE, Work, dims, result, work};
 use crate::check::fixture::{Array, swap_inner};
-use crate::check::gradcheck::{Check, Claim, Claimant, Exact, Problem, dot, narrow, normals, take, upload};
-use crate::check::run_op::{FixtureOp, Run};
+use crate::check::gradcheck::{Claim, Claimant, Exact, Problem, dot, narrow, normals, take, upload};
+use crate::check::run_op::Run;
 use psmt_fast::Result;
 use psmt_fast::ops::{
     self, Backend, BatchNorm, Conv2d, Conv2dOps, DgradOut, FpropOut, FrozenNorm, NormPass, Onto, OutputEnd,
@@ -286,18 +285,6 @@ impl Case for Wgrad {
     }
 }
 
-pub(super) struct Ops;
-
-impl Family for Ops {
-    fn fixtures<B: Backend>() -> Vec<FixtureOp<B>> {
-        vec![("conv2d", fixture)]
-    }
-
-    fn checks<B: Claimant>() -> Vec<Check<B>> {
-        vec![Check::new(0, "conv2d", problems)]
-    }
-}
-
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct ConvAttrs {
@@ -312,7 +299,7 @@ fn one_group() -> u32 {
     1
 }
 
-fn fixture<B: Backend>(run: &mut Run<'_, B>) -> Result<()> {
+pub(super) fn fixture<B: Backend>(run: &mut Run<'_, B>) -> Result<()> {
     let ConvAttrs { stride, padding, dilation, groups } = run.attrs()?;
     let ([out_channels, group_channels, kernel, kernel_w], weight) = run.fixture.f32("weight")?;
     if kernel != kernel_w || kernel == 0 || stride == 0 || dilation == 0 {
@@ -357,7 +344,7 @@ fn fixture<B: Backend>(run: &mut Run<'_, B>) -> Result<()> {
     Ok(())
 }
 
-fn problems<B: Claimant>(b: &B, rng: &mut Stream) -> Result<Vec<Problem>> {
+pub(super) fn problems<B: Claimant>(b: &B, rng: &mut Stream) -> Result<Vec<Problem>> {
     let mut problems = Vec::new();
     for (x_shape, out_channels, groups, kernel, stride, padding, dilation, with_bias) in [
         (Shape::new(2, 5, 6, 3), 4, 1, 3, 2, 1, 1, true),

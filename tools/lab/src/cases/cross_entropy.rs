@@ -1,10 +1,9 @@
 //! Cross entropy over labelled pixels, all of them or the hardest.
 
-use super::Family;
 use crate::bench::Trace;
 use crate::bench::case::{Case, Draw, Facts, Work, dims_to, pixels, work};
-use crate::check::gradcheck::{Check, Claimant, GRAD_SCALE, LOGITS, Loss, Problem, loss};
-use crate::check::run_op::{FixtureOp, Run};
+use crate::check::gradcheck::{Claimant, GRAD_SCALE, LOGITS, Loss, Problem, loss};
+use crate::check::run_op::Run;
 use psmt_fast::Result;
 use psmt_fast::ops::{self, Backend, CrossEntropyOps, IGNORE, LabelLoss, Ohem, Shape, Size};
 use psmt_fast::rng::Stream;
@@ -54,18 +53,6 @@ impl Case for CrossEntropy {
     }
 }
 
-pub(super) struct Ops;
-
-impl Family for Ops {
-    fn fixtures<B: Backend>() -> Vec<FixtureOp<B>> {
-        vec![("cross_entropy", fixture), ("ohem_cross_entropy", ohem_fixture)]
-    }
-
-    fn checks<B: Claimant>() -> Vec<Check<B>> {
-        vec![Check::new(10, "cross_entropy", problems), Check::new(11, "ohem_cross_entropy", ohem_problems)]
-    }
-}
-
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct CrossEntropyAttrs {
@@ -104,7 +91,7 @@ fn put_loss<B: Backend>(run: &mut Run<'_, B>, out: &LabelLoss<B>) {
     run.put_tensor("dlogits", &out.dlogits);
 }
 
-fn fixture<B: Backend>(run: &mut Run<'_, B>) -> Result<()> {
+pub(super) fn fixture<B: Backend>(run: &mut Run<'_, B>) -> Result<()> {
     let CrossEntropyAttrs { size, ignore_index } = run.attrs()?;
     let (logits, target) = supervised(run, size, ignore_index)?;
     let out = ops::cross_entropy(run.b, &logits, &target, 1.0)?;
@@ -112,7 +99,7 @@ fn fixture<B: Backend>(run: &mut Run<'_, B>) -> Result<()> {
     Ok(())
 }
 
-fn ohem_fixture<B: Backend>(run: &mut Run<'_, B>) -> Result<()> {
+pub(super) fn ohem_fixture<B: Backend>(run: &mut Run<'_, B>) -> Result<()> {
     let OhemAttrs { size, ignore_index, threshold, min_kept } = run.attrs()?;
     let (logits, target) = supervised(run, size, ignore_index)?;
     let out = ops::ohem_cross_entropy(run.b, &logits, &target, &Ohem { threshold, min_kept }, 1.0)?;
@@ -144,7 +131,7 @@ impl Loss for LabelledPixels {
     }
 }
 
-fn problems<B: Claimant>(b: &B, rng: &mut Stream) -> Result<Vec<Problem>> {
+pub(super) fn problems<B: Claimant>(b: &B, rng: &mut Stream) -> Result<Vec<Problem>> {
     let mut problems = Vec::new();
     for ignored in [0.1, 1.0] {
         for (shape, size) in LOGITS {
@@ -156,7 +143,7 @@ fn problems<B: Claimant>(b: &B, rng: &mut Stream) -> Result<Vec<Problem>> {
     Ok(problems)
 }
 
-fn ohem_problems<B: Claimant>(b: &B, rng: &mut Stream) -> Result<Vec<Problem>> {
+pub(super) fn ohem_problems<B: Claimant>(b: &B, rng: &mut Stream) -> Result<Vec<Problem>> {
     let mut problems = Vec::new();
     for (shape, size) in LOGITS {
         for (threshold, min_kept) in [(0.1, 6), (0.7, 3), (0.02, 40), (0.3, 100_000)] {

@@ -1,9 +1,8 @@
 //! CutMix of images.
 
-use super::Family;
 use crate::bench::Trace;
 use crate::bench::case::{Case, Draw, Facts, Work, dims, result};
-use crate::check::run_op::{FixtureOp, NoAttrs, Run, mix};
+use crate::check::run_op::{NoAttrs, Run, mix};
 use psmt_fast::Result;
 use psmt_fast::ops::{self, Backend, CutMixOps, Mix, Shape};
 
@@ -33,15 +32,7 @@ impl Case for CutMix {
     }
 }
 
-pub(super) struct Ops;
-
-impl Family for Ops {
-    fn fixtures<B: Backend>() -> Vec<FixtureOp<B>> {
-        vec![("cut_mix", fixture)]
-    }
-}
-
-fn fixture<B: Backend>(run: &mut Run<'_, B>) -> Result<()> {
+pub(super) fn fixture<B: Backend>(run: &mut Run<'_, B>) -> Result<()> {
     let NoAttrs {} = run.attrs()?;
     let x = run.tensor("x")?;
     let shape = B::shape(&x);

@@ -1,6 +1,5 @@
 //! What a device does with its memory: clearing a vector, and looking for values that are not finite.
 
-use super::Family;
 use crate::bench::case::{Case, Draw, Facts, WIDE, Work, dims, work};
 use psmt_fast::Result;
 use psmt_fast::ops::{Backend, Shape};
@@ -71,7 +70,3 @@ impl Case for WatchVector {
         })
     }
 }
-
-pub(super) struct Ops;
-
-impl Family for Ops {}

@@ -1,12 +1,9 @@
 //! Leaky ReLU, channel concatenation and slices, addition and its backward.
 
-use super::Family;
 use crate::bench::Trace;
 use crate::bench::case::{Case, Draw, Facts, Work, dims, result, sized};
-use crate::check::gradcheck::{
-    Check, Claim, Claimant, Exact, Problem, dot, normals, take, tensor, unary, upload,
-};
-use crate::check::run_op::{FixtureOp, Run};
+use crate::check::gradcheck::{Claim, Claimant, Exact, Problem, dot, normals, take, tensor, unary, upload};
+use crate::check::run_op::Run;
 use psmt_fast::Result;
 use psmt_fast::ops::{self, Backend, ElementwiseOps, Shape};
 use psmt_fast::rng::Stream;
@@ -152,29 +149,13 @@ impl Case for SumPositions {
     }
 }
 
-pub(super) struct Ops;
-
-impl Family for Ops {
-    fn fixtures<B: Backend>() -> Vec<FixtureOp<B>> {
-        vec![("leaky_relu", leaky_relu_fixture)]
-    }
-
-    fn checks<B: Claimant>() -> Vec<Check<B>> {
-        vec![
-            Check::new(4, "leaky_relu", leaky_relu_problems),
-            Check::new(8, "add", add_problems),
-            Check::new(9, "concat", concat_problems),
-        ]
-    }
-}
-
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct SlopeAttrs {
     slope: f64,
 }
 
-fn leaky_relu_fixture<B: Backend>(run: &mut Run<'_, B>) -> Result<()> {
+pub(super) fn leaky_relu_fixture<B: Backend>(run: &mut Run<'_, B>) -> Result<()> {
     let SlopeAttrs { slope } = run.attrs()?;
     let (x, dy) = (run.tensor("x")?, run.tensor("dy")?);
     let y = ops::leaky_relu(run.b, &x, slope)?;
@@ -183,7 +164,7 @@ fn leaky_relu_fixture<B: Backend>(run: &mut Run<'_, B>) -> Result<()> {
     Ok(())
 }
 
-fn leaky_relu_problems<B: Claimant>(b: &B, rng: &mut Stream) -> Result<Vec<Problem>> {
+pub(super) fn leaky_relu_problems<B: Claimant>(b: &B, rng: &mut Stream) -> Result<Vec<Problem>> {
     [0.0, 0.01, 0.3]
         .into_iter()
         .map(|slope| {
@@ -200,7 +181,7 @@ fn leaky_relu_problems<B: Claimant>(b: &B, rng: &mut Stream) -> Result<Vec<Probl
 }
 
 /// Addition with its broadcast; `sum_positions` is the broadcast's backward.
-fn add_problems<B: Claimant>(b: &B, rng: &mut Stream) -> Result<Vec<Problem>> {
+pub(super) fn add_problems<B: Claimant>(b: &B, rng: &mut Stream) -> Result<Vec<Problem>> {
     let shape = Shape::new(2, 3, 4, 3);
     let mut problems = Vec::new();
     for (y_shape, alpha) in [(shape, 0.7), (Shape::new(2, 1, 1, 3), -1.5)] {
@@ -224,7 +205,7 @@ fn add_problems<B: Claimant>(b: &B, rng: &mut Stream) -> Result<Vec<Problem>> {
 }
 
 /// Concatenation; its backward is a slice of each part.
-fn concat_problems<B: Claimant>(b: &B, rng: &mut Stream) -> Result<Vec<Problem>> {
+pub(super) fn concat_problems<B: Claimant>(b: &B, rng: &mut Stream) -> Result<Vec<Problem>> {
     let shape = Shape::new(2, 3, 2, 1);
     let channels = [3, 1, 4];
     let point = normals(rng, shape.len() * 8);

@@ -1,10 +1,9 @@
 //! Pseudo labels of the two teachers' ensemble.
 
-use super::Family;
 use crate::bench::Trace;
 use crate::bench::case::{Case, Draw, Facts, WIDE, Work, dims_to, pixels, sized, work};
 use crate::check::fixture::{Array, Values};
-use crate::check::run_op::{FixtureOp, Run};
+use crate::check::run_op::Run;
 use psmt_fast::Result;
 use psmt_fast::ops::{self, Backend, Ensemble, EnsembleOps, PseudoLabel, Shape, Size, TeacherLogits};
 use serde::Deserialize;
@@ -74,14 +73,6 @@ impl Case for EnsemblePseudoLabel {
     }
 }
 
-pub(super) struct Ops;
-
-impl Family for Ops {
-    fn fixtures<B: Backend>() -> Vec<FixtureOp<B>> {
-        vec![("ensemble_pseudo_label", fixture)]
-    }
-}
-
 /// Settings of `ensemble_pseudo_label`.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -91,7 +82,7 @@ pub(crate) struct EnsembleAttrs {
     pub gamma: f64,
 }
 
-fn fixture<B: Backend>(run: &mut Run<'_, B>) -> Result<()> {
+pub(super) fn fixture<B: Backend>(run: &mut Run<'_, B>) -> Result<()> {
     let EnsembleAttrs { size, topk, gamma } = run.attrs()?;
     let teachers = Teachers::read(run, Ensemble { topk, gamma })?;
     let size = run.size(B::shape(&teachers.core).n, size)?;

@@ -1,10 +1,9 @@
 //! Bilinear interpolation.
 
-use super::Family;
 use crate::bench::Trace;
 use crate::bench::case::{Case, Draw, Facts, Work, dims_to, result, sized};
-use crate::check::gradcheck::{Check, Claimant, Problem, resampling};
-use crate::check::run_op::{FixtureOp, Run};
+use crate::check::gradcheck::{Claimant, Problem, resampling};
+use crate::check::run_op::Run;
 use psmt_fast::Result;
 use psmt_fast::ops::{self, Backend, InterpolateOps, Shape, Size};
 use psmt_fast::rng::Stream;
@@ -58,22 +57,10 @@ impl Case for InterpolateBwd {
     }
 }
 
-pub(super) struct Ops;
-
-impl Family for Ops {
-    fn fixtures<B: Backend>() -> Vec<FixtureOp<B>> {
-        vec![("interpolate", fixture)]
-    }
-
-    fn checks<B: Claimant>() -> Vec<Check<B>> {
-        vec![Check::new(7, "interpolate", problems)]
-    }
-}
-
-fn fixture<B: Backend>(run: &mut Run<'_, B>) -> Result<()> {
+pub(super) fn fixture<B: Backend>(run: &mut Run<'_, B>) -> Result<()> {
     run.resample(ops::interpolate, ops::interpolate_bwd)
 }
 
-fn problems<B: Claimant>(b: &B, rng: &mut Stream) -> Result<Vec<Problem>> {
+pub(super) fn problems<B: Claimant>(b: &B, rng: &mut Stream) -> Result<Vec<Problem>> {
     resampling(b, rng, ops::interpolate, ops::interpolate_bwd)
 }

@@ -26,22 +26,13 @@ pub(crate) use ensemble_pseudo_label::{EnsembleAttrs, Teachers};
 use psmt_fast::Result;
 use psmt_fast::ops::Backend;
 
-/// What a family of ops has besides its cases.
-trait Family {
-    /// The ops that fixtures name.
-    fn fixtures<B: Backend>() -> Vec<FixtureOp<B>> {
-        Vec::new()
-    }
-
-    /// Backward and tangent passes that are compared with finite differences.
-    fn checks<B: Claimant>() -> Vec<Check<B>> {
-        Vec::new()
-    }
-}
-
-/// Makes [`Call`] of the cases of each file, and gathers what else there is.
+/// For each file: its cases, the fixtures that it runs, and the derivatives that it checks, with the number that seeds the
+/// draws of each. Makes [`Call`] of the cases and gathers the rest.
 macro_rules! registry {
-    ($($file:ident: $($case:ident)*;)*) => {
+    ($(
+        $file:ident: [$($case:ident),*] [$($op:literal => $run:ident),*]
+        [$($number:literal $name:literal => $draw:ident),*];
+    )*) => {
         $(pub(crate) use $file::{$($case),*};)*
 
         /// An op with its sizes and settings as plain data: what a trace notes and what is timed.
@@ -57,14 +48,14 @@ macro_rules! registry {
             }
         })*)*
 
-        /// All [`Family::fixtures`].
+        /// The ops that fixtures name.
         pub(crate) fn fixtures<B: Backend>() -> Vec<FixtureOp<B>> {
-            [$($file::Ops::fixtures()),*].concat()
+            vec![$($(($op, $file::$run),)*)*]
         }
 
-        /// All [`Family::checks`].
+        /// Backward and tangent passes that are compared with finite differences.
         pub(crate) fn checks<B: Claimant>() -> Vec<Check<B>> {
-            [$($file::Ops::checks()),*].into_iter().flatten().collect()
+            vec![$($(Check { number: $number, op: $name, draw: $file::$draw },)*)*]
         }
 
         impl Call {
@@ -84,21 +75,41 @@ macro_rules! registry {
 }
 
 registry! {
-    batch_norm: BatchNormTrain BatchNormEval BatchNormTrainBwd BatchNormEvalBwd BatchNormTangent;
-    conf_ce: ConfCe;
-    confusion_matrix: ConfusionMatrix;
-    conv2d: Fprop Dgrad Wgrad;
-    cross_entropy: CrossEntropy;
-    cut_mix: CutMix;
-    device: Clear WatchTensor WatchVector;
-    elementwise: LeakyRelu LeakyReluBwd Concat SliceChannels Add SumPositions;
-    ensemble_pseudo_label: EnsemblePseudoLabel;
-    interpolate: Interpolate InterpolateBwd;
-    mse_consistency: MseConsistency;
-    optimizer: Sgd SgdEma CopySpans;
-    photometric: NormalizeBytes Photometric;
-    pool: MaxPool MaxPoolBwd AdaptiveAvgPool AdaptiveAvgPoolBwd;
-    tvat: UniformNoise Normalize AddNormalized TvatCotangent KlGradient;
+    batch_norm:
+        [BatchNormTrain, BatchNormEval, BatchNormTrainBwd, BatchNormEvalBwd, BatchNormTangent]
+        ["batch_norm" => fixture]
+        [1 "batch_norm_train" => train_problems, 2 "batch_norm_eval" => eval_problems,
+         3 "batch_norm_tangent" => tangent_problems];
+    conf_ce: [ConfCe] ["conf_ce" => fixture] [12 "conf_ce" => problems];
+    confusion_matrix: [ConfusionMatrix] ["confusion_matrix" => fixture] [];
+    conv2d: [Fprop, Dgrad, Wgrad] ["conv2d" => fixture] [0 "conv2d" => problems];
+    cross_entropy:
+        [CrossEntropy]
+        ["cross_entropy" => fixture, "ohem_cross_entropy" => ohem_fixture]
+        [10 "cross_entropy" => problems, 11 "ohem_cross_entropy" => ohem_problems];
+    cut_mix: [CutMix] ["cut_mix" => fixture] [];
+    device: [Clear, WatchTensor, WatchVector] [] [];
+    elementwise:
+        [LeakyRelu, LeakyReluBwd, Concat, SliceChannels, Add, SumPositions]
+        ["leaky_relu" => leaky_relu_fixture]
+        [4 "leaky_relu" => leaky_relu_problems, 8 "add" => add_problems, 9 "concat" => concat_problems];
+    ensemble_pseudo_label: [EnsemblePseudoLabel] ["ensemble_pseudo_label" => fixture] [];
+    interpolate: [Interpolate, InterpolateBwd] ["interpolate" => fixture] [7 "interpolate" => problems];
+    mse_consistency: [MseConsistency] [] [13 "mse_consistency" => problems];
+    optimizer: [Sgd, SgdEma, CopySpans] [] [];
+    photometric:
+        [NormalizeBytes, Photometric]
+        ["adjust_brightness" => adjust, "adjust_contrast" => adjust, "adjust_saturation" => adjust,
+         "adjust_hue" => adjust, "grayscale" => grayscale, "gaussian_blur" => gaussian_blur]
+        [];
+    pool:
+        [MaxPool, MaxPoolBwd, AdaptiveAvgPool, AdaptiveAvgPoolBwd]
+        ["max_pool2d" => max_pool2d_fixture, "adaptive_avg_pool2d" => adaptive_avg_pool2d_fixture]
+        [5 "max_pool2d" => max_pool2d_problems, 6 "adaptive_avg_pool2d" => adaptive_avg_pool2d_problems];
+    tvat:
+        [UniformNoise, Normalize, AddNormalized, TvatCotangent, KlGradient]
+        []
+        [14 "kl_gradient" => kl_gradient_problems, 15 "tvat_cotangent" => tvat_cotangent_problems];
 }
 
 impl Call {

@@ -1,10 +1,9 @@
 //! The mean teacher's consistency loss.
 
-use super::Family;
 use super::ensemble_pseudo_label::Teachers;
 use crate::bench::Trace;
 use crate::bench::case::{Case, Draw, Facts, Work, dims_to, work};
-use crate::check::gradcheck::{self, Check, Claimant, GRAD_SCALE, LOGITS, Loss, Problem, loss};
+use crate::check::gradcheck::{self, Claimant, GRAD_SCALE, LOGITS, Loss, Problem, loss};
 use psmt_fast::Result;
 use psmt_fast::ops::{
     self, Backend, Ensemble, LossGrad, Mix, MseConsistencyArgs, MseConsistencyOps, Shape, Size,
@@ -54,14 +53,6 @@ impl Case for MseConsistency {
     }
 }
 
-pub(super) struct Ops;
-
-impl Family for Ops {
-    fn checks<B: Claimant>() -> Vec<Check<B>> {
-        vec![Check::new(13, "mse_consistency", problems)]
-    }
-}
-
 struct Consistency(gradcheck::Teachers);
 
 impl Loss for Consistency {
@@ -75,7 +66,7 @@ impl Loss for Consistency {
     }
 }
 
-fn problems<B: Claimant>(b: &B, rng: &mut Stream) -> Result<Vec<Problem>> {
+pub(super) fn problems<B: Claimant>(b: &B, rng: &mut Stream) -> Result<Vec<Problem>> {
     let mut problems = Vec::new();
     for (shape, size) in LOGITS {
         let teachers = gradcheck::Teachers::draw(rng, shape, size, Ensemble { topk: 2, gamma: 0.6 }, 1);

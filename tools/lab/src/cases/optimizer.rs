@@ -1,6 +1,5 @@
 //! Updates over flat vectors: gradient descent with the teacher's average, and copies of parts.
 
-use super::Family;
 use super::conv2d::pointwise;
 use crate::bench::Trace;
 use crate::bench::case::{Case, Draw, Facts, WIDE, Work, work};
@@ -118,10 +117,6 @@ impl Case for CopySpans {
         })
     }
 }
-
-pub(super) struct Ops;
-
-impl Family for Ops {}
 
 #[cfg(test)]
 mod tests {

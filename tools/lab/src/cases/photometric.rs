@@ -1,10 +1,9 @@
 //! 8-bit images to network input, and the colour changes and blur of strong augmentation.
 
-use super::Family;
 use crate::bench::Trace;
 use crate::bench::case::{Case, Draw, Facts, Work, dims, result};
 use crate::check::fixture::{Array, swap_inner};
-use crate::check::run_op::{FixtureOp, NoAttrs, Run};
+use crate::check::run_op::{NoAttrs, Run};
 use psmt_fast::Result;
 use psmt_fast::ops::{self, Adjust, Backend, Blur, Images, Normalize, PhotometricOps, Pixels, Shape, Strong};
 use serde::Deserialize;
@@ -65,21 +64,6 @@ impl Case for Photometric {
     }
 }
 
-pub(super) struct Ops;
-
-impl Family for Ops {
-    fn fixtures<B: Backend>() -> Vec<FixtureOp<B>> {
-        vec![
-            ("adjust_brightness", adjust),
-            ("adjust_contrast", adjust),
-            ("adjust_saturation", adjust),
-            ("adjust_hue", adjust),
-            ("grayscale", grayscale),
-            ("gaussian_blur", gaussian_blur),
-        ]
-    }
-}
-
 /// Changes the float image `[3, h, w]`.
 fn transform<B: Backend>(run: &mut Run<'_, B>, strong: Strong) -> Result<()> {
     let ([channels, h, w], values) = run.fixture.f32("image")?;
@@ -99,7 +83,7 @@ struct FactorAttrs {
     factor: f32,
 }
 
-fn adjust<B: Backend>(run: &mut Run<'_, B>) -> Result<()> {
+pub(super) fn adjust<B: Backend>(run: &mut Run<'_, B>) -> Result<()> {
     let FactorAttrs { factor } = run.attrs()?;
     let adjust = match run.fixture.op.as_str() {
         "adjust_brightness" => Adjust::Brightness(factor),
@@ -110,7 +94,7 @@ fn adjust<B: Backend>(run: &mut Run<'_, B>) -> Result<()> {
     transform(run, Strong { jitter: vec![adjust], ..Strong::default() })
 }
 
-fn grayscale<B: Backend>(run: &mut Run<'_, B>) -> Result<()> {
+pub(super) fn grayscale<B: Backend>(run: &mut Run<'_, B>) -> Result<()> {
     let NoAttrs {} = run.attrs()?;
     transform(run, Strong { gray: true, ..Strong::default() })
 }
@@ -122,7 +106,7 @@ struct BlurAttrs {
     sigma: f32,
 }
 
-fn gaussian_blur<B: Backend>(run: &mut Run<'_, B>) -> Result<()> {
+pub(super) fn gaussian_blur<B: Backend>(run: &mut Run<'_, B>) -> Result<()> {
     let BlurAttrs { kernel, sigma } = run.attrs()?;
     transform(run, Strong { blur: Some(Blur { kernel, sigma }), ..Strong::default() })
 }

@@ -1,10 +1,9 @@
 //! Max pooling and adaptive average pooling.
 
-use super::Family;
 use crate::bench::Trace;
 use crate::bench::case::{Case, Draw, Facts, Work, dims, dims_to, result, sized};
-use crate::check::gradcheck::{Check, Claimant, Exact, Problem, resampling, unary};
-use crate::check::run_op::{FixtureOp, Run};
+use crate::check::gradcheck::{Claimant, Exact, Problem, resampling, unary};
+use crate::check::run_op::Run;
 use psmt_fast::Result;
 use psmt_fast::ops::{self, Backend, MaxPool2d, PoolOps, Shape, Size};
 use psmt_fast::rng::Stream;
@@ -111,21 +110,6 @@ impl Case for AdaptiveAvgPoolBwd {
     }
 }
 
-pub(super) struct Ops;
-
-impl Family for Ops {
-    fn fixtures<B: Backend>() -> Vec<FixtureOp<B>> {
-        vec![("max_pool2d", max_pool2d_fixture), ("adaptive_avg_pool2d", adaptive_avg_pool2d_fixture)]
-    }
-
-    fn checks<B: Claimant>() -> Vec<Check<B>> {
-        vec![
-            Check::new(5, "max_pool2d", max_pool2d_problems),
-            Check::new(6, "adaptive_avg_pool2d", adaptive_avg_pool2d_problems),
-        ]
-    }
-}
-
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct PoolAttrs {
@@ -134,7 +118,7 @@ struct PoolAttrs {
     padding: u32,
 }
 
-fn max_pool2d_fixture<B: Backend>(run: &mut Run<'_, B>) -> Result<()> {
+pub(super) fn max_pool2d_fixture<B: Backend>(run: &mut Run<'_, B>) -> Result<()> {
     let PoolAttrs { kernel, stride, padding } = run.attrs()?;
     let pool = MaxPool2d { kernel: kernel as usize, stride: stride as usize, padding: padding as usize };
     let (x, dy) = (run.tensor("x")?, run.tensor("dy")?);
@@ -144,11 +128,11 @@ fn max_pool2d_fixture<B: Backend>(run: &mut Run<'_, B>) -> Result<()> {
     Ok(())
 }
 
-fn adaptive_avg_pool2d_fixture<B: Backend>(run: &mut Run<'_, B>) -> Result<()> {
+pub(super) fn adaptive_avg_pool2d_fixture<B: Backend>(run: &mut Run<'_, B>) -> Result<()> {
     run.resample(ops::adaptive_avg_pool2d, ops::adaptive_avg_pool2d_bwd)
 }
 
-fn max_pool2d_problems<B: Claimant>(b: &B, rng: &mut Stream) -> Result<Vec<Problem>> {
+pub(super) fn max_pool2d_problems<B: Claimant>(b: &B, rng: &mut Stream) -> Result<Vec<Problem>> {
     [(Shape::new(2, 5, 6, 3), 3, 2, 1), (Shape::new(1, 6, 7, 2), 2, 2, 0), (Shape::new(1, 4, 5, 3), 3, 1, 1)]
         .into_iter()
         .map(|(shape, kernel, stride, padding)| {
@@ -165,6 +149,6 @@ fn max_pool2d_problems<B: Claimant>(b: &B, rng: &mut Stream) -> Result<Vec<Probl
         .collect()
 }
 
-fn adaptive_avg_pool2d_problems<B: Claimant>(b: &B, rng: &mut Stream) -> Result<Vec<Problem>> {
+pub(super) fn adaptive_avg_pool2d_problems<B: Claimant>(b: &B, rng: &mut Stream) -> Result<Vec<Problem>> {
     resampling(b, rng, ops::adaptive_avg_pool2d, ops::adaptive_avg_pool2d_bwd)
 }

@@ -1,9 +1,8 @@
 //! The parts of T-VAT that are not network passes.
 
-use super::Family;
 use crate::bench::Trace;
 use crate::bench::case::{Case, Draw, Facts, Work, dims, dims_to, result};
-use crate::check::gradcheck::{Check, Claim, Claimant, Exact, LOGITS, Problem, normals, tensor, upload};
+use crate::check::gradcheck::{Claim, Claimant, Exact, LOGITS, Problem, normals, tensor, upload};
 use psmt_fast::Result;
 use psmt_fast::ops::{self, Backend, Shape, Size, TvatOps};
 use psmt_fast::rng::{Key, Stream};
@@ -131,17 +130,6 @@ impl Case for KlGradient {
     }
 }
 
-pub(super) struct Ops;
-
-impl Family for Ops {
-    fn checks<B: Claimant>() -> Vec<Check<B>> {
-        vec![
-            Check::new(14, "kl_gradient", kl_gradient_problems),
-            Check::new(15, "tvat_cotangent", tvat_cotangent_problems),
-        ]
-    }
-}
-
 /// Mean of the interpolated logits of `count` decoders that lie side by side in `point`, pixel by pixel; `shape` is one's.
 fn mean_logits(point: &[f64], count: usize, shape: Shape, size: Size) -> Result<Vec<f64>> {
     let wide = tensor(shape.with_channels(count * shape.c), point);
@@ -157,7 +145,7 @@ fn log_softmax(logits: &[f64]) -> Vec<f64> {
 }
 
 /// Gradient of KL(softmax(clean) ‖ softmax(perturbed)) / n over all decoders' perturbed logits.
-fn kl_gradient_problems<B: Claimant>(b: &B, rng: &mut Stream) -> Result<Vec<Problem>> {
+pub(super) fn kl_gradient_problems<B: Claimant>(b: &B, rng: &mut Stream) -> Result<Vec<Problem>> {
     let mut problems = Vec::new();
     for (shape, size) in LOGITS {
         for count in [1, 2, 3] {
@@ -186,7 +174,7 @@ fn kl_gradient_problems<B: Claimant>(b: &B, rng: &mut Stream) -> Result<Vec<Prob
 
 /// The cotangent is the gradient of Σ p·t over all pixels with the tangents t held fixed: p t - p (p·t) is the
 /// softmax's transposed Jacobian applied to t.
-fn tvat_cotangent_problems<B: Claimant>(b: &B, rng: &mut Stream) -> Result<Vec<Problem>> {
+pub(super) fn tvat_cotangent_problems<B: Claimant>(b: &B, rng: &mut Stream) -> Result<Vec<Problem>> {
     let mut problems = Vec::new();
     for (shape, size) in LOGITS {
         for count in [1, 2, 3] {

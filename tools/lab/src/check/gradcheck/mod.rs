@@ -27,16 +27,12 @@ type DrawProblems<B> = fn(&B, &mut Stream) -> Result<Vec<Problem>>;
 
 /// One backward or tangent pass to check.
 pub(crate) struct Check<B: Claimant> {
-    number: u64,
-    op: &'static str,
-    draw: DrawProblems<B>,
-}
-
-impl<B: Claimant> Check<B> {
-    /// `number` seeds the draws and is no other check's; rows are printed in the order of numbers.
-    pub fn new(number: u64, op: &'static str, draw: DrawProblems<B>) -> Check<B> {
-        Check { number, op, draw }
-    }
+    /// Seeds the draws, so it is no other check's and stays. Rows are printed in the order of numbers.
+    pub number: u64,
+    /// Name of the op or pass.
+    pub op: &'static str,
+    /// Draws points, and computes what the device claims there.
+    pub draw: DrawProblems<B>,
 }
 
 /// Every check, in the order of numbers.

@@ -14,12 +14,12 @@ use psmt_fast::{Error, Result};
 
 pub(super) fn checks<B: Claimant>() -> [Check<B>; 6] {
     [
-        Check::new(16, "encoder", encoder),
-        Check::new(17, "decoder", decoder),
-        Check::new(18, "decoder_pullback", decoder_pullback),
-        Check::new(19, "decoder_tangent", decoder_tangent),
-        Check::new(20, "train_step", train_step),
-        Check::new(21, "decoders", decoders),
+        Check { number: 16, op: "encoder", draw: encoder },
+        Check { number: 17, op: "decoder", draw: decoder },
+        Check { number: 18, op: "decoder_pullback", draw: decoder_pullback },
+        Check { number: 19, op: "decoder_tangent", draw: decoder_tangent },
+        Check { number: 20, op: "train_step", draw: train_step },
+        Check { number: 21, op: "decoders", draw: decoders },
     ]
 }
 
