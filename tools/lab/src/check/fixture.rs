@@ -7,7 +7,7 @@ use psmt_fast::{Error, Result};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::de::DeserializeOwned;
 use std::borrow::Cow;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
@@ -83,7 +83,21 @@ pub(crate) fn swap_inner<T: Copy>(x: &[T], outer: usize, a: usize, b: usize) -> 
     index.map(|i| x[i]).collect()
 }
 
-/// What an op gives, by name without the prefix `out.`.
+/// A container with `metadata` in front of its other entries. The library's own writer would put the keys in the order of a
+/// hash map, another one each time.
+fn with_metadata(container: &[u8], metadata: &serde_json::Value) -> Vec<u8> {
+    let (len, rest) = container.split_at(8);
+    let len = len.iter().rev().fold(0, |len, byte| len << 8 | usize::from(*byte));
+    let (header, data) = rest.split_at(len);
+    let entries = &header.trim_ascii()[1..];
+    let comma = if entries == b"}" { "" } else { "," };
+    let mut header = format!("{{\"__metadata__\":{metadata}{comma}").into_bytes();
+    header.extend(entries);
+    header.resize(header.len().next_multiple_of(8), b' ');
+    [&(header.len() as u64).to_le_bytes(), &header[..], data].concat()
+}
+
+/// Results of an op, by name without the prefix `out.`.
 pub type Outputs = BTreeMap<String, Array>;
 
 /// A fixture file in memory.
@@ -95,9 +109,9 @@ pub struct Fixture {
     pub op: String,
     /// Settings, JSON text of an object.
     pub attrs: String,
-    /// What the op is given, by name without the prefix `in.`.
+    /// Inputs of the op, by name without the prefix `in.`.
     pub inputs: BTreeMap<String, Array>,
-    /// What it must give.
+    /// Expected results.
     pub outputs: Outputs,
 }
 
@@ -142,10 +156,9 @@ impl Fixture {
     /// [`Error::Io`] where it cannot be written.
     pub fn write_outputs(&self, path: &Path, outputs: &Outputs) -> Result<()> {
         let views: Vec<_> = outputs.iter().map(|(name, array)| (format!("out.{name}"), array)).collect();
-        let metadata =
-            HashMap::from([("op".to_string(), self.op.clone()), ("attrs".to_string(), self.attrs.clone())]);
-        let bytes = safetensors::serialize(views, Some(metadata))
+        let bytes = safetensors::serialize(views, None)
             .map_err(|e| Error::checkpoint(path, format!("cannot be encoded: {e}")))?;
+        let bytes = with_metadata(&bytes, &serde_json::json!({ "attrs": self.attrs, "op": self.op }));
         write_atomically(path, |out| out.write_all(&bytes))
     }
 
@@ -238,5 +251,29 @@ impl safetensors::View for &Array {
     }
     fn data_len(&self) -> usize {
         self.values.len() * if matches!(self.values, Values::U8(_)) { 1 } else { 4 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn results_are_written_with_metadata_in_one_order() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("out.safetensors");
+        let label = Array { shape: vec![2], values: Values::I32(vec![3, 4]) };
+        let both = Outputs::from([("y".into(), Array::f32([1], vec![0.5])), ("label".into(), label)]);
+        for outputs in [both, Outputs::new()] {
+            let (op, attrs) = ("leaky_relu".to_string(), r#"{"slope": 0.1}"#.to_string());
+            let fixture = Fixture { path: path.clone(), op, attrs, inputs: Outputs::new(), outputs };
+            fixture.write_outputs(&path, &fixture.outputs).unwrap();
+            let bytes = std::fs::read(&path).unwrap();
+            assert!(
+                bytes[8..].starts_with(br#"{"__metadata__":{"attrs":"{\"slope\": 0.1}","op":"leaky_relu"}"#)
+            );
+            let read = Fixture::read(&path).unwrap();
+            assert_eq!((read.op, read.attrs, read.outputs), (fixture.op, fixture.attrs, fixture.outputs));
+        }
     }
 }
