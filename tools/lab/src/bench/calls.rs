@@ -1,4 +1,5 @@
-//! The calls of a training step, found by running it on a device that notes them. Knows the method, not how a call is timed.
+//! The calls of a training step, found by running it on a device that notes them. Must not know how a call is
+//! timed.
 
 use super::case::sized;
 use super::stage::{self, Sizes};
@@ -14,8 +15,8 @@ use psmt_fast::method::{self, Algorithm, Batch, Networks, StepArgs, SupervisedLo
 use psmt_fast::model::Network;
 use psmt_fast::ops::{ConfCe, Ohem};
 
-/// The distinct calls of one step of the method, in the order of their first, those that only another step makes at the end
-/// with a count of 0: `others` are settings of such steps.
+/// The distinct calls of one step of the method, in the order of their first, those that only another step
+/// makes at the end with a count of 0: `others` are settings of such steps.
 ///
 /// # Errors
 /// Those of the steps.
@@ -31,8 +32,8 @@ pub fn step_calls(sizes: &Sizes, args: &StepArgs, others: &[StepArgs]) -> Result
     Ok(calls)
 }
 
-/// Every op at the sizes of a step of the method with feature noise `tvat`: its calls, with how often, then those of the
-/// other losses, baselines and kinds of noise, and of ops outside of `train_step`, with 0.
+/// Every op at the sizes of a step of the method with feature noise `tvat`: its calls, with how often, then
+/// those of the other losses, baselines and kinds of noise, and of ops outside of `train_step`, with 0.
 ///
 /// # Errors
 /// Those of the steps.

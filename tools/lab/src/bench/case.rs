@@ -1,5 +1,5 @@
-//! What a case is: one op with its sizes and settings as plain data, the inputs that are drawn for it, and the results of
-//! running it. The cases themselves are in `crate::cases`.
+//! What a case is: one op with its sizes and settings as plain data, the inputs that are drawn for it, and
+//! the results of running it. The cases themselves are in `crate::cases`.
 
 use super::coarse;
 use psmt_fast::Result;
@@ -7,8 +7,8 @@ use psmt_fast::ops::{self, Backend, IGNORE, Shape, Size};
 use psmt_fast::rng::{Domain, Key};
 use std::collections::VecDeque;
 
-/// One op with sizes and settings as a step calls it. Parameters are given by where they begin in a vector of the op's own,
-/// so that calls of equal sizes are equal.
+/// One op with sizes and settings as a step calls it. Parameters are given by where they begin in a vector of
+/// the op's own, so that calls of equal sizes are equal.
 pub(crate) trait Case {
     /// What is known without running it.
     fn facts(&self) -> Facts;
@@ -16,7 +16,7 @@ pub(crate) trait Case {
     /// Draws inputs, and returns what runs the op on them.
     ///
     /// # Errors
-    /// Those of ops that make inputs.
+    /// Errors of the ops that make inputs.
     fn prepare<B: Backend>(&self, draw: &mut Draw<'_, B>) -> Result<Work<B>>;
 }
 
@@ -57,10 +57,11 @@ impl Facts {
         Facts { params, ..self }
     }
 
-    /// Bytes that the op must move at least, with `value` bytes per activation: every input is read once, every result is
-    /// written once, and what is updated is both. Where nothing can be written before all was read, and activations are
-    /// larger than caches, the input counts twice. What a device moves besides (partial sums, indices of maxima) does not
-    /// count, so a share of the copy's rate below one is either such traffic or waiting.
+    /// Bytes that the op must move at least, with `value` bytes per activation: every input is read once,
+    /// every result is written once, and what is updated is both. Where nothing can be written before all was
+    /// read, and activations are larger than caches, the input counts twice. What a device moves besides
+    /// (partial sums, indices of maxima) does not count, so a share of the copy's rate below one is either
+    /// such traffic or waiting.
     pub fn least_bytes(&self, value: usize) -> u64 {
         let copies = if value == 2 { 2 * self.params } else { 0 };
         (self.values * value + self.bytes + copies) as u64
@@ -100,7 +101,7 @@ pub(crate) struct Outputs<B: Backend> {
 }
 
 impl<B: Backend> Outputs<B> {
-    /// For a run whose results are looked at.
+    /// For a run whose results are checked.
     pub fn checked() -> Outputs<B> {
         Outputs {
             tensors: Vec::new(),
@@ -251,7 +252,7 @@ impl<'a, B: Backend> Draw<'a, B> {
         self.b.upload_labels(shape, &bytes)
     }
 
-    /// What noise is drawn from.
+    /// The key of drawn noise.
     pub fn key(&self) -> Key {
         Key::new(1, Domain::Bench, self.set)
     }

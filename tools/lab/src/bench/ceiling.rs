@@ -8,8 +8,8 @@ use crate::cases::{Add, Call};
 use psmt_fast::Result;
 use psmt_fast::ops::{Backend, Shape};
 
-/// Bytes a second, read and written, of the fastest sample of a sum x + alpha y over `len` activations of `value` bytes, which
-/// reads two and writes one: nothing but memory limits it, so it stands for a copy.
+/// Bytes per second, read and written, of the fastest sample of a sum x + alpha y over `len` activations of
+/// `value` bytes, which reads two and writes one: nothing but memory limits it, so it stands for a copy.
 ///
 /// # Errors
 /// Faults of the device.
@@ -20,8 +20,8 @@ pub fn copy_rate<B: Backend>(b: &B, len: usize, value: usize, sampling: Sampling
     Ok(call.least_bytes(value) as f64 / (1e-3 * timing.min()))
 }
 
-/// Operations a second of the fastest sample of a product of square matrices, a 1x1 convolution of `side` channels over as
-/// many positions; the fastest of its three directions.
+/// Operations per second of the fastest sample of a product of square matrices, a 1x1 convolution of `side`
+/// channels over as many positions; the fastest of its three directions.
 ///
 /// # Errors
 /// Faults of the device.

@@ -1,5 +1,5 @@
-//! Whether a device computes what it is timed on: each op is compared with the processor in double precision on small inputs,
-//! and results of the timed ones must be finite.
+//! Whether a device computes what it is timed on: each op is compared with the processor in double precision
+//! on small inputs, and results of the timed ones must be finite.
 
 use super::case::{Draw, Outputs};
 use crate::cases::Call;
@@ -8,7 +8,7 @@ use psmt_fast::ops::*;
 use psmt_fast::{Error, Result};
 use std::collections::BTreeMap;
 
-/// Share of labels and counts that rounding may turn.
+/// Share of labels and counts that rounding may change.
 const TURNED: f64 = 0.01;
 
 /// Small calls of every op, compared when they are first asked for.
@@ -24,7 +24,7 @@ impl Oracle {
         Oracle { calls, tolerance, worst: BTreeMap::new() }
     }
 
-    /// Compares all small calls of the op `name`; says how many there are and the largest relative error.
+    /// Compares all small calls of the op `name`: their number and the largest relative error.
     ///
     /// # Errors
     /// [`Error::CheckFailed`] where one differs, or where none is known.

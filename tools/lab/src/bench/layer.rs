@@ -1,4 +1,4 @@
-//! The distinct convolutions among a step's calls. Knows calls only.
+//! The distinct convolutions among a step's calls.
 
 use super::trace::Counted;
 use crate::cases::conv2d::{End, Target};
@@ -51,8 +51,8 @@ impl Layer {
         }
     }
 
-    /// Compares all directions with the definition at a few elements: off by at most `sums` of the sum of the terms' sizes
-    /// and `rounding` of the value. Returns how many of each.
+    /// Compares all directions with the definition at a few elements: off by at most `sums` of the sum of the
+    /// terms' sizes and `rounding` of the value. Returns how many of each.
     ///
     /// # Errors
     /// [`psmt_fast::Error::CheckFailed`] with the element and both values, and faults of the device.

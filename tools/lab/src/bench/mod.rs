@@ -1,7 +1,8 @@
-//! Measuring: which ops a training step calls with which sizes, running one of them on drawn inputs, checking its results,
-//! and timing it. Must not know flags, tables or files.
+//! Measuring: which ops a training step calls with which sizes, running one of them on drawn inputs, checking
+//! its results, and timing it. Must not know flags, tables or files.
 //!
-//! What is measured is found, not listed: a step runs once on [`Trace`], a device that computes nothing and notes the calls.
+//! What is measured is found, not listed: a step runs once on [`Trace`], a device that computes nothing and
+//! notes the calls.
 
 mod calls;
 pub(crate) mod case;

@@ -1,5 +1,5 @@
-//! A convolution of any size next to its definition, at elements from all of the output. Knows the definition and the sizes of
-//! the widest tile; must not know kernels.
+//! A convolution of any size next to its definition, at elements from all of the output. Must not
+//! know kernels, but for the sizes of their tiles.
 
 use super::case::Draw;
 use super::layer::DIRECTIONS;
@@ -8,18 +8,20 @@ use psmt_fast::ops::{self, Backend, Conv2d, Dgrad, Fprop, Shape};
 use psmt_fast::{Error, Result};
 use rayon::prelude::*;
 
-/// Elements that are compared, besides the corners and one in each image: as many as the widest tile has columns, so that every
-/// row and column within a tile occurs.
+/// Elements that are compared, besides the corners and one in each image: as many as the widest tile has
+/// columns, so that every row and column within a tile occurs.
 const SPOTS: usize = 256;
-/// Steps whose multiples, whole numbers taken off, lie evenly between 0 and 1 and independently of each other: the golden ratio
-/// and the square root of two.
+/// Steps whose multiples, whole numbers taken off, lie evenly between 0 and 1 and independently of each
+/// other: the golden ratio and the square root of two.
 const STEPS: [f64; 2] = [0.618_033_988_749_894_9, std::f64::consts::SQRT_2 - 1.0];
 
-/// The flat places to compare in a matrix of `rows` x `columns`, whose rows are `images` images of equal size, in order.
+/// The flat places to compare in a matrix of `rows` x `columns`, whose rows are `images` images of equal
+/// size, in order.
 ///
-/// They are spread evenly over rows and columns. Among them are the four corners, elements of every image, and every remainder
-/// by [`SPOTS`] of a row and of a column, or all rows and columns where there are fewer: so the first and the last tile, and every
-/// place within a tile, occur. Low bits of the row meet all low bits of the column.
+/// They are spread evenly over rows and columns. Among them are the four corners, elements of every image,
+/// and every remainder by [`SPOTS`] of a row and of a column, or all rows and columns where there are fewer:
+/// so the first and the last tile, and every place within a tile, occur. Low bits of the row meet all low
+/// bits of the column.
 fn spots(rows: usize, columns: usize, images: usize) -> Vec<usize> {
     let share = |k: usize, step: f64, len: usize| ((k as f64 * step).fract() * len as f64) as usize;
     // The place nearest to `at` with remainder `phase`.
@@ -45,8 +47,8 @@ fn spots(rows: usize, columns: usize, images: usize) -> Vec<usize> {
     places
 }
 
-/// Rows, columns and images of the matrix that one of [`DIRECTIONS`] makes: positions and channels, and for the weight output
-/// channels and taps by input channels.
+/// Rows, columns and images of the matrix that one of [`DIRECTIONS`] makes: positions and channels, and for
+/// the weight output channels and taps by input channels.
 fn matrix(direction: usize, conv: &Conv2d, x: Shape) -> (usize, usize, usize) {
     let y = conv.out_shape(x);
     match direction {
@@ -163,8 +165,9 @@ impl Sum {
     }
 }
 
-/// Runs one of [`DIRECTIONS`] of a convolution on drawn inputs and compares elements from all of its output with the definition:
-/// off by at most `sums` of the sum of the terms' sizes and `rounding` of the value. Returns how many were compared.
+/// Runs one of [`DIRECTIONS`] of a convolution on drawn inputs and compares elements from all of its output
+/// with the definition: off by at most `sums` of the sum of the terms' sizes and `rounding` of the value.
+/// Returns how many were compared.
 ///
 /// # Errors
 /// [`Error::CheckFailed`] with the element and both values, and faults of the device.
@@ -245,7 +248,8 @@ mod tests {
         }
     }
 
-    /// Places of the widest tile and of the narrowest, and what a class of the data gradient with stride 2 begins at.
+    /// Places of the widest tile and of the narrowest, and what a class of the data gradient with stride 2
+    /// begins at.
     const TILES: [(usize, usize); 5] = [(64, 64), (128, 64), (128, 128), (128, 256), (2, 2)];
 
     #[test]

@@ -1,4 +1,5 @@
-//! Timing one call: inputs drawn on the device, memory warm or cold. Knows calls, not which are worth timing.
+//! Timing one call: inputs drawn on the device, memory warm or cold. Must not know which calls are worth
+//! timing.
 
 use super::case::{Draw, Outputs, Work};
 use super::check::check_finite;
@@ -7,13 +8,14 @@ use crate::cases::Call;
 use psmt_fast::Result;
 use psmt_fast::ops::Backend;
 
-/// More than the last cache of any device that this program knows of.
+/// More than the last-level cache of any device that this program runs on.
 const CACHE_BYTES: u64 = 256 << 20;
 /// More sets of inputs are not made: the work of making them would be much larger than what is timed.
 const MOST_SETS: u64 = 64;
 
-/// Sets of inputs that `call` is timed with one after another, and whether memory is cold then: what a set was before is no
-/// longer in a cache when it comes again. One set, whose memory is as warm as it stays, where `cold` is not asked for.
+/// Sets of inputs that `call` is timed with one after another, and whether memory is cold then: what a set
+/// was before is no longer in a cache when it comes again. One set, whose memory is as warm as it stays,
+/// where `cold` is not asked for.
 pub fn working_sets(call: &Call, value: usize, cold: bool) -> (usize, bool) {
     let bytes = call.least_bytes(value).max(1);
     let needed = CACHE_BYTES.div_ceil(bytes) + 1;
@@ -25,11 +27,11 @@ pub fn working_sets(call: &Call, value: usize, cold: bool) -> (usize, bool) {
     }
 }
 
-/// Times `call` on `sets` sets of inputs one after another. Results of a set are kept until it comes again, so that they are
-/// written to other memory each time.
+/// Times `call` on `sets` sets of inputs one after another. Results of a set are kept until it comes again,
+/// so that they are written to other memory each time.
 ///
 /// # Errors
-/// Those of the op, and [`psmt_fast::Error::CheckFailed`] where its first results are not finite.
+/// Errors of the op, and [`psmt_fast::Error::CheckFailed`] where its first results are not finite.
 pub fn time_call<B: Backend>(b: &B, call: &Call, sampling: Sampling, sets: usize) -> Result<Timing> {
     let prepare = |set| call.prepare(&mut Draw::new(b, set));
     let mut sets = (0..sets as u64).map(prepare).collect::<Result<Vec<Work<B>>>>()?;

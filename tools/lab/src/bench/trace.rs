@@ -1,16 +1,16 @@
-//! A device that computes nothing and notes every call with its sizes. Here is its memory; each file of `crate::cases` notes
-//! its ops. Must not know what calls them.
+//! A device that computes nothing and notes every call with its sizes. Here is its memory; each file of
+//! `crate::cases` notes its ops. Must not know what calls them.
 
 use crate::cases::{Call, Clear, WatchTensor, WatchVector};
 use psmt_fast::ops::{Device, Shape};
 use std::sync::{Mutex, PoisonError};
 
-/// A call and how often it occurs.
+/// A call and its count.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Counted {
     /// The call.
     pub call: Call,
-    /// Its number.
+    /// How often it occurs.
     pub count: usize,
 }
 
@@ -21,7 +21,7 @@ pub struct Trace {
 }
 
 impl Trace {
-    /// What was called, in the order of first calls.
+    /// The distinct calls, in the order of the first of each.
     pub fn calls(self) -> Vec<Counted> {
         self.calls.into_inner().unwrap_or_else(PoisonError::into_inner)
     }

@@ -253,8 +253,8 @@ pub struct BatchNormTrainBwd {
 }
 
 impl Case for BatchNormTrainBwd {
-    /// dy and x for the sums, unless they are there, and again for dx. The activation's slope follows from x, unless there was
-    /// a residual: then y is read too. dx and the residual's gradient.
+    /// dy and x for the sums, unless they are there, and again for dx. The activation's slope follows from x,
+    /// unless there was a residual: then y is read too. dx and the residual's gradient.
     fn facts(&self) -> Facts {
         let (name, passes) =
             if self.sums { ("batch_norm_train_bwd_sums", 1) } else { ("batch_norm_train_bwd", 2) };

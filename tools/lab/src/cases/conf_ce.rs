@@ -40,8 +40,8 @@ pub struct ConfCe {
 }
 
 impl Case for ConfCe {
-    /// The student's logits, one label and one confidence per pixel, with negative learning the teachers' logits; the
-    /// gradient.
+    /// The student's logits, one label and one confidence per pixel, with negative learning the teachers'
+    /// logits; the gradient.
     fn facts(&self) -> Facts {
         let negative = self.spec.negative_threshold > 0.0;
         let (teachers, text) = if negative { (2, " negative learning") } else { (0, "") };

@@ -84,7 +84,7 @@ pub(super) fn fixture<B: Backend>(run: &mut Run<'_, B>) -> Result<()> {
         .collect();
     run.put_counts("matrix", vec![k, k], &counts);
     run.put_vector("iou", &iou.iter().map(|&v| v as f32).collect::<Vec<_>>());
-    // As the reference: a class that occurs nowhere counts with 0.
+    // As in the reference, a class that occurs nowhere counts with 0.
     run.put_scalar("miou", iou.iter().sum::<f64>() / k as f64);
     Ok(())
 }

@@ -1,4 +1,5 @@
-//! Convolutions: forward, data gradient, weight gradient, and what the first two do to their output on the way.
+//! Convolutions: forward, data gradient, weight gradient, and what the first two do to their output on the
+//! way.
 
 use super::batch_norm::{self, Norm};
 use crate::bench::Trace;
@@ -43,8 +44,8 @@ impl Conv2dOps for Trace {
     }
 }
 
-/// The convolution with its parameters at the start of a vector. Kernels read weights in chunks of up to 16: the remainder of
-/// where they begin stays.
+/// The convolution with its parameters at the start of a vector. Kernels read weights in chunks of up to 16:
+/// the remainder of where they begin stays.
 fn alone(conv: &Conv2d) -> Conv2d {
     let weight = Span { offset: conv.weight.offset % 16, ..conv.weight };
     let bias = conv.bias.map(|bias| Span { offset: weight.range().end, ..bias });
@@ -112,7 +113,7 @@ pub struct Fprop {
     pub end: End,
 }
 
-/// What is done to the output, as [`OutputEnd`].
+/// The [`OutputEnd`] of a forward pass.
 #[derive(Clone, Debug, PartialEq)]
 pub enum End {
     Plain,
@@ -122,7 +123,8 @@ pub enum End {
 }
 
 impl Case for Fprop {
-    /// x, the weight, y; the residual, or the output of the batch norm where its activation's slope is read from that.
+    /// x, the weight, y; the residual, or the output of the batch norm where its activation's slope is read
+    /// from that.
     fn facts(&self) -> Facts {
         let (name, read, text) = match self.end {
             End::Plain => ("conv2d_fprop", 0, ""),
@@ -178,12 +180,13 @@ pub struct Dgrad {
     pub target: Target,
 }
 
-/// Where the gradient arrives, as [`Onto`].
+/// What the gradient arrives at, as [`Onto`].
 #[derive(Clone, Debug, PartialEq)]
 pub enum Target {
     Input,
     Add,
-    /// A batch norm in training, and whether a residual was added before its activation and a gradient has arrived before.
+    /// A batch norm in training, and whether a residual was added before its activation and a gradient has
+    /// arrived before.
     Norm {
         norm: Norm,
         residual: bool,
@@ -193,8 +196,8 @@ pub enum Target {
 }
 
 impl Case for Dgrad {
-    /// dy, the weight, dx; what is added; the batch norm's input, and its output where the activation's slope is read from
-    /// that.
+    /// dy, the weight, dx; what is added; the batch norm's input, and its output where the activation's slope
+    /// is read from that.
     fn facts(&self) -> Facts {
         let mut text = conv_text(&self.conv, self.x);
         let (name, read) = match self.target {
@@ -327,7 +330,8 @@ pub(super) fn fixture<B: Backend>(run: &mut Run<'_, B>) -> Result<()> {
         dilation: dilation as usize,
     };
     let x = run.tensor("x")?;
-    // Before the forward pass: the file bounds the size of dy, and so that of y, but nothing bounds the padding.
+    // Before the forward pass: the file bounds the size of dy, and so that of y, but nothing bounds the
+    // padding.
     let dy = run.tensor_of("dy", conv.out_shape(B::shape(&x)))?;
     let params = run.b.upload_vector(&params);
     let y = ops::conv2d_fprop(run.b, &ops::Fprop::new(&x, &params, &conv))?.y;
@@ -384,11 +388,17 @@ pub(super) fn problems<B: Claimant>(b: &B, rng: &mut Stream) -> Result<Vec<Probl
         ops::conv2d_wgrad(b, &x, &dy_tensor, &mut grads, &conv)?;
         let gradient = [b.values(&dx), b.vector_values(&grads)].concat();
         problems.push(Problem {
-            case: format!("x {x_shape}, {out_channels} of {kernel}x{kernel}, {groups} groups, stride {stride}, padding {padding}, dilation {dilation}"),
+            case: format!(
+                "x {x_shape}, {out_channels} of {kernel}x{kernel}, {groups} groups, stride {stride}, \
+                 padding {padding}, dilation {dilation}"
+            ),
             point,
             value: Box::new(move |mut p| {
                 let x = take(&mut p, x_shape);
-                Ok(dot(ops::conv2d_fprop(&Exact::new(), &ops::Fprop::new(&x, &p.to_vec(), &conv))?.y.data(), &dy))
+                Ok(dot(
+                    ops::conv2d_fprop(&Exact::new(), &ops::Fprop::new(&x, &p.to_vec(), &conv))?.y.data(),
+                    &dy,
+                ))
             }),
             claim: Claim::Gradient(gradient),
         });

@@ -25,7 +25,7 @@ impl Case for Clear {
     }
 }
 
-/// A look at an activation, in whose middle one value is there to be found.
+/// The search for values that are not finite in an activation that has one in its middle.
 #[derive(Clone, Debug, PartialEq)]
 pub struct WatchTensor {
     pub x: Shape,
@@ -48,7 +48,7 @@ impl Case for WatchTensor {
     }
 }
 
-/// A look at a vector, in whose middle one value is there to be found.
+/// The search for values that are not finite in a vector that has one in its middle.
 #[derive(Clone, Debug, PartialEq)]
 pub struct WatchVector {
     pub len: usize,

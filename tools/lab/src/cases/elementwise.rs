@@ -58,7 +58,7 @@ impl Case for LeakyRelu {
     }
 }
 
-/// Its backward pass.
+/// Backward pass of [`LeakyRelu`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct LeakyReluBwd {
     pub x: Shape,

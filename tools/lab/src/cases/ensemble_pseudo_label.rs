@@ -25,7 +25,7 @@ pub(crate) struct Teachers<B: Backend> {
 }
 
 impl<B: Backend> Teachers<B> {
-    /// Those of a fixture.
+    /// The logits `core` and `assist` of a fixture.
     pub fn read(run: &Run<'_, B>, ensemble: Ensemble) -> Result<Teachers<B>> {
         Ok(Teachers { core: run.tensor("core")?, assist: run.tensor("assist")?, ensemble })
     }

@@ -1,6 +1,6 @@
-//! Everything that the laboratory has about an op, one file per family as in `src/ops/`: for `bench` how its calls are noted, what
-//! they cost, and running them on drawn inputs; for `op` how a fixture's tensors become arguments and results; for `gradcheck`
-//! its derivatives. Here is the list of all of them.
+//! Everything that the laboratory has about an op, one file per family as in `src/ops/`: for `bench` how its
+//! calls are noted, what they cost, and running them on drawn inputs; for `op` how a fixture's tensors become
+//! arguments and results; for `gradcheck` its derivatives. Here is the list of all of them.
 
 mod batch_norm;
 mod conf_ce;
@@ -26,8 +26,8 @@ pub(crate) use ensemble_pseudo_label::{EnsembleAttrs, Teachers};
 use psmt_fast::Result;
 use psmt_fast::ops::Backend;
 
-/// For each file: its cases, the fixtures that it runs, and the derivatives that it checks, with the number that seeds the
-/// draws of each. Makes [`Call`] of the cases and gathers the rest.
+/// For each file: its cases, the fixtures that it runs, and the derivatives that it checks, with the number
+/// that seeds the draws of each. Makes [`Call`] of the cases and gathers the rest.
 macro_rules! registry {
     ($(
         $file:ident: [$($case:ident),*] [$($op:literal => $run:ident),*]

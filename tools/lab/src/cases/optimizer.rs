@@ -19,7 +19,8 @@ impl OptimizerOps for Trace {
     }
 }
 
-/// Parameters that a convolution has read, of which a 16-bit device therefore keeps a copy, as of a network's.
+/// Parameters that a convolution has read, of which a 16-bit device therefore keeps a copy, as of a
+/// network's.
 fn network_params<B: Backend>(draw: &mut Draw<'_, B>, len: usize) -> Result<B::Vector> {
     let params = draw.vector(len);
     let x = draw.b.upload(Shape::new(1, 1, 1, 1), &[1.0]);

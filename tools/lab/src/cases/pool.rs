@@ -51,7 +51,7 @@ impl Case for MaxPool {
     }
 }
 
-/// Its backward pass.
+/// Backward pass of [`MaxPool`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct MaxPoolBwd {
     pub x: Shape,
@@ -91,7 +91,7 @@ impl Case for AdaptiveAvgPool {
     }
 }
 
-/// Its backward pass, to an input of `size`.
+/// Backward pass of [`AdaptiveAvgPool`], to an input of `size`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AdaptiveAvgPoolBwd {
     pub dy: Shape,

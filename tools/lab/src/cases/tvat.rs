@@ -130,7 +130,8 @@ impl Case for KlGradient {
     }
 }
 
-/// Mean of the interpolated logits of `count` decoders that lie side by side in `point`, pixel by pixel; `shape` is one's.
+/// Mean of the interpolated logits of `count` decoders that lie side by side in `point`, pixel by pixel;
+/// `shape` is one's.
 fn mean_logits(point: &[f64], count: usize, shape: Shape, size: Size) -> Result<Vec<f64>> {
     let wide = tensor(shape.with_channels(count * shape.c), point);
     let up = ops::interpolate(&Exact::new(), &wide, size)?;
@@ -172,8 +173,8 @@ pub(super) fn kl_gradient_problems<B: Claimant>(b: &B, rng: &mut Stream) -> Resu
     Ok(problems)
 }
 
-/// The cotangent is the gradient of Σ p·t over all pixels with the tangents t held fixed: p t - p (p·t) is the
-/// softmax's transposed Jacobian applied to t.
+/// The cotangent is the gradient of Σ p·t over all pixels with the tangents t held fixed: p t - p (p·t) is
+/// the softmax's transposed Jacobian applied to t.
 pub(super) fn tvat_cotangent_problems<B: Claimant>(b: &B, rng: &mut Stream) -> Result<Vec<Problem>> {
     let mut problems = Vec::new();
     for (shape, size) in LOGITS {

@@ -1,5 +1,5 @@
-//! Fixture files: tensors `in.*` and `out.*` in a safetensors container whose metadata names the op and its settings.
-//! Knows the container and the layouts of files, not what an op does.
+//! Fixture files: tensors `in.*` and `out.*` in a safetensors container whose metadata names the op and its
+//! settings. Must not know what an op does.
 
 use psmt_fast::model::io::write_atomically;
 use psmt_fast::ops::Shape;
@@ -56,7 +56,7 @@ impl Values {
     }
 }
 
-/// An array as it lies in a file: row-major, NCHW where it is an activation.
+/// An array as it is in a file: row-major, NCHW where it is an activation.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Array {
     /// Sizes of the axes; empty for a single number.
@@ -77,14 +77,15 @@ impl Array {
     }
 }
 
-/// Swaps the two inner axes of `[outer, a, b]`: NHWC to NCHW with a = h w, b = c, and the way back with a = c, b = h w.
+/// Swaps the two inner axes of `[outer, a, b]`: NHWC to NCHW with a = h w, b = c, and the way back with a =
+/// c, b = h w.
 pub(crate) fn swap_inner<T: Copy>(x: &[T], outer: usize, a: usize, b: usize) -> Vec<T> {
     let index = (0..outer).flat_map(|o| (0..b).flat_map(move |j| (0..a).map(move |i| (o * a + i) * b + j)));
     index.map(|i| x[i]).collect()
 }
 
-/// A container with `metadata` in front of its other entries. The library's own writer would put the keys in the order of a
-/// hash map, another one each time.
+/// A container with `metadata` in front of its other entries. The library's own writer would put the keys in
+/// the order of a hash map, another one each time.
 fn with_metadata(container: &[u8], metadata: &serde_json::Value) -> Vec<u8> {
     let (len, rest) = container.split_at(8);
     let len = len.iter().rev().fold(0, |len, byte| len << 8 | usize::from(*byte));
@@ -119,8 +120,8 @@ impl Fixture {
     /// Reads a file. Tensors whose names begin with neither `in.` nor `out.` are left out.
     ///
     /// # Errors
-    /// [`Error::Io`] where it cannot be read, [`Error::Checkpoint`] where it is truncated or no such container, lacks
-    /// `op` or `attrs`, or has a tensor of a type other than float32, int32, uint8.
+    /// [`Error::Io`] where it cannot be read, [`Error::Checkpoint`] where it is truncated or no such
+    /// container, lacks `op` or `attrs`, or has a tensor of a type other than float32, int32, uint8.
     pub fn read(path: &Path) -> Result<Fixture> {
         let bytes = std::fs::read(path).map_err(Error::io(path))?;
         let bad = |message: String| Error::checkpoint(path, message);
@@ -150,7 +151,8 @@ impl Fixture {
         Ok(Fixture { path: path.to_path_buf(), op, attrs, inputs, outputs })
     }
 
-    /// Writes `outputs` (as `out.*`) with this fixture's op and settings. The file appears whole or not at all.
+    /// Writes `outputs` (as `out.*`) with this fixture's op and settings. The file appears whole or not at
+    /// all.
     ///
     /// # Errors
     /// [`Error::Io`] where it cannot be written.

@@ -1,5 +1,5 @@
-//! Every op against the PyTorch fixtures of this folder, the command that does the same, and what it says of files that
-//! are not as they should be.
+//! Every op against the PyTorch fixtures of this folder, the command that does the same, and what it says of
+//! files that are not as they should be.
 
 use psmt_emulator::{self as emulator, EmulatorOptions};
 use psmt_fast::backend::cpu::Cpu;
@@ -78,10 +78,11 @@ fn fixtures_hold_in_single_precision() {
 /// Fixtures whose results go through whole networks.
 const NETWORKS: [&str; 3] = ["network_0", "train_step_0", "train_step_1"];
 
-/// Through a whole network rounding grows beyond 1e-4: the batch norm of the image-pooling branch sees two nearly equal
-/// values a channel, and a unit next to its kink switches (PyTorch in float32 is off by up to 2e-3 on these files, and
-/// on others like them). So the result must be as good as that for inputs which are known to 2e-6: within 1e-4, or
-/// within what such a change of the inputs does to the result in double precision.
+/// Through a whole network rounding grows beyond 1e-4: the batch norm of the image-pooling branch sees two
+/// nearly equal values a channel, and a unit next to its kink switches (PyTorch in float32 is off by up to
+/// 2e-3 on these files, and on others like them). So the result must be as good as that for inputs which are
+/// known to 2e-6: within 1e-4, or within what such a change of the inputs does to the result in double
+/// precision.
 #[test]
 fn whole_networks_in_single_precision_are_off_by_no_more_than_rounding() {
     for name in NETWORKS {

@@ -1,6 +1,7 @@
-//! Finite differences: every backward and every tangent pass of a device against central differences of its forward pass,
-//! which the CPU computes in double precision. Checks of ops are in the files of `crate::cases`, those of whole passes in
-//! `networks.rs`; `measure.rs` compares, and `claimant.rs` says what a device must offer and how close is close enough.
+//! Finite differences: every backward and every tangent pass of a device against central differences of its
+//! forward pass, which the CPU computes in double precision. Checks of ops are in the files of
+//! `crate::cases`, those of whole passes in `networks.rs`; `measure.rs` compares, and `claimant.rs` says what
+//! a device must offer and how close is close enough.
 
 mod claimant;
 mod layer;
@@ -64,11 +65,12 @@ pub fn names() -> impl Iterator<Item = &'static str> {
     checks::<Exact>().into_iter().map(|check| check.op)
 }
 
-/// Runs all checks of `b`'s derivatives, or the one of name `only`, with inputs drawn from `seed`; `each` sees every row as
-/// soon as it is there.
+/// Runs all checks of `b`'s derivatives, or the one of name `only`, with inputs drawn from `seed`; `each`
+/// sees every row as soon as it is there.
 ///
 /// # Errors
-/// [`Error::Usage`] where there is no check of that name, the device's fault. A wrong gradient is a row, not an error.
+/// [`Error::Usage`] where there is no check of that name, the device's fault. A wrong gradient is a row, not
+/// an error.
 pub fn run<B: Claimant>(
     b: &B,
     only: Option<&str>,
@@ -141,7 +143,8 @@ pub(crate) fn dot(a: &[f64], b: &[f64]) -> f64 {
     a.iter().zip(b).map(|(a, b)| a * b).sum()
 }
 
-/// `len` standard normal numbers, which float32 holds exactly as all that is drawn here: uploading loses nothing.
+/// `len` standard normal numbers, which float32 holds exactly as all that is drawn here: uploading loses
+/// nothing.
 pub(crate) fn normals(rng: &mut Stream, len: usize) -> Vec<f64> {
     (0..len).map(|_| f64::from(rng.normal())).collect()
 }

@@ -1,5 +1,5 @@
-//! Gradient checks of whole passes: encoder, decoder, the decoder's tangent and pullback with frozen batch norm, and the
-//! student's gradient of one training step with the T-VAT noise held fixed.
+//! Gradient checks of whole passes: encoder, decoder, the decoder's tangent and pullback with frozen batch
+//! norm, and the student's gradient of one training step with the T-VAT noise held fixed.
 
 use super::{Check, Claim, Claimant, Exact, Function, Problem, dot, normals, take, tensor, upload};
 use psmt_fast::backend::cpu::Tensor;
@@ -235,8 +235,8 @@ fn decoders<B: Claimant>(b: &B, rng: &mut Stream) -> Result<Vec<Problem>> {
     Ok(vec![pullback, tangent])
 }
 
-/// The student's gradient of a whole step. The function is the two losses written out over forward passes alone, with
-/// the noise that the step found and the teachers' targets as constants.
+/// The student's gradient of a whole step. The function is the two losses written out over forward passes
+/// alone, with the noise that the step found and the teachers' targets as constants.
 fn train_step<B: Claimant>(b: &B, rng: &mut Stream) -> Result<Vec<Problem>> {
     let plain = ConfCe { threshold: 0.3, negative_threshold: 0.0, square_weight: 0.0, weighted: true };
     let negative = ConfCe { negative_threshold: 0.2, square_weight: 0.5, ..plain };

@@ -1,6 +1,6 @@
-//! Runs the op that a fixture names on a device: reads its tensors and settings, calls the validated op functions and
-//! returns the results in the layout of files. Single ops are in the files of `crate::cases`, whole networks and what the host
-//! computes here, with what all of them share.
+//! Runs the op that a fixture names on a device: reads its tensors and settings, calls the validated op
+//! functions and returns the results in the layout of files. Single ops are in the files of `crate::cases`,
+//! whole networks and what the host computes here, with what all of them share.
 
 mod host;
 mod networks;
@@ -14,8 +14,8 @@ use psmt_fast::{Error, Result};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-/// No image, logits or label map of a fixture has more positions than this; a larger size in a file is an error and not
-/// an allocation that cannot succeed.
+/// No image, logits or label map of a fixture has more positions than this; a larger size in a file is an
+/// error and not an allocation that cannot succeed.
 const MAX_POSITIONS: usize = 1 << 26;
 
 /// The name of an op in fixtures, and what runs it.
@@ -33,8 +33,9 @@ pub fn ops() -> impl Iterator<Item = &'static str> {
 /// Runs the fixture's op on `b` and returns its results, by the names of the fixture's `out.*`.
 ///
 /// # Errors
-/// [`Error::Checkpoint`] for an unknown op or a missing, mistyped or misshapen input, [`Error::Config`] for settings that
-/// the op does not have or that are missing, [`Error::Shape`] where sizes do not fit each other, the device's fault.
+/// [`Error::Checkpoint`] for an unknown op or a missing, mistyped or misshapen input, [`Error::Config`] for
+/// settings that the op does not have or that are missing, [`Error::Shape`] where sizes do not fit each
+/// other, the device's fault.
 pub fn run_op<B: Backend>(b: &B, fixture: &Fixture) -> Result<Outputs> {
     let Some((_, op)) = all::<B>().find(|(name, _)| *name == fixture.op) else {
         let known = ops().collect::<Vec<_>>().join(", ");

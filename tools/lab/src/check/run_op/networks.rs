@@ -34,8 +34,8 @@ fn model(fixture: &Fixture, config: ModelConfig) -> Result<DeepLab> {
     Ok(arch)
 }
 
-/// Values of the network whose tensors begin with `prefix`. With `decoder_only` the encoder's, which the file then lacks,
-/// are zeros.
+/// Values of the network whose tensors begin with `prefix`. With `decoder_only` the encoder's, which the file
+/// then lacks, are zeros.
 fn values<B: Backend>(
     b: &B,
     fixture: &Fixture,
