@@ -186,7 +186,8 @@ impl<'a, B: Backend> Draw<'a, B> {
         if let Some(kept) = &mut self.kept {
             kept.floats.push_back(self.b.download(&x));
         }
-        self.given.floats.pop_front().map_or_else(|| x.clone(), |values| self.b.upload(B::shape(&x), &values))
+        let shape = B::shape(&x);
+        self.given.floats.pop_front().map_or(x, |values| self.b.upload(shape, &values))
     }
 
     /// As [`Draw::same`], a vector.
