@@ -1,15 +1,22 @@
-//! The calls of a training step, found by running it on a device that notes them. Knows the method, not how a call is timed.
+//! The calls of a training step, found by running it on a device that notes them. Must not know how a call is
+//! timed.
 
-use super::call::Call;
+use super::case::sized;
 use super::stage::{self, Sizes};
 use super::trace::{Counted, Trace};
+use crate::cases::conv2d::End;
+use crate::cases::{
+    AdaptiveAvgPool, AdaptiveAvgPoolBwd, BatchNormEval, BatchNormEvalBwd, BatchNormTangent, Call,
+    ConfusionMatrix, Fprop, LeakyRelu, LeakyReluBwd, NormalizeBytes, Photometric, UniformNoise, WatchTensor,
+    WatchVector,
+};
 use psmt_fast::Result;
 use psmt_fast::method::{self, Algorithm, Batch, Networks, StepArgs, SupervisedLoss, Tvat, Unlabeled};
 use psmt_fast::model::Network;
-use psmt_fast::ops::{ConfCe, Ohem, Shape};
+use psmt_fast::ops::{ConfCe, Ohem};
 
-/// The distinct calls of one step of the method, in the order of their first, those that only another step makes at the end
-/// with a count of 0: `others` are settings of such steps.
+/// The distinct calls of one step of the method, in the order of their first, those that only another step
+/// makes at the end with a count of 0: `others` are settings of such steps.
 ///
 /// # Errors
 /// Those of the steps.
@@ -25,8 +32,8 @@ pub fn step_calls(sizes: &Sizes, args: &StepArgs, others: &[StepArgs]) -> Result
     Ok(calls)
 }
 
-/// Every op at the sizes of a step of the method with feature noise `tvat`: its calls, with how often, then those of the
-/// other losses, baselines and kinds of noise, and of ops outside of `train_step`, with 0.
+/// Every op at the sizes of a step of the method with feature noise `tvat`: its calls, with how often, then
+/// those of the other losses, baselines and kinds of noise, and of ops outside of `train_step`, with 0.
 ///
 /// # Errors
 /// Those of the steps.
@@ -46,36 +53,41 @@ pub fn known_calls(sizes: &Sizes, tvat: Tvat) -> Result<Vec<Counted>> {
         StepArgs { algorithm: Algorithm::Supervised, ..quiet },
     ];
     let mut calls = step_calls(sizes, &stage::step_args(tvat), &others)?;
-    // Frozen batch norms by themselves, as where no kernel puts a convolution's output behind them.
-    let evaluated = calls.iter().find_map(|c| match c.call {
-        Call::FpropNorm { conv, bn, x, act, residual } => Some((bn, conv.out_shape(x), act, residual)),
+    // Frozen batch norms by themselves, as where no kernel applies them to a convolution's output.
+    let frozen = calls.iter().find_map(|c| match &c.call {
+        Call::Fprop(Fprop { conv, x, end: End::Norm(norm, residual) }) => {
+            let (x, norm, residual) = (conv.out_shape(*x), *norm, *residual);
+            Some((
+                BatchNormEval { x, norm, residual },
+                BatchNormEvalBwd { x, norm },
+                BatchNormTangent { x, norm },
+            ))
+        }
         _ => None,
     });
-    let evaluated = evaluated.into_iter().flat_map(|(bn, x, act, residual)| {
-        let eval = Call::BatchNormEval { bn, x, act, residual };
-        [eval, Call::BatchNormEvalBwd { bn, x, act }, Call::BatchNormTangent { bn, x, act }]
-    });
-    let pooled = calls.iter().find_map(|c| match c.call {
-        Call::AdaptiveAvgPool2d { x, size } => {
-            Some(Call::AdaptiveAvgPool2dBwd { dy: Shape::new(x.n, size.0, size.1, x.c), size: (x.h, x.w) })
+    let frozen =
+        frozen.into_iter().flat_map(|(eval, bwd, tangent)| [eval.into(), bwd.into(), tangent.into()]);
+    let pooled = calls.iter().find_map(|c| match &c.call {
+        Call::AdaptiveAvgPool(AdaptiveAvgPool { x, size }) => {
+            Some(AdaptiveAvgPoolBwd { dy: sized(x, *size), size: (x.h, x.w) }.into())
         }
         _ => None,
     });
     let features = sizes.arch.feature_shape(images);
-    let classes = sizes.arch.config.num_classes;
-    let outside = [
-        Call::LeakyRelu { x: features },
-        Call::LeakyReluBwd { x: features },
-        Call::UniformNoise { x: features },
-        Call::ConfusionMatrix { x: images.with_channels(1), classes, above: None },
-        Call::ConfusionMatrix { x: images.with_channels(1), classes, above: Some(0.6) },
-        Call::NormalizeBytes { x: images },
-        Call::Photometric { x: images, strong: stage::strong(sizes) },
-        Call::WatchTensor { x: sizes.logits() },
-        Call::WatchVector { len: sizes.arch.table.num_params },
+    let (labels, classes) = (images.with_channels(1), sizes.arch.config.num_classes);
+    let outside: [Call; 9] = [
+        LeakyRelu { x: features }.into(),
+        LeakyReluBwd { x: features }.into(),
+        UniformNoise { x: features }.into(),
+        ConfusionMatrix { x: labels, classes, above: None }.into(),
+        ConfusionMatrix { x: labels, classes, above: Some(0.6) }.into(),
+        NormalizeBytes { x: images }.into(),
+        Photometric { x: images, strong: stage::strong(sizes) }.into(),
+        WatchTensor { x: sizes.logits() }.into(),
+        WatchVector { len: sizes.arch.table.num_params }.into(),
     ];
-    let outside = evaluated.chain(pooled).chain(outside);
-    calls.extend(outside.map(|call| Counted { call, count: 0 }));
+    let outside: Vec<Call> = frozen.chain(pooled).chain(outside).collect();
+    calls.extend(outside.into_iter().map(|call| Counted { call, count: 0 }));
     Ok(calls)
 }
 
@@ -125,7 +137,7 @@ mod tests {
         assert_eq!(flops("conv2d_fprop"), 4 * pass);
         assert_eq!(flops("conv2d_wgrad"), 2 * pass);
         // The image's gradient is not computed.
-        let stem = calls.iter().find(|c| matches!(c.call, Call::Wgrad { x, .. } if x.c == 3)).unwrap();
+        let stem = calls.iter().find(|c| matches!(&c.call, Call::Wgrad(wgrad) if wgrad.x.c == 3)).unwrap();
         let dgrads = ["conv2d_dgrad", "conv2d_dgrad_add", "conv2d_dgrad_sums"].map(flops).iter().sum::<u64>();
         assert_eq!(dgrads, 2 * (pass - stem.call.flops().unwrap()));
         assert_eq!(stem.count, 2);

@@ -1,14 +1,14 @@
-//! Whether a device computes what it is timed on: each op beside the processor in double precision on small inputs, and no
-//! value that is not finite on the timed ones. Knows calls, not why they are timed.
+//! Whether a device computes what it is timed on: each op is compared with the processor in double precision
+//! on small inputs, and results of the timed ones must be finite.
 
-use super::call::Call;
-use super::inputs::{Inputs, Outputs};
+use super::case::{Draw, Outputs};
+use crate::cases::Call;
 use psmt_fast::backend::cpu::Cpu;
 use psmt_fast::ops::*;
 use psmt_fast::{Error, Result};
 use std::collections::BTreeMap;
 
-/// Share of labels and counts that rounding may turn.
+/// Share of labels and counts that rounding may change.
 const TURNED: f64 = 0.01;
 
 /// Small calls of every op, compared when they are first asked for.
@@ -24,7 +24,7 @@ impl Oracle {
         Oracle { calls, tolerance, worst: BTreeMap::new() }
     }
 
-    /// Compares all small calls of the op `name`; says how many there are and the largest relative error.
+    /// Compares all small calls of the op `name`: their number and the largest relative error.
     ///
     /// # Errors
     /// [`Error::CheckFailed`] where one differs, or where none is known.
@@ -45,51 +45,48 @@ impl Oracle {
     }
 }
 
-/// Largest relative error of `call` beside the processor in double precision, on the same inputs.
+/// Largest relative error of `call` compared with the processor in double precision, on the same inputs.
 fn compare<B: Backend>(b: &B, call: &Call, tolerance: f64) -> Result<f64> {
     let cpu = Cpu::<f64>::new();
-    let mut inputs = Inputs::draw(b, call, 0)?;
-    let mut reference = inputs.on(b, &cpu);
-    let got = inputs.run(b, call)?;
-    let want = reference.run(&cpu, call)?;
+    let mut draw = Draw::to_copy(b);
+    let mut work = call.prepare(&mut draw)?;
+    let mut reference = call.prepare(&mut draw.copy_to(&cpu))?;
+    let (mut got, mut want) = (Outputs::checked(), Outputs::checked());
+    work(b, &mut got)?;
+    reference(&cpu, &mut want)?;
     b.check()?;
-    let what = |part: &str| format!("{} {}, {part}", call.name(), call.sizes());
+    let what = |name: &str| format!("{} {}, {name}", call.name(), call.sizes());
     let mut worst = 0f64;
-    for (i, (got, want)) in got.tensors.iter().zip(&want.tensors).enumerate() {
-        let error = close(&what(&format!("result {i}")), &b.download(got), &cpu.download(want), tolerance)?;
-        worst = worst.max(error);
+    for ((name, got), (_, want)) in got.tensors.iter().zip(&want.tensors) {
+        worst = worst.max(close(&what(name), &b.download(got), &cpu.download(want), tolerance)?);
     }
-    for (i, (got, want)) in inputs.vectors.iter().zip(&reference.vectors).enumerate() {
-        // What is watched holds a value that is not finite, and is not changed.
-        if !matches!(call, Call::WatchVector { .. }) {
-            let (got, want) = (b.download_vector(got), cpu.download_vector(want));
-            worst = worst.max(close(&what(&format!("vector {i}")), &got, &want, tolerance)?);
-        }
+    for ((name, got), (_, want)) in got.updated.iter().zip(&want.updated) {
+        worst = worst.max(close(&what(name), got, want, tolerance)?);
     }
-    let turned = |part: String, differing: f64, all: f64| {
+    let turned = |name: &str, differing: f64, all: f64| {
         if differing <= TURNED * all {
             return Ok(());
         }
-        Err(Error::CheckFailed(format!("{} differs in {differing} of {all}", what(&part))))
+        Err(Error::CheckFailed(format!("{} differs in {differing} of {all}", what(name))))
     };
-    for (i, (got, want)) in got.labels.iter().zip(&want.labels).enumerate() {
+    for ((name, got), (_, want)) in got.labels.iter().zip(&want.labels) {
         let (got, want) = (b.download_labels(got), cpu.download_labels(want));
         let differing = got.iter().zip(&want).filter(|(g, w)| g != w).count();
-        turned(format!("labels {i}"), differing as f64, want.len() as f64)?;
+        turned(name, differing as f64, want.len() as f64)?;
     }
-    for (i, (got, want)) in got.scalars.iter().zip(&want.scalars).enumerate() {
+    for ((name, got), (_, want)) in got.scalars.iter().zip(&want.scalars) {
         let (got, want) = (b.read_scalar(got), cpu.read_scalar(want));
         let allowed = tolerance.max(TURNED) * want.abs();
         if (got - want).abs() > allowed || got.is_nan() {
-            return Err(Error::CheckFailed(format!("{} is {got}, not {want}", what(&format!("number {i}")))));
+            return Err(Error::CheckFailed(format!("{} is {got}, not {want}", what(name))));
         }
     }
-    for (i, (got, want)) in got.counts.iter().zip(&want.counts).enumerate() {
+    for ((name, got), (_, want)) in got.counts.iter().zip(&want.counts) {
         let (got, want) = (b.read_counts(got), cpu.read_counts(want));
         let differing: f64 = got.iter().zip(&want).map(|(&g, &w)| g.abs_diff(w) as f64).sum();
         // A lone count is a place that was found, not a number of anything.
         let all = if want.len() == 1 { 0.0 } else { want.iter().map(|&w| w as f64).sum() };
-        turned(format!("counts {i}"), differing, all)?;
+        turned(name, differing, all)?;
     }
     Ok(worst)
 }
@@ -115,21 +112,18 @@ pub fn close(what: &str, got: &[f32], want: &[f32], tolerance: f64) -> Result<f6
     Err(Error::CheckFailed(format!("{what} is off by {error:.1e} of its size, {tolerance:.0e} are allowed")))
 }
 
-/// Looks through what a call made and updated. Waits for the device.
+/// Looks through the results of a call. Waits for the device.
 ///
 /// # Errors
 /// [`Error::CheckFailed`] for a value that is not finite, and faults of the device.
-pub fn check_finite<B: Backend>(b: &B, call: &Call, inputs: &Inputs<B>, outputs: &Outputs<B>) -> Result<()> {
-    if matches!(call, Call::WatchTensor { .. } | Call::WatchVector { .. }) {
-        return Ok(());
-    }
+pub(super) fn check_finite<B: Backend>(b: &B, call: &Call, out: &Outputs<B>) -> Result<()> {
     let mut watch = b.zero_counts(1);
-    outputs.tensors.iter().for_each(|x| b.watch_tensor(&mut watch, x, 0));
-    inputs.vectors.iter().for_each(|v| b.watch_vector(&mut watch, v, 0));
+    out.tensors.iter().for_each(|(_, x)| b.watch_tensor(&mut watch, x, 0));
     let found = b.read_counts(&watch)[0];
     b.check()?;
-    let scalars = outputs.scalars.iter().all(|s| b.read_scalar(s).is_finite());
-    if found == 0 && scalars {
+    let updated = out.updated.iter().flat_map(|(_, values)| values).all(|v| v.is_finite());
+    let scalars = out.scalars.iter().all(|(_, s)| b.read_scalar(s).is_finite());
+    if found == 0 && updated && scalars {
         return Ok(());
     }
     Err(Error::CheckFailed(format!("{} {}: a result is not finite", call.name(), call.sizes())))
@@ -139,6 +133,7 @@ pub fn check_finite<B: Backend>(b: &B, call: &Call, inputs: &Inputs<B>, outputs:
 mod tests {
     use super::*;
     use crate::bench::{Sizes, known_calls};
+    use crate::cases::LeakyRelu;
     use psmt_fast::method::Tvat;
     use psmt_fast::model::ModelConfig;
 
@@ -163,13 +158,19 @@ mod tests {
 
     #[test]
     fn values_that_are_not_finite_are_found() {
-        let (b, call) = (Cpu::<f32>::new(), Call::LeakyRelu { x: Shape::new(1, 1, 1, 3) });
-        let mut inputs = Inputs::draw(&b, &call, 0).unwrap();
-        let good = inputs.run(&b, &call).unwrap();
-        check_finite(&b, &call, &inputs, &good).unwrap();
-        inputs.tensors[0] = b.upload(Shape::new(1, 1, 1, 3), &[0.0, f32::NAN, 1.0]);
-        let bad = inputs.run(&b, &call).unwrap();
-        assert!(check_finite(&b, &call, &inputs, &bad).is_err());
+        let b = Cpu::<f32>::new();
+        let call = LeakyRelu { x: Shape::new(1, 1, 1, 3) }.into();
+        let check = |spoil: &dyn Fn(&mut Outputs<Cpu<f32>>)| {
+            let mut out = Outputs::checked();
+            out.tensor("y", b.upload(Shape::new(1, 1, 1, 3), &[0.0, 1.0, 2.0]));
+            spoil(&mut out);
+            check_finite(&b, &call, &out)
+        };
+        check(&|_| {}).unwrap();
+        check(&|out| out.updated(&b, "grads", &vec![0.0, 1.0])).unwrap();
+        let bad = b.upload(Shape::new(1, 1, 1, 3), &[0.0, f32::NAN, 1.0]);
+        assert!(check(&|out| out.tensor("dx", bad.clone())).is_err());
+        assert!(check(&|out| out.updated(&b, "grads", &vec![0.0, f32::INFINITY])).is_err());
     }
 
     #[test]

@@ -1,7 +1,8 @@
-//! The distinct convolutions among a step's calls. Knows calls only.
+//! The distinct convolutions among a step's calls.
 
-use super::call::Call;
 use super::trace::Counted;
+use crate::cases::conv2d::{End, Target};
+use crate::cases::{Call, Dgrad, Fprop, Wgrad};
 use psmt_fast::Result;
 use psmt_fast::ops::{Backend, Conv2d, Shape};
 
@@ -24,14 +25,9 @@ pub fn layers(calls: &[Counted]) -> Vec<Layer> {
     let mut layers: Vec<Layer> = Vec::new();
     for Counted { call, count } in calls {
         let (direction, conv, x) = match call {
-            Call::Fprop { conv, x }
-            | Call::FpropNorm { conv, x, .. }
-            | Call::FpropTangent { conv, x, .. } => (0, conv, x),
-            Call::Dgrad { conv, x }
-            | Call::DgradAdd { conv, x }
-            | Call::DgradSums { conv, x, .. }
-            | Call::DgradTangent { conv, x, .. } => (1, conv, x),
-            Call::Wgrad { conv, x } => (2, conv, x),
+            Call::Fprop(Fprop { conv, x, .. }) => (0, conv, x),
+            Call::Dgrad(Dgrad { conv, x, .. }) => (1, conv, x),
+            Call::Wgrad(Wgrad { conv, x }) => (2, conv, x),
             _ => continue,
         };
         let known = layers.iter().position(|l| l.conv == *conv && l.x == *x);
@@ -49,21 +45,21 @@ impl Layer {
     pub fn call(&self, direction: usize) -> Call {
         let (conv, x) = (self.conv, self.x);
         match direction {
-            0 => Call::Fprop { conv, x },
-            1 => Call::Dgrad { conv, x },
-            _ => Call::Wgrad { conv, x },
+            0 => Fprop { conv, x, end: End::Plain }.into(),
+            1 => Dgrad { conv, x, target: Target::Input }.into(),
+            _ => Wgrad { conv, x }.into(),
         }
     }
 
-    /// Compares all directions with the definition at a few elements: off by at most `sums` of the sum of the terms' sizes
-    /// and `rounding` of the value. Returns how many of each.
+    /// Compares all directions with the definition at a few elements: off by at most `sums` of the sum of the
+    /// terms' sizes and `rounding` of the value. Returns how many of each.
     ///
     /// # Errors
     /// [`psmt_fast::Error::CheckFailed`] with the element and both values, and faults of the device.
     pub fn check<B: Backend>(&self, b: &B, tolerance: (f64, f64)) -> Result<[usize; 3]> {
         let mut compared = [0; 3];
         for (direction, compared) in compared.iter_mut().enumerate() {
-            *compared = super::spot::spot(b, &self.call(direction), tolerance)?;
+            *compared = super::spot::spot(b, &self.conv, self.x, direction, tolerance)?;
         }
         Ok(compared)
     }

@@ -1,21 +1,22 @@
-//! Timing: warm-up, repetitions between two waits, medians. Knows a device only as something to wait for.
+//! Timing: warm-up, repetitions between two waits, medians. Must not know what is timed.
 //!
-//! A device works behind the program's back and the wait itself costs microseconds, so short work is enqueued many times
-//! between two waits and the time divided: as often as fills a sample. What remains beside the work itself is what the device
-//! spends between kernels, and, where work is shorter than enqueuing it, the program's own time, which is measured too.
+//! A device works asynchronously and the wait itself costs microseconds, so short work is enqueued many times
+//! between two waits and the time divided: as often as fills a sample. What remains besides the work itself
+//! is what the device spends between kernels, and, where work is shorter than enqueuing it, the program's own
+//! time, which is measured too.
 
 use psmt_fast::Result;
 use psmt_fast::ops::Backend;
 use std::time::Instant;
 
-/// How to time.
+/// How often work is timed.
 #[derive(Clone, Copy, Debug)]
 pub struct Sampling {
     /// Timed samples, at least 1.
     pub samples: usize,
     /// Calls before those.
     pub warmup: usize,
-    /// Milliseconds that a sample takes at least; 0 for one call a sample.
+    /// Milliseconds that a sample takes at least; 0 for one call per sample.
     pub min_ms: f64,
 }
 
@@ -27,11 +28,12 @@ const MOST: usize = 1 << 16;
 /// Milliseconds of one call.
 #[derive(Clone, Debug)]
 pub struct Timing {
-    /// One a sample, in the order they were taken.
+    /// One per sample, in the order they were taken.
     pub samples: Vec<f64>,
-    /// Calls a sample.
+    /// Calls per sample.
     pub repetitions: usize,
-    /// Milliseconds in which the program enqueues a call. Not below `median` by much: the device waits for the program.
+    /// Milliseconds in which the program enqueues a call. Not below `median` by much: the device waits for
+    /// the program.
     pub enqueue_ms: f64,
 }
 
@@ -60,16 +62,16 @@ impl Timing {
         [0.25, 0.75, 1.0].map(|share| self.quantile(share))
     }
 
-    /// Whether enqueuing took most of the time of a device that works beside the program.
+    /// Whether enqueuing took most of the time of a device that works asynchronously.
     pub fn waits_for_program(&self) -> bool {
         self.enqueue_ms > 0.8 * self.median()
     }
 }
 
-/// Times `work`, which is told the number of its call.
+/// Times `work`, which takes the number of its call.
 ///
 /// # Errors
-/// Those of `work` and of the device.
+/// Errors of `work` and faults of the device.
 pub fn sample<B: Backend>(
     b: &B,
     sampling: Sampling,

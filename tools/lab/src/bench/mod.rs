@@ -1,13 +1,13 @@
-//! Measuring: which ops a training step calls with which sizes, running one of them on drawn inputs, checking what it gave,
-//! and timing it. Knows the method and the ops; must not know flags, tables or files.
+//! Measuring: which ops a training step calls with which sizes, running one of them on drawn inputs, checking
+//! its results, and timing it. Must not know flags, tables or files.
 //!
-//! What is measured is found, not listed: a step runs once on [`Trace`], a device that computes nothing and notes the calls.
+//! What is measured is found, not listed: a step runs once on [`Trace`], a device that computes nothing and
+//! notes the calls.
 
-mod call;
 mod calls;
+pub(crate) mod case;
 mod ceiling;
 mod check;
-mod inputs;
 mod layer;
 mod measure;
 mod spot;
@@ -15,11 +15,11 @@ mod stage;
 mod timed;
 mod trace;
 
-pub use call::{Call, conv_text};
+pub use crate::cases::Call;
+pub use crate::cases::conv2d::conv_text;
 pub use calls::{known_calls, step_calls};
 pub use ceiling::{copy_rate, product_rate};
-pub use check::{Oracle, check_finite, close};
-pub use inputs::{Inputs, Outputs};
+pub use check::{Oracle, close};
 pub use layer::{DIRECTIONS, Layer, layers};
 pub use measure::{Sampling, Timing, sample};
 pub use stage::{Sizes, images, networks, random_batch, step_args};

@@ -1,24 +1,27 @@
-//! A convolution of any size next to its definition, at elements from all of the output. Knows the definition and the sizes of
-//! the widest tile; must not know kernels.
+//! A convolution of any size next to its definition, at elements from all of the output. Must not
+//! know kernels, but for the sizes of their tiles.
 
-use super::call::Call;
-use super::inputs::Inputs;
-use psmt_fast::ops::*;
+use super::case::Draw;
+use super::layer::DIRECTIONS;
+use crate::cases::conv2d::conv_text;
+use psmt_fast::ops::{self, Backend, Conv2d, Dgrad, Fprop, Shape};
 use psmt_fast::{Error, Result};
 use rayon::prelude::*;
 
-/// Elements that are compared, besides the corners and one in each image: as many as the widest tile has columns, so that every
-/// row and column within a tile occurs.
+/// Elements that are compared, besides the corners and one in each image: as many as the widest tile has
+/// columns, so that every row and column within a tile occurs.
 const SPOTS: usize = 256;
-/// Steps whose multiples, whole numbers taken off, lie evenly between 0 and 1 and independently of each other: the golden ratio
-/// and the square root of two.
+/// Steps whose multiples, whole numbers taken off, lie evenly between 0 and 1 and independently of each
+/// other: the golden ratio and the square root of two.
 const STEPS: [f64; 2] = [0.618_033_988_749_894_9, std::f64::consts::SQRT_2 - 1.0];
 
-/// The flat places to compare in a matrix of `rows` x `columns`, whose rows are `images` images of equal size, in order.
+/// The flat places to compare in a matrix of `rows` x `columns`, whose rows are `images` images of equal
+/// size, in order.
 ///
-/// They are spread evenly over rows and columns. Among them are the four corners, elements of every image, and every remainder
-/// by [`SPOTS`] of a row and of a column, or all rows and columns where there are fewer: so the first and the last tile, and every
-/// place within a tile, occur. Low bits of the row meet all low bits of the column.
+/// They are spread evenly over rows and columns. Among them are the four corners, elements of every image,
+/// and every remainder by [`SPOTS`] of a row and of a column, or all rows and columns where there are fewer:
+/// so the first and the last tile, and every place within a tile, occur. Low bits of the row meet all low
+/// bits of the column.
 fn spots(rows: usize, columns: usize, images: usize) -> Vec<usize> {
     let share = |k: usize, step: f64, len: usize| ((k as f64 * step).fract() * len as f64) as usize;
     // The place nearest to `at` with remainder `phase`.
@@ -44,18 +47,18 @@ fn spots(rows: usize, columns: usize, images: usize) -> Vec<usize> {
     places
 }
 
-/// Rows, columns and images of the matrix that a convolution's call makes: positions and channels, and for the weight output
-/// channels and taps by input channels.
-fn matrix(call: &Call, conv: &Conv2d, x: Shape) -> (usize, usize, usize) {
+/// Rows, columns and images of the matrix that one of [`DIRECTIONS`] makes: positions and channels, and for
+/// the weight output channels and taps by input channels.
+fn matrix(direction: usize, conv: &Conv2d, x: Shape) -> (usize, usize, usize) {
     let y = conv.out_shape(x);
-    match call {
-        Call::Fprop { .. } => (y.positions(), y.c, y.n),
-        Call::Dgrad { .. } => (x.positions(), x.c, x.n),
+    match direction {
+        0 => (y.positions(), y.c, y.n),
+        1 => (x.positions(), x.c, x.n),
         _ => (conv.out_channels, conv.weight_len() / conv.out_channels, 1),
     }
 }
 
-/// Inputs of one direction on the host.
+/// The definition of a convolution.
 struct Host<'a> {
     conv: &'a Conv2d,
     x_shape: Shape,
@@ -162,35 +165,47 @@ impl Sum {
     }
 }
 
-/// Runs a convolution's call on drawn inputs and compares elements from all of its output with the definition: off by at most
-/// `sums` of the sum of the terms' sizes and `rounding` of the value. Returns how many were compared, none for other calls.
+/// Runs one of [`DIRECTIONS`] of a convolution on drawn inputs and compares elements from all of its output
+/// with the definition: off by at most `sums` of the sum of the terms' sizes and `rounding` of the value.
+/// Returns how many were compared.
 ///
 /// # Errors
 /// [`Error::CheckFailed`] with the element and both values, and faults of the device.
-pub fn spot<B: Backend>(b: &B, call: &Call, (sums, rounding): (f64, f64)) -> Result<usize> {
-    let (Call::Fprop { conv, x } | Call::Dgrad { conv, x } | Call::Wgrad { conv, x }) = call else {
-        return Ok(0);
+pub(super) fn spot<B: Backend>(
+    b: &B,
+    conv: &Conv2d,
+    x_shape: Shape,
+    direction: usize,
+    (sums, rounding): (f64, f64),
+) -> Result<usize> {
+    let host = Host { conv, x_shape, y_shape: conv.out_shape(x_shape) };
+    let mut draw = Draw::new(b, 0);
+    let (x, dy) = (draw.tensor(x_shape), draw.tensor(host.y_shape));
+    let weights = draw.coarse(conv.bias.unwrap_or(conv.weight).range().end);
+    let params = b.upload_vector(&weights);
+    let got = match direction {
+        0 => b.download(&ops::conv2d_fprop(b, &Fprop::new(&x, &params, conv))?.y),
+        1 => b.download(&ops::conv2d_dgrad(b, &Dgrad::new(&dy, &params, conv, x_shape))?.dx),
+        _ => {
+            let mut grads = b.zeros(weights.len());
+            ops::conv2d_wgrad(b, &x, &dy, &mut grads, conv)?;
+            b.download_vector(&grads)[conv.weight.range()].to_vec()
+        }
     };
-    let host = Host { conv, x_shape: *x, y_shape: conv.out_shape(*x) };
-    let mut inputs = Inputs::draw(b, call, 0)?;
-    let outputs = inputs.run(b, call)?;
-    let read: Vec<Vec<f32>> = inputs.tensors.iter().map(|t| b.download(t)).collect();
-    let params = b.download_vector(&inputs.vectors[0]);
-    let made = outputs.tensors.first().map(|t| b.download(t));
+    let (x, dy) = (b.download(&x), b.download(&dy));
     b.check()?;
-    let got = made.as_deref().unwrap_or(&params[conv.weight.range()]);
-    let (rows, columns, images) = matrix(call, conv, *x);
+    let (rows, columns, images) = matrix(direction, conv, x_shape);
     let spots = spots(rows, columns, images);
     let fault = |&i: &usize| {
-        let (want, size) = match call {
-            Call::Fprop { .. } => host.forward(i, &read[0], &params),
-            Call::Dgrad { .. } => host.data_gradient(i, &read[0], &params),
-            _ => host.weight_gradient(i, &read[0], &read[1]),
+        let (want, size) = match direction {
+            0 => host.forward(i, &x, &weights),
+            1 => host.data_gradient(i, &dy, &weights),
+            _ => host.weight_gradient(i, &x, &dy),
         };
         let off = (f64::from(got[i]) - want).abs();
         let allowed = sums * size + rounding * want.abs() + 1e-30;
         (off > allowed || off.is_nan()).then(|| {
-            let what = format!("{} {}", call.name(), call.sizes());
+            let what = format!("{} {}", DIRECTIONS[direction], conv_text(conv, x_shape));
             Error::CheckFailed(format!("{what}: element {i} is {}, not {want}", got[i]))
         })
     };
@@ -201,6 +216,7 @@ pub fn spot<B: Backend>(b: &B, call: &Call, (sums, rounding): (f64, f64)) -> Res
 mod tests {
     use super::*;
     use psmt_fast::backend::cpu::Cpu;
+    use psmt_fast::ops::Span;
 
     fn conv(groups: usize, stride: usize, dilation: usize) -> Conv2d {
         let weight = Span { offset: 3, len: 8 * 9 * (4 / groups) };
@@ -221,17 +237,19 @@ mod tests {
     #[test]
     fn the_processor_agrees_with_the_definition() {
         let x = Shape::new(2, 7, 6, 4);
+        let b = Cpu::<f32>::new();
         for conv in [conv(1, 1, 1), conv(2, 2, 1), conv(1, 1, 2)] {
-            for call in [Call::Fprop { conv, x }, Call::Dgrad { conv, x }, Call::Wgrad { conv, x }] {
-                assert!(spot(&Cpu::<f32>::new(), &call, (1e-5, 0.0)).unwrap() > 100, "{}", call.name());
+            for (direction, name) in DIRECTIONS.into_iter().enumerate() {
+                assert!(spot(&b, &conv, x, direction, (1e-5, 0.0)).unwrap() > 100, "{name}");
                 // In single precision some element is not exact.
-                let text = spot(&Cpu::<f32>::new(), &call, (0.0, 0.0)).unwrap_err().to_string();
-                assert!(text.contains(call.name()), "{text}");
+                let text = spot(&b, &conv, x, direction, (0.0, 0.0)).unwrap_err().to_string();
+                assert!(text.contains(name), "{text}");
             }
         }
     }
 
-    /// Places of the widest tile and of the narrowest, and what a class of the data gradient with stride 2 begins at.
+    /// Places of the widest tile and of the narrowest, and what a class of the data gradient with stride 2
+    /// begins at.
     const TILES: [(usize, usize); 5] = [(64, 64), (128, 64), (128, 128), (128, 256), (2, 2)];
 
     #[test]
@@ -261,9 +279,9 @@ mod tests {
             (large([512, 64], 1, 1), Shape::new(20, 9, 9, 512)),
             (large([48, 24], 3, 1), Shape::new(2, 9, 7, 48)),
         ] {
-            for call in [Call::Fprop { conv, x }, Call::Dgrad { conv, x }, Call::Wgrad { conv, x }] {
-                let (rows, columns, images) = matrix(&call, &conv, x);
-                let what = format!("{} {}: {rows} x {columns}", call.name(), call.sizes());
+            for (direction, name) in DIRECTIONS.into_iter().enumerate() {
+                let (rows, columns, images) = matrix(direction, &conv, x);
+                let what = format!("{name} {}: {rows} x {columns}", conv_text(&conv, x));
                 let places = spots(rows, columns, images);
                 assert_eq!(places, spots(rows, columns, images));
                 assert!(places.len() <= SPOTS + images + 4, "{what}: {} places", places.len());
@@ -300,7 +318,7 @@ mod tests {
                         "{what}: columns of part {part}"
                     );
                 }
-                if let (Call::Dgrad { .. }, 2) = (&call, conv.stride) {
+                if (direction, conv.stride) == (1, 2) {
                     for class in 0..4 {
                         let of = |r: usize| r / x.w % 2 * 2 + r % x.w % 2;
                         assert!(share(&|r, _| of(r) == class) >= SPOTS / 16, "{what}: class {class}");

@@ -1,4 +1,5 @@
-//! The networks, batches and settings that stages of a training step are timed with: those of the PyTorch benchmark.
+//! The networks, batches and settings that stages of a training step are timed with: those of the PyTorch
+//! benchmark.
 
 use psmt_fast::config::{self, MethodConfig, RunConfig};
 use psmt_fast::method::{Batch, Networks, StepArgs, Tvat, Unlabeled};

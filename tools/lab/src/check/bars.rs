@@ -1,17 +1,19 @@
-//! How far a right result may be off: the largest relative error that passes, by op, tensor and precision. `docs/precision.md`
-//! has the reasons and what PyTorch is off by on the same files. Knows names only.
+//! How far a right result may be off: the largest relative error that passes, by op, tensor and precision.
+//! `docs/precision.md` has the reasons and what PyTorch is off by on the same files.
 
-/// Largest relative error of a float32 result on a device that computes in float32, where nothing else is said.
+/// Largest relative error of a float32 result on a device that computes in float32, where nothing else is
+/// said.
 pub const DEFAULT_TOLERANCE: f64 = 1e-4;
 
 /// The same on a device that keeps activations in bf16 (8 bits of mantissa).
 pub const BF16_TOLERANCE: f64 = 2e-2;
 
-/// A gradient in float32 behind one unit of a small network that rounding has carried to the other side of its kink.
+/// Error of a gradient in float32 that has passed one unit of a small network that rounding has carried to
+/// the other side of its kink.
 const FLIP: f64 = 2e-3;
 
-/// The bar of a tensor that right implementations of bf16 miss by more than its own size: its error is printed, and it must
-/// be finite, no more.
+/// The bar of a tensor that right implementations of bf16 miss by more than its own size: its error is
+/// printed, and it must be finite, no more.
 pub const UNJUDGED: f64 = f64::INFINITY;
 
 /// By what results are judged.
@@ -32,8 +34,8 @@ enum Part {
     Decoder,
     /// ASPP and the reduction of the low-level features.
     Head,
-    /// The convolution and batch norm of the image-pooling branch, which sees one value an image: with two images its
-    /// gradient is what is left of terms 1e5 times larger.
+    /// The convolution and batch norm of the image-pooling branch, which sees one value per image: with two
+    /// images its gradient is what is left of terms 1e5 times larger.
     Pooling,
     Backbone,
 }
@@ -68,8 +70,8 @@ impl Bars {
         }
     }
 
-    /// Largest relative error of counts that need not be equal; 0 where they must be. Whether a pixel's confidence falls into
-    /// one bin or the next is up to the rounding of whole networks in a training step.
+    /// Largest relative error of counts that need not be equal; 0 where they must be. Whether a pixel's
+    /// confidence falls into one bin or the next is up to the rounding of whole networks in a training step.
     pub fn of_counts(self, op: &str) -> f64 {
         match (self, op) {
             (Bars::F32, "train_step") => 1e-3,
@@ -78,8 +80,8 @@ impl Bars {
         }
     }
 
-    /// The bar of a training step's gradient, or student's parameter, in f32 where a pixel is as near to the confidence
-    /// threshold as rounding: one pixel more or less among hundreds. 0 for what it cannot touch.
+    /// The bar of a training step's gradient, or student's parameter, in f32 where a pixel is as near to the
+    /// confidence threshold as rounding: one pixel more or less among hundreds. 0 for what it cannot touch.
     pub fn of_pixel(self, tensor: &str) -> f64 {
         match (self, tensor.split_once('.')) {
             (Bars::F32, Some(("grad" | "student", _))) => 0.15,

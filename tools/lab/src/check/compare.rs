@@ -1,5 +1,5 @@
-//! Compares what an op gave with what its fixture holds. Knows arrays; asks [`super::margin`] which integers rounding
-//! may turn.
+//! Compares the results of an op with those of its fixture. [`super::margin`] finds the integers that
+//! rounding may change.
 
 use super::bars::{Bars, UNJUDGED};
 use super::fixture::{Array, Fixture, Outputs, Values};
@@ -20,16 +20,17 @@ pub struct Row {
     pub bar: f64,
     /// Whether it is within the bar.
     pub ok: bool,
-    /// Where it is not: the worst index with both values, or what does not fit. Else empty, or what was tolerated.
+    /// Where it is not: the worst index with both values, or what does not fit. Else empty, or what was
+    /// tolerated.
     pub note: String,
 }
 
-/// One row for every tensor `out.*` of the fixture, in the order of their names; then one for the length of each noise and
-/// one for all gradients of a network's encoder together.
+/// One row for every tensor `out.*` of the fixture, in the order of their names; then one for the length of
+/// each noise and one for all gradients of a network's encoder together.
 ///
-/// A float32 tensor is within its bar if its relative error is. Labels and counts must be equal, save at pixels whose
-/// margin in double precision is under 1e-6 and what [`Bars::of_counts`] lets go; 8-bit images may differ by 1. What is
-/// missing, of another shape or type, or not finite is never within the bar.
+/// A float32 tensor is within its bar if its relative error is. Labels and counts must be equal, save at
+/// pixels whose margin in double precision is under 1e-6 and what [`Bars::of_counts`] lets go; 8-bit images
+/// may differ by 1. What is missing, of another shape or type, or not finite is never within the bar.
 ///
 /// # Errors
 /// Those of reading the fixture's inputs again for the margins.
@@ -50,8 +51,8 @@ pub fn compare(fixture: &Fixture, got: &Outputs, bars: Bars) -> Result<Vec<Row>>
         };
         rows.push(row);
     }
-    // Noise has a length that does not depend on its direction, and gradients that are off one by one may not be all
-    // together.
+    // Noise has a length that does not depend on its direction, and gradients that are off one by one may not
+    // be all together.
     let mut joint = |tensor: String, error: Option<f64>, bar: f64| {
         let error = error.unwrap_or(f64::NAN);
         rows.push(Row { tensor, error, bar, ok: error <= bar, note: String::new() });
@@ -118,7 +119,8 @@ fn row(fixture: &Fixture, name: &str, got: &Array, want: &Array, bars: Bars) -> 
     Ok(Row { tensor: name.to_string(), error, bar, ok, note })
 }
 
-/// ‖got - want‖ / ‖want‖ in double precision over all pairs (got, want) as if they were one, ‖got - want‖ where want is 0.
+/// ‖got - want‖ / ‖want‖ in double precision over all pairs (got, want) as if they were one, ‖got - want‖
+/// where want is 0.
 fn relative_error(pairs: &[(&Array, &Array)]) -> f64 {
     let (mut difference, mut norm) = (0.0, 0.0);
     for (got, want) in pairs {

@@ -1,5 +1,5 @@
-//! Fixture files: tensors `in.*` and `out.*` in a safetensors container whose metadata names the op and its settings.
-//! Knows the container and the layouts of files, not what an op does.
+//! Fixture files: tensors `in.*` and `out.*` in a safetensors container whose metadata names the op and its
+//! settings. Must not know what an op does.
 
 use psmt_fast::model::io::write_atomically;
 use psmt_fast::ops::Shape;
@@ -7,7 +7,7 @@ use psmt_fast::{Error, Result};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::de::DeserializeOwned;
 use std::borrow::Cow;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
@@ -56,7 +56,7 @@ impl Values {
     }
 }
 
-/// An array as it lies in a file: row-major, NCHW where it is an activation.
+/// An array as it is in a file: row-major, NCHW where it is an activation.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Array {
     /// Sizes of the axes; empty for a single number.
@@ -77,13 +77,28 @@ impl Array {
     }
 }
 
-/// Swaps the two inner axes of `[outer, a, b]`: NHWC to NCHW with a = h w, b = c, and the way back with a = c, b = h w.
-pub(super) fn swap_inner<T: Copy>(x: &[T], outer: usize, a: usize, b: usize) -> Vec<T> {
+/// Swaps the two inner axes of `[outer, a, b]`: NHWC to NCHW with a = h w, b = c, and the way back with a =
+/// c, b = h w.
+pub(crate) fn swap_inner<T: Copy>(x: &[T], outer: usize, a: usize, b: usize) -> Vec<T> {
     let index = (0..outer).flat_map(|o| (0..b).flat_map(move |j| (0..a).map(move |i| (o * a + i) * b + j)));
     index.map(|i| x[i]).collect()
 }
 
-/// What an op gives, by name without the prefix `out.`.
+/// A container with `metadata` in front of its other entries. The library's own writer would put the keys in
+/// the order of a hash map, another one each time.
+fn with_metadata(container: &[u8], metadata: &serde_json::Value) -> Vec<u8> {
+    let (len, rest) = container.split_at(8);
+    let len = len.iter().rev().fold(0, |len, byte| len << 8 | usize::from(*byte));
+    let (header, data) = rest.split_at(len);
+    let entries = &header.trim_ascii()[1..];
+    let comma = if entries == b"}" { "" } else { "," };
+    let mut header = format!("{{\"__metadata__\":{metadata}{comma}").into_bytes();
+    header.extend(entries);
+    header.resize(header.len().next_multiple_of(8), b' ');
+    [&(header.len() as u64).to_le_bytes(), &header[..], data].concat()
+}
+
+/// Results of an op, by name without the prefix `out.`.
 pub type Outputs = BTreeMap<String, Array>;
 
 /// A fixture file in memory.
@@ -95,9 +110,9 @@ pub struct Fixture {
     pub op: String,
     /// Settings, JSON text of an object.
     pub attrs: String,
-    /// What the op is given, by name without the prefix `in.`.
+    /// Inputs of the op, by name without the prefix `in.`.
     pub inputs: BTreeMap<String, Array>,
-    /// What it must give.
+    /// Expected results.
     pub outputs: Outputs,
 }
 
@@ -105,8 +120,8 @@ impl Fixture {
     /// Reads a file. Tensors whose names begin with neither `in.` nor `out.` are left out.
     ///
     /// # Errors
-    /// [`Error::Io`] where it cannot be read, [`Error::Checkpoint`] where it is truncated or no such container, lacks
-    /// `op` or `attrs`, or has a tensor of a type other than float32, int32, uint8.
+    /// [`Error::Io`] where it cannot be read, [`Error::Checkpoint`] where it is truncated or no such
+    /// container, lacks `op` or `attrs`, or has a tensor of a type other than float32, int32, uint8.
     pub fn read(path: &Path) -> Result<Fixture> {
         let bytes = std::fs::read(path).map_err(Error::io(path))?;
         let bad = |message: String| Error::checkpoint(path, message);
@@ -136,16 +151,16 @@ impl Fixture {
         Ok(Fixture { path: path.to_path_buf(), op, attrs, inputs, outputs })
     }
 
-    /// Writes `outputs` (as `out.*`) with this fixture's op and settings. The file appears whole or not at all.
+    /// Writes `outputs` (as `out.*`) with this fixture's op and settings. The file appears whole or not at
+    /// all.
     ///
     /// # Errors
     /// [`Error::Io`] where it cannot be written.
     pub fn write_outputs(&self, path: &Path, outputs: &Outputs) -> Result<()> {
         let views: Vec<_> = outputs.iter().map(|(name, array)| (format!("out.{name}"), array)).collect();
-        let metadata =
-            HashMap::from([("op".to_string(), self.op.clone()), ("attrs".to_string(), self.attrs.clone())]);
-        let bytes = safetensors::serialize(views, Some(metadata))
+        let bytes = safetensors::serialize(views, None)
             .map_err(|e| Error::checkpoint(path, format!("cannot be encoded: {e}")))?;
+        let bytes = with_metadata(&bytes, &serde_json::json!({ "attrs": self.attrs, "op": self.op }));
         write_atomically(path, |out| out.write_all(&bytes))
     }
 
@@ -158,22 +173,22 @@ impl Fixture {
     }
 
     /// [`Error::Config`] about the settings.
-    pub(super) fn bad_attrs(&self, message: impl std::fmt::Display) -> Error {
+    pub(crate) fn bad_attrs(&self, message: impl std::fmt::Display) -> Error {
         Error::config(format!("attrs of {}", self.path.display()), message.to_string())
     }
 
     /// [`Error::Checkpoint`] about an input.
-    pub(super) fn bad_input(&self, name: &str, message: impl std::fmt::Display) -> Error {
+    pub(crate) fn bad_input(&self, name: &str, message: impl std::fmt::Display) -> Error {
         Error::checkpoint(&self.path, format!("tensor 'in.{name}': {message}"))
     }
 
     /// An input by name.
-    pub(super) fn input(&self, name: &str) -> Result<&Array> {
+    pub(crate) fn input(&self, name: &str) -> Result<&Array> {
         self.inputs.get(name).ok_or_else(|| self.bad_input(name, format!("missing, {} needs it", self.op)))
     }
 
     /// A float32 input of rank `N`.
-    pub(super) fn f32<const N: usize>(&self, name: &str) -> Result<([usize; N], &[f32])> {
+    pub(crate) fn f32<const N: usize>(&self, name: &str) -> Result<([usize; N], &[f32])> {
         let array = self.input(name)?;
         match &array.values {
             Values::F32(v) => Ok((self.rank(name, array)?, v)),
@@ -182,7 +197,7 @@ impl Fixture {
     }
 
     /// An int32 input of rank `N`.
-    pub(super) fn i32<const N: usize>(&self, name: &str) -> Result<([usize; N], &[i32])> {
+    pub(crate) fn i32<const N: usize>(&self, name: &str) -> Result<([usize; N], &[i32])> {
         let array = self.input(name)?;
         match &array.values {
             Values::I32(v) => Ok((self.rank(name, array)?, v)),
@@ -191,7 +206,7 @@ impl Fixture {
     }
 
     /// A uint8 input of rank `N`.
-    pub(super) fn u8<const N: usize>(&self, name: &str) -> Result<([usize; N], &[u8])> {
+    pub(crate) fn u8<const N: usize>(&self, name: &str) -> Result<([usize; N], &[u8])> {
         let array = self.input(name)?;
         match &array.values {
             Values::U8(v) => Ok((self.rank(name, array)?, v)),
@@ -238,5 +253,29 @@ impl safetensors::View for &Array {
     }
     fn data_len(&self) -> usize {
         self.values.len() * if matches!(self.values, Values::U8(_)) { 1 } else { 4 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn results_are_written_with_metadata_in_one_order() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("out.safetensors");
+        let label = Array { shape: vec![2], values: Values::I32(vec![3, 4]) };
+        let both = Outputs::from([("y".into(), Array::f32([1], vec![0.5])), ("label".into(), label)]);
+        for outputs in [both, Outputs::new()] {
+            let (op, attrs) = ("leaky_relu".to_string(), r#"{"slope": 0.1}"#.to_string());
+            let fixture = Fixture { path: path.clone(), op, attrs, inputs: Outputs::new(), outputs };
+            fixture.write_outputs(&path, &fixture.outputs).unwrap();
+            let bytes = std::fs::read(&path).unwrap();
+            assert!(
+                bytes[8..].starts_with(br#"{"__metadata__":{"attrs":"{\"slope\": 0.1}","op":"leaky_relu"}"#)
+            );
+            let read = Fixture::read(&path).unwrap();
+            assert_eq!((read.op, read.attrs, read.outputs), (fixture.op, fixture.attrs, fixture.outputs));
+        }
     }
 }

@@ -1,9 +1,10 @@
-//! How near a fixture's integers lie to a decision that rounding could turn: target probabilities of every pixel in
-//! double precision, by plain loops over the full-resolution logits. Shares only networks and the interpolation with
-//! what it judges.
+//! How near a fixture's integers lie to a decision that rounding could turn: target probabilities of every
+//! pixel in double precision, by plain loops over the full-resolution logits. Shares only networks and the
+//! interpolation with what it judges.
 
 use super::Fixture;
-use super::run_op::{ConfCeAttrs, EnsembleAttrs, TrainStepInputs, mix};
+use super::run_op::{TrainStepInputs, mix};
+use crate::cases::{ConfCeAttrs, EnsembleAttrs};
 use psmt_fast::Result;
 use psmt_fast::backend::cpu::{Cpu, Tensor};
 use psmt_fast::model::{Architecture, Network, Norm};
@@ -19,7 +20,7 @@ struct TopTwo {
 }
 
 impl TopTwo {
-    /// Of the ensemble of two teachers' logits at `size`.
+    /// For the ensemble of two teachers' logits at `size`.
     fn new(core: &Tensor<f64>, assist: &Tensor<f64>, size: Size, ensemble: &Ensemble) -> Result<TopTwo> {
         let b = Cpu::<f64>::new();
         let (core, assist) = (ops::interpolate(&b, core, size)?, ops::interpolate(&b, assist, size)?);
@@ -55,8 +56,8 @@ fn top_two(logits: &[f64]) -> (f64, f64) {
     (probability(0), probability(1))
 }
 
-/// Which pixels of an `ensemble_pseudo_label` fixture may carry another label: their two most probable classes are nearer
-/// than [`MARGIN`].
+/// Which pixels of an `ensemble_pseudo_label` fixture may carry another label: their two most probable
+/// classes are nearer than [`MARGIN`].
 pub(super) fn ambiguous_labels(fixture: &Fixture) -> Result<Vec<bool>> {
     let EnsembleAttrs { size: [h, w], topk, gamma } = fixture.attrs()?;
     let top = TopTwo::new(
@@ -92,8 +93,8 @@ pub(super) fn ambiguous_counts(fixture: &Fixture) -> Result<Vec<u64>> {
     Ok(counts)
 }
 
-/// Whether a pixel of a `train_step` fixture is so near to the confidence threshold that rounding may let it into the
-/// loss or keep it out.
+/// Whether a pixel of a `train_step` fixture is so near to the confidence threshold that rounding may let it
+/// into the loss or keep it out.
 pub(super) fn ambiguous_threshold(fixture: &Fixture) -> Result<bool> {
     let (pairs, threshold) = train_step_targets(fixture)?;
     Ok(pairs.iter().any(|(confidence, _)| (confidence - threshold).abs() < MARGIN))

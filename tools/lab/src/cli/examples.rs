@@ -1,67 +1,67 @@
-//! The examples that `--help` of each subcommand ends with. Knows command lines only; a test parses every one.
+//! The examples that `--help` of each subcommand ends with. A test parses every one.
 
-/// Of `bench`.
+/// Examples of `bench`.
 pub const BENCH: &str = "\
 Examples:
   psmt-lab bench step --device cuda --model r50 --crop 512 --batch 8 --json step.json
   psmt-lab bench kernels --device cuda --filter conf_ce
   psmt-lab bench floor --model r101";
 
-/// Of `bench step`.
+/// Examples of `bench step`.
 pub const BENCH_STEP: &str = "\
 Examples:
   psmt-lab bench step --device cuda --model r50 --crop 512 --batch 8 --json step.json
   psmt-lab bench step --model tiny --tvat finite-difference";
 
-/// Of `bench forward`.
+/// Examples of `bench forward`.
 pub const BENCH_FORWARD: &str = "\
 Examples:
   psmt-lab bench forward --model r101";
 
-/// Of `bench tvat`.
+/// Examples of `bench tvat`.
 pub const BENCH_TVAT: &str = "\
 Examples:
   psmt-lab bench tvat --tvat finite-difference";
 
-/// Of `bench loss`.
+/// Examples of `bench loss`.
 pub const BENCH_LOSS: &str = "\
 Examples:
   psmt-lab bench loss --classes 19 --crop 256";
 
-/// Of `bench layers`.
+/// Examples of `bench layers`.
 pub const BENCH_LAYERS: &str = "\
 Examples:
   psmt-lab bench layers --device cuda --cache cold --json layers.json
   psmt-lab bench layers --filter 3x3";
 
-/// Of `bench kernels`.
+/// Examples of `bench kernels`.
 pub const BENCH_KERNELS: &str = "\
 Examples:
   psmt-lab bench kernels --device cuda --filter conf_ce";
 
-/// Of `bench floor`.
+/// Examples of `bench floor`.
 pub const BENCH_FLOOR: &str = "\
 Examples:
   psmt-lab bench floor --model r101";
 
-/// Of `bench tiles`.
+/// Examples of `bench tiles`.
 pub const BENCH_TILES: &str = "\
 Examples:
   psmt-lab bench tiles";
 
-/// Of `op`.
+/// Examples of `op`.
 pub const OP: &str = "\
 Examples:
   psmt-lab op --check tests/fixtures/conf_ce_0.safetensors
   psmt-lab op --check --device cuda --precision bf16 tests/fixtures/conv2d_0.safetensors";
 
-/// Of `gradcheck`.
+/// Examples of `gradcheck`.
 pub const GRADCHECK: &str = "\
 Examples:
   psmt-lab gradcheck
   psmt-lab gradcheck --device cuda";
 
-/// Of `selftest`.
+/// Examples of `selftest`.
 pub const SELFTEST: &str = "\
 Examples:
   psmt-lab selftest --device cuda
@@ -123,7 +123,7 @@ mod tests {
 
     #[test]
     fn every_subcommand_has_examples_that_parse() {
-        // Those of psmt-fast name that program.
+        // Examples of psmt-fast name that program.
         for own in ["bench", "op", "gradcheck", "selftest"] {
             let command = Cli::command();
             let command = command.find_subcommand(own).expect("a subcommand");

@@ -10,8 +10,8 @@ use psmt_fast::{Error, Result};
 
 /// Compare every backward and tangent pass of a device with central finite differences.
 ///
-/// Functions and differences are computed on the CPU in double precision, derivatives on the device: in double precision
-/// on the CPU, else in f32.
+/// Functions and differences are computed on the CPU in double precision, derivatives on the device: in
+/// double precision on the CPU, else in f32.
 #[derive(ClapArgs, Debug)]
 pub struct Args {
     /// Check this one only
@@ -20,7 +20,8 @@ pub struct Args {
     /// Seed of the drawn inputs
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Whose derivatives to check: cpu, cuda, cuda:INDEX, emulated, emulated-check, or auto (a GPU where there is one)
+    /// Whose derivatives to check: cpu, cuda, cuda:INDEX, emulated, emulated-check, or auto (a GPU where
+    /// there is one)
     #[arg(long, default_value = "cpu")]
     device: Device,
     /// Type that derivatives are computed in: f64 on the CPU, else f32, and no other
@@ -31,8 +32,8 @@ pub struct Args {
 /// Runs the subcommand.
 ///
 /// # Errors
-/// [`Error::CheckFailed`] where a derivative is wrong, [`Error::Usage`] for an unknown op or a precision that finite
-/// differences cannot judge, [`Error::Device`] for a device that this machine lacks, or its fault.
+/// [`Error::CheckFailed`] where a derivative is wrong, [`Error::Usage`] for an unknown op or a precision that
+/// finite differences cannot judge, [`Error::Device`] for a device that this machine lacks, or its fault.
 pub fn run(args: Args) -> Result<()> {
     let device = args.device.resolve();
     let expected = if device == Device::Cpu { Precision::F64 } else { Precision::F32 };

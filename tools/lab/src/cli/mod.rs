@@ -1,5 +1,5 @@
-//! The command line: that of psmt-fast with the emulated devices, and one file for each command of its own. Turns flags into
-//! library calls and results into tables; must not know how anything is computed.
+//! The command line: that of psmt-fast with the emulated devices, and one file for each command of its own.
+//! Turns flags into library calls and results into tables; must not know how anything is computed.
 
 mod bench;
 mod examples;

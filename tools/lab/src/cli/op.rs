@@ -13,8 +13,8 @@ use std::path::{Path, PathBuf};
 
 /// Run one op on the tensors of a safetensors file, or check files against the results they hold.
 ///
-/// A file holds tensors `in.*` (NCHW) and, in its metadata, the op's name and settings. With --check every file also
-/// holds the expected `out.*`; a row for each is printed, and the exit code is 1 when one is off.
+/// A file holds tensors `in.*` (NCHW) and, in its metadata, the op's name and settings. With --check every
+/// file also holds the expected `out.*`; a row for each is printed, and the exit code is 1 when one is off.
 #[derive(ClapArgs, Debug)]
 pub struct Args {
     /// IN OUT: reads IN and writes the results to OUT. With --check: the files to check
@@ -23,20 +23,20 @@ pub struct Args {
     /// Compare with the results in the files instead of writing
     #[arg(long)]
     check: bool,
-    /// Largest relative error that passes, for all tensors [default: by op and tensor, 1e-4 or in bf16 2e-2 for single ops
-    /// and more for whole networks, see docs/precision.md]
+    /// Largest relative error that passes, for all tensors [default: by op and tensor, 1e-4 or in bf16 2e-2
+    /// for single ops and more for whole networks, see docs/precision.md]
     #[arg(long, requires = "check", value_parser = tolerance)]
     tolerance: Option<f64>,
     /// Where to compute: cpu, cuda, cuda:INDEX, emulated, emulated-check, or auto (a GPU where there is one)
     #[arg(long, default_value = "cpu")]
     device: Device,
-    /// Type that the device computes in [default: f64 on the CPU, else f32]: f64 judges the algorithm, f32 is what
-    /// training uses on a CPU.
-    /// In bf16 the files' inputs are rounded to it, and compared with is what the CPU makes of them in f64
+    /// Type that the device computes in [default: f64 on the CPU, else f32]: f64 judges the algorithm, f32 is
+    /// what training uses on a CPU. In bf16 the files' inputs are rounded to it, and compared with is what
+    /// the CPU makes of them in f64
     #[arg(long, value_enum)]
     precision: Option<Precision>,
-    /// Tile of the convolution kernels, in place of the one that is expected to be fastest. Convolutions that it does not fit
-    /// run in another and are counted; without one that ran in it the check fails
+    /// Tile of the convolution kernels, in place of the one that is expected to be fastest. Convolutions that
+    /// it does not fit run in another and are counted; without one that ran in it the check fails
     #[arg(long, requires = "check", value_parser = tile_parser())]
     tile: Option<Tile>,
 }
@@ -52,8 +52,9 @@ fn tolerance(text: &str) -> std::result::Result<f64, String> {
 /// Runs the subcommand.
 ///
 /// # Errors
-/// [`Error::CheckFailed`] where results differ, [`Error::Usage`] for a tile that the device lacks, [`Error::Device`] for a device or
-/// precision that this build lacks, and those of reading, running and writing.
+/// [`Error::CheckFailed`] where results differ, [`Error::Usage`] for a tile that the device lacks,
+/// [`Error::Device`] for a device or precision that this build lacks, and those of reading, running and
+/// writing.
 pub fn run(args: Args) -> Result<()> {
     let device = args.device.resolve();
     let default = if device == Device::Cpu { Precision::F64 } else { Precision::F32 };
@@ -85,8 +86,8 @@ fn run_on<B: Backend>(b: &B, args: &Args, precision: Precision, uses: Uses) -> R
     fixture.write_outputs(output, &run_op(b, &fixture)?)
 }
 
-/// Prints a row a tensor. A file that cannot be run does not keep the others from being checked; its error is printed in
-/// its place and returned in the end.
+/// Prints one row per tensor. A file that cannot be run does not keep the others from being checked; its
+/// error is printed in its place and returned in the end.
 fn check<B: Backend>(b: &B, args: &Args, bf16: bool, uses: Uses) -> Result<()> {
     let table = if bf16 { Bars::Bf16 } else { Bars::F32 };
     let bars = args.tolerance.map_or(table, Bars::Flat);

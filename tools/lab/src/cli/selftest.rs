@@ -10,8 +10,9 @@ use std::path::PathBuf;
 
 /// Compare what the kernels' instructions do on a device with what they are defined to do.
 ///
-/// Kernels are built on some twenty instructions of the GPU: barriers, shuffles, atomics, asynchronous copies, matrix
-/// products. Each is compared with plain loops or known values; the exit code is 1 where one differs.
+/// Kernels are built on some twenty instructions of the GPU: barriers, shuffles, atomics, asynchronous
+/// copies, matrix products. Each is compared with plain loops or known values; the exit code is 1 where one
+/// differs.
 #[derive(ClapArgs, Debug)]
 pub struct Args {
     /// What to test: cuda, cuda:INDEX, emulated or emulated-check
@@ -25,8 +26,9 @@ pub struct Args {
 /// Runs the subcommand.
 ///
 /// # Errors
-/// [`Error::CheckFailed`] where a value differs, [`Error::Usage`] for the CPU, which runs no kernels, [`Error::Device`] for a
-/// device that this machine lacks, or its fault, [`Error::Io`] where FILE cannot be written.
+/// [`Error::CheckFailed`] where a value differs, [`Error::Usage`] for the CPU, which runs no kernels,
+/// [`Error::Device`] for a device that this machine lacks, or its fault, [`Error::Io`] where FILE cannot be
+/// written.
 pub fn run(args: Args) -> Result<()> {
     let Some(driver) = args.device.driver()? else {
         return Err(Error::Usage(

@@ -1,5 +1,5 @@
-//! `bench` through the built program: each subcommand checks what it times and writes the figures that it promises. Nothing
-//! is asserted of time but that it passes.
+//! `bench` through the built program: each subcommand checks what it times and writes the figures that it
+//! promises. Nothing is asserted of time but that it passes.
 
 use crate::cli_common::{Project, expect, read, text};
 use serde_json::Value;

@@ -1,5 +1,5 @@
-//! The emulator keeps the promises of kernels/common/device.cuh: each kernel of kernels/selftest.cu against plain loops, in
-//! both builds, whatever the order of threads and copies.
+//! The emulator keeps the promises of kernels/common/device.cuh: each kernel of kernels/selftest.cu against
+//! plain loops, in both builds, whatever the order of threads and copies.
 
 use crate::common::{all_options, alloc, launch, open};
 use psmt_emulator::EmulatorOptions;

@@ -1,5 +1,5 @@
-//! Training on the CUDA device, run by the emulator: ten steps follow the CPU's, repeat bit by bit, and resume; a kernel that
-//! faults in between does no harm.
+//! Training on the CUDA device, run by the emulator: ten steps follow the CPU's, repeat bit by bit, and
+//! resume; a kernel that faults in between does no harm.
 
 use crate::cli_common::{Project, expect};
 use crate::driver_common::{Hooks, hooked};
@@ -10,8 +10,8 @@ use psmt_fast::{Error, Result, config};
 use serde_json::Value;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// One pass of warm-up, one epoch of PS-MT at its full weight, five steps each, T-VAT exact; a record a step. The rate is low:
-/// rounding grows a hundredfold a step where training is as fast as it can be.
+/// One pass of warm-up, one epoch of PS-MT at its full weight, five steps each, T-VAT exact; a record a step.
+/// The rate is low: rounding grows a hundredfold a step where training is as fast as it can be.
 const SHORT: &[&str] = [
     ["--epochs", "1"],
     ["--warm-up-passes", "1"],
@@ -29,7 +29,8 @@ const SHORT: &[&str] = [
 ]
 .as_flattened();
 
-/// Trains and gives (supervised, unsupervised) losses a step; `None`, with a word, where this build has no emulator.
+/// Trains and gives (supervised, unsupervised) losses a step; `None`, with a word, where this build has no
+/// emulator.
 fn losses(p: &Project, out: &str, device: &[&str]) -> Option<Vec<[f64; 2]>> {
     let run = p.run(&[&["train", "--out", out], SHORT, device].concat());
     if run.status.code() == Some(10) {

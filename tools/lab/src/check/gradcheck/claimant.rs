@@ -9,8 +9,8 @@ use psmt_fast::ops::{Backend, Device};
 pub struct Bar {
     /// Largest relative error that passes.
     pub tolerance: f64,
-    /// How far, relative to its size, measurements of a derivative may differ: steps by a tenth of it, confusable points
-    /// by half. More is a kink.
+    /// How far, relative to its size, measurements of a derivative may differ: steps by a tenth of it,
+    /// confusable points by half. More is a kink.
     pub smooth: f64,
     /// Steps of the central differences, tried one after another until one meets no kink.
     pub steps: &'static [f64],
@@ -19,7 +19,7 @@ pub struct Bar {
 }
 
 impl Bar {
-    /// Of claims in double precision: what central differences are good for. A kink nearby is stepped around.
+    /// For claims in double precision, as exact as central differences are. A kink nearby is stepped around.
     pub const EXACT: Bar = Bar { tolerance: 1e-6, smooth: 1e-6, steps: &[1e-5, 1e-6, 1e-7], rounding: 0.0 };
 }
 
@@ -52,10 +52,11 @@ impl Claimant for Cuda {
     fn vector_values(&self, v: &Self::Vector) -> Vec<f64> {
         self.download_vector(v).into_iter().map(f64::from).collect()
     }
-    /// Largest errors of the emulator in f32 over 24 seeds, each relative to a tenth of a typical derivative where that is
-    /// larger: 7e-5 in single ops and decoders (most are below 1e-5, the mean squared error's differences of nearly
-    /// equal probabilities are the worst), 9e-5 in the encoder. In whole steps, below 1e-3 but where rounding carries a
-    /// unit of the small networks over its kink: 1.6e-2. Their parts are checked more closely by themselves.
+    /// Largest errors of the emulator in f32 over 24 seeds, each relative to a tenth of a typical derivative
+    /// where that is larger: 7e-5 in single ops and decoders (most are below 1e-5, the mean squared error's
+    /// differences of nearly equal probabilities are the worst), 9e-5 in the encoder. In whole steps, below
+    /// 1e-3 but where rounding carries a unit of the small networks over its kink: 1.6e-2. Their parts are
+    /// checked more closely by themselves.
     fn bar(op: &str) -> Bar {
         let (tolerance, smooth) = match op {
             "encoder" => (1e-3, 1e-3),

@@ -1,4 +1,4 @@
-//! The comparison of a claimed derivative with a measured one. Knows functions of flat points; must not know ops.
+//! The comparison of a claimed derivative with a measured one. Must not know ops.
 
 use super::{Bar, Claim, Problem};
 use psmt_fast::rng::Stream;
@@ -7,7 +7,8 @@ use psmt_fast::{Error, Result};
 /// Random directions a problem is checked in.
 const DIRECTIONS: usize = 5;
 
-/// Points with up to this many coordinates are checked in every coordinate, larger ones in so many drawn ones.
+/// Points with up to this many coordinates are checked in every coordinate, larger ones in so many drawn
+/// ones.
 const COORDINATES: usize = 24;
 
 /// How often another direction is drawn where the function has a kink along the first ones.
@@ -22,9 +23,9 @@ pub(super) struct Checked {
     pub max_error: f64,
 }
 
-/// Compares the claim with central differences along random directions and coordinates. The error is relative to the
-/// derivative, or to a tenth of what a random direction typically has where the derivative is smaller than that. `None`
-/// where too many directions meet a kink to say anything.
+/// Compares the claim with central differences along random directions and coordinates. The error is relative
+/// to the derivative, or to a tenth of what a random direction typically has where the derivative is smaller
+/// than that. `None` where too many directions meet a kink to say anything.
 pub(super) fn check(problem: &Problem, bar: Bar, rng: &mut Stream) -> Result<Option<Checked>> {
     let n = problem.point.len();
     if let Claim::Gradient(g) = &problem.claim
@@ -46,7 +47,8 @@ pub(super) fn check(problem: &Problem, bar: Bar, rng: &mut Stream) -> Result<Opt
     }
     let coordinates = n.min(COORDINATES);
     for k in 0..coordinates {
-        // Another coordinate where the first one meets a kink; with few coordinates the redraws may all meet it.
+        // Another coordinate where the first one meets a kink; with few coordinates the redraws may all meet
+        // it.
         let mut next = (n <= COORDINATES).then_some(k);
         let pair = measure.compare(|| {
             let i = next.take().unwrap_or_else(|| rng.below(n));
@@ -65,7 +67,8 @@ pub(super) fn check(problem: &Problem, bar: Bar, rng: &mut Stream) -> Result<Opt
     Ok(Some(Checked { directions, max_error }))
 }
 
-/// Largest |claimed - measured| over the pairs, each relative to the larger of both and `floor`. NaN counts as infinite.
+/// Largest |claimed - measured| over the pairs, each relative to the larger of both and `floor`. NaN counts
+/// as infinite.
 fn relative_error(pairs: &[(f64, f64)], floor: f64) -> f64 {
     let errors = pairs.iter().map(|&(claimed, measured)| {
         let difference = (claimed - measured).abs();
@@ -86,7 +89,8 @@ struct Measure<'a> {
 }
 
 impl Measure<'_> {
-    /// The claimed and the measured derivative along one drawn direction; `None` if every drawn one meets a kink.
+    /// The claimed and the measured derivative along one drawn direction; `None` if every drawn one meets a
+    /// kink.
     fn compare(&self, mut draw: impl FnMut() -> Vec<f64>) -> Result<Option<(f64, f64)>> {
         for _ in 0..REDRAWS {
             let direction = draw();
@@ -97,10 +101,11 @@ impl Measure<'_> {
         Ok(None)
     }
 
-    /// The central difference along `direction`, `None` if at every step there seems to be a kink or jump. It decides by
-    /// the function alone and never by the claim: for a smooth function the central differences at h and h / 2 agree and
-    /// the difference of the one-sided ones shrinks with h; a kink breaks one or the other. A kink so near that a device's
-    /// rounding may cross it shows by other derivatives at the confusable points.
+    /// The central difference along `direction`, `None` if at every step there seems to be a kink or jump. It
+    /// decides by the function alone and never by the claim: for a smooth function the central differences at
+    /// h and h / 2 agree and the difference of the one-sided ones shrinks with h; a kink breaks one or the
+    /// other. A kink so near that a device's rounding may cross it shows by other derivatives at the
+    /// confusable points.
     fn derivative(&self, direction: &[f64]) -> Result<Option<f64>> {
         let (Measure { problem, bar, at_point, .. }, point) = (self, &self.problem.point);
         let at = |t: f64| along(problem, point, direction, t);
@@ -140,7 +145,7 @@ fn along(problem: &Problem, point: &[f64], direction: &[f64], t: f64) -> Result<
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Claimant, Draw, layers, losses, networks};
+    use super::super::{Claimant, DrawProblems, checks};
     use super::*;
     use psmt_emulator::{self as emulator, EmulatorOptions};
     use psmt_fast::backend::cuda::{Cuda, Dtype};
@@ -203,7 +208,7 @@ mod tests {
         assert!(error(&on).is_infinite());
     }
 
-    fn errors<B: Claimant>(b: &B, draw: Draw<B>, bar: Bar, spoil: impl Fn(&mut Problem)) -> Vec<f64> {
+    fn errors<B: Claimant>(b: &B, draw: DrawProblems<B>, bar: Bar, spoil: impl Fn(&mut Problem)) -> Vec<f64> {
         let mut rng = Key::new(3, Domain::Bench, 0).stream();
         let mut problems = draw(b, &mut rng).unwrap();
         problems.iter_mut().for_each(spoil);
@@ -218,13 +223,8 @@ mod tests {
             return;
         };
         let b = Cuda::new(driver, Dtype::F32);
-        for (op, draw) in [
-            ("conv2d", layers::conv2d as Draw<Cuda>),
-            ("batch_norm_train", layers::batch_norm_train),
-            ("conf_ce", losses::conf_ce),
-            ("encoder", networks::encoder),
-            ("train_step", networks::train_step),
-        ] {
+        for op in ["conv2d", "batch_norm_train", "conf_ce", "encoder", "train_step"] {
+            let draw = checks::<Cuda>().into_iter().find(|check| check.op == op).expect("a check").draw;
             let bar = Cuda::bar(op);
             let right = errors(&b, draw, bar, |_| {});
             assert!(!right.is_empty() && right.iter().all(|e| *e <= bar.tolerance), "{op}: {right:?}");

@@ -1,14 +1,18 @@
-//! Finite differences: every backward and every tangent pass of a device against central differences of its forward pass,
-//! which the CPU computes in double precision. This file has the table of checks; the checks themselves are one file a
-//! family of ops, `measure.rs` compares, and `claimant.rs` says what a device must offer and how close is close enough.
+//! Finite differences: every backward and every tangent pass of a device against central differences of its
+//! forward pass, which the CPU computes in double precision. Checks of ops are in the files of
+//! `crate::cases`, those of whole passes in `networks.rs`; `measure.rs` compares, and `claimant.rs` says what
+//! a device must offer and how close is close enough.
 
 mod claimant;
-mod layers;
-mod losses;
+mod layer;
+mod loss;
 mod measure;
 mod networks;
 
+use crate::cases;
 pub use claimant::{Bar, Claimant};
+pub(crate) use layer::{resampling, unary};
+pub(crate) use loss::{GRAD_SCALE, LOGITS, Loss, Teachers, loss};
 use measure::{Checked, check};
 use psmt_fast::backend::cpu::{Cpu, Tensor};
 use psmt_fast::ops::{Backend, Shape};
@@ -19,35 +23,24 @@ use psmt_fast::{Error, Result};
 const REDRAWN_POINTS: usize = 4;
 
 /// What computes functions; each problem's claim comes from the device that is checked.
-type Exact = Cpu<f64>;
-type Draw<B> = fn(&B, &mut Stream) -> Result<Vec<Problem>>;
+pub(crate) type Exact = Cpu<f64>;
+type DrawProblems<B> = fn(&B, &mut Stream) -> Result<Vec<Problem>>;
 
-/// Every check: the op's name and what draws its problems. A check's place seeds its draws, so new ones go to the end.
-fn checks<B: Claimant>() -> [(&'static str, Draw<B>); 22] {
-    [
-        ("conv2d", layers::conv2d),
-        ("batch_norm_train", layers::batch_norm_train),
-        ("batch_norm_eval", layers::batch_norm_eval),
-        ("batch_norm_tangent", layers::batch_norm_tangent),
-        ("leaky_relu", layers::leaky_relu),
-        ("max_pool2d", layers::max_pool2d),
-        ("adaptive_avg_pool2d", layers::adaptive_avg_pool2d),
-        ("interpolate", layers::interpolate),
-        ("add", layers::add),
-        ("concat", layers::concat),
-        ("cross_entropy", losses::cross_entropy),
-        ("ohem_cross_entropy", losses::ohem_cross_entropy),
-        ("conf_ce", losses::conf_ce),
-        ("mse_consistency", losses::mse_consistency),
-        ("kl_gradient", losses::kl_gradient),
-        ("tvat_cotangent", losses::tvat_cotangent),
-        ("encoder", networks::encoder),
-        ("decoder", networks::decoder),
-        ("decoder_pullback", networks::decoder_pullback),
-        ("decoder_tangent", networks::decoder_tangent),
-        ("train_step", networks::train_step),
-        ("decoders", networks::decoders),
-    ]
+/// One backward or tangent pass to check.
+pub(crate) struct Check<B: Claimant> {
+    /// Seeds the draws, so it is no other check's and stays. Rows are printed in the order of numbers.
+    pub number: u64,
+    /// Name of the op or pass.
+    pub op: &'static str,
+    /// Draws points, and computes what the device claims there.
+    pub draw: DrawProblems<B>,
+}
+
+/// Every check, in the order of numbers.
+fn checks<B: Claimant>() -> Vec<Check<B>> {
+    let mut checks: Vec<Check<B>> = cases::checks().into_iter().chain(networks::checks()).collect();
+    checks.sort_by_key(|check| check.number);
+    checks
 }
 
 /// Result of one problem.
@@ -69,14 +62,15 @@ pub struct Row {
 
 /// Names of all checks.
 pub fn names() -> impl Iterator<Item = &'static str> {
-    checks::<Exact>().into_iter().map(|(name, _)| name)
+    checks::<Exact>().into_iter().map(|check| check.op)
 }
 
-/// Runs all checks of `b`'s derivatives, or the one of name `only`, with inputs drawn from `seed`; `each` sees every row as
-/// soon as it is there.
+/// Runs all checks of `b`'s derivatives, or the one of name `only`, with inputs drawn from `seed`; `each`
+/// sees every row as soon as it is there.
 ///
 /// # Errors
-/// [`Error::Usage`] where there is no check of that name, the device's fault. A wrong gradient is a row, not an error.
+/// [`Error::Usage`] where there is no check of that name, the device's fault. A wrong gradient is a row, not
+/// an error.
 pub fn run<B: Claimant>(
     b: &B,
     only: Option<&str>,
@@ -88,12 +82,12 @@ pub fn run<B: Claimant>(
         return Err(Error::Usage(format!("no gradient check '{name}', expected one of {}", all.join(", "))));
     }
     let mut rows = Vec::new();
-    for (number, (op, draw)) in checks::<B>().into_iter().enumerate() {
+    for Check { number, op, draw } in checks::<B>() {
         if only.is_some_and(|name| name != op) {
             continue;
         }
         let bar = B::bar(op);
-        let mut rng = Key::new(seed, Domain::Bench, number as u64).stream();
+        let mut rng = Key::new(seed, Domain::Bench, number).stream();
         for (index, mut problem) in draw(b, &mut rng)?.into_iter().enumerate() {
             let mut checked = check(&problem, bar, &mut rng)?;
             for _ in 0..REDRAWN_POINTS {
@@ -118,18 +112,18 @@ pub fn run<B: Claimant>(
 }
 
 /// A function of a flat point.
-type Function = Box<dyn Fn(&[f64]) -> Result<f64>>;
+pub(crate) type Function = Box<dyn Fn(&[f64]) -> Result<f64>>;
 
 /// A function of a flat point and what a hand-written derivative claims about it.
-struct Problem {
-    case: String,
-    point: Vec<f64>,
-    value: Function,
-    claim: Claim,
+pub(crate) struct Problem {
+    pub case: String,
+    pub point: Vec<f64>,
+    pub value: Function,
+    pub claim: Claim,
 }
 
 /// What is claimed.
-enum Claim {
+pub(crate) enum Claim {
     /// The gradient at the point.
     Gradient(Vec<f64>),
     /// The derivative along a direction.
@@ -145,32 +139,45 @@ impl Claim {
     }
 }
 
-fn dot(a: &[f64], b: &[f64]) -> f64 {
+pub(crate) fn dot(a: &[f64], b: &[f64]) -> f64 {
     a.iter().zip(b).map(|(a, b)| a * b).sum()
 }
 
-/// `len` standard normal numbers, which float32 holds exactly as all that is drawn here: uploading loses nothing.
-fn normals(rng: &mut Stream, len: usize) -> Vec<f64> {
+/// `len` standard normal numbers, which float32 holds exactly as all that is drawn here: uploading loses
+/// nothing.
+pub(crate) fn normals(rng: &mut Stream, len: usize) -> Vec<f64> {
     (0..len).map(|_| f64::from(rng.normal())).collect()
 }
 
-fn tensor(shape: Shape, values: &[f64]) -> Tensor<f64> {
+pub(crate) fn tensor(shape: Shape, values: &[f64]) -> Tensor<f64> {
     Tensor::new(shape, values.to_vec())
 }
 
 /// Values that float32 holds, as such.
-fn narrow(values: &[f64]) -> Vec<f32> {
+pub(crate) fn narrow(values: &[f64]) -> Vec<f32> {
     values.iter().map(|&v| v as f32).collect()
 }
 
 /// The same on the device that makes the claim.
-fn upload<B: Backend>(b: &B, shape: Shape, values: &[f64]) -> B::Tensor {
+pub(crate) fn upload<B: Backend>(b: &B, shape: Shape, values: &[f64]) -> B::Tensor {
     b.upload(shape, &narrow(values))
 }
 
 /// Takes the first `shape.len()` values off `rest` as a tensor.
-fn take(rest: &mut &[f64], shape: Shape) -> Tensor<f64> {
+pub(crate) fn take(rest: &mut &[f64], shape: Shape) -> Tensor<f64> {
     let (head, tail) = rest.split_at(shape.len());
     *rest = tail;
     tensor(shape, head)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_check_has_a_number_and_a_name_of_its_own() {
+        let checks = checks::<Exact>();
+        assert!(checks.is_sorted_by(|a, b| a.number < b.number));
+        assert!(names().all(|name| names().filter(|n| *n == name).count() == 1));
+    }
 }

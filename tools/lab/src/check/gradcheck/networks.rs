@@ -1,7 +1,7 @@
-//! Gradient checks of whole passes: encoder, decoder, the decoder's tangent and pullback with frozen batch norm, and the
-//! student's gradient of one training step with the T-VAT noise held fixed.
+//! Gradient checks of whole passes: encoder, decoder, the decoder's tangent and pullback with frozen batch
+//! norm, and the student's gradient of one training step with the T-VAT noise held fixed.
 
-use super::{Claim, Claimant, Exact, Function, Problem, dot, normals, take, tensor, upload};
+use super::{Check, Claim, Claimant, Exact, Function, Problem, dot, normals, take, tensor, upload};
 use psmt_fast::backend::cpu::Tensor;
 use psmt_fast::method::{
     Algorithm, Batch, Networks, StepArgs, SupervisedLoss, Tvat, TvatArgs, Unlabeled, cut_mix,
@@ -11,6 +11,17 @@ use psmt_fast::model::{Architecture, DecoderMasks, Initialization, ModelConfig, 
 use psmt_fast::ops::{self, Backend, ConfCe, Device, Ensemble, IGNORE, Ohem, Shape};
 use psmt_fast::rng::{Domain, Key, Stream};
 use psmt_fast::{Error, Result};
+
+pub(super) fn checks<B: Claimant>() -> [Check<B>; 6] {
+    [
+        Check { number: 16, op: "encoder", draw: encoder },
+        Check { number: 17, op: "decoder", draw: decoder },
+        Check { number: 18, op: "decoder_pullback", draw: decoder_pullback },
+        Check { number: 19, op: "decoder_tangent", draw: decoder_tangent },
+        Check { number: 20, op: "train_step", draw: train_step },
+        Check { number: 21, op: "decoders", draw: decoders },
+    ]
+}
 
 /// The smallest network that has every kind of layer.
 fn small() -> Result<Architecture> {
@@ -59,7 +70,7 @@ fn kept<T>(saved: Option<T>) -> Result<T> {
 const IMAGES: Shape = Shape::new(3, 17, 21, 3);
 
 /// The encoder's backward, with respect to its parameters, of either stem.
-pub(super) fn encoder<B: Claimant>(b: &B, rng: &mut Stream) -> Result<Vec<Problem>> {
+fn encoder<B: Claimant>(b: &B, rng: &mut Stream) -> Result<Vec<Problem>> {
     Ok(vec![encoder_with(b, Stem::Deep, rng)?, encoder_with(b, Stem::Single, rng)?])
 }
 
@@ -88,7 +99,7 @@ fn encoder_with<B: Claimant>(b: &B, stem: Stem, rng: &mut Stream) -> Result<Prob
 }
 
 /// The decoder's backward in training mode, with respect to features and parameters.
-pub(super) fn decoder<B: Claimant>(b: &B, rng: &mut Stream) -> Result<Vec<Problem>> {
+fn decoder<B: Claimant>(b: &B, rng: &mut Stream) -> Result<Vec<Problem>> {
     let arch = small()?;
     let values = Values::draw(&arch, rng);
     let (features, logits) = (arch.feature_shape(IMAGES), arch.logits_shape(IMAGES));
@@ -154,7 +165,7 @@ impl Frozen {
 }
 
 /// Jᵀ dlogits.
-pub(super) fn decoder_pullback<B: Claimant>(b: &B, rng: &mut Stream) -> Result<Vec<Problem>> {
+fn decoder_pullback<B: Claimant>(b: &B, rng: &mut Stream) -> Result<Vec<Problem>> {
     let f = Frozen::new(rng)?;
     let (net, masks) = f.pass(b)?;
     let dx = masks.pullback(b, &net, &upload(b, f.logits, &f.dy))?;
@@ -167,7 +178,7 @@ pub(super) fn decoder_pullback<B: Claimant>(b: &B, rng: &mut Stream) -> Result<V
 }
 
 /// J t.
-pub(super) fn decoder_tangent<B: Claimant>(b: &B, rng: &mut Stream) -> Result<Vec<Problem>> {
+fn decoder_tangent<B: Claimant>(b: &B, rng: &mut Stream) -> Result<Vec<Problem>> {
     let f = Frozen::new(rng)?;
     let (net, masks) = f.pass(b)?;
     let b = b.clone();
@@ -183,7 +194,7 @@ pub(super) fn decoder_tangent<B: Claimant>(b: &B, rng: &mut Stream) -> Result<Ve
 }
 
 /// Jᵀ dlogits and J t of two networks' decoders side by side; the function sums over both, one by one.
-pub(super) fn decoders<B: Claimant>(b: &B, rng: &mut Stream) -> Result<Vec<Problem>> {
+fn decoders<B: Claimant>(b: &B, rng: &mut Stream) -> Result<Vec<Problem>> {
     let arch = small()?;
     let drawn = [Values::draw(&arch, rng), Values::draw(&arch, rng)];
     let (features, logits) = (arch.feature_shape(IMAGES), arch.logits_shape(IMAGES));
@@ -224,9 +235,9 @@ pub(super) fn decoders<B: Claimant>(b: &B, rng: &mut Stream) -> Result<Vec<Probl
     Ok(vec![pullback, tangent])
 }
 
-/// The student's gradient of a whole step. The function is the two losses written out over forward passes alone, with
-/// the noise that the step found and the teachers' targets as constants.
-pub(super) fn train_step<B: Claimant>(b: &B, rng: &mut Stream) -> Result<Vec<Problem>> {
+/// The student's gradient of a whole step. The function is the two losses written out over forward passes
+/// alone, with the noise that the step found and the teachers' targets as constants.
+fn train_step<B: Claimant>(b: &B, rng: &mut Stream) -> Result<Vec<Problem>> {
     let plain = ConfCe { threshold: 0.3, negative_threshold: 0.0, square_weight: 0.0, weighted: true };
     let negative = ConfCe { negative_threshold: 0.2, square_weight: 0.5, ..plain };
     let ohem = SupervisedLoss::Ohem(Ohem { threshold: 0.3, min_kept: 50 });

@@ -1,90 +1,67 @@
-//! Runs the op that a fixture names on a device: reads its tensors and settings, calls the validated op functions and
-//! gives the results back in the layout of files. One file a family of ops; this one has what they share.
+//! Runs the op that a fixture names on a device: reads its tensors and settings, calls the validated op
+//! functions and returns the results in the layout of files. Single ops are in the files of `crate::cases`,
+//! whole networks and what the host computes here, with what all of them share.
 
-mod images;
-mod layers;
-mod losses;
+mod host;
 mod networks;
 
 use super::fixture::{Array, Fixture, Outputs, Values, swap_inner};
-pub(super) use losses::{ConfCeAttrs, EnsembleAttrs};
+use crate::cases;
 pub(super) use networks::TrainStepInputs;
+use psmt_fast::backend::cpu::Cpu;
 use psmt_fast::ops::{Backend, IGNORE, Mix, Shape, Size};
 use psmt_fast::{Error, Result};
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-/// No image, logits or label map of a fixture has more positions than this; a larger size in a file is an error and not
-/// an allocation that cannot succeed.
+/// No image, logits or label map of a fixture has more positions than this; a larger size in a file is an
+/// error and not an allocation that cannot succeed.
 const MAX_POSITIONS: usize = 1 << 26;
 
-/// Every op that a fixture can name.
-pub const OPS: [&str; 23] = [
-    "conv2d",
-    "batch_norm",
-    "max_pool2d",
-    "interpolate",
-    "adaptive_avg_pool2d",
-    "leaky_relu",
-    "cross_entropy",
-    "ohem_cross_entropy",
-    "ensemble_pseudo_label",
-    "conf_ce",
-    "cut_mix",
-    "confusion_matrix",
-    "network",
-    "tvat",
-    "train_step",
-    "schedule",
-    "adjust_brightness",
-    "adjust_contrast",
-    "adjust_saturation",
-    "adjust_hue",
-    "grayscale",
-    "gaussian_blur",
-    "resize_bicubic",
-];
+/// The name of an op in fixtures, and what runs it.
+pub(crate) type FixtureOp<B> = (&'static str, fn(&mut Run<'_, B>) -> Result<()>);
 
-/// Runs the fixture's op on `b` and returns what it gives, by the names of the fixture's `out.*`.
+fn all<B: Backend>() -> impl Iterator<Item = FixtureOp<B>> {
+    cases::fixtures().into_iter().chain(networks::fixtures()).chain(host::fixtures())
+}
+
+/// Every op that a fixture can name.
+pub fn ops() -> impl Iterator<Item = &'static str> {
+    all::<Cpu<f64>>().map(|(name, _)| name)
+}
+
+/// Runs the fixture's op on `b` and returns its results, by the names of the fixture's `out.*`.
 ///
 /// # Errors
-/// [`Error::Checkpoint`] for an unknown op or a missing, mistyped or misshapen input, [`Error::Config`] for settings that
-/// the op does not know or lacks, [`Error::Shape`] where sizes do not fit each other, the device's fault.
+/// [`Error::Checkpoint`] for an unknown op or a missing, mistyped or misshapen input, [`Error::Config`] for
+/// settings that the op does not have or that are missing, [`Error::Shape`] where sizes do not fit each
+/// other, the device's fault.
 pub fn run_op<B: Backend>(b: &B, fixture: &Fixture) -> Result<Outputs> {
+    let Some((_, op)) = all::<B>().find(|(name, _)| *name == fixture.op) else {
+        let known = ops().collect::<Vec<_>>().join(", ");
+        let message = format!("unknown op '{}', expected one of {known}", fixture.op);
+        return Err(Error::checkpoint(&fixture.path, message));
+    };
     let mut run = Run { b, fixture, out: Outputs::new() };
-    match fixture.op.as_str() {
-        "conv2d" => layers::conv2d(&mut run),
-        "batch_norm" => layers::batch_norm(&mut run),
-        "max_pool2d" => layers::max_pool2d(&mut run),
-        "interpolate" => layers::interpolate(&mut run),
-        "adaptive_avg_pool2d" => layers::adaptive_avg_pool2d(&mut run),
-        "leaky_relu" => layers::leaky_relu(&mut run),
-        "cross_entropy" => losses::cross_entropy(&mut run),
-        "ohem_cross_entropy" => losses::ohem_cross_entropy(&mut run),
-        "ensemble_pseudo_label" => losses::ensemble_pseudo_label(&mut run),
-        "conf_ce" => losses::conf_ce(&mut run),
-        "cut_mix" => losses::cut_mix(&mut run),
-        "confusion_matrix" => losses::confusion_matrix(&mut run),
-        "network" => networks::network(&mut run),
-        "tvat" => networks::tvat(&mut run),
-        "train_step" => networks::train_step(&mut run),
-        "schedule" => networks::schedule(&mut run),
-        "adjust_brightness" | "adjust_contrast" | "adjust_saturation" | "adjust_hue" => {
-            images::adjust(&mut run)
-        }
-        "grayscale" => images::grayscale(&mut run),
-        "gaussian_blur" => images::gaussian_blur(&mut run),
-        "resize_bicubic" => images::resize_bicubic(&mut run),
-        other => {
-            let message = format!("unknown op '{other}', expected one of {}", OPS.join(", "));
-            Err(Error::checkpoint(&fixture.path, message))
-        }
-    }?;
+    op(&mut run)?;
     b.check()?;
     Ok(run.out)
 }
 
-/// One op on its way: where it runs, what it reads, what it has given so far.
-pub(super) struct Run<'a, B: Backend> {
+/// Settings of an op that has none.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct NoAttrs {}
+
+/// Settings of an op that has a size.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct SizeAttrs {
+    pub size: [usize; 2],
+}
+
+/// One run of a fixture: its device, the file, and the results so far.
+pub(crate) struct Run<'a, B: Backend> {
     pub b: &'a B,
     pub fixture: &'a Fixture,
     pub out: Outputs,
@@ -154,12 +131,33 @@ impl<B: Backend> Run<'_, B> {
         Ok(self.b.upload_labels(Shape::new(n, h, w, 1), &bytes))
     }
 
+    /// Output and gradient of a layer that resamples `x` to the size of the settings.
+    pub fn resample(
+        &mut self,
+        forward: fn(&B, &B::Tensor, Size) -> Result<B::Tensor>,
+        backward: fn(&B, &B::Tensor, Size) -> Result<B::Tensor>,
+    ) -> Result<()> {
+        let x = self.tensor("x")?;
+        let shape = B::shape(&x);
+        let (h, w) = self.size(shape.n, self.attrs::<SizeAttrs>()?.size)?;
+        let dy = self.tensor_of("dy", Shape { h, w, ..shape })?;
+        let (y, dx) = (forward(self.b, &x, (h, w))?, backward(self.b, &dy, (shape.h, shape.w))?);
+        self.put_layer(&y, &dx);
+        Ok(())
+    }
+
     pub fn put(&mut self, name: &str, array: Array) {
         self.out.insert(name.to_string(), array);
     }
 
     pub fn put_tensor(&mut self, name: &str, x: &B::Tensor) {
         self.put(name, Array::activation(B::shape(x), &self.b.download(x)));
+    }
+
+    /// Output and gradient of the input.
+    pub fn put_layer(&mut self, y: &B::Tensor, dx: &B::Tensor) {
+        self.put_tensor("y", y);
+        self.put_tensor("dx", dx);
     }
 
     pub fn put_scalar(&mut self, name: &str, value: f64) {
@@ -178,7 +176,7 @@ impl<B: Backend> Run<'_, B> {
 }
 
 /// The fixture's `boxes` `[b, n, 4]` and `perm` `[b, n]` for `n` images of `size`.
-pub(super) fn mix(fixture: &Fixture, n: usize, size: Size) -> Result<Mix> {
+pub(crate) fn mix(fixture: &Fixture, n: usize, size: Size) -> Result<Mix> {
     let ([rounds, images, corners], boxes) = fixture.i32("boxes")?;
     if corners != 4 || images != n {
         let message = format!("expected shape [rounds, {n}, 4], found {:?}", [rounds, images, corners]);

@@ -1,8 +1,7 @@
-//! Fixtures of whole networks, T-VAT, the training step and the schedules.
+//! Fixtures of whole networks, T-VAT and the training step.
 
-use super::{Run, Values, mix};
+use super::{FixtureOp, Run, Values, mix};
 use crate::check::fixture::{Array, Fixture};
-use psmt_fast::method::schedule::{RampUp, poly_lr};
 use psmt_fast::method::{
     Algorithm, Batch, Networks, StepArgs, SupervisedLoss, Tvat, TvatArgs, Unlabeled,
     train_step as method_step, tvat as method_tvat,
@@ -12,7 +11,11 @@ use psmt_fast::ops::{self, Backend, ConfCe, Ensemble, Shape};
 use psmt_fast::{Error, Result};
 use serde::Deserialize;
 
-/// The published weight of the mean squared student probability beside negative learning.
+pub(super) fn fixtures<B: Backend>() -> [FixtureOp<B>; 3] {
+    [("network", network), ("tvat", tvat), ("train_step", train_step)]
+}
+
+/// The published weight of the mean squared student probability next to negative learning.
 const SQUARE_WEIGHT: f64 = 0.5;
 
 /// No network of a fixture has more parameters than this.
@@ -31,8 +34,8 @@ fn model(fixture: &Fixture, config: ModelConfig) -> Result<Architecture> {
     Ok(arch)
 }
 
-/// Values of the network whose tensors begin with `prefix`. With `decoder_only` the encoder's, which the file then lacks,
-/// are zeros.
+/// Values of the network whose tensors begin with `prefix`. With `decoder_only` the encoder's, which the file
+/// then lacks, are zeros.
 fn values<B: Backend>(
     b: &B,
     fixture: &Fixture,
@@ -100,7 +103,7 @@ struct NetworkAttrs {
     model: ModelConfig,
 }
 
-pub(super) fn network<B: Backend>(run: &mut Run<'_, B>) -> Result<()> {
+fn network<B: Backend>(run: &mut Run<'_, B>) -> Result<()> {
     let b = run.b;
     let arch = model(run.fixture, run.attrs::<NetworkAttrs>()?.model)?;
     let mut net = values(b, run.fixture, &arch, "student", false)?;
@@ -134,7 +137,7 @@ struct TvatAttrs {
     iterations: usize,
 }
 
-pub(super) fn tvat<B: Backend>(run: &mut Run<'_, B>) -> Result<()> {
+fn tvat<B: Backend>(run: &mut Run<'_, B>) -> Result<()> {
     let b = run.b;
     let attrs: TvatAttrs = run.attrs()?;
     let arch = model(run.fixture, attrs.model)?;
@@ -250,7 +253,7 @@ impl<B: Backend> TrainStepInputs<B> {
     }
 }
 
-pub(super) fn train_step<B: Backend>(run: &mut Run<'_, B>) -> Result<()> {
+fn train_step<B: Backend>(run: &mut Run<'_, B>) -> Result<()> {
     let b = run.b;
     let TrainStepInputs { arch, mut nets, x, y, unlabeled, args } = TrainStepInputs::read(b, run.fixture)?;
     let batch = Batch { x, y, unlabeled: Some(unlabeled) };
@@ -269,36 +272,6 @@ pub(super) fn train_step<B: Backend>(run: &mut Run<'_, B>) -> Result<()> {
     let named = ["student", "teacher1", "teacher2"].into_iter();
     for (prefix, net) in named.zip([&nets.student].into_iter().chain(&nets.teachers)) {
         put_network(run, &arch, prefix, net, true);
-    }
-    Ok(())
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct ScheduleAttrs {
-    base_lr: f64,
-    total: u32,
-    rampup_length: f64,
-}
-
-/// Longest schedule that is written out.
-const MAX_STEPS: u32 = 1 << 22;
-
-pub(super) fn schedule<B: Backend>(run: &mut Run<'_, B>) -> Result<()> {
-    let ScheduleAttrs { base_lr, total, rampup_length } = run.attrs()?;
-    if total > MAX_STEPS {
-        return Err(run.fixture.bad_attrs(format!("total: expected at most {MAX_STEPS}, found {total}")));
-    }
-    let table = |f: &dyn Fn(u32) -> f64| -> Vec<f32> { (0..total).map(|step| f(step) as f32).collect() };
-    run.put_vector("poly", &table(&|s| poly_lr(base_lr, u64::from(s), u64::from(total))));
-    for (name, ramp) in [
-        ("cosine", RampUp::Cosine),
-        ("sigmoid", RampUp::Sigmoid),
-        ("linear", RampUp::Linear),
-        ("log", RampUp::Log),
-        ("exp", RampUp::Exp),
-    ] {
-        run.put_vector(name, &table(&|s| ramp.at(f64::from(s), rampup_length)));
     }
     Ok(())
 }

@@ -1,5 +1,5 @@
-//! ldmatrix and mma. Matrices are chosen so that results are exact in whatever order and width the hardware adds: the PTX
-//! ISA promises sums in at least single precision and leaves their order open.
+//! ldmatrix and mma. Matrices are chosen so that results are exact in whatever order and width the hardware
+//! adds: the PTX ISA promises sums in at least single precision and leaves their order open.
 
 use super::{Device, Outcome, args};
 use psmt_fast::Result;
@@ -28,7 +28,8 @@ pub(super) fn ldmatrix(d: &Device<'_>) -> Result<Outcome> {
     Ok(outcome)
 }
 
-/// Judges c + a b, a [16, 16], b [16, 8], c [16, 8], against the same in double precision. All results must be floats.
+/// Judges c + a b, a [16, 16], b [16, 8], c [16, 8], against the same in double precision. All results must
+/// be floats.
 fn product(d: &Device<'_>, outcome: &mut Outcome, name: &str, a: &[f32], b: &[f32], c: &[f32]) -> Result<()> {
     // Exact: all operands are chosen among the bf16 numbers.
     let half = |v: &[f32]| v.iter().map(|v| (v.to_bits() >> 16) as u16).collect::<Vec<u16>>();
@@ -89,8 +90,8 @@ pub(super) fn products(d: &Device<'_>) -> Result<Outcome> {
         let b: Vec<f32> = b.iter().map(|v| v * large).collect();
         product(d, &mut outcome, "large and small exponents", &diagonal(|_| -large), &b, &zero)?;
     }
-    // A subnormal factor counts (Fasi et al., "Numerical behavior of NVIDIA tensor cores", 2021): 2^-133 is bf16's
-    // smallest.
+    // A subnormal factor counts (Fasi et al., "Numerical behavior of NVIDIA tensor cores", 2021): 2^-133 is
+    // bf16's smallest.
     let b: Vec<f32> = (0..128).map(|i| f32::from_bits((i as u32 + 1) << 16)).collect();
     product(d, &mut outcome, "subnormal factors", &diagonal(|_| 2f32.powi(100)), &b, &zero)?;
     // Negative zeros add nothing.
@@ -100,8 +101,8 @@ pub(super) fn products(d: &Device<'_>) -> Result<Outcome> {
     Ok(outcome)
 }
 
-/// Sums that a narrower type than float would lose: 21 bits between the first term's highest and the others' lowest, with
-/// one to spare for hardware that cuts instead of rounding.
+/// Sums that a narrower type than float would lose: 21 bits between the first term's highest and the others'
+/// lowest, with one to spare for hardware that cuts instead of rounding.
 pub(super) fn sums(d: &Device<'_>) -> Result<Outcome> {
     let mut outcome = Outcome::new();
     let b: Vec<f32> = (0..128).map(|i| if i % 2 == 0 { 0.5 } else { -0.5 }).collect();

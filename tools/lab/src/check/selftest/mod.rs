@@ -1,6 +1,7 @@
-//! What kernels/common/device.cuh and device_sm90.cuh promise, proved on a device: the kernels of kernels/selftest.cu and
-//! selftest_sm90.cu against plain loops and values that follow from the definitions of the instructions (PTX ISA). Knows drivers; must not know ops, nor ask the
-//! emulator what an instruction does.
+//! What kernels/common/device.cuh and device_sm90.cuh promise, proved on a device: the kernels of
+//! kernels/selftest.cu and selftest_sm90.cu against plain loops and values that follow from the definitions
+//! of the instructions (PTX ISA). Knows drivers; must not know ops, nor ask the emulator what an instruction
+//! does.
 
 mod blocks;
 mod matrices;
@@ -53,8 +54,8 @@ pub struct Row {
     pub ok: bool,
     /// Number of values compared.
     pub values: usize,
-    /// Largest difference: absolute for integers and exact results, in units of the last place (ulp) for approximations,
-    /// infinite where there is a number in one place only. JSON has null for the last.
+    /// Largest difference: absolute for integers and exact results, in units of the last place (ulp) for
+    /// approximations, infinite where there is a number in one place only. JSON has null for the last.
     pub worst: f64,
     /// The worst place with both values where not ok, else empty.
     pub message: String,
@@ -92,8 +93,8 @@ impl Outcome {
         Outcome { ok: true, values: 0, worst: 0.0, message: String::new() }
     }
 
-    /// Counts a value that is `difference` off, at most `bar` of which is right; NaN is never right. `describe` says which
-    /// value it is.
+    /// Counts a value that is `difference` off, at most `bar` of which is right; NaN is never right.
+    /// `describe` says which value it is.
     fn judge(&mut self, difference: f64, bar: f64, describe: impl FnOnce() -> String) {
         self.values += 1;
         let difference = if difference.is_nan() { f64::INFINITY } else { difference };

@@ -4,8 +4,8 @@ use super::{Device, Outcome, args};
 use psmt_fast::Result;
 use psmt_fast::backend::cuda::driver::Launch;
 
-/// Floats of every kind by their bits: around zero, one, the largest and the smallest, halfway between two bf16 numbers and
-/// next to that, infinities, NaNs, and a sweep over all.
+/// Floats of every kind by their bits: around zero, one, the largest and the smallest, halfway between two
+/// bf16 numbers and next to that, infinities, NaNs, and a sweep over all.
 fn bits() -> Vec<u32> {
     let mut bits = vec![
         // Halfway between bf16 numbers: even below, odd below; one unit to either side.
@@ -20,7 +20,8 @@ fn bits() -> Vec<u32> {
         0x7f7f_8000,
         0x7f7f_7fff,
         0x7f7f_ffff,
-        // Zero, the smallest subnormals, halfway to the smallest of bf16, the largest subnormal, the smallest normal.
+        // Zero, the smallest subnormals, halfway to the smallest of bf16, the largest subnormal, the smallest
+        // normal.
         0x0000_0000,
         0x0000_0001,
         0x0000_8000,
@@ -40,8 +41,8 @@ fn bits() -> Vec<u32> {
     bits
 }
 
-/// The bf16 number nearest to a float that is not NaN, found by the distances to both neighbours, the even one where
-/// they are equal. Beyond the largest the next is 2^128, which is infinity.
+/// The bf16 number nearest to a float that is not NaN, found by the distances to both neighbours, the even
+/// one where they are equal. Beyond the largest the next is 2^128, which is infinity.
 fn nearest_bf16(bits: u32) -> u16 {
     let value = |half: u32| match half & 0x7fff {
         0x7f80 => 2f64.powi(128),
@@ -96,8 +97,8 @@ fn ulps(got: f32, want: f64) -> f64 {
     (f64::from(got) - want).abs() / (exponent - 23.0).exp2()
 }
 
-/// 2^v by ex2.approx.ftz.f32 (PTX ISA): within 2 ulp, also for integers; 1 for zeros and subnormals; results below the smallest
-/// normal number 0; 0 and infinity for the infinities, NaN for NaN.
+/// 2^v by ex2.approx.ftz.f32 (PTX ISA): within 2 ulp, also for integers; 1 for zeros and subnormals; results
+/// below the smallest normal number 0; 0 and infinity for the infinities, NaN for NaN.
 pub(super) fn exp2(d: &Device<'_>) -> Result<Outcome> {
     let mut x: Vec<f32> = (-150..=130).map(|i| i as f32).collect();
     x.extend((0..=40_000).map(|i| -130.0 + i as f32 * (260.0 / 40_000.0)));
@@ -125,8 +126,8 @@ pub(super) fn exp2(d: &Device<'_>) -> Result<Outcome> {
     Ok(outcome)
 }
 
-/// fmaf and sqrtf round once; rsqrtf is within 2 ulp and log2f within 1 (CUDA C++ programming guide, mathematical
-/// functions), of which half is the rounding of the comparison's own result.
+/// fmaf and sqrtf round once; rsqrtf is within 2 ulp and log2f within 1 (CUDA C++ programming guide,
+/// mathematical functions), of which half is the rounding of the comparison's own result.
 pub(super) fn functions(d: &Device<'_>) -> Result<Outcome> {
     let scale = |i: u32| ((i * 37 % 61) as f32 - 30.0).exp2();
     let mantissa = |i: u32, step: u32| 1.0 + (i.wrapping_mul(step) % (1 << 23)) as f32 * f32::EPSILON;

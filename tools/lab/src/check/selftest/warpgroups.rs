@@ -57,8 +57,9 @@ fn copy(
 /// Sizes of a tensor and of a box, innermost first, and where boxes begin.
 type Boxes<'a> = (&'a [usize], &'a [usize], &'a [[i64; 3]]);
 
-/// Boxes inside the tensor, over its edges, and beyond; and boxes that no tensor fills, as of convolutions with few channels,
-/// outputs or positions: what is missing is zero, and counts at the mbarrier as what is there does.
+/// Boxes inside the tensor, over its edges, and beyond; and boxes that no tensor fills, as of convolutions
+/// with few channels, outputs or positions: what is missing is zero, and counts at the mbarrier as what is
+/// there does.
 pub(super) fn tiled(d: &Device<'_>) -> Result<Outcome> {
     let mut outcome = Outcome::new();
     let data: Vec<u16> = (0..72 * 21 * 5).map(|i| i as u16 + 1).collect();
@@ -91,8 +92,9 @@ pub(super) fn tiled(d: &Device<'_>) -> Result<Outcome> {
     Ok(outcome)
 }
 
-/// Columns of pixels as convolutions read them: padded, with steps, taps apart, from one image into the next and beyond the
-/// last; also of fewer channels than a copy brings, and as long as those of convolutions' tiles.
+/// Columns of pixels as convolutions read them: padded, with steps, taps apart, from one image into the next
+/// and beyond the last; also of fewer channels than a copy brings, and as long as those of convolutions'
+/// tiles.
 pub(super) fn im2col(d: &Device<'_>) -> Result<Outcome> {
     let mut outcome = Outcome::new();
     let (n, h, w) = (3usize, 6usize, 7usize);

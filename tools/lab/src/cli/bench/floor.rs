@@ -1,4 +1,5 @@
-//! `bench floor`: what a step has to move and to compute at least, and how long that takes at given ceilings. Runs nothing.
+//! `bench floor`: what a step has to move and to compute at least, and how long that takes at given ceilings.
+//! Runs nothing.
 
 use super::{StepFlags, report};
 use crate::bench::{Counted, step_calls};
@@ -20,7 +21,8 @@ pub(super) struct FloorFlags {
     /// Memory's ceiling, in GB/s [default: 4300, measured on an H200]
     #[arg(long, value_name = "GB/S", default_value_t = 4300.0)]
     bandwidth: f64,
-    /// Ceiling of matrix products, in TFLOP/s [default: 790 in bf16, measured on an H200; 67 in f32, its data sheet's]
+    /// Ceiling of matrix products, in TFLOP/s [default: 790 in bf16, measured on an H200; 67 in f32, its data
+    /// sheet's]
     #[arg(long, value_name = "TFLOP/S")]
     compute: Option<f64>,
 }

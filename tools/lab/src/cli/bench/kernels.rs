@@ -11,9 +11,9 @@ use serde_json::{Value, json};
 
 /// Measured ceilings.
 pub(super) struct Ceilings {
-    /// Bytes a second of a copy.
+    /// Bytes per second of a copy.
     pub copy: f64,
-    /// Operations a second of a product of matrices.
+    /// Operations per second of a matrix product.
     pub product: f64,
 }
 
@@ -41,7 +41,7 @@ fn kernels<B: Backend>(b: &B, run: &Run, flags: &CallFlags) -> Result<()> {
     if calls.is_empty() {
         return Err(report::nothing(&flags.filter));
     }
-    // Ops side by side; the sort keeps the order of a step within each.
+    // Grouped by op; the sort keeps the order of a step within each.
     calls.sort_by_key(|c| c.call.name());
     let (mut oracle, ceilings) = (run.oracle()?, Ceilings::measure(b, run)?);
     println!("kernels of a step, {}", report::sizes(run));
@@ -98,7 +98,7 @@ fn row(
         None => (format!("{:.1}", 1e-9 * moved), moved / ceilings.copy),
     };
     let cache = if cold { "cold" } else { "warm" };
-    // Only a device that works beside the program can wait for it.
+    // Only a device that works asynchronously can wait for the program.
     let waits = run.on_gpu() && timing.waits_for_program();
     println!(
         "{:<24} {:<50} {:>5} {:>9} {:>9} {:>9} {:>9.3} {:>10} {:>5.0}%  {cache}{}",

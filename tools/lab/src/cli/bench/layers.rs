@@ -12,7 +12,7 @@ use psmt_fast::ops::{Backend, Conv2d, Shape};
 use psmt_fast::{Error, Result};
 use serde_json::{Value, json};
 
-/// How the device runs the three directions of a convolution, where it says so.
+/// The launch plans of the three directions of a convolution, `None` on a processor.
 type Plans<'a> = &'a dyn Fn(&Conv2d, Shape) -> Result<Option<[String; 3]>>;
 
 pub(super) fn run(flags: &LayersFlags) -> Result<()> {
@@ -96,8 +96,8 @@ fn time<B: Backend>(
     report::write(run, &out)
 }
 
-/// What a result may be off: of the sum of the terms' sizes, and of the value. Drawn weights are exact in bf16, so what
-/// remains there is the rounding of the result.
+/// Largest errors that pass, relative to the sum of the terms' sizes and to the value. Drawn weights are
+/// exact in bf16, so what remains there is the rounding of the result.
 fn tolerance(run: &Run) -> (f64, f64) {
     (
         if run.on_gpu() || run.emulated() { 1e-4 } else { 1e-5 },

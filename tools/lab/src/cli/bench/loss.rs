@@ -1,4 +1,5 @@
-//! `bench loss`: both teachers' and the student's stride-4 logits in; pseudo labels, Conf-CE and its gradient out.
+//! `bench loss`: both teachers' and the student's stride-4 logits in; pseudo labels, Conf-CE and its gradient
+//! out.
 
 use super::report::Record;
 use super::{Flags, Run, stage};

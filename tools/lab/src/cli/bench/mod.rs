@@ -1,5 +1,5 @@
-//! `bench`: times kernels, layers and stages of a training step on drawn data, beside `bench_torch.py` with the same sizes.
-//! One file a subcommand; here are the flags that they share.
+//! `bench`: times kernels, layers and stages of a training step on drawn data, with the sizes of
+//! `bench_torch.py`. One file per subcommand; here are the flags that they share.
 
 mod floor;
 mod forward;
@@ -54,8 +54,8 @@ enum What {
     /// What a step has to move and to compute, and how long that takes at least. Runs nothing.
     #[command(after_help = examples::BENCH_FLOOR)]
     Floor(floor::FloorFlags),
-    /// Which tile each convolution of a step takes on a GPU, and what the model that chooses expects of every other. Runs
-    /// nothing.
+    /// Which tile each convolution of a step takes on a GPU, and what the model that chooses expects of every
+    /// other. Runs nothing.
     #[command(after_help = examples::BENCH_TILES)]
     Tiles(tiles::TilesFlags),
 }
@@ -145,8 +145,8 @@ struct CallFlags {
     /// Only ops and sizes that contain this
     #[arg(long, value_name = "TEXT", default_value = "")]
     filter: String,
-    /// Memory of the calls: cold goes round sets of inputs that together are larger than a cache, warm repeats one
-    /// [default: cold on a GPU, else warm]
+    /// Memory of the calls: cold goes round sets of inputs that together are larger than a cache, warm
+    /// repeats one [default: cold on a GPU, else warm]
     #[arg(long, value_enum)]
     cache: Option<Cache>,
 }
@@ -155,8 +155,8 @@ struct CallFlags {
 struct LayersFlags {
     #[command(flatten)]
     calls: CallFlags,
-    /// Tile of the convolution kernels, in place of the one that is expected to be fastest. Convolutions that it does not fit
-    /// run in another, which is printed
+    /// Tile of the convolution kernels, in place of the one that is expected to be fastest. Convolutions that
+    /// it does not fit run in another, which is printed
     #[arg(long, value_parser = tile_parser())]
     tile: Option<Tile>,
 }
@@ -170,7 +170,8 @@ enum Cache {
 /// Runs `bench`.
 ///
 /// # Errors
-/// [`psmt_fast::Error::CheckFailed`] where what is timed computes something wrong, and those of sizes, devices and files.
+/// [`psmt_fast::Error::CheckFailed`] where what is timed computes something wrong, and those of sizes,
+/// devices and files.
 pub fn run(args: Args) -> Result<()> {
     match args.what {
         What::Step(flags) => step::run(&flags),
@@ -189,7 +190,7 @@ struct Run<'a> {
     flags: &'a Flags,
     device: Device,
     precision: Precision,
-    /// As on the command line.
+    /// The name on the command line.
     model: String,
     sizes: Sizes,
 }
@@ -251,7 +252,7 @@ impl Run<'_> {
         }
     }
 
-    /// Largest relative error of an op beside the processor in double precision.
+    /// Largest relative error that passes where an op is compared with the processor in double precision.
     fn tolerance(&self) -> f64 {
         if self.precision == Precision::Bf16 { 1e-2 } else { 1e-4 }
     }
@@ -262,7 +263,7 @@ impl Run<'_> {
         Ok(Oracle::new(calls.into_iter().map(|c| c.call).collect(), self.tolerance()))
     }
 
-    /// Whether memory is to be cold.
+    /// Whether calls are timed with cold memory.
     fn cold(&self, cache: Option<Cache>) -> bool {
         cache.unwrap_or(if self.on_gpu() { Cache::Cold } else { Cache::Warm }) == Cache::Cold
     }

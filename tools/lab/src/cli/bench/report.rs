@@ -1,4 +1,5 @@
-//! What all benchmarks report: JSON with the keys of `bench_torch.py` where they mean the same, and times in tables.
+//! What all benchmarks report: JSON with the keys of `bench_torch.py` where they mean the same, and times in
+//! tables.
 
 use super::Run;
 use crate::bench::Timing;
@@ -19,7 +20,7 @@ pub(super) fn record(value: Value) -> Record {
     }
 }
 
-/// What was run where.
+/// Device, sizes and command of a run.
 pub(super) fn header(run: &Run, what: &str) -> Record {
     let platform = match run.device {
         Device::Cuda(index) => gpu::probe().ok().map(|p| (index, p)),
@@ -42,7 +43,7 @@ pub(super) fn header(run: &Run, what: &str) -> Record {
         "gpu": gpu,
         "driver": driver,
         "version": env!("CARGO_PKG_VERSION"),
-        // Of the source that was built, where the build was told.
+        // The commit of the source, where the build was given it.
         "commit": option_env!("PSMT_COMMIT"),
         "command": command.join(" "),
     }))

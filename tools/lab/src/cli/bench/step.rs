@@ -1,4 +1,4 @@
-//! `bench step`: one full training iteration with planned memory, beside `bench_torch.py --what step`.
+//! `bench step`: one full training iteration with planned memory, as `bench_torch.py --what step`.
 
 use super::report::record;
 use super::stage::{self, Timed};

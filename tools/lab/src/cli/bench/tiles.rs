@@ -1,5 +1,5 @@
-//! `bench tiles`: the tiles of the convolution kernels that a step's convolutions take, by the model that chooses them. Runs
-//! nothing.
+//! `bench tiles`: the tiles of the convolution kernels that a step's convolutions take, by the model that
+//! chooses them. Runs nothing.
 
 use super::{StepFlags, report};
 use crate::bench::{DIRECTIONS, conv_text, known_calls, layers};
@@ -14,12 +14,12 @@ use serde_json::{Value, json};
 pub(super) struct TilesFlags {
     #[command(flatten)]
     step: StepFlags,
-    /// As on cards without products of warpgroups: those of compute capability 8.x, and 10.0 and newer
+    /// As on cards without WGMMA: those of compute capability 8.x, and 10.0 and newer
     #[arg(long)]
     no_warpgroups: bool,
 }
 
-/// As [`DIRECTIONS`].
+/// In the order of [`DIRECTIONS`].
 const PRODUCTS: [Direction; 3] = [Direction::Fprop, Direction::Dgrad, Direction::Wgrad];
 
 pub(super) fn run(flags: &TilesFlags) -> Result<()> {

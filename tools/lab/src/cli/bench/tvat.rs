@@ -11,7 +11,7 @@ use psmt_fast::rng::{Domain, Key};
 use psmt_fast::{Error, Result};
 use serde_json::json;
 
-/// What the length of an image's noise may be off: it is the root of a sum of rounded squares.
+/// Largest relative error of the length of an image's noise: it is the root of a sum of rounded squares.
 const LENGTH_TOLERANCE: f64 = 1e-2;
 
 pub(super) fn run(flags: &StageFlags) -> Result<()> {
@@ -59,7 +59,8 @@ fn time<B: Backend>(b: &B, run: &Run, kind: Tvat) -> Result<()> {
     stage::report(run, "tvat", &timed, check, record(json!({ "tvat": kind })))
 }
 
-/// Every image's noise has its length. A finite difference may lose the direction to rounding, which leaves no noise.
+/// Every image's noise has its length. A finite difference may lose the direction to rounding, which leaves
+/// no noise.
 fn check(noise: &[f32], shape: Shape, args: &TvatArgs) -> Result<&'static str> {
     for (image, values) in noise.chunks(shape.len() / shape.n).enumerate() {
         let length = values.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>().sqrt();
