@@ -1,5 +1,5 @@
-//! Predictions of one network or of the teachers' ensemble, on whole images or through a sliding window, always with
-//! running statistics. Must not know files.
+//! Predictions of one network or of the teachers' ensemble, on whole images or through a sliding window,
+//! always with running statistics. Must not know files.
 
 use super::{Overlap, Settings, window};
 use crate::data::HostImages;
@@ -117,7 +117,8 @@ pub fn predict<B: Backend>(
     Ok(all.iter().map(|p| Prediction::of(b, shape, p, logits)).collect())
 }
 
-/// The probabilities that [`predict`] takes its labels from, on the host, NHWC at `out` rows and columns, for each of `which`.
+/// The probabilities that [`predict`] takes its labels from, on the host, NHWC at `out` rows and columns, for
+/// each of `which`.
 ///
 /// # Errors
 /// As [`predict`].

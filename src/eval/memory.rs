@@ -23,8 +23,8 @@ pub struct Asked {
 /// Pixels of a batch of which no machine holds the activations, and for which their number need not be computed.
 const LARGEST: u64 = 1 << 36;
 
-/// Bytes that predicting takes in addition to the networks: images, activations, logits, and labels with confidences. On a device they are
-/// its own, but for the sums over windows and views.
+/// Bytes that predicting takes in addition to the networks: images, activations, logits, and labels with
+/// confidences. On a device they are its own, but for the sums over windows and views.
 pub fn bytes(arch: &Architecture, settings: &Settings, asked: &Asked) -> u64 {
     let Asked { size, images, networks, predictions } = *asked;
     let (n, classes) = (images as u64, arch.config.num_classes as u64);

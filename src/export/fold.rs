@@ -1,7 +1,7 @@
-//! Batch norms folded into the convolutions before them. With running statistics a batch norm is y = s x + t per channel,
-//! s = weight / √(var + eps), t = bias - s mean; a convolution that nothing else reads takes s into its weight and t into
-//! its bias. After a concatenation each part takes its channels' share; after a sum both addends take s and the first
-//! takes t. Computed in double precision. Must not know networks.
+//! Batch norms folded into the convolutions before them. With running statistics a batch norm is y = s x + t
+//! per channel, s = weight / √(var + eps), t = bias - s mean; a convolution that nothing else reads takes s
+//! into its weight and t into its bias. After a concatenation each part takes its channels' share; after a
+//! sum both addends take s and the first takes t. Computed in double precision. Must not know networks.
 
 use super::graph::{Attribute, Onnx};
 use crate::model::NamedTensor;

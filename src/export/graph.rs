@@ -1,5 +1,5 @@
-//! An ONNX graph while it is built: nodes with one output each and constants of 32-bit floats, and the recorder that
-//! writes a network into it. Must not know how layers are connected.
+//! An ONNX graph while it is built: nodes with one output each and constants of 32-bit floats, and the
+//! recorder that writes a network into it. Must not know how layers are connected.
 
 use super::proto::{self, AttributeProto, NodeProto, TensorProto};
 use crate::model::{Entry, Graph, NamedTensor, ParamTable};

@@ -1,6 +1,8 @@
-//! Trained networks for other programs: ONNX models and tensor files. Must not know devices, kernels or flags.
+//! Trained networks for other programs: ONNX models and tensor files. Must not know devices, kernels or
+//! flags.
 //!
-//! A graph is written by the network's own layers ([`crate::model::Graph`]), so that it cannot differ from what is trained.
+//! A graph is written by the network's own layers ([`crate::model::Graph`]), so that it cannot differ from
+//! what is trained.
 
 mod fold;
 mod graph;

@@ -1,5 +1,5 @@
-//! The ONNX file: images in, normalisation, one network or the mean of two, upsampling, and what is asked for out. Must
-//! not know what the networks consist of.
+//! The ONNX file: images in, normalisation, one network or the mean of two, upsampling, and what is asked for
+//! out. Must not know what the networks consist of.
 
 use super::fold::fold_batch_norms;
 use super::graph::{Attribute, Onnx, Recorder};
@@ -43,8 +43,8 @@ pub enum Input {
 pub enum Output {
     /// `logits` `[N, classes, H, W]`, 32-bit floats.
     Logits,
-    /// `labels` `[N, H, W]`, one byte per pixel, and `confidence` `[N, H, W]`, 32-bit floats: the class of the largest
-    /// probability, and that probability.
+    /// `labels` `[N, H, W]`, one byte per pixel, and `confidence` `[N, H, W]`, 32-bit floats: the class of
+    /// the largest probability, and that probability.
     #[default]
     Labels,
     /// `probabilities` `[N, classes, H, W]`, 32-bit floats.

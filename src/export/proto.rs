@@ -1,5 +1,6 @@
-//! The messages of an ONNX file that we write, as Protocol Buffers structs (field numbers: onnx.proto of the ONNX project,
-//! IR version 8). Fields that we never set are left out; a reader skips unknown fields. Must not know networks.
+//! The messages of an ONNX file that we write, as Protocol Buffers structs (field numbers: onnx.proto of the
+//! ONNX project, IR version 8). Fields that we never set are left out; a reader skips unknown fields. Must
+//! not know networks.
 //!
 //! Lists of numbers are not packed and attributes' values have presence, as in proto2, which ONNX's schema is.
 

@@ -1,5 +1,5 @@
-//! Networks as plain tensor files (safetensors), without momenta, in the element type and by the names that another
-//! program wants. The container is [`crate::model::io`]'s.
+//! Networks as plain tensor files (safetensors), without momenta, in the element type and by the names that
+//! another program wants. The container is [`crate::model::io`]'s.
 
 use super::{Info, Values};
 use crate::model::io::{Float, prefixed, write_tensors_as};
@@ -11,8 +11,8 @@ use std::path::Path;
 /// How tensors are called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Naming {
-    /// As layers of the network (`encoder.backbone.conv1.0.weight`); several networks prefixed by `student.`, `teacher1.` and
-    /// `teacher2.`.
+    /// As layers of the network (`encoder.backbone.conv1.0.weight`); several networks prefixed by `student.`,
+    /// `teacher1.` and `teacher2.`.
     Layers,
     /// As the authors' PyTorch model that holds all three (Liu et al., 2022, `EntireModel`): `encoder_s.` and
     /// `decoder_s.` for the student, `encoder1.`, `decoder1.`, `encoder2.` and `decoder2.` for the teachers.

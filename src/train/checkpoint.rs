@@ -1,5 +1,6 @@
-//! Checkpoint files: safetensors with PyTorch's layouts and the authors' tensor names, prefixed by `student.`,
-//! `teacher1.` and `teacher2.`; momenta prefixed by `momentum.`; one JSON text of metadata. Written whole or not at all.
+//! Checkpoint files: safetensors with PyTorch's layouts and the authors' tensor names, prefixed by
+//! `student.`, `teacher1.` and `teacher2.`; momenta prefixed by `momentum.`; one JSON text of metadata.
+//! Written whole or not at all.
 
 use super::fingerprint::Fingerprint;
 use super::state::{Progress, State};

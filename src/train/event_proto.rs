@@ -1,5 +1,5 @@
-//! The messages of a TensorBoard event file that we write (field numbers: TensorFlow's `event.proto` and `summary.proto`). Values
-//! have presence, so that a zero is written too. Must not know runs.
+//! The messages of a TensorBoard event file that we write (field numbers: TensorFlow's `event.proto` and
+//! `summary.proto`). Values have presence, so that a zero is written too. Must not know runs.
 
 /// What happened at a time and step.
 #[derive(Clone, PartialEq, prost::Message)]

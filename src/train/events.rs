@@ -1,6 +1,6 @@
-//! A run's records as TensorBoard reads them: an event file in the run's folder, written next to `metrics.jsonl` from the
-//! same records. Holds the file format only: records of TFRecord (length, checksum, data, checksum) that hold the messages of
-//! [`super::event_proto`].
+//! A run's records as TensorBoard reads them: an event file in the run's folder, written next to
+//! `metrics.jsonl` from the same records. Holds the file format only: records of TFRecord (length, checksum,
+//! data, checksum) that hold the messages of [`super::event_proto`].
 
 use super::event_proto::{Event, Histogram, Image, START, SessionLog, Summary, SummaryValue};
 use crate::{Error, Result};

@@ -1,5 +1,5 @@
-//! What decides the bits of a run, as a checkpoint says it: its images in their order and its settings. A run that is resumed
-//! with others would go on to other bits. Must not know the files of a run.
+//! What decides the bits of a run, as a checkpoint says it: its images in their order and its settings. A run
+//! that is resumed with others would go on to other bits. Must not know the files of a run.
 
 use super::dataset::Datasets;
 use crate::Result;

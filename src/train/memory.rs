@@ -1,5 +1,5 @@
-//! The memory of a run before it starts: a rehearsal of its steps on the device's planning twin. Depends on steps and their
-//! sizes; must not know devices.
+//! The memory of a run before it starts: a rehearsal of its steps on the device's planning twin. Depends on
+//! steps and their sizes; must not know devices.
 
 use super::dataset::Datasets;
 use super::state::State;
@@ -181,8 +181,8 @@ fn smaller_validations<B: Backend>(
     Ok(fitting)
 }
 
-/// The largest batch whose plan takes no more than what `b` has left; `None` where not even two images fit, or what is
-/// left is unknown.
+/// The largest batch whose plan takes no more than what `b` has left; `None` where not even two images fit,
+/// or what is left is unknown.
 ///
 /// # Errors
 /// Those of planning, see [`Backend::planned`].
@@ -221,7 +221,8 @@ pub(super) fn largest_batch<B: Backend>(
     Ok(Some(fitting))
 }
 
-/// Batch and number of batches that make up as many images per step as `config`'s and fit; `None` where nothing does.
+/// Batch and number of batches that make up as many images per step as `config`'s and fit; `None` where
+/// nothing does.
 ///
 /// # Errors
 /// Those of planning, see [`Backend::planned`].

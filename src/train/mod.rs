@@ -53,7 +53,7 @@ pub struct Prepared<B: Backend> {
     pub data: Datasets,
     /// Sizes of the images, which decide the memory that they take.
     pub images: ImageSizes,
-    /// Bytes that the run takes on the device, by what they are for.
+    /// Bytes that the run takes, by what they are for.
     pub memory: MemoryPlan,
     /// The device with that plan, where it plans.
     device: Option<B>,

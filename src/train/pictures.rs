@@ -1,5 +1,5 @@
-//! Pictures of validations and of unlabelled crops: one row per image with image, truth, prediction (pseudo label) and confidence
-//! side by side.
+//! Pictures of validations and of unlabelled crops: one row per image with image, truth, prediction (pseudo
+//! label) and confidence side by side.
 
 use crate::eval::{Palette, Seen, Which};
 use crate::model::io::write_atomically;

@@ -1,5 +1,5 @@
-//! What the training loop counts between two records, and how records of epochs and validations look. Must not know
-//! devices.
+//! What the training loop counts between two records, and how records of epochs and validations look. Must
+//! not know devices.
 
 use super::dataset::Datasets;
 use super::state::Sums;

@@ -1,5 +1,5 @@
-//! Where a resumed run goes on, and whether it is the same run: nothing begins again, and nothing goes on to other bits,
-//! without a word. Must not know devices.
+//! Where a resumed run goes on, and whether it is the same run: nothing begins again, and nothing goes on to
+//! other bits, without a word. Must not know devices.
 
 use super::checkpoint::Checkpoint;
 use super::dataset::Datasets;

@@ -1,4 +1,4 @@
-//! A run's folder: where its files are, and the record file. Must not know what records say.
+//! A run's folder: where its files are, and the record file. Must not know networks or devices.
 
 use crate::error::shell_word;
 use crate::model::io::TEMPORARY;
@@ -128,8 +128,8 @@ impl RunDir {
         }
     }
 
-    /// Whether the run has written a checkpoint, whose first one follows step `first`: it is noted, there is a best one, or
-    /// the records go on after that step.
+    /// Whether the run has written a checkpoint, whose first one follows step `first`: it is noted, there is
+    /// a best one, or the records go on after that step.
     pub fn had_checkpoint(&self, first: u64) -> bool {
         self.root.join(NOTE).exists() || self.best().exists() || last_recorded_step(&self.metrics()) > first
     }

@@ -1,5 +1,5 @@
-//! Everything that a run must remember: networks, momenta and counters. Must not
-//! know files (weights to start from are read for it).
+//! Everything that a run must remember: networks, momenta and counters. Must not know files (weights to start
+//! from are read for it).
 
 use super::records::Losses;
 use crate::Result;

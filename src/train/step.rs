@@ -1,5 +1,5 @@
-//! One step of a run on the device: its batch goes up, networks learn, and what is to be read later stays there.
-//! Must not know loaders, records or files.
+//! One step of a run on the device: its batch goes up, networks learn, and what is to be read later stays
+//! there. Must not know loaders, records or files.
 
 use super::state::State;
 use super::watch::{Watch, Watched};

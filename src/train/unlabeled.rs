@@ -1,5 +1,5 @@
-//! What a run reports of its pseudo labels after an epoch: a picture of unlabelled crops, and how good they were in words.
-//! Nothing here changes the run.
+//! What a run reports of its pseudo labels after an epoch: a picture of unlabelled crops, and how good they
+//! were in words. Nothing here changes the run.
 
 use super::pictures::{self, Crop};
 use super::state::Sums;

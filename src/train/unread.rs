@@ -1,5 +1,5 @@
-//! Steps whose results are still on the device. Reading waits for the device, so it is done now and then, for many steps
-//! at once. Must not know records or files.
+//! Steps whose results are still on the device. Reading waits for the device, so it is done now and then, for
+//! many steps at once. Must not know records or files.
 
 use super::records::{Losses, PseudoLabels};
 use super::step::Outcome;
