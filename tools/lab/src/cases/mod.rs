@@ -133,3 +133,22 @@ impl Call {
         self.facts().least_bytes(value)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use psmt_fast::ops::{self, MaxPool2d, Shape};
+
+    #[test]
+    fn bytes_are_those_of_the_definition() {
+        let bytes = |call: Call, value| call.least_bytes(value);
+        let x = Shape::new(2, 3, 5, 8);
+        assert_eq!(bytes(LeakyRelu { x }.into(), 4), 2 * 240 * 4);
+        assert_eq!(bytes(LeakyRelu { x }.into(), 2), 2 * 240 * 2);
+        let pool = MaxPool2d { kernel: 3, stride: 2, padding: 1 };
+        assert_eq!(bytes(MaxPoolBwd { x, pool }.into(), 2), 2 * (240 + 240 + 2 * 2 * 3 * 8));
+        let spec = ops::Sgd { lr: 0.1, momentum: 0.9, weight_decay: 0.0, num_decayed: 0 };
+        assert_eq!(bytes(SgdEma { len: 10, stats: 0, spec }.into(), 2), 10 * (7 * 4 + 2 * 2));
+        assert_eq!(bytes(SgdEma { len: 10, stats: 3, spec }.into(), 4), 10 * 7 * 4 + 3 * 3 * 4);
+    }
+}

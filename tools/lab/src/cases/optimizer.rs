@@ -118,15 +118,3 @@ impl Case for CopySpans {
         })
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn bytes_are_those_of_the_definition() {
-        let spec = ops::Sgd { lr: 0.1, momentum: 0.9, weight_decay: 0.0, num_decayed: 0 };
-        assert_eq!(SgdEma { len: 10, stats: 0, spec }.facts().least_bytes(2), 10 * (7 * 4 + 2 * 2));
-        assert_eq!(SgdEma { len: 10, stats: 3, spec }.facts().least_bytes(4), 10 * 7 * 4 + 3 * 3 * 4);
-    }
-}
