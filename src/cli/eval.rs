@@ -4,7 +4,7 @@ use super::inference::InferenceArgs;
 use super::train::DataArgs;
 use super::{DeviceArgs, on_device};
 use crate::config::{self, Overrides};
-use crate::eval::{self, Palette, Scores, Which, percent};
+use crate::eval::{Palette, Predictor, Scores, Which, percent};
 use crate::model::Architecture;
 use crate::model::io::write_json;
 use crate::ops::Backend;
@@ -87,7 +87,8 @@ fn run_on<B: Backend>(b: &B, args: Args) -> Result<()> {
         true => decides.before(&nets.available()),
         false => args.network.clone(),
     };
-    let scores = eval::evaluate(b, &arch, &nets, &which, &*source, &settings, |_| true)?.unwrap_or_default();
+    let predictor = Predictor { b, arch: &arch, nets: &nets, which: &which, settings: &settings };
+    let scores = predictor.evaluate(&*source, |_| true)?.unwrap_or_default();
     if let Some(best) = &checkpoint.meta.progress.best {
         println!("epoch {} was the run's best, by the mIoU of {} (eval.network)", best.epoch, decides.name());
     }

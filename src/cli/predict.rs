@@ -4,7 +4,7 @@ use super::eval::checkpoint_file;
 use super::inference::InferenceArgs;
 use super::{DeviceArgs, on_device, printable};
 use crate::data::{Sample, check_image, decode_upright};
-use crate::eval::{self, Palette, Settings, Which};
+use crate::eval::{self, Palette, Predictor, Settings, Which};
 use crate::model::Architecture;
 use crate::model::io::write_json;
 use crate::ops::Backend;
@@ -200,7 +200,8 @@ fn predict<B: Backend>(
     target: &Target<'_>,
 ) -> Result<Value> {
     let size = sample.image.size;
-    let predictions = eval::predict_group(b, arch, nets, &[which], std::slice::from_ref(sample), settings)?;
+    let predictor = Predictor { b, arch, nets, which: &[which], settings };
+    let predictions = predictor.predict_group(std::slice::from_ref(sample))?;
     let p = predictions.first().ok_or_else(|| Error::shape("predict", "one prediction", "none"))?;
     let (label, confidence) = (b.download_labels(&p.label), b.download(&p.confidence));
     b.check()?;

@@ -1,7 +1,7 @@
 //! How much memory a prediction takes, from sizes alone: of a whole image, or of a sliding window. Must not
 //! know files.
 
-use super::{Nets, Overlap, Prediction, Settings, Which, network_size};
+use super::{Overlap, Prediction, Predictor, Settings, network_size};
 use crate::data::HostImages;
 use crate::model::Architecture;
 use crate::ops::{self, Backend, Shape, Size};
@@ -74,15 +74,9 @@ pub fn bytes(arch: &Architecture, settings: &Settings, asked: &Asked) -> u64 {
 /// device that notes what memory is taken learns from it what a validation takes.
 ///
 /// # Errors
-/// Those of [`super::predict`].
-pub fn rehearse<B: Backend>(
-    b: &B,
-    arch: &Architecture,
-    nets: &Nets<'_, B>,
-    which: &[Which],
-    settings: &Settings,
-    asked: &Asked,
-) -> Result<()> {
+/// Those of [`Predictor::predict`].
+pub fn rehearse<B: Backend>(predictor: &Predictor<'_, B>, asked: &Asked) -> Result<()> {
+    let Predictor { b, arch, which, settings, .. } = *predictor;
     let views = settings.views.of(network_size(asked.size, settings.long_side));
     let Some(view) = views.into_iter().max_by_key(|view| view.size.0 * view.size.1) else { return Ok(()) };
     let whole = settings.is_whole(view.size);
@@ -90,11 +84,12 @@ pub fn rehearse<B: Backend>(
     let images = HostImages::whole(asked.images, shown, vec![0; asked.images * shown.0 * shown.1 * 3]);
     let as_whole =
         Settings { window: 0, multiple: if whole { settings.multiple } else { 1 }, ..settings.clone() };
+    let as_whole = Predictor { settings: &as_whole, ..*predictor };
     let predictions = if whole && settings.views.is_single() {
-        super::predict(b, arch, nets, which, &images, &as_whole, asked.size)?
+        as_whole.predict(&images, asked.size)?
     } else {
         // The host adds scores up; their labels and confidences go back to the device.
-        super::scores(b, arch, nets, which, &images, &as_whole, if whole { asked.size } else { shown })?;
+        as_whole.scores(&images, if whole { asked.size } else { shown })?;
         if !whole && view.size != asked.size {
             let sums = Shape::new(asked.images, view.size.0, view.size.1, arch.config.num_classes);
             ops::interpolate(b, &b.upload(sums, &vec![0.0; sums.len()]), asked.size)?;

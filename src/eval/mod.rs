@@ -8,14 +8,13 @@ mod palette;
 mod views;
 mod window;
 
-pub use inference::{Nets, Prediction, Which, predict, probabilities, scores};
+pub use inference::{Nets, Prediction, Predictor, Which};
 pub use metrics::{Confusion, Scores};
 pub use palette::Palette;
 pub use views::{View, Views};
 pub use window::Overlap;
 
 use crate::data::{HostImages, Mask, Sample, Source};
-use crate::model::Architecture;
 use crate::ops::{self, Backend, Normalize, Shape, Size};
 use crate::{Error, Result};
 use rayon::prelude::*;
@@ -81,104 +80,96 @@ pub fn percent(share: Option<f64>, decimals: usize) -> String {
     share.map_or_else(|| "-".into(), |share| format!("{:.decimals$}", 100.0 * share))
 }
 
-/// Scores of each of `which` over all of `source`, in one pass. `each` sees every image and says whether to go on;
-/// `None` where it said no.
-///
-/// # Errors
-/// An image that cannot be read, or one without mask.
-pub fn evaluate<B: Backend>(
-    b: &B,
-    arch: &Architecture,
-    nets: &Nets<'_, B>,
-    which: &[Which],
-    source: &dyn Source,
-    settings: &Settings,
-    mut each: impl FnMut(Seen<'_, B>) -> bool,
-) -> Result<Option<Vec<(Which, Scores)>>> {
-    let classes = arch.config.num_classes;
-    let mut sums = vec![Confusion::new(classes); which.len()];
-    let batch_size = settings.batch_size.max(1);
-    for start in (0..source.len()).step_by(batch_size) {
-        let end = start.saturating_add(batch_size).min(source.len());
-        let samples: Vec<Arc<Sample>> =
-            (start..end).into_par_iter().map(|i| source.load(i)).collect::<Result<_>>()?;
-        for group in samples.chunk_by(|a, b| a.image.size == b.image.size) {
-            let predictions = predict_group(b, arch, nets, which, group, settings)?;
-            let targets = group.iter().map(mask_of).collect::<Result<Vec<_>>>()?;
-            let labels: Vec<u8> = targets.iter().flat_map(|m| m.data.iter().copied()).collect();
-            let (h, w) = group[0].image.size;
-            let target = b.upload_labels(Shape::new(group.len(), h, w, 1), &labels);
-            for (sum, p) in sums.iter_mut().zip(&predictions) {
-                sum.add(&b.read_counts(&ops::confusion_matrix(b, &p.label, &target, classes, None)?));
-            }
-            b.check()?;
-            for (place, sample) in group.iter().enumerate() {
-                if !each(Seen { sample, b, which, predictions: &predictions, place }) {
-                    return Ok(None);
+impl<B: Backend> Predictor<'_, B> {
+    /// Scores of each of `which` over all of `source`, in one pass. `each` sees every image and says whether to go on;
+    /// `None` where it said no.
+    ///
+    /// # Errors
+    /// An image that cannot be read, or one without mask.
+    pub fn evaluate(
+        &self,
+        source: &dyn Source,
+        mut each: impl FnMut(Seen<'_, B>) -> bool,
+    ) -> Result<Option<Vec<(Which, Scores)>>> {
+        let Predictor { b, arch, which, settings, .. } = *self;
+        let classes = arch.config.num_classes;
+        let mut sums = vec![Confusion::new(classes); which.len()];
+        let batch_size = settings.batch_size.max(1);
+        for start in (0..source.len()).step_by(batch_size) {
+            let end = start.saturating_add(batch_size).min(source.len());
+            let samples: Vec<Arc<Sample>> =
+                (start..end).into_par_iter().map(|i| source.load(i)).collect::<Result<_>>()?;
+            for group in samples.chunk_by(|a, b| a.image.size == b.image.size) {
+                let predictions = self.predict_group(group)?;
+                let targets = group.iter().map(mask_of).collect::<Result<Vec<_>>>()?;
+                let labels: Vec<u8> = targets.iter().flat_map(|m| m.data.iter().copied()).collect();
+                let (h, w) = group[0].image.size;
+                let target = b.upload_labels(Shape::new(group.len(), h, w, 1), &labels);
+                for (sum, p) in sums.iter_mut().zip(&predictions) {
+                    sum.add(&b.read_counts(&ops::confusion_matrix(b, &p.label, &target, classes, None)?));
+                }
+                b.check()?;
+                for (place, sample) in group.iter().enumerate() {
+                    if !each(Seen { sample, b, which, predictions: &predictions, place }) {
+                        return Ok(None);
+                    }
                 }
             }
         }
+        Ok(Some(which.iter().zip(&sums).map(|(w, s)| (*w, s.scores())).collect()))
     }
-    Ok(Some(which.iter().zip(&sums).map(|(w, s)| (*w, s.scores())).collect()))
+
+    /// Predicts images of one size, at that size.
+    ///
+    /// # Errors
+    /// A prediction that the networks cannot give, and [`Error::NonFiniteLogits`] with the image's name.
+    pub fn predict_group(&self, group: &[Arc<Sample>]) -> Result<Vec<Prediction<B>>> {
+        let Predictor { b, arch, nets, which, settings } = *self;
+        let out = group[0].image.size;
+        let views = settings.views.of(network_size(out, settings.long_side));
+        memory::check(
+            b,
+            arch,
+            settings,
+            &memory::Asked {
+                size: out,
+                images: group.len(),
+                networks: 1 + nets.teachers.len(),
+                predictions: which.len(),
+            },
+        )?;
+        if let ([view], true) = (&views[..], settings.views.is_single()) {
+            let images = prepare(group, *view)?;
+            return self.predict(&images, out).map_err(|e| with_name(e, group));
+        }
+        let mut sums: Vec<Vec<f32>> = Vec::new();
+        for &view in &views {
+            let images = prepare(group, view)?;
+            let mut all = self.probabilities(&images, out).map_err(|error| with_name(error, group))?;
+            if view.mirrored {
+                all.iter_mut().for_each(|p| views::mirror(p, out.1, arch.config.num_classes));
+            }
+            if sums.is_empty() {
+                sums = all;
+            } else {
+                let pairs = sums.iter_mut().zip(&all);
+                pairs.for_each(|(sum, p)| sum.iter_mut().zip(p).for_each(|(s, v)| *s += v));
+            }
+        }
+        let share = 1.0 / views.len() as f32;
+        let shape = Shape::new(group.len(), out.0, out.1, arch.config.num_classes);
+        Ok(sums
+            .into_iter()
+            .map(|mut p| {
+                p.iter_mut().for_each(|v| *v *= share);
+                Prediction::of(b, shape, &p, false)
+            })
+            .collect())
+    }
 }
 
 fn mask_of(sample: &Arc<Sample>) -> Result<&Mask> {
     sample.mask.as_ref().ok_or_else(|| Error::data(&sample.name, "expected an image with a mask"))
-}
-
-/// Predicts images of one size, at that size.
-///
-/// # Errors
-/// A prediction that the networks cannot give, and [`Error::NonFiniteLogits`] with the image's name.
-pub fn predict_group<B: Backend>(
-    b: &B,
-    arch: &Architecture,
-    nets: &Nets<'_, B>,
-    which: &[Which],
-    group: &[Arc<Sample>],
-    settings: &Settings,
-) -> Result<Vec<Prediction<B>>> {
-    let out = group[0].image.size;
-    let views = settings.views.of(network_size(out, settings.long_side));
-    memory::check(
-        b,
-        arch,
-        settings,
-        &memory::Asked {
-            size: out,
-            images: group.len(),
-            networks: 1 + nets.teachers.len(),
-            predictions: which.len(),
-        },
-    )?;
-    if let ([view], true) = (&views[..], settings.views.is_single()) {
-        let images = prepare(group, *view)?;
-        return predict(b, arch, nets, which, &images, settings, out).map_err(|e| with_name(e, group));
-    }
-    let mut sums: Vec<Vec<f32>> = Vec::new();
-    for &view in &views {
-        let images = prepare(group, view)?;
-        let mut all = probabilities(b, arch, nets, which, &images, settings, out)
-            .map_err(|error| with_name(error, group))?;
-        if view.mirrored {
-            all.iter_mut().for_each(|p| views::mirror(p, out.1, arch.config.num_classes));
-        }
-        if sums.is_empty() {
-            sums = all;
-        } else {
-            let pairs = sums.iter_mut().zip(&all);
-            pairs.for_each(|(sum, p)| sum.iter_mut().zip(p).for_each(|(s, v)| *s += v));
-        }
-    }
-    let share = 1.0 / views.len() as f32;
-    let shape = Shape::new(group.len(), out.0, out.1, arch.config.num_classes);
-    Ok(sums
-        .into_iter()
-        .map(|mut p| {
-            p.iter_mut().for_each(|v| *v *= share);
-            Prediction::of(b, shape, &p, false)
-        })
-        .collect())
 }
 
 /// Logits that are not finite with the name of the image that they are of.

@@ -1,11 +1,9 @@
 //! Scores of images through a sliding window: where windows lie, and how the scores of overlapping ones combine. Must not
 //! know files.
 
-use super::Settings;
-use super::inference::{Logits, Nets, Which, softmax, upload};
+use super::inference::{Logits, Predictor, softmax, upload};
 use crate::Result;
 use crate::data::HostImages;
-use crate::model::Architecture;
 use crate::ops::{self, Backend, Box2d, Shape, Size};
 use serde::{Deserialize, Serialize};
 
@@ -80,14 +78,11 @@ fn starts(len: usize, window: usize) -> Vec<usize> {
 /// # Errors
 /// As the networks.
 pub(super) fn scores<B: Backend>(
-    b: &B,
-    arch: &Architecture,
-    nets: &Nets<'_, B>,
-    which: &[Which],
+    predictor: &Predictor<'_, B>,
     images: &HostImages,
-    settings: &Settings,
     out: Size,
 ) -> Result<Vec<Vec<f32>>> {
+    let Predictor { b, arch, which, settings, .. } = *predictor;
     let Shape { n, h, w, .. } = images.shape;
     let classes = arch.config.num_classes;
     let canvas = Canvas::new((h, w), settings.window, settings.overlap);
@@ -97,7 +92,7 @@ pub(super) fn scores<B: Backend>(
     for at in canvas.windows() {
         let ([top, left, bottom, right], (y0, x0)) = canvas.shown(at);
         let x = upload(b, &cut(images, &canvas, at), &settings.normalize)?;
-        let logits = Logits::new(b, arch, nets, which, &x)?;
+        let logits = Logits::new(predictor, &x)?;
         for (sum, &which) in sums.iter_mut().zip(which) {
             let mut values = logits.mean(b, which, &[canvas.window])?;
             if settings.overlap == Overlap::Probabilities {

@@ -7,7 +7,7 @@ use super::step;
 use super::watch::Watch;
 use crate::config::{self, ImageSizes, KEPT_IMAGES, RunConfig, VALIDATION};
 use crate::data::{HostImages, LabeledBatch, UnlabeledBatch};
-use crate::eval::memory as inference;
+use crate::eval::{Predictor, memory as inference};
 use crate::model::Architecture;
 use crate::ops::{Backend, MemoryPlan, Strong, View};
 use crate::{Error, Result, host};
@@ -64,7 +64,9 @@ fn validation_bytes<B: Backend>(b: &B, config: &RunConfig, images: &ImageSizes) 
     let planned = b.planned(|twin| {
         let state = State::zeros(twin, arch, config)?;
         let nets = state.eval_nets();
-        twin.step(VALIDATION, || inference::rehearse(twin, arch, &nets, &nets.available(), &settings, &asked))
+        let which = nets.available();
+        let predictor = Predictor { b: twin, arch, nets: &nets, which: &which, settings: &settings };
+        twin.step(VALIDATION, || inference::rehearse(&predictor, &asked))
     })?;
     Ok(planned.map_or(0, |(_, plan)| plan.step_bytes()))
 }
@@ -290,7 +292,7 @@ mod tests {
     use super::*;
     use crate::backend::cuda::{self, Dtype};
     use crate::data::{Preset, SceneSource, SceneSpec};
-    use crate::eval::{self, Overlap};
+    use crate::eval::Overlap;
     use crate::method::Algorithm;
     use crate::ops::{Device, StepMemory};
 
@@ -345,9 +347,10 @@ mod tests {
                     let state = State::zeros(twin, &arch, &config)?;
                     let nets = state.eval_nets();
                     let settings = config.eval.settings(config.normalize);
-                    twin.step(VALIDATION, || {
-                        eval::evaluate(twin, &arch, &nets, &nets.available(), &source, &settings, |_| true)
-                    })?;
+                    let which = nets.available();
+                    let predictor =
+                        Predictor { b: twin, arch: &arch, nets: &nets, which: &which, settings: &settings };
+                    twin.step(VALIDATION, || predictor.evaluate(&source, |_| true))?;
                     Ok(())
                 })
                 .unwrap()

@@ -12,7 +12,7 @@ use super::validation::is_validated;
 use super::{pictures, signal, step, unlabeled};
 use crate::config::{RunConfig, TeacherStart};
 use crate::error::shell_word;
-use crate::eval::{self, Palette, Scores, Which};
+use crate::eval::{self, Palette, Predictor, Scores, Which};
 use crate::method::{Algorithm, End, NetworkName, Phase, Schedule, StepArgs};
 use crate::model::Architecture;
 use crate::ops::Backend;
@@ -313,20 +313,15 @@ impl<B: Backend> Trainer<'_, B> {
         let shown = self.meta.decides();
         let palette = Palette::new(self.meta.preset, self.arch.config.num_classes);
         let mut strips = Vec::new();
-        let scores = eval::evaluate(
-            self.b,
-            self.arch,
-            &nets,
-            &which,
-            &*self.data.val,
-            &self.meta.settings(),
-            |seen| {
-                if strips.len() < self.config.run.pictures {
-                    strips.push(pictures::strip(&seen, shown, &palette));
-                }
-                !signal::asked()
-            },
-        )?;
+        let settings = self.meta.settings();
+        let predictor =
+            Predictor { b: self.b, arch: self.arch, nets: &nets, which: &which, settings: &settings };
+        let scores = predictor.evaluate(&*self.data.val, |seen| {
+            if strips.len() < self.config.run.pictures {
+                strips.push(pictures::strip(&seen, shown, &palette));
+            }
+            !signal::asked()
+        })?;
         let Some(scores) = scores else { return Ok(None) };
         if !strips.is_empty() {
             let path = self.dir.pictures().join(format!("epoch-{epoch:04}.png"));

@@ -179,7 +179,12 @@ fn selected(file: &WeightFile, wanted: Wanted, selector: Option<&str>) -> Result
 /// # Errors
 /// [`Error::Checkpoint`] where nothing fits (naming the closest spelling and the first tensors at fault),
 /// where a network that the file names is damaged, or where several fit and none is chosen.
-pub fn fits(file: &WeightFile, arch: &Architecture, wanted: Wanted, selector: Option<&str>) -> Result<Chosen> {
+pub fn fits(
+    file: &WeightFile,
+    arch: &Architecture,
+    wanted: Wanted,
+    selector: Option<&str>,
+) -> Result<Chosen> {
     let fail = |message: String| Err(Error::checkpoint(file.path(), message));
     let judged: Vec<_> =
         selected(file, wanted, selector)?.iter().map(|s| judge(file, arch, wanted, s)).collect();

@@ -209,9 +209,10 @@ fn images_whose_masks_may_lie_either_way_are_counted_in_a_warning() {
     let found: serde_json::Value = p.read_json("found.json");
     assert!(found["warnings"][0].as_str().unwrap().contains(counted));
     // Where it was chosen it is reported, without a warning.
-    for (chosen, taken) in
-        [("stored", "read as the file stores the image"), ("upright", "read upright, as viewers show the image")]
-    {
+    for (chosen, taken) in [
+        ("stored", "read as the file stores the image"),
+        ("upright", "read upright, as viewers show the image"),
+    ] {
         for output in
             [p.train("o", &["--dry-run", "--exif-masks", chosen]), check_data(&p, &["--exif-masks", chosen])]
         {

@@ -7,7 +7,7 @@ use crate::networks;
 use psmt_fast::backend::cpu::Cpu;
 use psmt_fast::backend::cuda::Dtype;
 use psmt_fast::data::{HostImages, RgbImage, Sample};
-use psmt_fast::eval::{self, Nets, Overlap, Settings, Views, Which};
+use psmt_fast::eval::{Nets, Overlap, Predictor, Settings, Views, Which};
 use psmt_fast::model::io::TensorFile;
 use psmt_fast::model::{Architecture, ModelConfig, Network};
 use psmt_fast::ops::{Backend, Normalize, Size};
@@ -116,14 +116,15 @@ fn check<B: Backend>(b: &B, tolerance: f64, cases: &[&str]) {
         let data = samples.iter().flat_map(|s| s.image.data.clone()).collect();
         let images = HostImages::whole(2, values.size, data);
         let arch = &published.arch;
-        let all = eval::scores(b, arch, &nets, &which, &images, &settings, values.size).unwrap();
+        let predictor = Predictor { b, arch, nets: &nets, which: &which, settings: &settings };
+        let all = predictor.scores(&images, values.size).unwrap();
         let second = &all[1][all[1].len() / 2..];
         let allowed = tolerance * largest(&values.scores);
         assert_within(&format!("{} on {}", case.name, b.name()), second, &values.scores, |_| allowed);
 
         // What validation, `eval` and `predict` make of them; labels may differ where two classes are equal
         // but for rounding.
-        let predicted = eval::predict_group(b, arch, &nets, &which, &samples, &settings).unwrap();
+        let predicted = predictor.predict_group(&samples).unwrap();
         let labels = b.download_labels(&predicted[1].label);
         let confidences = b.download(&predicted[1].confidence);
         let (pixels, classes) = (values.label.len(), arch.config.num_classes);
@@ -178,8 +179,9 @@ fn other_forms_give_other_scores() {
         let mut settings = case.settings(&published.attrs);
         change(&mut settings);
         let images = HostImages::whole(1, values.size, values.image.clone());
-        let all =
-            eval::probabilities(&b, &published.arch, &nets, &[case.network], &images, &settings, values.size);
+        let (arch, which) = (&published.arch, &[case.network]);
+        let predictor = Predictor { b: &b, arch, nets: &nets, which, settings: &settings };
+        let all = predictor.probabilities(&images, values.size);
         let softmax = |scores: &[f32]| {
             let sum: f32 = scores.iter().map(|v| v.exp()).sum();
             scores.iter().map(|v| v.exp() / sum).collect::<Vec<_>>()

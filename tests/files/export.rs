@@ -8,7 +8,7 @@ use crate::python::python_with;
 use psmt_fast::Error;
 use psmt_fast::backend::cpu::Cpu;
 use psmt_fast::data::HostImages;
-use psmt_fast::eval::{self, Nets, Palette, Which};
+use psmt_fast::eval::{self, Nets, Palette, Predictor, Which};
 use psmt_fast::export::{
     Info, Input, Naming, OnnxOptions, Output, Values, proto, write_networks, write_onnx,
 };
@@ -73,7 +73,9 @@ impl Trained {
         let all = Nets { student: &nets[0], teachers: nets[1..].iter().collect() };
         let size = (images.shape.h, images.shape.w);
         let settings = eval::Settings { normalize: normalize(), ..Default::default() };
-        let p = eval::predict(&b, &self.arch, &all, &[which], images, &settings, size).unwrap();
+        let predictor =
+            Predictor { b: &b, arch: &self.arch, nets: &all, which: &[which], settings: &settings };
+        let p = predictor.predict(images, size).unwrap();
         let mut out = BTreeMap::from([
             ("labels", b.download_labels(&p[0].label).into_iter().map(f32::from).collect()),
             ("confidence", b.download(&p[0].confidence)),
