@@ -16,13 +16,13 @@ use std::path::{Path, PathBuf};
 pub struct Args {
     #[command(flatten)]
     set: SetArgs,
-    /// List of labelled images: `image mask` a line
+    /// List of labelled images: one `image mask` per line
     #[arg(long, value_name = "LIST")]
     labeled: Option<PathBuf>,
     /// List of unlabelled images; masks are not looked for
     #[arg(long, value_name = "LIST")]
     unlabeled: Option<PathBuf>,
-    /// List of validation images: `image mask` a line
+    /// List of validation images: one `image mask` per line
     #[arg(long, value_name = "LIST")]
     val: Option<PathBuf>,
     /// Write what was found to this file too

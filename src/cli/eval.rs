@@ -1,7 +1,7 @@
 //! `eval`: scores of a checkpoint on images with masks.
 
 use super::inference::InferenceArgs;
-use super::train::DataArgs;
+use super::settings::DataArgs;
 use super::{DeviceArgs, on_device};
 use crate::config::{self, Overrides};
 use crate::eval::{Palette, Predictor, Scores, Which, percent};
@@ -53,7 +53,7 @@ fn run_on<B: Backend>(b: &B, args: Args) -> Result<()> {
     let file = checkpoint_file(&args.checkpoint)?;
     let checkpoint = Checkpoint::open(&file)?;
     let mut over = Overrides::default();
-    args.data.apply(&mut over)?;
+    over.set_all(&args.data)?;
     // The run's own configuration says what it was validated on; flags win.
     let run_config = args.checkpoint.is_dir().then(|| args.checkpoint.join("config.toml"));
     if run_config.is_none() && args.data.is_empty() {

@@ -14,6 +14,7 @@ mod memory;
 mod predict;
 mod presets;
 mod report;
+mod settings;
 mod split;
 mod train;
 

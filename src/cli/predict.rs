@@ -30,7 +30,7 @@ pub struct Args {
     /// A run's folder (its best checkpoint), or a checkpoint file.
     #[arg(long, value_name = "RUN_DIR|FILE")]
     checkpoint: PathBuf,
-    /// Folder of results: NAME_color.png, NAME_index.png and NAME_confidence.png an image, and predictions.json.
+    /// Folder of results: NAME_color.png, NAME_index.png and NAME_confidence.png per image, and predictions.json.
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
     /// Replace files that are in that folder; without it nothing is predicted where one would be.

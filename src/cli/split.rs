@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 pub struct Args {
     #[command(flatten)]
     set: SetArgs,
-    /// List of labelled images to divide: `image mask` a line
+    /// List of labelled images to divide: one `image mask` per line
     #[arg(long, value_name = "LIST")]
     list: PathBuf,
     /// How many stay labelled: a number of images, or a share such as 1/8 or 0.125

@@ -3,6 +3,7 @@
 use super::{RunConfig, renamed};
 use crate::data::Preset;
 use crate::{Error, Result};
+use serde::Serialize;
 use std::path::Path;
 use toml::{Table, Value};
 
@@ -30,11 +31,14 @@ impl Overrides {
         table.insert(last.to_string(), value.into());
     }
 
-    /// Sets `key` where there is a value.
-    pub fn set_some(&mut self, key: &str, value: Option<impl Into<Value>>) {
-        if let Some(v) = value {
-            self.set(key, v);
-        }
+    /// Sets the key that each field of `settings` is serialised under to the field's value; `None` sets nothing.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] for a value that TOML cannot hold, such as a path that is not UTF-8.
+    pub fn set_all(&mut self, settings: &impl Serialize) -> Result<()> {
+        let table = Table::try_from(settings).map_err(|e| Error::Usage(e.to_string()))?;
+        table.into_iter().for_each(|(key, value)| self.set(&key, value));
+        Ok(())
     }
 
     /// The value of `key`, where it is set.
@@ -152,6 +156,7 @@ fn merge(base: &mut Table, over: Table) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use clap::ValueEnum;
 
     fn write(text: &str) -> (tempfile::TempDir, std::path::PathBuf) {
         let dir = tempfile::tempdir().unwrap();
@@ -189,9 +194,7 @@ mod tests {
 
     #[test]
     fn resolved_text_reads_back() {
-        for preset in
-            [Some(Preset::Voc), Some(Preset::Cityscapes), Some(Preset::Camvid), Some(Preset::Demo), None]
-        {
+        for preset in Preset::value_variants().iter().copied().map(Some).chain([None]) {
             let c = load(None, &Overrides::default(), preset).unwrap();
             assert_eq!(parse("x", &c.to_toml().unwrap()).unwrap(), c);
         }

@@ -65,7 +65,7 @@ pub struct DataConfig {
     /// Folder that the lists' paths are relative to.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dir: Option<PathBuf>,
-    /// List of labelled images: `image mask` a line.
+    /// List of labelled images: one `image mask` per line.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub labeled: Option<PathBuf>,
     /// List of unlabelled images. Masks that it names measure pseudo labels and do nothing else.
@@ -354,12 +354,12 @@ pub struct OptimConfig {
     pub ohem_min_kept_per_image: usize,
     /// Labelled images that go through the networks together, and as many unlabelled ones.
     pub batch_size: usize,
-    /// Batches a step, whose gradients are averaged.
+    /// Batches per step, whose gradients are averaged.
     pub accumulate: usize,
 }
 
 impl OptimConfig {
-    /// Labelled images a step, and as many unlabelled ones.
+    /// Labelled images per step, and as many unlabelled ones.
     pub fn images_a_step(&self) -> usize {
         self.batch_size * self.accumulate
     }
@@ -470,9 +470,9 @@ pub struct RunSettings {
     pub val_all_from: f64,
     /// Steps between records in `metrics.jsonl`.
     pub log_every: u64,
-    /// Pictures a validation.
+    /// Pictures per validation.
     pub pictures: usize,
-    /// Write an event file for TensorBoard beside `metrics.jsonl`.
+    /// Write an event file for TensorBoard next to `metrics.jsonl`.
     pub tensorboard: bool,
 }
 

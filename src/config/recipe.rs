@@ -111,7 +111,7 @@ impl Recipe {
         RECIPES.iter().find(|r| r.name == name)
     }
 
-    /// Labelled images a step of all cards together, and as many unlabelled ones.
+    /// Labelled images per step of all cards together, and as many unlabelled ones.
     pub fn batch_size(&self) -> i64 {
         if self.preset() == "voc" { 32 } else { 8 }
     }

@@ -5,7 +5,7 @@ use super::scenes::SCENE_CLASSES;
 use serde::{Deserialize, Serialize};
 
 /// A known data set.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum Preset {
     /// Pascal VOC 2012, 21 classes.

@@ -1,7 +1,7 @@
 //! Line charts as SVG, a line per group of runs, with a band where it is a mean. A group has the same colour, dash and mark in every
 //! chart. Knows numbers, not what they mean.
 
-use super::page::escape;
+use super::html::escape;
 use std::fmt::Write;
 
 /// Size of a chart, and the room around its axes.

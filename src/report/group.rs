@@ -63,6 +63,14 @@ impl<'a> Group<'a> {
         self.runs.len() > 1
     }
 
+    /// Names the group and, where it has several runs, the one that a picture is of.
+    pub(super) fn caption(&self, run: &Run) -> String {
+        match self.is_mean() {
+            true => format!("{} (run {}, seed {})", self.label, run.label, run.seed()),
+            false => self.label.clone(),
+        }
+    }
+
     /// The runs whose numbers stand for it: of several those that ended, which are all at the same epoch; a single one as far as
     /// it is.
     pub fn counted(&self) -> impl Iterator<Item = &'a Run> {

@@ -1,7 +1,7 @@
 //! How sure the teachers were, epoch by epoch: a column an epoch, a row a bin of confidences, dark where many pixels lie. Knows
 //! histograms and PNGs.
 
-use super::page::{data_uri, escape};
+use super::html::{data_uri, escape};
 use crate::{Error, Result};
 use image::{ExtendedColorType, ImageEncoder};
 

@@ -6,6 +6,7 @@ mod chart;
 mod curves;
 mod group;
 mod heat;
+mod html;
 mod markdown;
 mod page;
 mod pairs;

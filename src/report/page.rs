@@ -1,38 +1,17 @@
-//! The page: its parts in order, their style, and what text and pictures need to stand in HTML.
+//! The page: its parts in order, and their style.
 
 use super::curves::{self, charts};
 use super::group::Group;
 use super::heat::Heat;
+use super::html::escape;
 use super::markdown::pairs_text;
 use super::pictures::{self, Cells};
 use super::run::Run;
 use super::{pairs, tables, unlabeled};
 use crate::Result;
-use base64::Engine;
 use std::fmt::Write;
 
 const STYLE: &str = include_str!("page.css");
-
-/// Text as HTML has it, in elements and in attributes.
-pub fn escape(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '&' => out += "&amp;",
-            '<' => out += "&lt;",
-            '>' => out += "&gt;",
-            '"' => out += "&quot;",
-            '\'' => out += "&#39;",
-            c => out.push(c),
-        }
-    }
-    out
-}
-
-/// A file within the page.
-pub fn data_uri(kind: &str, bytes: &[u8]) -> String {
-    format!("data:{kind};base64,{}", base64::engine::general_purpose::STANDARD.encode(bytes))
-}
 
 /// The whole page about `groups` of runs.
 ///
@@ -80,14 +59,6 @@ pub fn page(groups: &[Group<'_>]) -> Result<String> {
     Ok(html)
 }
 
-/// What a picture is of: the group, and which of its runs where there are several.
-pub(super) fn caption(group: &Group<'_>, run: &Run) -> String {
-    match group.is_mean() {
-        true => format!("{} (run {}, seed {})", group.label, run.label, run.seed()),
-        false => group.label.clone(),
-    }
-}
-
 /// Confidence of the first run of each group that has any.
 fn confidence(groups: &[Group<'_>]) -> Result<Option<String>> {
     let heats = groups.iter().filter_map(|group| {
@@ -96,7 +67,7 @@ fn confidence(groups: &[Group<'_>]) -> Result<Option<String>> {
         let epochs = || run.epochs.iter().filter_map(|e| Some((e.epoch, e.confidence_histogram.as_deref()?)));
         let bins = epochs().map(|(_, counts)| counts.len()).max().unwrap_or(0);
         let epochs = epochs().filter(|(_, counts)| counts.len() == bins).collect();
-        Some(Heat { label: &caption(group, run), epochs, threshold: run.threshold() }.svg())
+        Some(Heat { label: &group.caption(run), epochs, threshold: run.threshold() }.svg())
     });
     let figures = charts(heats.collect::<Result<Vec<_>>>()?.into_iter());
     let several = match groups.iter().any(Group::is_mean) {
@@ -116,7 +87,7 @@ fn gallery(groups: &[Group<'_>]) -> Result<Option<String>> {
     for group in groups {
         if let Some(run) = group.runs.iter().find(|run| run.picture.is_some()) {
             let cells = run.picture.as_deref().map_or(Ok(Vec::new()), pictures::read)?;
-            all.push((escape(&caption(group, run)), cells));
+            all.push((escape(&group.caption(run)), cells));
         }
     }
     let most = all.iter().map(|(_, cells)| cells.len()).max().unwrap_or(0);
@@ -148,15 +119,4 @@ fn gallery(groups: &[Group<'_>]) -> Result<Option<String>> {
         }
     }
     Ok((!html.is_empty()).then_some(html))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn nothing_that_is_given_becomes_markup() {
-        assert_eq!(escape("<a href=\"x\">'&"), "&lt;a href=&quot;x&quot;&gt;&#39;&amp;");
-        assert_eq!(data_uri("image/png", &[0, 255, 16]), "data:image/png;base64,AP8Q");
-    }
 }

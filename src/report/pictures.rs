@@ -1,7 +1,7 @@
 //! The pictures of validations and of unlabelled crops, cut into image, truth, prediction and confidence, with the prediction laid over the image. Knows
 //! how `train::pictures` arranges them, not what is in them.
 
-use super::page::data_uri;
+use super::html::data_uri;
 use crate::train::pictures;
 use crate::{Error, Result};
 use image::codecs::jpeg::JpegEncoder;

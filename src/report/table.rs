@@ -2,7 +2,7 @@
 
 use super::chart::sample;
 use super::group::Group;
-use super::page::escape;
+use super::html::escape;
 use super::stats::Sample;
 use std::fmt::Write;
 

@@ -1,7 +1,7 @@
 //! Unlabelled crops on the page, with the pseudo labels of the newest picture of a run.
 
 use super::group::Group;
-use super::page::{caption, escape};
+use super::html::escape;
 use super::pictures;
 use crate::Result;
 use std::fmt::Write;
@@ -15,7 +15,7 @@ pub fn gallery(groups: &[Group<'_>]) -> Result<Option<String>> {
     for group in groups {
         let picture = group.runs.iter().find_map(|run| Some((run, run.unlabeled_picture.as_ref()?)));
         if let Some((run, path)) = picture {
-            html += &rows(&caption(group, run), &pictures::read(path)?);
+            html += &rows(&group.caption(run), &pictures::read(path)?);
         }
     }
     let text = "<p>Unlabelled crops of the epoch's last batch. The true label is black where none is known, and nothing learns \
