@@ -6,7 +6,7 @@ use crate::config::recipe::{RECIPES, Recipe};
 use crate::config::{self, Overrides, RunConfig};
 use crate::data::Preset;
 use crate::eval::{Which, percent};
-use crate::method::{Algorithm, Schedule};
+use crate::method::Schedule;
 use crate::ops::Backend;
 use crate::train::{self, Datasets, Prepared, Resume, ResumeFrom, RunDir, Summary};
 use crate::{Error, Result};
