@@ -1,5 +1,7 @@
 //! What a person sees of a run: bars on a terminal, one line per epoch elsewhere. Prints, computes nothing.
 
+use super::losses::Sums;
+use crate::eval::percent;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::io::IsTerminal;
 
@@ -69,4 +71,17 @@ impl Drop for Display {
             bar.finish_and_clear();
         }
     }
+}
+
+/// The epoch's pseudo labels in words, to follow others; empty where nothing is known of them.
+pub(super) fn pseudo_labels(sums: &Sums) -> String {
+    let mut text = String::new();
+    if sums.pixels > 0 {
+        text += &format!(", {:.0} % of pixels pass", 100.0 * sums.pass_rate());
+    }
+    if let Some(scores) = sums.pseudo_label_scores() {
+        let (miou, right) = (percent(scores.miou, 1), percent(scores.pixel_accuracy, 0));
+        text += &format!(", pseudo labels {miou} mIoU, {right} % right");
+    }
+    text
 }

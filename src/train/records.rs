@@ -2,7 +2,7 @@
 //! not know devices.
 
 use super::dataset::Datasets;
-use super::state::Sums;
+use super::losses::{Losses, Sums};
 use super::unread::Pending;
 use crate::Result;
 use crate::eval::Scores;
@@ -33,31 +33,6 @@ impl Clock {
         self.waited += start.elapsed();
         value
     }
-}
-
-/// Losses of a step on the host.
-pub(super) struct Losses {
-    pub sup: f64,
-    /// Unsupervised, weighted.
-    pub unsup: f64,
-    /// The student's confusion matrix over labelled pixels.
-    pub confusion: Vec<u64>,
-    /// `None` where there are no pseudo labels.
-    pub pseudo: Option<PseudoLabels>,
-}
-
-/// Counts of a step's pseudo labels.
-pub(super) struct PseudoLabels {
-    /// Pixels that reached the threshold.
-    pub passed: u64,
-    /// Pixels with a pseudo label.
-    pub pixels: u64,
-    /// Confidences in equal bins.
-    pub histogram: Vec<u64>,
-    /// The student's confusion matrix with the pseudo labels, over pixels that passed.
-    pub confusion: Vec<u64>,
-    /// That of the pseudo labels with true labels, over pixels that passed; `None` where no true labels are known.
-    pub truth: Option<Vec<u64>>,
 }
 
 /// The first record of a run: what it trains on.

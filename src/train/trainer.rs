@@ -3,13 +3,14 @@
 use super::checkpoint::{self, Metadata};
 use super::dataset::{Datasets, Loaders};
 use super::events::Events;
-use super::progress::{Display, StepView};
+use super::losses::Sums;
+use super::progress::{self, Display, StepView};
 use super::records::{Clock, end_record, run_record, step_record, validation_record};
 use super::run_dir::{Metrics, RunDir};
-use super::state::{Best, State, Sums};
+use super::state::{Best, State};
 use super::unread::{Pending, Reading, Unread};
 use super::validation::is_validated;
-use super::{pictures, signal, step, unlabeled};
+use super::{pictures, signal, step};
 use crate::config::{RunConfig, TeacherStart};
 use crate::error::shell_word;
 use crate::eval::{self, Palette, Predictor, Scores, Which};
@@ -291,7 +292,7 @@ impl<B: Backend> Trainer<'_, B> {
             }
             End::Epoch(epoch) => {
                 let line = format!("epoch {epoch}/{}: loss {sup:.3} + {unsup:.3}", self.schedule.epochs);
-                line + &unlabeled::describe(sums)
+                line + &progress::pseudo_labels(sums)
             }
         }
     }

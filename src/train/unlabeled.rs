@@ -1,11 +1,9 @@
-//! What a run reports of its pseudo labels after an epoch: a picture of unlabelled crops, and how good they
-//! were in words. Nothing here changes the run.
+//! The picture of unlabelled crops with their pseudo labels after an epoch. Nothing here changes the run.
 
 use super::pictures::{self, Crop};
-use super::state::Sums;
 use super::step;
 use super::trainer::Trainer;
-use crate::eval::{Palette, percent};
+use crate::eval::Palette;
 use crate::ops::Backend;
 use crate::{Error, Result};
 
@@ -50,17 +48,4 @@ impl<B: Backend> Trainer<'_, B> {
         }
         Ok(())
     }
-}
-
-/// The epoch's pseudo labels in words, to follow others; empty where nothing is known of them.
-pub(super) fn describe(sums: &Sums) -> String {
-    let mut text = String::new();
-    if sums.pixels > 0 {
-        text += &format!(", {:.0} % of pixels pass", 100.0 * sums.pass_rate());
-    }
-    if let Some(scores) = sums.pseudo_label_scores() {
-        let (miou, right) = (percent(scores.miou, 1), percent(scores.pixel_accuracy, 0));
-        text += &format!(", pseudo labels {miou} mIoU, {right} % right");
-    }
-    text
 }

@@ -1,7 +1,7 @@
 //! Steps whose results are still on the device. Reading waits for the device, so it is done now and then, for
 //! many steps at once. Must not know records or files.
 
-use super::records::{Losses, PseudoLabels};
+use super::losses::{Losses, PseudoLabels};
 use super::step::Outcome;
 use super::watch::{Found, Watch};
 use crate::Result;
