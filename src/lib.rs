@@ -67,6 +67,8 @@ pub mod error;
 pub mod eval;
 pub mod export;
 #[doc(hidden)]
+pub mod files;
+#[doc(hidden)]
 pub mod host;
 pub mod method;
 pub mod model;

@@ -4,7 +4,7 @@ use super::printable;
 use crate::data::census::{self, ClassCount, Role};
 use crate::data::survey::{Survey, survey};
 use crate::data::{ExifMasks, FolderOptions, Layout, List, Masks, Preset, check_disjoint, class_names};
-use crate::model::io::write_json;
+use crate::files::write_json;
 use crate::{Error, Result};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};

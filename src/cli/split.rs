@@ -4,7 +4,7 @@ use super::check_data::SetArgs;
 use crate::data::Masks;
 use crate::data::split::stratified;
 use crate::data::survey::survey;
-use crate::model::io::write_atomically;
+use crate::files::write_atomically;
 use crate::{Error, Result};
 use std::collections::HashMap;
 use std::io::Write;

@@ -8,7 +8,7 @@ use super::proto::{
     TensorShapeProto, TensorTypeProto, TypeProto, ValueInfoProto,
 };
 use super::{Info, Values};
-use crate::model::io::write_atomically;
+use crate::files::write_atomically;
 use crate::model::{Architecture, NamedTensor};
 use crate::ops::Normalize;
 use crate::{Error, Result};

@@ -3,13 +3,14 @@
 
 use super::checksum;
 use super::table::{NamedTensor, ParamTable};
+use crate::files::write_atomically;
 use crate::{Error, Result};
 use half::{bf16, f16};
 use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 /// Bytes of the header's length in front of the header.
@@ -132,69 +133,6 @@ pub fn write_tensors_as(
         out.write_all(&size)?;
         out.write_all(&header)?;
         values(&mut |bytes| out.write_all(bytes))
-    })
-}
-
-/// Ending of the temporary files that [`write_atomically`] makes; a process that was killed may leave one.
-pub const TEMPORARY: &str = ".tmp";
-
-/// Writes a file through `fill` so that `path` holds the old content or all of the new one, also after a crash: into a new
-/// file of a random name in the same folder, which is then renamed. A device, a pipe or `/dev/stdout` is
-/// written to directly.
-///
-/// # Errors
-/// [`Error::Io`] where the system refuses; the temporary file is removed.
-pub fn write_atomically(
-    path: &Path,
-    fill: impl FnOnce(&mut BufWriter<&File>) -> std::io::Result<()>,
-) -> Result<()> {
-    let fill = |file: &File| -> std::io::Result<()> {
-        let mut out = BufWriter::with_capacity(1 << 20, file);
-        fill(&mut out)?;
-        out.flush()
-    };
-    if is_stream(path) {
-        let write = || fill(&File::options().write(true).open(path)?);
-        return write().map_err(Error::io(path));
-    }
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let write = || -> std::io::Result<()> {
-        // Short, so that names of up to the system's limit can be written; never an existing file, nor through a link.
-        let mut builder = tempfile::Builder::new();
-        builder.prefix(".psmt-").suffix(TEMPORARY);
-        #[cfg(unix)]
-        builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666)); // less the user's umask
-        let temporary = builder.tempfile_in(folder)?;
-        fill(temporary.as_file())?;
-        temporary.as_file().sync_all()?;
-        temporary.persist(path).map_err(|e| e.error)?;
-        // The rename itself reaches the disk with the folder; not every system lets a folder be opened for that.
-        if let Ok(folder) = File::open(folder) {
-            let _ = folder.sync_all();
-        }
-        Ok(())
-    };
-    write().map_err(Error::io(path))
-}
-
-/// Whether `path` is a device or pipe, which a renamed file must not replace.
-fn is_stream(path: &Path) -> bool {
-    let special = fs::metadata(path).is_ok_and(|m| !m.is_file() && !m.is_dir());
-    special
-        || path.starts_with("/dev/fd")
-        || path.starts_with("/proc")
-        || path == Path::new("/dev/stdout")
-        || path == Path::new("/dev/stderr")
-}
-
-/// Writes a value as indented JSON, whole or not at all.
-///
-/// # Errors
-/// As [`write_atomically`].
-pub fn write_json(path: &Path, value: &impl serde::Serialize) -> Result<()> {
-    write_atomically(path, |out| {
-        serde_json::to_writer_pretty(&mut *out, value)?;
-        out.write_all(b"\n")
     })
 }
 
@@ -386,12 +324,37 @@ impl TensorFile {
     pub fn network(&self, table: &ParamTable, prefix: &str) -> Result<(Vec<f32>, Vec<f32>)> {
         // Checked before memory is allocated: the sizes of a damaged file may be more than any machine has.
         self.check_network(table, prefix)?;
+        self.import(table, prefix, |_| false)
+    }
+
+    /// Flat values in the layout of the parameters alone, such as momenta, whose tensors are `prefix.*`.
+    ///
+    /// # Errors
+    /// [`Error::Checkpoint`] that names a tensor that is missing, of another shape, or with a [`fault`].
+    pub fn params(&self, table: &ParamTable, prefix: &str) -> Result<Vec<f32>> {
+        let is_stat = |name: &str| table.stats.iter().any(|e| e.name == name);
+        Ok(self.import(table, prefix, is_stat)?.0)
+    }
+
+    /// Flat (parameters, running statistics) of the tensors `prefix.*`; zeros for those that are `absent` from such files.
+    fn import(
+        &self,
+        table: &ParamTable,
+        prefix: &str,
+        absent: impl Fn(&str) -> bool,
+    ) -> Result<(Vec<f32>, Vec<f32>)> {
         let mut failed = None;
-        let values = table.import(|name| match self.sound_tensor(&format!("{prefix}.{name}")) {
-            Ok(t) => t.map(|t| (t.shape, t.data)),
-            Err(e) => {
-                failed = Some(e);
-                None
+        let values = table.import(|name| {
+            if absent(name) {
+                let e = table.params.iter().chain(&table.stats).find(|e| e.name == name)?;
+                return Some((e.shape.clone(), vec![0.0; e.span.len]));
+            }
+            match self.sound_tensor(&format!("{prefix}.{name}")) {
+                Ok(t) => t.map(|t| (t.shape, t.data)),
+                Err(e) => {
+                    failed = Some(e);
+                    None
+                }
             }
         });
         match (values, failed) {

@@ -24,7 +24,7 @@ pub use run::Run;
 pub use crate::config::flatten;
 
 use crate::Result;
-use crate::model::io::write_atomically;
+use crate::files::write_atomically;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 

@@ -191,25 +191,7 @@ impl Checkpoint {
         if !self.file.names().iter().any(|n| n.starts_with(&prefix)) {
             return Ok(None);
         }
-        let mut failed = None;
-        let values = arch.table.import(|tensor| {
-            // Running statistics have no momentum; the table asks for them all the same.
-            if let Some(e) = arch.table.stats.iter().find(|e| e.name == tensor) {
-                return Some((e.shape.clone(), vec![0.0; e.span.len]));
-            }
-            match self.file.sound_tensor(&format!("{prefix}.{tensor}")) {
-                Ok(t) => t.map(|t| (t.shape, t.data)),
-                Err(e) => {
-                    failed = Some(e);
-                    None
-                }
-            }
-        });
-        match (values, failed) {
-            (_, Some(e)) => Err(e),
-            (Ok((values, _)), None) => Ok(Some(values)),
-            (Err(message), None) => Err(Error::checkpoint(self.file.path(), format!("{prefix}: {message}"))),
-        }
+        self.file.params(&arch.table, &prefix).map(Some)
     }
 
     /// Puts the file's values and counters into `state`.

@@ -2,7 +2,7 @@
 //! label) and confidence side by side.
 
 use crate::eval::{Palette, Seen, Which};
-use crate::model::io::write_atomically;
+use crate::files::write_atomically;
 use crate::ops::{Backend, IGNORE, Size};
 use crate::{Error, Result};
 use std::path::Path;

@@ -1,7 +1,7 @@
 //! A run's folder: where its files are, and the record file. Must not know networks or devices.
 
 use crate::error::shell_word;
-use crate::model::io::TEMPORARY;
+use crate::files::TEMPORARY;
 use crate::{Error, Result};
 use std::fs::{File, TryLockError};
 use std::io::{BufRead, BufReader, BufWriter, Write};

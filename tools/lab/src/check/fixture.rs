@@ -1,7 +1,7 @@
 //! Fixture files: tensors `in.*` and `out.*` in a safetensors container whose metadata names the op and its
 //! settings. Must not know what an op does.
 
-use psmt_fast::model::io::write_atomically;
+use psmt_fast::files::write_atomically;
 use psmt_fast::ops::Shape;
 use psmt_fast::{Error, Result};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};

@@ -3,7 +3,7 @@
 use crate::check::selftest;
 use clap::Args as ClapArgs;
 use psmt_fast::cli::device::Device;
-use psmt_fast::model::io::write_json;
+use psmt_fast::files::write_json;
 use psmt_fast::{Error, Result};
 use serde_json::json;
 use std::path::PathBuf;

@@ -4,8 +4,8 @@
 use super::{StepFlags, report};
 use crate::bench::{Counted, step_calls};
 use psmt_fast::backend::cuda::Dtype;
+use psmt_fast::files::write_json;
 use psmt_fast::method::Tvat;
-use psmt_fast::model::io::write_json;
 use psmt_fast::{Error, Result};
 use serde_json::json;
 use std::collections::BTreeMap;

@@ -5,7 +5,7 @@ use super::Run;
 use crate::bench::Timing;
 use psmt_fast::backend::cuda::gpu;
 use psmt_fast::cli::device::{Device, Precision};
-use psmt_fast::model::io::write_json;
+use psmt_fast::files::write_json;
 use psmt_fast::{Error, Result};
 use serde_json::{Map, Value, json};
 

@@ -5,8 +5,8 @@ use super::{StepFlags, report};
 use crate::bench::{DIRECTIONS, conv_text, known_calls, layers};
 use psmt_fast::Result;
 use psmt_fast::backend::cuda::{Direction, modelled_tiles};
+use psmt_fast::files::write_json;
 use psmt_fast::method::Tvat;
-use psmt_fast::model::io::write_json;
 use serde_json::{Value, json};
 
 /// Flags of `bench tiles`.
