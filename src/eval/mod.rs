@@ -5,6 +5,7 @@ mod inference;
 pub mod memory;
 mod metrics;
 mod palette;
+mod predictor;
 mod views;
 mod window;
 

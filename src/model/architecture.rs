@@ -1,11 +1,11 @@
 //! A segmentation network without its values: an encoder from images to features and a decoder from features to logits. The interface of
 //! the model to whatever trains, evaluates or exports it; which layers there are is decided here alone.
 
-use super::decoders::Stacking;
 use super::deeplab::{DeepLabDecoder, DeepLabEncoder};
 use super::graph::Graph;
 use super::layers::{Backward, Cost, Forward, Norm, TrainPass};
 use super::network::Network;
+use super::stacking::Stacking;
 use super::table::{Builder, ParamTable};
 use super::traits::{Decoder, Encoder};
 use super::{Initialization, ModelConfig, init};

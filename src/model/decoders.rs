@@ -4,7 +4,8 @@
 use super::architecture::{AnyDecoder, Architecture, DecoderMasks};
 use super::layers::{Forward, Norm};
 use super::network::Network;
-use crate::ops::{self, Backend, BatchNorm, Conv2d, Span};
+use super::stacking::Stacking;
+use crate::ops::Backend;
 use crate::{Error, Result};
 use std::borrow::Cow;
 
@@ -27,11 +28,11 @@ impl Architecture {
             [] => Err(Error::Usage("T-VAT needs at least one decoder".into())),
             [net] => Ok(Decoders { decoder: self.decoder.clone(), net: Cow::Borrowed(net), count }),
             _ => {
-                let mut stacking = Stacking { count, params: Layout::default(), stats: Layout::default() };
+                let mut stacking = Stacking::new(count);
                 let decoder = self.decoder.stack(&mut stacking);
                 let net = Network {
-                    params: pack(b, &stacking.params, nets.iter().map(|net| &net.params))?,
-                    stats: pack(b, &stacking.stats, nets.iter().map(|net| &net.stats))?,
+                    params: stacking.params.pack(b, nets.iter().map(|net| &net.params))?,
+                    stats: stacking.stats.pack(b, nets.iter().map(|net| &net.stats))?,
                 };
                 Ok(Decoders { decoder, net: Cow::Owned(net), count })
             }
@@ -77,75 +78,4 @@ impl<B: Backend> Decoders<'_, B> {
     pub fn pullback(&self, b: &B, masks: &DecoderMasks<B>, dlogits: &B::Tensor) -> Result<B::Tensor> {
         masks.pullback(b, &self.net, dlogits)
     }
-}
-
-/// Where parts of a network's vector go among the parts of all.
-#[derive(Default)]
-struct Layout {
-    /// A span of each network's vector, and where the first network's copy begins; the others' follow.
-    parts: Vec<(Span, usize)>,
-    len: usize,
-}
-
-impl Layout {
-    /// Appends `count` copies of `span`; returns their place.
-    fn place(&mut self, span: Span, count: usize) -> Span {
-        let all = Span { offset: self.len, len: count * span.len };
-        self.parts.push((span, all.offset));
-        self.len += all.len;
-        all
-    }
-}
-
-/// Places the layers of several networks' decoders in the vectors of one. Weights have the output channel outermost, so several are one
-/// after the other. A decoder places convolution weights first, as a network does: kernels then read them by whole vectors where
-/// channel counts allow it.
-pub(super) struct Stacking {
-    count: usize,
-    params: Layout,
-    stats: Layout,
-}
-
-impl Stacking {
-    /// A convolution whose input is the same for all networks.
-    pub fn conv_shared_input(&mut self, conv: &Conv2d) -> Conv2d {
-        let weight = self.params.place(conv.weight, self.count);
-        Conv2d { weight, out_channels: self.count * conv.out_channels, ..*conv }
-    }
-
-    /// A convolution with a group for each network.
-    pub fn conv(&mut self, conv: &Conv2d) -> Conv2d {
-        let (in_channels, groups) = (self.count * conv.in_channels, self.count * conv.groups);
-        Conv2d { in_channels, groups, ..self.conv_shared_input(conv) }
-    }
-
-    pub fn bias(&mut self, conv: &Conv2d) -> Option<Span> {
-        conv.bias.map(|bias| self.params.place(bias, self.count))
-    }
-
-    pub fn batch_norm(&mut self, bn: &BatchNorm) -> BatchNorm {
-        let count = self.count;
-        BatchNorm {
-            weight: self.params.place(bn.weight, count),
-            bias: self.params.place(bn.bias, count),
-            running_mean: self.stats.place(bn.running_mean, count),
-            running_var: self.stats.place(bn.running_var, count),
-            channels: count * bn.channels,
-            ..*bn
-        }
-    }
-}
-
-/// A vector of the spans of all `vectors` that `layout` places.
-fn pack<'v, B: Backend>(
-    b: &B,
-    layout: &Layout,
-    vectors: impl Iterator<Item = &'v B::Vector>,
-) -> Result<B::Vector> {
-    let mut packed = b.zeros(layout.len);
-    for (i, vector) in vectors.enumerate() {
-        let moves: Vec<_> = layout.parts.iter().map(|&(span, at)| (span, at + i * span.len)).collect();
-        ops::copy_spans(b, &mut packed, vector, &moves)?;
-    }
-    Ok(packed)
 }

@@ -16,6 +16,7 @@ mod layers;
 mod network;
 mod peak;
 mod resnet;
+mod stacking;
 mod table;
 mod traits;
 

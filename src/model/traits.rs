@@ -1,10 +1,10 @@
 //! What an architecture consists of: an encoder from images to features and a decoder from features to logits. Both are lists of layers
 //! with their places in a network's flat vectors, without values.
 
-use super::decoders::Stacking;
 use super::graph::Graph;
 use super::layers::{Backward, Cost, Output, Pass};
 use super::network::Network;
+use super::stacking::Stacking;
 use crate::Result;
 use crate::ops::{Backend, Shape};
 

@@ -2,6 +2,7 @@
 //! kernels.
 
 use super::driver::{Args, DevicePtr, Driver};
+use super::tensor_map::TensorMap;
 use crate::ops::Shape;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -163,7 +164,7 @@ macro_rules! plain_arg {
         }
     })* };
 }
-plain_arg!(u32, u64, i32, i64, f32, f64, DevicePtr);
+plain_arg!(u32, u64, i32, i64, f32, f64, DevicePtr, TensorMap);
 pub(super) use plain_arg;
 
 macro_rules! buffer_arg {

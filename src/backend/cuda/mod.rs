@@ -14,6 +14,7 @@ mod confusion_matrix;
 mod conv2d;
 mod cross_entropy;
 mod cut_mix;
+mod device_ptr;
 pub mod driver;
 mod elementwise;
 mod ensemble_pseudo_label;

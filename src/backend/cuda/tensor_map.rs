@@ -1,8 +1,7 @@
 //! Tensor maps: descriptors with which TMA loads boxes of a tensor of 16-bit values to shared memory, 128
 //! bytes per row, in the 128-byte swizzle; what lies outside the tensor is zero. Must not know ops.
 
-use super::driver::DevicePtr;
-use super::memory::plain_arg;
+use super::device_ptr::DevicePtr;
 
 /// Values in a row of a box.
 pub const ROW: u32 = 64;
@@ -13,8 +12,6 @@ const VALUE: u64 = 2;
 #[repr(C, align(64))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, bytemuck::Pod, bytemuck::Zeroable)]
 pub struct TensorMap(pub [u64; 16]);
-
-plain_arg!(TensorMap);
 
 /// The content of a tensor map.
 #[repr(C)]

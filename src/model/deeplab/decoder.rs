@@ -3,10 +3,10 @@
 
 use crate::Result;
 use crate::model::ModelConfig;
-use crate::model::decoders::Stacking;
 use crate::model::graph::Graph;
 use crate::model::layers::{Backward, ConvBn, ConvBnSaved, Cost, Forward, Norm, Onto, Output, Pass};
 use crate::model::network::Network;
+use crate::model::stacking::Stacking;
 use crate::model::table::{Builder, NormArgs};
 use crate::model::traits::Decoder;
 use crate::ops::{self, Backend, Conv2d, RELU, Shape};

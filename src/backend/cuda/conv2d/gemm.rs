@@ -2,7 +2,7 @@
 //! tile, and the choice of the tile by a model of its time (kernels/conv2d.cu says what m, n and k are).
 //! Groups are as many GEMMs in one launch.
 
-use super::plan::{Plan, Sizes, sizes};
+use super::plan::{Direction, Plan, Sizes, sizes};
 use super::stem::Stem;
 use super::tile::{Kernels, MULTIPROCESSORS, STEP_BYTES, Tile};
 use super::tma;
@@ -16,21 +16,7 @@ const MIN_STEPS: usize = 4;
 /// Bytes per nanosecond at which the splits of a weight's gradient are added: an H200's copy rate.
 const ADD_RATE: f64 = 4300.0;
 
-/// The three GEMMs of a convolution.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Direction {
-    /// Forward: m = positions of y, n = output channels, k = taps and input channels.
-    Fprop,
-    /// Data gradient: n = input channels, k = taps and output channels, m = positions of x that are equal
-    /// modulo the stride, of which there are `stride²` phases, fewer in an image that is smaller than the
-    /// stride.
-    Dgrad,
-    /// Weight gradient: m = output channels, n = taps and input channels, k = positions of y, split into
-    /// whole steps so that every multiprocessor has work.
-    Wgrad,
-}
-
-/// One of the three.
+/// One of the GEMMs of a convolution.
 pub(super) struct Gemm {
     direction: Direction,
     dtype: Dtype,

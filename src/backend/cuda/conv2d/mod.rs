@@ -24,7 +24,7 @@ use crate::ops::{
     FpropOut, Onto, OutputEnd, Shape, Span,
 };
 use epilogue::{DgradEpilogue, FpropEpilogue};
-pub use gemm::Direction;
+pub use plan::Direction;
 use plan::Plan;
 use std::sync::Arc;
 pub(super) use tile::ForcedTile;

@@ -7,6 +7,20 @@ use crate::backend::cuda::memory::{Dtype, plain_arg};
 use crate::ops::{Conv2d, Shape};
 use crate::{Error, Result};
 
+/// The three GEMMs of a convolution.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// Forward: m = positions of y, n = output channels, k = taps and input channels.
+    Fprop,
+    /// Data gradient: n = input channels, k = taps and output channels, m = positions of x that are equal
+    /// modulo the stride, of which there are `stride²` phases, fewer in an image that is smaller than the
+    /// stride.
+    Dgrad,
+    /// Weight gradient: m = output channels, n = taps and input channels, k = positions of y, split into
+    /// whole steps so that every multiprocessor has work.
+    Wgrad,
+}
+
 /// Channels and positions that a block of the bias gradient reads at a time, and the fewest positions per
 /// split.
 const BIAS_CHANNELS: usize = 32;

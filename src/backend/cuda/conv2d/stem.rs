@@ -1,7 +1,6 @@
 //! Launches of kernels/conv2d_stem.cu: the first convolution of a network, which reads three channels.
 
-use super::gemm::Direction;
-use super::plan::{Plan, Sizes};
+use super::plan::{Direction, Plan, Sizes};
 use super::tile::{MULTIPROCESSORS, Tile};
 use crate::backend::cuda::driver::Launch;
 use crate::backend::cuda::memory::Dtype;
