@@ -1,7 +1,6 @@
 //! The examples that `--help` of each subcommand ends with. Knows command lines only; a test parses every one.
 
-/// Of `train`.
-pub const TRAIN: &str = "\
+pub(crate) const TRAIN: &str = "\
 Examples:
   psmt-fast train
   psmt-fast train --data DIR --labeled labeled.txt --unlabeled unlabeled.txt --val val.txt --num-classes 11 \\
@@ -12,70 +11,59 @@ Examples:
   psmt-fast train --dry-run --device auto --model resnet50 --crop 512
   psmt-fast train --resume runs/mine";
 
-/// Of `report`.
-pub const REPORT: &str = "\
+pub(crate) const REPORT: &str = "\
 Examples:
   psmt-fast report runs/supervised runs/ps-mt --out compared.html
   psmt-fast report runs/ps-mt --out ps-mt.html";
 
-/// Of `eval`.
-pub const EVAL: &str = "\
+pub(crate) const EVAL: &str = "\
 Examples:
   psmt-fast eval runs/mine
   psmt-fast eval runs/mine --network ensemble --scales 0.75,1,1.25 --flip --json scores.json
   psmt-fast eval runs/mine/checkpoints/best.safetensors --data DIR --val test.txt --window 800";
 
-/// Of `predict`.
-pub const PREDICT: &str = "\
+pub(crate) const PREDICT: &str = "\
 Examples:
   psmt-fast predict --checkpoint runs/mine --out predicted photo.jpg
   psmt-fast predict --checkpoint runs/mine --out predicted --recursive --outputs index,overlay photos
   psmt-fast predict --checkpoint runs/mine --out predicted --network student --scales 0.5,1,1.5 --flip photos";
 
-/// Of `export`.
-pub const EXPORT: &str = "\
+pub(crate) const EXPORT: &str = "\
 Examples:
   psmt-fast export --checkpoint runs/mine --out model.onnx --fold-batch-norm
   psmt-fast export --checkpoint runs/mine --out model.onnx --input normalized --output logits --network student
   psmt-fast export --checkpoint runs/mine --out model.safetensors --format pth-names --dtype f16";
 
-/// Of `inspect`.
-pub const INSPECT: &str = "\
+pub(crate) const INSPECT: &str = "\
 Examples:
   psmt-fast inspect resnet50.pth
   psmt-fast inspect --all runs/mine/checkpoints/best.safetensors";
 
-/// Of `presets`.
-pub const PRESETS: &str = "\
+pub(crate) const PRESETS: &str = "\
 Examples:
   psmt-fast presets";
 
-/// Of `check-data`.
-pub const CHECK_DATA: &str = "\
+pub(crate) const CHECK_DATA: &str = "\
 Examples:
   psmt-fast check-data --data DIR --num-classes 11 --labeled labeled.txt --unlabeled unlabeled.txt --val val.txt
   psmt-fast check-data --preset cityscapes --data CITYSCAPES --labeled train.txt --val val.txt";
 
-/// Of `split`.
-pub const SPLIT: &str = "\
+pub(crate) const SPLIT: &str = "\
 Examples:
   psmt-fast split --data DIR --num-classes 11 --list train.txt --labeled 1/8 --out splits/8
   psmt-fast split --preset voc --data VOC --list train_aug.txt --labeled 662 --seed 3 --out splits/662-3";
 
-/// Of `doctor`.
-pub const DOCTOR: &str = "\
+pub(crate) const DOCTOR: &str = "\
 Examples:
   psmt-fast doctor
   psmt-fast doctor --json";
 
-/// Of `completions`.
-pub const COMPLETIONS: &str = "\
+pub(crate) const COMPLETIONS: &str = "\
 Examples:
   psmt-fast completions bash > ~/.local/share/bash-completion/completions/psmt-fast
   psmt-fast completions fish > ~/.config/fish/completions/psmt-fast.fish";
 
-/// Of `man`.
-pub const MAN: &str = "\
+pub(crate) const MAN: &str = "\
 Examples:
   psmt-fast man ~/.local/share/man/man1";
 

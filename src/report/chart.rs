@@ -21,7 +21,7 @@ const COLORS: [&str; 8] =
 const DASHES: [&str; 4] = ["", "7 3", "2 3", "9 3 2 3"];
 
 /// The colour of a group.
-pub fn color(group: usize) -> &'static str {
+pub(super) fn color(group: usize) -> &'static str {
     COLORS[group % COLORS.len()]
 }
 
@@ -31,10 +31,9 @@ fn dash(group: usize) -> &'static str {
 }
 
 /// One line: the group's number and name, and its points.
-pub struct Line {
+pub(super) struct Line {
     /// Number of the group.
     pub group: usize,
-    /// Its name.
     pub label: String,
     /// The points in the order of x.
     pub points: Vec<Point>,
@@ -42,7 +41,7 @@ pub struct Line {
 
 /// A point of a line.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Point {
+pub(super) struct Point {
     /// Epoch or step.
     pub x: f64,
     /// The value, or the mean of several.
@@ -52,7 +51,7 @@ pub struct Point {
 }
 
 /// A short piece of the group's line, for tables.
-pub fn sample(group: usize) -> String {
+pub(super) fn sample(group: usize) -> String {
     format!(
         "<svg class=\"sample\" viewBox=\"0 0 34 10\" aria-hidden=\"true\"><path d=\"M1 5H33\" stroke=\"{}\" \
          stroke-width=\"2.5\" stroke-dasharray=\"{}\"/></svg>",
@@ -62,7 +61,7 @@ pub fn sample(group: usize) -> String {
 }
 
 /// A chart with its title; nothing where no line has a point.
-pub fn chart(title: &str, x_label: &str, lines: &[Line]) -> Option<String> {
+pub(super) fn chart(title: &str, x_label: &str, lines: &[Line]) -> Option<String> {
     let points = || lines.iter().flat_map(|l| &l.points);
     points().next()?;
     let x = Axis::over(points().map(|p| p.x));
@@ -157,7 +156,7 @@ fn thin(points: &[Point]) -> Vec<Point> {
 }
 
 /// A number in four digits at most, without zeros behind.
-pub fn number(v: f64) -> String {
+pub(super) fn number(v: f64) -> String {
     if v == 0.0 || (1e-3..1e5).contains(&v.abs()) {
         let digits = if v == 0.0 { 0 } else { (3 - v.abs().log10().floor() as i32).clamp(0, 6) as usize };
         let text = format!("{v:.digits$}");

@@ -8,13 +8,13 @@ use super::tables::title;
 use std::collections::BTreeMap;
 
 /// Charts that are there, next to each other.
-pub fn charts(charts: impl Iterator<Item = Option<String>>) -> Option<String> {
+pub(super) fn charts(charts: impl Iterator<Item = Option<String>>) -> Option<String> {
     let charts: String = charts.flatten().collect();
     (!charts.is_empty()).then(|| format!("<div class=\"charts\">{charts}</div>"))
 }
 
 /// mIoU of each network by epoch.
-pub fn miou(groups: &[Group<'_>]) -> Option<String> {
+pub(super) fn miou(groups: &[Group<'_>]) -> Option<String> {
     charts(NETWORKS.iter().map(|network| {
         let points = |run: &Run| {
             let of = |v: &Validation| Some((v.epoch, 100.0 * v.miou.get(*network).copied()??));
@@ -25,7 +25,7 @@ pub fn miou(groups: &[Group<'_>]) -> Option<String> {
 }
 
 /// What runs recorded while they trained, by epoch and by step.
-pub fn training(groups: &[Group<'_>]) -> Option<String> {
+pub(super) fn training(groups: &[Group<'_>]) -> Option<String> {
     let semi = |run: &Run, v: Option<f64>| v.filter(|_| run.uses_unlabeled());
     let epoch = |title: &str, of: &dyn Fn(&Run, &Epoch) -> Option<f64>| {
         let points = |run: &Run| run.epochs.iter().filter_map(|e| Some((e.epoch, of(run, e)?))).collect();

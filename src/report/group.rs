@@ -6,14 +6,14 @@ use std::path::Path;
 
 /// Keys in which runs of one group may differ: the seed, and what changes neither training nor validation. `run.val_every` is not
 /// one of them, as the best validation is one of those that were made.
-pub const MAY_DIFFER: [&str; 5] =
+pub(super) const MAY_DIFFER: [&str; 5] =
     ["schedule.seed", "run.checkpoint_every", "run.log_every", "run.pictures", "run.tensorboard"];
 
 /// What stands between the parts of a folder's name.
 const SEPARATORS: [char; 5] = ['-', '_', '.', '=', ' '];
 
 /// Runs of the same settings and numbers of images, each with another seed.
-pub struct Group<'a> {
+pub(super) struct Group<'a> {
     /// Its name on the page: what the names of its folders have in common.
     pub label: String,
     /// Its runs in the order in which they were given; at least one.
@@ -22,7 +22,7 @@ pub struct Group<'a> {
 
 /// Puts runs into groups, which are in the order of their first runs. A run whose seed a group has already is of another group of
 /// the same settings, so that no seed counts twice in a mean, and runs of two versions of the program can be compared.
-pub fn group(runs: &[Run]) -> Vec<Group<'_>> {
+pub(super) fn group(runs: &[Run]) -> Vec<Group<'_>> {
     let mut groups: Vec<Group<'_>> = Vec::new();
     for run in runs {
         let fits = |g: &usize| groups[*g].same_settings(run) && !groups[*g].has_seed(run.seed());
@@ -115,7 +115,7 @@ impl<'a> Group<'a> {
 }
 
 /// The pairs of groups that have the same settings and share seeds.
-pub fn twins<'g>(groups: &'g [Group<'_>]) -> Vec<(&'g str, &'g str)> {
+pub(super) fn twins<'g>(groups: &'g [Group<'_>]) -> Vec<(&'g str, &'g str)> {
     let mut twins = Vec::new();
     for (i, a) in groups.iter().enumerate() {
         for b in groups[i + 1..].iter().filter(|b| a.same_settings(b.runs[0])) {

@@ -16,7 +16,7 @@ const BOTTOM: f64 = 34.0;
 const COLOR: [u8; 3] = [0, 114, 178];
 
 /// Histograms of a run, by epoch, and the threshold for pseudo labels.
-pub struct Heat<'a> {
+pub(super) struct Heat<'a> {
     /// Name of the run.
     pub label: &'a str,
     /// Epoch and counts a bin over [0, 1]; all have as many bins.

@@ -6,7 +6,7 @@ use super::{pairs, tables};
 use std::fmt::Write;
 
 /// Last mIoU and pixel accuracy of each network and the paired differences, one row per group.
-pub fn document(groups: &[Group<'_>]) -> String {
+pub(super) fn document(groups: &[Group<'_>]) -> String {
     let mut text = String::new();
     for warning in tables::warnings(groups) {
         let _ = writeln!(text, "> **{}**\n", plain(&warning));
@@ -25,7 +25,7 @@ pub fn document(groups: &[Group<'_>]) -> String {
 }
 
 /// What the numbers of paired differences are.
-pub fn pairs_text(groups: &[Group<'_>]) -> String {
+pub(super) fn pairs_text(groups: &[Group<'_>]) -> String {
     let first = groups.first().map_or("", |group| &group.label);
     format!(
         "Last mIoU in points minus that of {first} with the same seed: mean over the pairs ± standard error of the mean. \

@@ -19,9 +19,7 @@ mod tables;
 mod testing;
 mod unlabeled;
 
-pub use run::Run;
-
-pub use crate::config::flatten;
+use run::Run;
 
 use crate::Result;
 use crate::files::write_atomically;

@@ -17,7 +17,7 @@ const STYLE: &str = include_str!("page.css");
 ///
 /// # Errors
 /// Those of pictures.
-pub fn page(groups: &[Group<'_>]) -> Result<String> {
+pub(super) fn page(groups: &[Group<'_>]) -> Result<String> {
     let names: Vec<String> = groups.iter().map(|g| escape(&g.label)).collect();
     let mut html = format!(
         "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><meta name=\"viewport\" \

@@ -18,7 +18,7 @@ struct Pair {
 
 /// One column per group after the first, one row per pair of networks: mean difference of the last mIoU in points, its standard error,
 /// number of pairs. Nothing where no run of the groups shares its seed with an ended one of the first.
-pub fn table(groups: &[Group<'_>]) -> Option<Table> {
+pub(super) fn table(groups: &[Group<'_>]) -> Option<Table> {
     let (first, others) = groups.split_first()?;
     let seeds = |other| shared(first, other).map(|(run, _)| run.seed().to_string()).collect::<Vec<_>>();
     if others.iter().all(|other| seeds(other).is_empty()) {

@@ -20,14 +20,11 @@ const QUALITY: u8 = 85;
 const OVERLAY: u16 = 128;
 
 /// One image of a validation as data URIs.
-pub struct Cells {
-    /// The image.
+pub(super) struct Cells {
     pub image: String,
     /// Its mask in colours.
     pub truth: String,
-    /// The prediction in colours.
     pub prediction: String,
-    /// The prediction over the image.
     pub overlay: String,
     /// Confidence, black 0 and white 1.
     pub confidence: String,
@@ -39,7 +36,7 @@ pub struct Cells {
 ///
 /// # Errors
 /// [`Error::Io`], and [`Error::Data`] for a file that is no picture of a validation.
-pub fn read(path: &Path) -> Result<Vec<Cells>> {
+pub(super) fn read(path: &Path) -> Result<Vec<Cells>> {
     let bytes = std::fs::read(path).map_err(Error::io(path))?;
     let picture = image::load_from_memory_with_format(&bytes, ImageFormat::Png)
         .map_err(|e| Error::data(path, format!("expected a picture of a validation, got {e}")))?

@@ -10,22 +10,18 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// One run.
-pub struct Run {
-    /// Its name on the page.
+pub(super) struct Run {
+    /// Name on the page.
     pub label: String,
-    /// Its folder.
     pub folder: PathBuf,
-    /// Its resolved configuration.
+    /// As resolved when the run began.
     pub config: RunConfig,
-    /// The same by dotted key.
+    /// The configuration by dotted key.
     pub keys: BTreeMap<String, String>,
-    /// What it said of its data when it began; runs of older versions did not.
+    /// `None` for runs of older versions, which did not record it.
     pub start: Option<Start>,
-    /// Records of steps.
     pub steps: Vec<Step>,
-    /// Records of epochs.
     pub epochs: Vec<Epoch>,
-    /// Records of validations.
     pub validations: Vec<Validation>,
     /// The picture of the last validation that has one.
     pub picture: Option<PathBuf>,
@@ -35,30 +31,24 @@ pub struct Run {
 
 /// The first record: what the run trains on.
 #[derive(Debug, PartialEq, Deserialize)]
-pub struct Start {
-    /// Labelled images.
+pub(super) struct Start {
     pub labeled: usize,
-    /// Unlabelled images.
     pub unlabeled: usize,
-    /// Images for validation.
     pub val: usize,
-    /// The family of the labelled list, of Pascal VOC.
+    /// The family of Pascal VOC's labelled list.
     pub voc_family: Option<VocFamily>,
 }
 
-/// Of a step. Numbers that were not finite are `None`.
+/// The record of a step, with keys as in `docs/runs.md`; numbers that were not finite are `None`.
 #[derive(Deserialize)]
-#[allow(missing_docs)] // keys as `docs/runs.md` has them
-pub struct Step {
+pub(super) struct Step {
     pub step: u64,
     pub lr: Option<f64>,
     pub unsup_weight: Option<f64>,
 }
 
-/// Of an epoch.
 #[derive(Deserialize)]
-#[allow(missing_docs)] // as above
-pub struct Epoch {
+pub(super) struct Epoch {
     pub epoch: u64,
     pub loss_sup: Option<f64>,
     pub loss_unsup: Option<f64>,
@@ -74,8 +64,7 @@ pub struct Epoch {
 
 /// Of a validation, by network.
 #[derive(Deserialize)]
-#[allow(missing_docs)] // as above
-pub struct Validation {
+pub(super) struct Validation {
     pub epoch: u64,
     pub miou: BTreeMap<String, Option<f64>>,
     pub pixel_accuracy: BTreeMap<String, Option<f64>>,
@@ -151,13 +140,6 @@ impl Run {
         scores.max_by(|a, b| a.0.total_cmp(&b.0))
     }
 
-    /// The network whose scores stand for the run: the one that decides which epoch is the best.
-    pub fn main_network(&self) -> &'static str {
-        let has = |name: &&str| self.last().is_some_and(|v| v.miou.contains_key(*name));
-        let decides = self.config.eval.decides(self.config.method.algorithm).name();
-        [decides].into_iter().chain(NETWORKS).find(has).unwrap_or(decides)
-    }
-
     /// Whether the last epoch was validated, which ends a run.
     pub fn ended(&self) -> bool {
         self.last().is_some_and(|v| v.epoch == self.planned_epochs())
@@ -224,17 +206,17 @@ impl Run {
 }
 
 /// Networks as records name them; the first that a run has stands for it.
-pub const NETWORKS: [&str; 4] = ["ensemble", "student", "teacher1", "teacher2"];
+pub(super) const NETWORKS: [&str; 4] = ["ensemble", "student", "teacher1", "teacher2"];
 
 /// Names runs by their folders: the last part, or the whole path where two have the same.
-pub fn label(runs: &mut [Run]) {
+pub(super) fn label(runs: &mut [Run]) {
     let names = runs.iter().map(|run| (run.name(), run.folder.display().to_string())).collect::<Vec<_>>();
     runs.iter_mut().zip(distinct(&names)).for_each(|(run, label)| run.label = label);
 }
 
 /// One label per pair of a short and a long name: the short one where it is the only one, else the long one, numbered where that
 /// is not enough.
-pub fn distinct(names: &[(String, String)]) -> Vec<String> {
+pub(super) fn distinct(names: &[(String, String)]) -> Vec<String> {
     let mut labels: Vec<String> = Vec::with_capacity(names.len());
     let mut times: BTreeMap<&str, usize> = BTreeMap::new();
     for (short, long) in names {

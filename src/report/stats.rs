@@ -2,10 +2,9 @@
 
 /// Mean and spread of what several runs gave.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Sample {
+pub(super) struct Sample {
     /// Number of values.
     pub n: usize,
-    /// Their mean.
     pub mean: f64,
     /// Their sample standard deviation, with n - 1 below; one value has none.
     pub deviation: Option<f64>,

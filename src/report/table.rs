@@ -7,11 +7,11 @@ use super::stats::Sample;
 use std::fmt::Write;
 
 /// Stands for what is not there.
-pub const NONE: &str = "–";
+pub(super) const NONE: &str = "–";
 
 /// What stands in a table: text, and short remarks after it.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Cell {
+pub(super) struct Cell {
     /// The text, without markup.
     pub text: String,
     /// Remarks, drawn smaller.
@@ -69,7 +69,7 @@ impl From<String> for Cell {
 }
 
 /// A table with one column per group.
-pub struct Table {
+pub(super) struct Table {
     /// What stands over the names of the rows.
     pub corner: &'static str,
     /// Whether cells are numbers, which stand to the right.
@@ -151,7 +151,7 @@ impl Table {
 }
 
 /// Text as Markdown has it, in tables too.
-pub fn plain(text: &str) -> String {
+pub(super) fn plain(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
         match c {

@@ -32,7 +32,7 @@ fn pixel_accuracy(validation: &Validation, network: &str) -> Option<f64> {
 }
 
 /// Groups at a glance.
-pub fn overview(groups: &[Group<'_>]) -> Table {
+pub(super) fn overview(groups: &[Group<'_>]) -> Table {
     let mut table = Table::new(groups, 0);
     let mut row = |name: &str, cell: &dyn Fn(&Group<'_>) -> Cell| table.row(name, groups.iter().map(cell));
     let means = groups.iter().any(Group::is_mean);
@@ -119,7 +119,7 @@ fn networks(groups: &[Group<'_>]) -> impl Iterator<Item = &'static str> {
 }
 
 /// Last mIoU and pixel accuracy of each network, as documents show them.
-pub fn scores(groups: &[Group<'_>]) -> Vec<(&'static str, Table)> {
+pub(super) fn scores(groups: &[Group<'_>]) -> Vec<(&'static str, Table)> {
     let table = |score: Score| {
         let mut table = Table::new(groups, 0);
         table.row("runs", groups.iter().map(ended));
@@ -137,7 +137,7 @@ pub fn scores(groups: &[Group<'_>]) -> Vec<(&'static str, Table)> {
 }
 
 /// Sentences that say what columns and numbers are.
-pub fn notes(groups: &[Group<'_>]) -> Vec<String> {
+pub(super) fn notes(groups: &[Group<'_>]) -> Vec<String> {
     let mut notes = Vec::new();
     if groups.iter().any(Group::is_mean) {
         notes.push(
@@ -155,7 +155,7 @@ pub fn notes(groups: &[Group<'_>]) -> Vec<String> {
 }
 
 /// Sentences that stand between groups and a comparison of their numbers.
-pub fn warnings(groups: &[Group<'_>]) -> Vec<String> {
+pub(super) fn warnings(groups: &[Group<'_>]) -> Vec<String> {
     let mut warnings = Vec::new();
     let starts = || groups.iter().filter_map(Group::start);
     let families: BTreeSet<String> = starts().filter_map(|s| Some(s.voc_family?.to_string())).collect();
@@ -182,7 +182,7 @@ pub fn warnings(groups: &[Group<'_>]) -> Vec<String> {
 }
 
 /// IoU of each class in the last validations of each group's main network, and the difference to the first group's.
-pub fn classes(groups: &[Group<'_>]) -> Option<Table> {
+pub(super) fn classes(groups: &[Group<'_>]) -> Option<Table> {
     let of = |group: &Group<'_>, class: usize| {
         let network = group.main_network();
         group.last(|v| v.iou.get(network)?.get(class).copied()?)
@@ -224,7 +224,7 @@ pub fn classes(groups: &[Group<'_>]) -> Option<Table> {
 ///
 /// # Errors
 /// A configuration that TOML cannot hold.
-pub fn settings(groups: &[Group<'_>]) -> Result<Option<Table>> {
+pub(super) fn settings(groups: &[Group<'_>]) -> Result<Option<Table>> {
     let defaults: BTreeMap<String, String> = flatten(&RunConfig::default())?;
     let keys: BTreeSet<&String> =
         groups.iter().flat_map(|g| &g.runs).flat_map(|run| run.keys.keys()).chain(defaults.keys()).collect();
@@ -247,7 +247,7 @@ pub fn settings(groups: &[Group<'_>]) -> Result<Option<Table>> {
 }
 
 /// A network in words.
-pub fn title(network: &str) -> &str {
+pub(super) fn title(network: &str) -> &str {
     match network {
         "teacher1" => "teacher 1",
         "teacher2" => "teacher 2",

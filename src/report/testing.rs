@@ -4,13 +4,11 @@ use super::run::{Run, label};
 use std::path::Path;
 
 /// Scores of a validation: mIoU by network, which is also the pixel accuracy and the IoU of the first of two classes.
-pub type Scores<'a> = &'a [(&'a str, Option<f64>)];
+pub(super) type Scores<'a> = &'a [(&'a str, Option<f64>)];
 
 /// What a run is to be.
-pub struct Made<'a> {
-    /// Its folder.
+pub(super) struct Made<'a> {
     pub name: &'a str,
-    /// Its seed.
     pub seed: u64,
     /// Tables of its configuration other than `data` and `schedule`.
     pub config: &'a str,
@@ -29,7 +27,7 @@ impl Default for Made<'_> {
 }
 
 /// Writes the folders and reads them back.
-pub fn runs(root: &Path, all: &[Made<'_>]) -> Vec<Run> {
+pub(super) fn runs(root: &Path, all: &[Made<'_>]) -> Vec<Run> {
     let mut runs: Vec<Run> = all.iter().map(|made| run(root, made)).collect();
     label(&mut runs);
     runs

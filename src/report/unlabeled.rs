@@ -10,7 +10,7 @@ use std::fmt::Write;
 ///
 /// # Errors
 /// Those of pictures.
-pub fn gallery(groups: &[Group<'_>]) -> Result<Option<String>> {
+pub(super) fn gallery(groups: &[Group<'_>]) -> Result<Option<String>> {
     let mut html = String::new();
     for group in groups {
         let picture = group.runs.iter().find_map(|run| Some((run, run.unlabeled_picture.as_ref()?)));

@@ -1,11 +1,11 @@
 //! The documents against the program: the commands of `docs/own-data.md` run, `docs/configuration.md` has
 //! every key with its default, `docs/exit-codes.md` every code, and paths that are named exist.
 
-use psmt_fast::config::{DataConfig, EvalConfig, ModelSettings, RunConfig};
+use psmt_fast::Error;
+use psmt_fast::config::{self, DataConfig, EvalConfig, ModelSettings, RunConfig};
 use psmt_fast::data::{Augment, Preset};
 use psmt_fast::eval::Which;
 use psmt_fast::model::Stem;
-use psmt_fast::{Error, report};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -103,7 +103,7 @@ fn the_commands_for_own_data_run() {
 
 #[test]
 fn every_key_is_documented_with_its_default() {
-    let defaults = report::flatten(&RunConfig::default()).unwrap();
+    let defaults = config::flatten(&RunConfig::default()).unwrap();
     // All keys: those that are left out where nothing is set, too. A new field does not compile until it
     // stands here.
     let path = || Some(PathBuf::from("x"));
@@ -143,7 +143,7 @@ fn every_key_is_documented_with_its_default() {
         eval: EvalConfig { network: Some(Which::Student), ..EvalConfig::default() },
         ..RunConfig::default()
     };
-    let keys: BTreeSet<String> = report::flatten(&all).unwrap().into_keys().collect();
+    let keys: BTreeSet<String> = config::flatten(&all).unwrap().into_keys().collect();
     let text = document("docs/configuration.md");
     let documented: BTreeMap<String, String> = rows(&text)
         .filter(|cells| cells.len() >= 3 && cells[0].contains('.'))
