@@ -265,7 +265,6 @@ mod tests {
         let run = Run::read(&folder(dir.path(), "a", metrics)).unwrap();
         assert_eq!((run.epochs.len(), run.validations.len(), run.steps.len()), (1, 2, 0));
         assert_eq!((run.best("student"), run.best("ensemble")), (Some((0.25, 1)), None));
-        assert_eq!(run.main_network(), "student");
         assert!(run.protocol().starts_with("augmented"), "{}", run.protocol());
         assert_eq!(run.keys["data.num_classes"], "5");
         assert_eq!(run.picture, None);

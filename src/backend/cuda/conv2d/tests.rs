@@ -1,7 +1,7 @@
 //! Plans cover every result once, stay within the limits of launches, and choose the expected tiles.
 
-use super::gemm::{self, Direction};
-use super::plan::{Plan, add_splits, dbias};
+use super::gemm;
+use super::plan::{Direction, Plan, add_splits, dbias};
 use super::tile::{Kernels, STEP_BYTES, Tile};
 use crate::Result;
 use crate::backend::cuda::memory::Dtype;
