@@ -224,7 +224,7 @@ fn updates_of_vectors_of_other_lengths() {
     let copy = |moves: &[(Span, usize)]| ops::copy_spans(&b, &mut vec![0.0; 6], &from, moves);
     let span = |offset, len| Span { offset, len };
     refused(copy(&[(span(2, 3), 0)]), "copy_spans", &["span of 3", "vector of 4"]);
-    refused(copy(&[(span(0, 3), 4)]), "copy_spans", &["place of 3", "vector of 6"]);
+    refused(copy(&[(span(0, 3), 4)]), "copy_spans", &["destination of 3", "vector of 6"]);
     refused(copy(&[(span(0, 2), 3), (span(0, 4), 0)]), "copy_spans", &["0..4 and 3..5"]);
     copy(&[(span(0, 2), 4), (span(0, 4), 0)]).unwrap();
 }
