@@ -8,9 +8,9 @@ use std::path::Path;
 /// Ending of the temporary files that [`write_atomically`] makes; a process that was killed may leave one.
 pub const TEMPORARY: &str = ".tmp";
 
-/// Writes a file through `fill` so that `path` holds the old content or all of the new one, also after a crash: into a new
-/// file of a random name in the same folder, which is then renamed. A device, a pipe or `/dev/stdout` is
-/// written to directly.
+/// Writes a file through `fill` so that `path` holds the old content or all of the new one, also after a
+/// crash: into a new file of a random name in the same folder, which is then renamed. A device, a pipe or
+/// `/dev/stdout` is written to directly.
 ///
 /// # Errors
 /// [`Error::Io`] where the system refuses; the temporary file is removed.
@@ -29,7 +29,8 @@ pub fn write_atomically(
     }
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let write = || -> std::io::Result<()> {
-        // Short, so that names of up to the system's limit can be written; never an existing file, nor through a link.
+        // Short, so that names of up to the system's limit can be written; never an existing file, nor
+        // through a link.
         let mut builder = tempfile::Builder::new();
         builder.prefix(".psmt-").suffix(TEMPORARY);
         #[cfg(unix)]
@@ -38,7 +39,8 @@ pub fn write_atomically(
         fill(temporary.as_file())?;
         temporary.as_file().sync_all()?;
         temporary.persist(path).map_err(|e| e.error)?;
-        // The rename itself reaches the disk with the folder; not every system lets a folder be opened for that.
+        // The rename itself reaches the disk with the folder; not every system lets a folder be opened for
+        // that.
         if let Ok(folder) = File::open(folder) {
             let _ = folder.sync_all();
         }

@@ -1,5 +1,5 @@
-//! psmt-fast trains semantic-segmentation networks from few labelled and many unlabelled images by PS-MT (Liu et al.,
-//! "Perturbed and Strict Mean Teachers for Semi-supervised Semantic Segmentation", CVPR 2022).
+//! psmt-fast trains semantic-segmentation networks from few labelled and many unlabelled images by PS-MT (Liu
+//! et al., "Perturbed and Strict Mean Teachers for Semi-supervised Semantic Segmentation", CVPR 2022).
 //!
 //! The program is a thin layer over this library. What a program of your own may build on:
 //!
@@ -14,9 +14,9 @@
 //! | [`config`], [`train`] | whole runs: configuration, training, checkpoints |
 //! | [`weights`], [`export`] | PyTorch's weight files in, ONNX out |
 //!
-//! Dependencies point downwards: the command line → [`config`], [`train`], [`export`], [`eval`], [`weights`] → [`method`] →
-//! [`model`] → [`ops`] → [`backend`]; [`data`] stands next to the method and must not know anything above it. `ARCHITECTURE.md` has the
-//! map.
+//! Dependencies point downwards: the command line → [`config`], [`train`], [`export`], [`eval`], [`weights`]
+//! → [`method`] → [`model`] → [`ops`] → [`backend`]; [`data`] stands next to the method and must not know
+//! anything above it. `ARCHITECTURE.md` has the map.
 //!
 //! A network that takes one supervised step and then predicts:
 //!

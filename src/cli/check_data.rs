@@ -95,7 +95,8 @@ impl SetArgs {
 /// Runs the subcommand.
 ///
 /// # Errors
-/// [`Error::CheckFailed`] where something cannot be used, [`Error::Data`] where a list or the folder is missing.
+/// [`Error::CheckFailed`] where something cannot be used, [`Error::Data`] where a list or the folder is
+/// missing.
 pub fn run(args: Args) -> Result<()> {
     let options = args.set.options()?;
     let names = args.set.names(options.num_classes);

@@ -163,7 +163,8 @@ impl Device {
         })
     }
 
-    /// What runs kernels: of a GPU or the emulator, where this build and this machine have it; `None` for the processor.
+    /// What runs kernels: of a GPU or the emulator, where this build and this machine have it; `None` for the
+    /// processor.
     pub fn driver(self) -> Result<Option<Arc<dyn Driver>>> {
         Ok(match self.resolve() {
             Device::Cuda(index) => Some(Arc::new(Gpu::open(index)?)),
@@ -173,8 +174,8 @@ impl Device {
     }
 }
 
-/// `on_device!(opened, b => body)`: evaluates `body`, a `Result`, with `b` a reference to the opened device. A fault of the
-/// device that `body` did not see is the result.
+/// `on_device!(opened, b => body)`: evaluates `body`, a `Result`, with `b` a reference to the opened device.
+/// A fault of the device that `body` did not see is the result.
 #[macro_export]
 macro_rules! on_device {
     ($opened:expr, $b:ident => $body:expr) => {{

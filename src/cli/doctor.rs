@@ -13,8 +13,8 @@ pub struct Args {
     /// Print JSON
     #[arg(long)]
     json: bool,
-    /// Print, for each kernel and target in the program, its registers and bytes of static shared memory, stack, spill stores
-    /// and spill loads, separated by tabs
+    /// Print, for each kernel and target in the program, its registers and bytes of static shared memory,
+    /// stack, spill stores and spill loads, separated by tabs
     #[arg(long, conflicts_with = "json")]
     kernels: bool,
 }

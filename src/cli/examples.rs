@@ -1,4 +1,5 @@
-//! The examples that `--help` of each subcommand ends with. Knows command lines only; a test parses every one.
+//! The examples that `--help` of each subcommand ends with. Knows command lines only; a test parses every
+//! one.
 
 pub(crate) const TRAIN: &str = "\
 Examples:

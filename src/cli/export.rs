@@ -152,7 +152,8 @@ impl Args {
         Ok(())
     }
 
-    /// What is exported, in a word, and the checkpoint's networks that it takes; `default` is the network of an ONNX model.
+    /// What is exported, in a word, and the checkpoint's networks that it takes; `default` is the network of
+    /// an ONNX model.
     fn networks(&self, num_teachers: usize, default: Which) -> Result<(String, Vec<&'static str>)> {
         let available = Which::available(num_teachers);
         let onnx = self.format == Format::Onnx;

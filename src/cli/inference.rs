@@ -13,8 +13,8 @@ pub(super) struct InferenceArgs {
     /// How the scores of overlapping windows combine (default: as in the run's validation).
     #[arg(long, value_enum)]
     overlap: Option<Overlap>,
-    /// Stretch whole images to the next multiples of this many pixels (0: keep their size; default: as in the run's
-    /// validation).
+    /// Stretch whole images to the next multiples of this many pixels (0: keep their size; default: as in the
+    /// run's validation).
     #[arg(long, value_name = "PIXELS")]
     multiple: Option<usize>,
     /// Long side at which images are predicted (0: their own; default: as in the run's validation).

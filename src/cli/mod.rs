@@ -1,5 +1,5 @@
-//! The command line: one file a subcommand. Turns flags into library calls and results into tables; must not know how
-//! anything is computed.
+//! The command line: one file a subcommand. Turns flags into library calls and results into tables; must not
+//! know how anything is computed.
 
 mod check_data;
 mod completions;
@@ -85,8 +85,8 @@ pub enum Command {
     Man(completions::ManArgs),
 }
 
-/// Ends the program like any other where nobody reads its output any more, as in `psmt-fast presets | head -1`; Rust's own
-/// way is to panic at the next line printed. Training goes on without a reader.
+/// Ends the program like any other where nobody reads its output any more, as in `psmt-fast presets | head
+/// -1`; Rust's own way is to panic at the next line printed. Training goes on without a reader.
 fn end_with_the_reader() {
     #[cfg(unix)]
     // SAFETY: no other thread runs yet, and the default action needs no handler.
@@ -153,8 +153,8 @@ pub fn start<P: Program>(devices: &'static [ExtraDevice]) -> ExitCode {
     }
 }
 
-/// Text that may hold what files say, for a terminal: control characters other than the ends of lines and tabs are spelled out, so
-/// that none is obeyed.
+/// Text that may hold what files say, for a terminal: control characters other than the ends of lines and
+/// tabs are spelled out, so that none is obeyed.
 fn printable(text: &str) -> String {
     let shown = |c: char| !c.is_control() || c == '\n' || c == '\t';
     let spelled = text.chars().map(|c| if shown(c) { c.to_string() } else { c.escape_default().to_string() });

@@ -30,7 +30,8 @@ pub struct Args {
     /// A run's folder (its best checkpoint), or a checkpoint file.
     #[arg(long, value_name = "RUN_DIR|FILE")]
     checkpoint: PathBuf,
-    /// Folder of results: NAME_color.png, NAME_index.png and NAME_confidence.png per image, and predictions.json.
+    /// Folder of results: NAME_color.png, NAME_index.png and NAME_confidence.png per image, and
+    /// predictions.json.
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
     /// Replace files that are in that folder; without it nothing is predicted where one would be.
@@ -74,7 +75,8 @@ enum Output {
     Overlay,
 }
 
-/// Runs `predict`. A file that cannot be predicted is skipped with a line; only if nothing is left is that an error.
+/// Runs `predict`. A file that cannot be predicted is skipped with a line; only if nothing is left is that an
+/// error.
 pub fn run(args: Args) -> Result<()> {
     on_device!(args.device.open()?, b => run_on(b, args))
 }
@@ -189,7 +191,8 @@ struct Target<'a> {
     name: &'a str,
 }
 
-/// Predicts one image, writes its pictures, and describes it: size, mean confidence, share of each class that occurs.
+/// Predicts one image, writes its pictures, and describes it: size, mean confidence, share of each class that
+/// occurs.
 fn predict<B: Backend>(
     b: &B,
     arch: &Architecture,
@@ -237,7 +240,8 @@ fn predict<B: Backend>(
     }))
 }
 
-/// The files given, and those inside the folders given, sorted. Folders inside them that cannot be read are skipped.
+/// The files given, and those inside the folders given, sorted. Folders inside them that cannot be read are
+/// skipped.
 fn collect(paths: &[PathBuf], recursive: bool, skipped: &mut Skipped) -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for path in paths {
@@ -273,7 +277,8 @@ fn collect(paths: &[PathBuf], recursive: bool, skipped: &mut Skipped) -> Result<
     Ok(files)
 }
 
-/// Those of the files that are whole images by header and end: others take no names. What is no file, as a pipe, is read once.
+/// Those of the files that are whole images by header and end: others take no names. What is no file, as a
+/// pipe, is read once.
 fn images(files: Vec<PathBuf>, skipped: &mut Skipped) -> Vec<PathBuf> {
     let check = |file: &PathBuf| if file.is_file() || !file.exists() { check_image(file) } else { Ok(()) };
     let checked: Vec<Result<()>> = files.par_iter().map(check).collect();

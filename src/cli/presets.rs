@@ -5,8 +5,8 @@ use crate::config::recipe::{PUBLISHED_TVAT, RECIPES};
 
 /// List the published settings that `train --recipe` knows, with the mIoU that was reported for them.
 ///
-/// Numbers of different lists must not be compared: high-quality and blender lists of VOC lie 2 to 3 points above the augmented
-/// ones. Batches and rates are those of all cards together.
+/// Numbers of different lists must not be compared: high-quality and blender lists of VOC lie 2 to 3 points
+/// above the augmented ones. Batches and rates are those of all cards together.
 #[derive(clap::Args)]
 pub struct Args {}
 

@@ -1,5 +1,5 @@
-//! Flags that set keys of the configuration. The serialised name of a flag is its key, so that a flag is declared in one
-//! place; must not know what the keys mean.
+//! Flags that set keys of the configuration. The serialised name of a flag is its key, so that a flag is
+//! declared in one place; must not know what the keys mean.
 
 use crate::config::SupervisedLossName;
 use crate::data::{ExifMasks, Preset};
@@ -109,8 +109,8 @@ pub(super) struct MethodArgs {
     #[arg(long, value_name = "FILE[#PREFIX]")]
     #[serde(rename = "model.pretrained", serialize_with = "utf8")]
     pretrained: Option<PathBuf>,
-    /// Start from whole networks, for example --init runs/old/checkpoints/best.safetensors, or a file of PS-MT's
-    /// authors; a file with one network starts all three.
+    /// Start from whole networks, for example --init runs/old/checkpoints/best.safetensors, or a file of
+    /// PS-MT's authors; a file with one network starts all three.
     #[arg(long, value_name = "FILE[#PREFIX]", conflicts_with = "pretrained")]
     #[serde(rename = "model.init", serialize_with = "utf8")]
     init: Option<PathBuf>,
@@ -179,8 +179,8 @@ struct TrainingArgs {
     #[arg(long, value_name = "N")]
     #[serde(rename = "optim.batch_size")]
     batch_size: Option<u32>,
-    /// Batches per step, whose gradients are averaged: more images per step than fit into memory. Batch norms still see one
-    /// batch at a time, which may cost accuracy (docs/recipes.md).
+    /// Batches per step, whose gradients are averaged: more images per step than fit into memory. Batch norms
+    /// still see one batch at a time, which may cost accuracy (docs/recipes.md).
     #[arg(long, value_name = "N")]
     #[serde(rename = "optim.accumulate")]
     accumulate: Option<u32>,

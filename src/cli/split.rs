@@ -12,8 +12,8 @@ use std::path::{Path, PathBuf};
 
 /// Divide a list of labelled images into labelled and unlabelled ones in which every class keeps its share.
 ///
-/// Writes DIR/labeled.txt with the chosen lines as they are, and DIR/unlabeled.txt with the images of the others. The same seed
-/// gives the same lists.
+/// Writes DIR/labeled.txt with the chosen lines as they are, and DIR/unlabeled.txt with the images of the
+/// others. The same seed gives the same lists.
 #[derive(clap::Args)]
 pub struct Args {
     #[command(flatten)]
@@ -54,8 +54,8 @@ fn parse_wanted(text: &str) -> std::result::Result<Wanted, String> {
 /// Runs the subcommand.
 ///
 /// # Errors
-/// The first fault of the list or its files; [`Error::Usage`] where more images are wanted than there are, or a list is there
-/// already; [`Error::Io`].
+/// The first fault of the list or its files; [`Error::Usage`] where more images are wanted than there are, or
+/// a list is there already; [`Error::Io`].
 pub fn run(args: Args) -> Result<()> {
     let options = args.set.options()?;
     let (list, mut faults) = args.set.read(&args.list, Masks::Required)?;

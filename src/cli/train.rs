@@ -38,7 +38,8 @@ pub struct Args {
     /// Check configuration, data and memory, print what the run would be, and write nothing.
     #[arg(long)]
     dry_run: bool,
-    /// With --dry-run: write what every optimiser step would do to this file, one JSON object per line (docs/runs.md).
+    /// With --dry-run: write what every optimiser step would do to this file, one JSON object per line
+    /// (docs/runs.md).
     #[arg(long, value_name = "FILE", requires = "dry_run")]
     schedule: Option<PathBuf>,
     #[command(flatten)]

@@ -1,12 +1,13 @@
-//! Configurations key by key: all of them, and those that decide a run's bits. Knows TOML, not what keys mean.
+//! Configurations key by key: all of them, and those that decide a run's bits. Knows TOML, not what keys
+//! mean.
 
 use super::{RunConfig, parse};
 use crate::{Error, Result};
 use std::collections::{BTreeMap, BTreeSet};
 use toml::{Table, Value};
 
-/// Keys that decide neither what a run computes nor what its validations score: where images lie (what they are is compared
-/// apart), what networks started from, and what is written when.
+/// Keys that decide neither what a run computes nor what its validations score: where images lie (what they
+/// are is compared apart), what networks started from, and what is written when.
 const UNDECIDING: [&str; 16] = [
     "data.dir",
     "data.labeled",
@@ -68,8 +69,8 @@ impl RunConfig {
     }
 }
 
-/// What differs between two texts of [`RunConfig::deciding_toml`], a phrase per key. Keys that a text of an older version
-/// does not have are at their defaults.
+/// What differs between two texts of [`RunConfig::deciding_toml`], a phrase per key. Keys that a text of an
+/// older version does not have are at their defaults.
 ///
 /// # Errors
 /// As [`parse`].

@@ -8,7 +8,8 @@ use std::path::PathBuf;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct DataConfig {
-    /// A known data set: its layout, and defaults that fit it (see `config/preset.rs`). Without one, any folder.
+    /// A known data set: its layout, and defaults that fit it (see `config/preset.rs`). Without one, any
+    /// folder.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub preset: Option<Preset>,
     /// Folder that the lists' paths are relative to.

@@ -1,4 +1,5 @@
-//! Layers a configuration: preset, then file, then command line. Knows TOML and error positions, not what keys mean.
+//! Layers a configuration: preset, then file, then command line. Knows TOML and error positions, not what
+//! keys mean.
 
 use super::{RunConfig, renamed};
 use crate::data::Preset;
@@ -31,7 +32,8 @@ impl Overrides {
         table.insert(last.to_string(), value.into());
     }
 
-    /// Sets the key that each field of `settings` is serialised under to the field's value; `None` sets nothing.
+    /// Sets the key that each field of `settings` is serialised under to the field's value; `None` sets
+    /// nothing.
     ///
     /// # Errors
     /// [`Error::Usage`] for a value that TOML cannot hold, such as a path that is not UTF-8.

@@ -19,11 +19,13 @@ pub struct ImageSizes {
     pub largest_val: Size,
     /// Number of validation images.
     pub val: usize,
-    /// Bytes of the decoded images and masks of each list: labelled, unlabelled where there is one, validation.
+    /// Bytes of the decoded images and masks of each list: labelled, unlabelled where there is one,
+    /// validation.
     pub decoded: [u64; 3],
 }
 
-/// Bytes of all images and labels of one step, which are brought together before it: those of `optim.accumulate` batches.
+/// Bytes of all images and labels of one step, which are brought together before it: those of
+/// `optim.accumulate` batches.
 pub fn step_images_bytes(config: &RunConfig) -> u64 {
     let [h, w] = config.augment.crop;
     // Labelled and unlabelled, three colours and a label each.
@@ -41,13 +43,14 @@ pub fn estimated_memory(config: &RunConfig, images: &ImageSizes) -> Result<Memor
     let ([h, w], n) = (config.augment.crop, config.optim.batch_size);
     let values = 4 * (arch.table.num_params + arch.table.num_stats) as u64;
     let kept = arch.activation_bytes(Shape::new(n, h, w, 3));
-    // Batches ready and in the making: labelled and unlabelled images of bytes. Of one batch labelled, weak and strong images of f32.
+    // Batches ready and in the making: labelled and unlabelled images of bytes. Of one batch labelled, weak
+    // and strong images of f32.
     let pixel = 7 * 2 * 4 + 3 * 3 * 4;
     let batches = (pixel * n as u64).saturating_mul(h as u64).saturating_mul(w as u64);
     let batches = batches.saturating_add(step_images_bytes(config));
     let part = |what: &str, bytes: u64| MemoryUse { what: what.into(), bytes };
-    // At the height of the backward pass: gradients of the largest layers, the convolutions' buffers; T-VAT's passes of the
-    // teachers take about as much.
+    // At the height of the backward pass: gradients of the largest layers, the convolutions' buffers; T-VAT's
+    // passes of the teachers take about as much.
     let mut at_peak = vec![part("student's activations", kept), part("student's backward pass", kept / 2)];
     // Between steps a checkpoint is made from copies of three networks and up to three momenta.
     let checkpoint = 6 * values;
@@ -89,7 +92,8 @@ fn validation(config: &RunConfig, arch: &Architecture, images: &ImageSizes) -> V
         what: format!("{together} images of {rows} x {columns} (rows x columns)"),
         bytes: inference::bytes(arch, &config.eval.settings(config.normalize), &asked),
     }];
-    // A row of a picture: image, truth, prediction and confidence in colour, twice while they are put together.
+    // A row of a picture: image, truth, prediction and confidence in colour, twice while they are put
+    // together.
     let pixels = (rows as u64).saturating_mul(columns as u64);
     let pictures = config.run.pictures.min(images.val) as u64;
     if pictures > 0 {

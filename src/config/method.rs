@@ -40,7 +40,8 @@ pub struct MethodConfig {
     pub ramp_up_epochs: f64,
     /// The active teacher keeps this share of itself each step.
     pub ema_decay: f64,
-    /// Passes over the labelled images before the epochs, in which networks learn from them alone at the base rate.
+    /// Passes over the labelled images before the epochs, in which networks learn from them alone at the base
+    /// rate.
     pub warm_up_passes: u64,
     /// View of the labelled images that the student learns from.
     pub labeled_view: View,
@@ -50,8 +51,9 @@ pub struct MethodConfig {
     pub shared_init: bool,
 }
 
-/// Where the teachers stand when the epochs begin. A moving average of weights is a good network only while student and
-/// teacher are near each other; networks that began from different random weights are not (see `docs/`).
+/// Where the teachers stand when the epochs begin. A moving average of weights is a good network only while
+/// student and teacher are near each other; networks that began from different random weights are not (see
+/// `docs/`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum TeacherStart {

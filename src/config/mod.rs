@@ -1,8 +1,8 @@
-//! Typed configuration of a run: all settings with their defaults in one place. Names data, model and method settings;
-//! must not know devices, nor how anything is computed.
+//! Typed configuration of a run: all settings with their defaults in one place. Names data, model and method
+//! settings; must not know devices, nor how anything is computed.
 //!
-//! [`load`] layers preset, file and command line; [`validate`] refuses what cannot train; the resolved copy that a run
-//! keeps is itself a configuration file.
+//! [`load`] layers preset, file and command line; [`validate`] refuses what cannot train; the resolved copy
+//! that a run keeps is itself a configuration file.
 
 mod compare;
 mod data;
@@ -61,8 +61,8 @@ pub struct RunConfig {
 }
 
 impl RunConfig {
-    /// Writes out what a named network means, and where relative paths lead, for the copy that a run keeps: it is read from
-    /// other folders too.
+    /// Writes out what a named network means, and where relative paths lead, for the copy that a run keeps:
+    /// it is read from other folders too.
     ///
     /// # Errors
     /// As [`ModelSettings::resolve`], and [`Error::Io`] where there is no current folder.

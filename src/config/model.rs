@@ -50,8 +50,8 @@ pub struct ModelSettings {
     pub init: Option<PathBuf>,
 }
 
-/// Which networks start from a pretrained backbone. A moving average of weights is a good network only while teacher and
-/// student are near each other, and a common backbone keeps them near.
+/// Which networks start from a pretrained backbone. A moving average of weights is a good network only while
+/// teacher and student are near each other, and a common backbone keeps them near.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum PretrainedNetworks {

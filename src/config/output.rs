@@ -9,19 +9,20 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct EvalConfig {
-    /// Images are resized to this long side before the network sees them; 0 keeps their size. Predictions are compared at
-    /// the masks' own size.
+    /// Images are resized to this long side before the network sees them; 0 keeps their size. Predictions are
+    /// compared at the masks' own size.
     pub long_side: usize,
     /// Side of a sliding window (stride two thirds of it); 0 predicts whole images.
     pub window: usize,
     /// How the scores of overlapping windows combine.
     pub overlap: Overlap,
-    /// Whole images are stretched to the next multiples of this many rows and columns before the network sees them; 0 and 1
-    /// keep their size.
+    /// Whole images are stretched to the next multiples of this many rows and columns before the network sees
+    /// them; 0 and 1 keep their size.
     pub multiple: usize,
     /// Images of the same size that are predicted together.
     pub batch_size: usize,
-    /// Whose mIoU decides which epoch is the best; without it, the ensemble's, else the only teacher's, else the student's.
+    /// Whose mIoU decides which epoch is the best; without it, the ensemble's, else the only teacher's, else
+    /// the student's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub network: Option<Which>,
 }
@@ -46,7 +47,8 @@ impl EvalConfig {
         Settings { normalize, long_side, window, overlap, multiple, batch_size, views: Views::default() }
     }
 
-    /// The network whose mIoU decides which epoch of a run of `algorithm` is the best; its predictions are shown first.
+    /// The network whose mIoU decides which epoch of a run of `algorithm` is the best; its predictions are
+    /// shown first.
     pub fn decides(&self, algorithm: Algorithm) -> Which {
         self.network.unwrap_or(Which::best(algorithm.num_teachers()))
     }
@@ -60,7 +62,8 @@ pub struct RunSettings {
     pub checkpoint_every: u64,
     /// Epochs between validations; the last epoch is always validated.
     pub val_every: u64,
-    /// After this share of the run every epoch is validated: those above `floor(val_all_from * (epochs + 1))`; 1 is never.
+    /// After this share of the run every epoch is validated: those above `floor(val_all_from * (epochs +
+    /// 1))`; 1 is never.
     pub val_all_from: f64,
     /// Steps between records in `metrics.jsonl`.
     pub log_every: u64,

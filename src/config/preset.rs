@@ -1,4 +1,5 @@
-//! Known data layouts with the settings that fit them. A preset only sets defaults: file and command line win.
+//! Known data layouts with the settings that fit them. A preset only sets defaults: file and command line
+//! win.
 
 use super::{ModelSettings, RunConfig, SupervisedLossName, TeacherStart};
 use crate::data::Preset;
@@ -63,7 +64,8 @@ impl RunConfig {
     }
 }
 
-/// A tiny network with stem and reduced features 16 wide, for images of about a hundred pixels and no pretraining.
+/// A tiny network with stem and reduced features 16 wide, for images of about a hundred pixels and no
+/// pretraining.
 fn small_model(planes: usize, aspp: usize) -> ModelSettings {
     ModelSettings {
         name: "tiny".into(),
@@ -75,8 +77,8 @@ fn small_model(planes: usize, aspp: usize) -> ModelSettings {
     }
 }
 
-/// Settings for short runs without pretraining: the teachers' own warm-up would end too far from the student for an
-/// average of weights, and the published decay would average over more steps than there are.
+/// Settings for short runs without pretraining: the teachers' own warm-up would end too far from the student
+/// for an average of weights, and the published decay would average over more steps than there are.
 fn from_scratch(c: &mut RunConfig) {
     c.method.teacher_start = TeacherStart::Student;
     c.method.labeled_view = View::Weak;

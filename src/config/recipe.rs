@@ -1,5 +1,6 @@
-//! Published settings by name: what the authors of PS-MT trained with, and the mIoU they report (their repository's read-me and
-//! scripts; Liu et al., CVPR 2022). Lists of images come from the user. Knows keys and numbers only.
+//! Published settings by name: what the authors of PS-MT trained with, and the mIoU they report (their
+//! repository's read-me and scripts; Liu et al., CVPR 2022). Lists of images come from the user. Knows keys
+//! and numbers only.
 
 use super::load::Overrides;
 use crate::data::VocFamily;
@@ -69,8 +70,8 @@ const fn recipe(
     Recipe { name, lists, labeled, epochs, unsup_weight, published }
 }
 
-/// T-VAT of the published runs, at its published xi of 1e-6: in single precision its noise has almost no length
-/// (`docs/method.md`). The figures belong to it; the exact form has none.
+/// T-VAT of the published runs, at its published xi of 1e-6: in single precision its noise has almost no
+/// length (`docs/method.md`). The figures belong to it; the exact form has none.
 pub const PUBLISHED_TVAT: &str = "finite-difference";
 
 const R50: &str = "resnet50";
@@ -154,7 +155,8 @@ impl Recipe {
         }
     }
 
-    /// The published mIoU of Cityscapes is teacher 1's, of logits added up over windows of 800, those of crops of 720 too.
+    /// The published mIoU of Cityscapes is teacher 1's, of logits added up over windows of 800, those of
+    /// crops of 720 too.
     fn evaluate_cityscapes(&self, over: &mut Overrides) {
         over.set_default("eval.window", 800);
         over.set_default("eval.overlap", "logits");

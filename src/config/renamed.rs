@@ -1,5 +1,5 @@
-//! Keys that are gone because their meaning changed: a configuration that has one would train something else than it did, so it
-//! is refused with the key's successor. Knows keys and text only.
+//! Keys that are gone because their meaning changed: a configuration that has one would train something else
+//! than it did, so it is refused with the key's successor. Knows keys and text only.
 
 use crate::{Error, Result};
 use toml::Table;
@@ -19,8 +19,8 @@ const RENAMED: [(&str, &str); 4] = [
     ),
 ];
 
-/// Refuses a table with a key that is gone. `origin` names where it came from; `text`, where there is one, is searched for
-/// the line.
+/// Refuses a table with a key that is gone. `origin` names where it came from; `text`, where there is one, is
+/// searched for the line.
 ///
 /// # Errors
 /// [`Error::Config`] with the key, its successor, and the line.

@@ -5,8 +5,9 @@ use crate::method::{NetworkName, Schedule, StepArgs, SupervisedLoss};
 use crate::ops::View;
 
 impl RunConfig {
-    /// Networks that learn in the warm-up in the order of their turns, each with its view of the labelled images: teachers see
-    /// the weak view, the student its own. Nobody where there is no warm-up or no teacher.
+    /// Networks that learn in the warm-up in the order of their turns, each with its view of the labelled
+    /// images: teachers see the weak view, the student its own. Nobody where there is no warm-up or no
+    /// teacher.
     pub fn warm_up_networks(&self) -> Vec<(NetworkName, View)> {
         let m = &self.method;
         let num_teachers = m.algorithm.num_teachers();
@@ -42,8 +43,8 @@ impl RunConfig {
         StepArgs { unsup_weight: 0.0, supervised_loss: SupervisedLoss::CrossEntropy, ..self.step_args() }
     }
 
-    /// Settings of a step at the full learning rate and weight of the unsupervised loss, teacher 1 being active: what a
-    /// schedule changes is for the caller to replace.
+    /// Settings of a step at the full learning rate and weight of the unsupervised loss, teacher 1 being
+    /// active: what a schedule changes is for the caller to replace.
     pub fn step_args(&self) -> StepArgs {
         let (method, optim) = (&self.method, &self.optim);
         StepArgs {

@@ -1,12 +1,13 @@
-//! Refuses what cannot train, before anything is written: each message names the key, what was expected and what came.
+//! Refuses what cannot train, before anything is written: each message names the key, what was expected and
+//! what came.
 
 use super::{EvalConfig, RunConfig};
 use crate::eval::{LARGEST_MULTIPLE, Which};
 use crate::method::Tvat;
 use crate::{Error, Result};
 
-/// Longest side of crops, scenes, windows and images that a network sees, in pixels. Whether they fit into memory is found
-/// apart; this keeps products of sizes numbers.
+/// Longest side of crops, scenes, windows and images that a network sees, in pixels. Whether they fit into
+/// memory is found apart; this keeps products of sizes numbers.
 pub const LARGEST_SIDE: usize = 1 << 20;
 /// Most pixels of a batch, for the same reason.
 const MOST_PIXELS: u128 = 1 << 40;

@@ -106,7 +106,8 @@ pub struct Predictor<'a, B: Backend> {
 }
 
 impl<B: Backend> Prediction<B> {
-    /// The class of the largest score of each pixel of `shape`, and its probability; scores are `logits` or probabilities.
+    /// The class of the largest score of each pixel of `shape`, and its probability; scores are `logits` or
+    /// probabilities.
     pub fn of(b: &B, shape: Shape, scores: &[f32], logits: bool) -> Prediction<B> {
         let pixel = |scores: &[f32]| {
             let (label, best) = arg_max(scores);

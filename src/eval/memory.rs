@@ -20,7 +20,8 @@ pub struct Asked {
     pub predictions: usize,
 }
 
-/// Pixels of a batch of which no machine holds the activations, and for which their number need not be computed.
+/// Pixels of a batch of which no machine holds the activations, and for which their number need not be
+/// computed.
 const LARGEST: u64 = 1 << 36;
 
 /// Bytes that predicting takes in addition to the networks: images, activations, logits, and labels with
@@ -70,8 +71,8 @@ pub fn bytes(arch: &Architecture, settings: &Settings, asked: &Asked) -> u64 {
     all(&[input, output, pass, sums])
 }
 
-/// Does on `b` what predicting `asked` does there: of several views the largest, of several windows one, of images of zeros. A
-/// device that notes what memory is taken learns from it what a validation takes.
+/// Does on `b` what predicting `asked` does there: of several views the largest, of several windows one, of
+/// images of zeros. A device that notes what memory is taken learns from it what a validation takes.
 ///
 /// # Errors
 /// Those of [`Predictor::predict`].

@@ -52,7 +52,8 @@ impl Confusion {
         Confusion { num_classes, counts: vec![0; num_classes * num_classes] }
     }
 
-    /// Adds the counts of one batch, `[num_classes, num_classes]` row by row; the default matrix becomes one of their classes.
+    /// Adds the counts of one batch, `[num_classes, num_classes]` row by row; the default matrix becomes one
+    /// of their classes.
     pub fn add(&mut self, counts: &[u64]) {
         if self.counts.is_empty() {
             *self = Confusion::new(counts.len().isqrt());

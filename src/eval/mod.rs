@@ -32,7 +32,8 @@ pub struct Settings {
     pub window: usize,
     /// How the scores of overlapping windows combine.
     pub overlap: Overlap,
-    /// Whole images are stretched to the next multiples of this many rows and columns; 0 and 1 leave them as they are.
+    /// Whole images are stretched to the next multiples of this many rows and columns; 0 and 1 leave them as
+    /// they are.
     pub multiple: usize,
     /// Images of one size that are predicted together.
     pub batch_size: usize,
@@ -63,7 +64,8 @@ pub struct Seen<'a, B: Backend> {
 }
 
 impl<B: Backend> Seen<'_, B> {
-    /// Labels and confidences of one prediction, at the image's own size. Empty where `which` was not asked for.
+    /// Labels and confidences of one prediction, at the image's own size. Empty where `which` was not asked
+    /// for.
     pub fn prediction(&self, which: Which) -> (Vec<u8>, Vec<f32>) {
         let Some(at) = self.which.iter().position(|w| *w == which) else { return Default::default() };
         let p = &self.predictions[at];
@@ -82,8 +84,8 @@ pub fn percent(share: Option<f64>, decimals: usize) -> String {
 }
 
 impl<B: Backend> Predictor<'_, B> {
-    /// Scores of each of `which` over all of `source`, in one pass. `each` sees every image and says whether to go on;
-    /// `None` where it said no.
+    /// Scores of each of `which` over all of `source`, in one pass. `each` sees every image and says whether
+    /// to go on; `None` where it said no.
     ///
     /// # Errors
     /// An image that cannot be read, or one without mask.

@@ -1,4 +1,5 @@
-//! Predictions of whole batches: labels, probabilities and scores, whole or through a sliding window. Must not know files.
+//! Predictions of whole batches: labels, probabilities and scores, whole or through a sliding window. Must
+//! not know files.
 
 use super::inference::{Logits, Prediction, Predictor, softmax, upload};
 use super::{Overlap, window};
@@ -7,9 +8,9 @@ use crate::data::HostImages;
 use crate::ops::{self, Backend, Shape, Size};
 
 impl<B: Backend> Predictor<'_, B> {
-    /// Predicts a batch at `out` rows and columns, one [`Prediction`] for each of `which`. A window of the settings slides over
-    /// the images, which have no padding, in steps of two thirds of itself; without one they are predicted whole, at the next
-    /// multiples of `settings.multiple`.
+    /// Predicts a batch at `out` rows and columns, one [`Prediction`] for each of `which`. A window of the
+    /// settings slides over the images, which have no padding, in steps of two thirds of itself; without one
+    /// they are predicted whole, at the next multiples of `settings.multiple`.
     ///
     /// # Errors
     /// A prediction that the networks cannot give, or a window that does not fit into memory.
@@ -26,8 +27,8 @@ impl<B: Backend> Predictor<'_, B> {
         Ok(all.iter().map(|p| Prediction::of(b, shape, p, logits)).collect())
     }
 
-    /// The probabilities that [`Predictor::predict`] takes its labels from, on the host, NHWC at `out` rows and columns, for each
-    /// of `which`.
+    /// The probabilities that [`Predictor::predict`] takes its labels from, on the host, NHWC at `out` rows
+    /// and columns, for each of `which`.
     ///
     /// # Errors
     /// As [`Predictor::predict`].
@@ -40,8 +41,9 @@ impl<B: Backend> Predictor<'_, B> {
         Ok(all)
     }
 
-    /// What the labels of [`Predictor::predict`] are the arg max of, on the host, NHWC at `out` rows and columns, for each of
-    /// `which`: logits, or the probabilities of windows that combine by [`Overlap::Probabilities`].
+    /// What the labels of [`Predictor::predict`] are the arg max of, on the host, NHWC at `out` rows and
+    /// columns, for each of `which`: logits, or the probabilities of windows that combine by
+    /// [`Overlap::Probabilities`].
     ///
     /// # Errors
     /// As [`Predictor::predict`].
@@ -58,8 +60,9 @@ impl<B: Backend> Predictor<'_, B> {
         self.which.iter().try_for_each(|w| w.expect_among(&self.nets.available()))
     }
 
-    /// Logits of whole images, and the sizes that they are upsampled to one after another. As published for VOC, the normalised
-    /// image is stretched to the next multiples, and its logits are upsampled to that size before they get the size of `out`.
+    /// Logits of whole images, and the sizes that they are upsampled to one after another. As published for
+    /// VOC, the normalised image is stretched to the next multiples, and its logits are upsampled to that
+    /// size before they get the size of `out`.
     fn whole(&self, images: &HostImages, out: Size) -> Result<(Logits<B>, Vec<Size>)> {
         self.check_available()?;
         let mut x = upload(self.b, images, &self.settings.normalize)?;

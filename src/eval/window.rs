@@ -1,5 +1,5 @@
-//! Scores of images through a sliding window: where windows lie, and how the scores of overlapping ones combine. Must not
-//! know files.
+//! Scores of images through a sliding window: where windows lie, and how the scores of overlapping ones
+//! combine. Must not know files.
 
 use super::inference::{Logits, Predictor, softmax, upload};
 use crate::Result;
@@ -14,8 +14,8 @@ pub enum Overlap {
     /// Mean of the windows' probabilities. An image smaller than the window is predicted as it is.
     #[default]
     Probabilities,
-    /// Sum of the windows' logits, as in the published evaluation of Cityscapes. An image smaller than the window lies in
-    /// the middle of it, with zeros (the mean colour) around.
+    /// Sum of the windows' logits, as in the published evaluation of Cityscapes. An image smaller than the
+    /// window lies in the middle of it, with zeros (the mean colour) around.
     Logits,
 }
 
@@ -52,8 +52,8 @@ impl Canvas {
             .collect()
     }
 
-    /// The part of the window at (y0, x0) that shows the image, in pixels of the window, and the image's pixel at the part's
-    /// first one.
+    /// The part of the window at (y0, x0) that shows the image, in pixels of the window, and the image's
+    /// pixel at the part's first one.
     fn shown(&self, (y0, x0): (usize, usize)) -> (Box2d, (usize, usize)) {
         let axis = |start: usize, window: usize, offset: usize, image: usize| {
             let (first, end) = (start.max(offset), (start + window).min(offset + image));
@@ -65,15 +65,16 @@ impl Canvas {
     }
 }
 
-/// First rows (or columns) of windows of `window` that cover `len` in steps of two thirds; the last ends where `len` does.
+/// First rows (or columns) of windows of `window` that cover `len` in steps of two thirds; the last ends
+/// where `len` does.
 fn starts(len: usize, window: usize) -> Vec<usize> {
     let last = len - window;
     let stride = (2 * window).div_ceil(3).max(1);
     (0..last).step_by(stride).chain([last]).collect()
 }
 
-/// Scores at `out` rows and columns for each of `which`, NHWC on the host: mean probabilities of the windows that see a
-/// pixel, or the mean of their logits, whose arg max is their sum's.
+/// Scores at `out` rows and columns for each of `which`, NHWC on the host: mean probabilities of the windows
+/// that see a pixel, or the mean of their logits, whose arg max is their sum's.
 ///
 /// # Errors
 /// As the networks.

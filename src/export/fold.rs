@@ -136,7 +136,8 @@ impl Fold<'_> {
 mod tests {
     use super::*;
 
-    /// Constants `w0` and `w1` (1x1 convolutions of one channel in, two out) and the parts of a batch norm `bn`.
+    /// Constants `w0` and `w1` (1x1 convolutions of one channel in, two out) and the parts of a batch norm
+    /// `bn`.
     fn constants(channels: usize) -> Onnx {
         let mut onnx = Onnx::default();
         let mut constant = |name: &str, shape: Vec<usize>, data: &[f32]| {

@@ -139,7 +139,8 @@ impl<'a> Recorder<'a> {
         Recorder { onnx, table, tensors, prefix }
     }
 
-    /// The constant of an entry of the table: its own name, and the name without the last part, which is the layer's.
+    /// The constant of an entry of the table: its own name, and the name without the last part, which is the
+    /// layer's.
     fn tensor(&mut self, entry: Option<&Entry>) -> (String, String) {
         let entry = entry.expect("layers and table are of one network");
         let layer = entry.name.rsplit_once('.').map_or(entry.name.as_str(), |(layer, _)| layer);

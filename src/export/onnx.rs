@@ -18,8 +18,8 @@ use std::path::Path;
 
 /// Version of the file format; 8 came with operator set 17's ONNX release.
 const IR_VERSION: i64 = 8;
-/// Version of the operators. The last in which means and maxima take their axes as attributes, and one that old
-/// runtimes know too.
+/// Version of the operators. The last in which means and maxima take their axes as attributes, and one that
+/// old runtimes know too.
 const OPSET: i64 = 17;
 /// Readers refuse messages of 2 GiB and more.
 const MAX_BYTES: usize = i32::MAX as usize;
@@ -73,12 +73,12 @@ pub struct Written {
     pub bytes: usize,
 }
 
-/// Writes one network, or two whose logits are averaged, as an ONNX model with any batch size, height and width. The same
-/// input gives the same bytes.
+/// Writes one network, or two whose logits are averaged, as an ONNX model with any batch size, height and
+/// width. The same input gives the same bytes.
 ///
 /// # Errors
-/// [`Error::Usage`] for no network, or where the file would be longer than ONNX's format allows; [`Error::Io`] where it
-/// cannot be written, and `path` is then as it was.
+/// [`Error::Usage`] for no network, or where the file would be longer than ONNX's format allows;
+/// [`Error::Io`] where it cannot be written, and `path` is then as it was.
 pub fn write_onnx(
     path: &Path,
     arch: &Architecture,

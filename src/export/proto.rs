@@ -2,7 +2,8 @@
 //! ONNX project, IR version 8). Fields that we never set are left out; a reader skips unknown fields. Must
 //! not know networks.
 //!
-//! Lists of numbers are not packed and attributes' values have presence, as in proto2, which ONNX's schema is.
+//! Lists of numbers are not packed and attributes' values have presence, as in proto2, which ONNX's schema
+//! is.
 
 /// Type of an attribute that holds a float.
 pub const ATTRIBUTE_FLOAT: i32 = 1;

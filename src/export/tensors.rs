@@ -22,8 +22,8 @@ pub enum Naming {
 /// Writes networks to a tensor file. The same input gives the same bytes.
 ///
 /// # Errors
-/// [`Error::Usage`] for a value that `float` cannot hold, [`Error::Io`] where the file cannot be written; `path` is then
-/// as it was.
+/// [`Error::Usage`] for a value that `float` cannot hold, [`Error::Io`] where the file cannot be written;
+/// `path` is then as it was.
 pub fn write_networks(
     path: &Path,
     arch: &Architecture,

@@ -1,4 +1,5 @@
-//! The algorithms that a run may train by, and what follows from the choice for whoever does not compute their steps.
+//! The algorithms that a run may train by, and what follows from the choice for whoever does not compute
+//! their steps.
 
 use serde::{Deserialize, Serialize};
 
@@ -34,8 +35,8 @@ impl Algorithm {
         }
     }
 
-    /// Whether the student learns from labels of which those with enough confidence pass; the mean teacher's loss reads
-    /// probabilities instead.
+    /// Whether the student learns from labels of which those with enough confidence pass; the mean teacher's
+    /// loss reads probabilities instead.
     pub fn has_pseudo_labels(self) -> bool {
         match self {
             Algorithm::PsMt | Algorithm::OneTeacher => true,

@@ -1,5 +1,5 @@
-//! Draws CutMix boxes (Yun et al., 2019; French et al., 2020) on the host, as PS-MT's released loops for Pascal VOC and
-//! Cityscapes do. Applying them is an op.
+//! Draws CutMix boxes (Yun et al., 2019; French et al., 2020) on the host, as PS-MT's released loops for
+//! Pascal VOC and Cityscapes do. Applying them is an op.
 
 use crate::ops::{Box2d, Mix, Size};
 use crate::rng::{Key, Stream};
@@ -9,11 +9,13 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum CutMixForm {
-    /// One box per image with sides sqrt(1 - lambda) of the image's, one lambda ~ Beta(4, 4) per batch; the centre lies from an
-    /// eighth of each side to its end, what sticks out is clipped. The partners are a permutation of the batch.
+    /// One box per image with sides sqrt(1 - lambda) of the image's, one lambda ~ Beta(4, 4) per batch; the
+    /// centre lies from an eighth of each side to its end, what sticks out is clipped. The partners are a
+    /// permutation of the batch.
     Voc,
-    /// Three boxes per image with a random aspect inside the image, each of a third of 25 to 50 % of the area: both sides are
-    /// scaled by sqrt(1/3). Each box has a partner of its own, drawn from the batch with replacement.
+    /// Three boxes per image with a random aspect inside the image, each of a third of 25 to 50 % of the
+    /// area: both sides are scaled by sqrt(1/3). Each box has a partner of its own, drawn from the batch with
+    /// replacement.
     Cityscapes,
     /// No mixing.
     None,

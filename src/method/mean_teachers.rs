@@ -1,4 +1,5 @@
-//! The step of algorithms whose teachers are moving averages of the student: PS-MT, its form with one teacher, and the mean teacher.
+//! The step of algorithms whose teachers are moving averages of the student: PS-MT, its form with one
+//! teacher, and the mean teacher.
 
 use super::student::{Encoded, LOSSES, StudentPass, TVAT, descend, supervised_loss};
 use super::targets::Targets;
@@ -30,7 +31,8 @@ pub(super) fn accumulate<B: Backend>(
     );
     let (targets, encoded) = (targets?, encoded?);
 
-    // From here until the update nothing of the teachers changes, so both student passes share their decoders.
+    // From here until the update nothing of the teachers changes, so both student passes share their
+    // decoders.
     b.phase(TVAT);
     let teachers: Vec<&Network<B>> = teachers.iter().collect();
     let adversary = if args.tvat.kind.asks_teachers() { Some(arch.decoders(b, &teachers)?) } else { None };

@@ -1,7 +1,8 @@
-//! PS-MT itself: teachers, pseudo labels, T-VAT, CutMix, ramp-up, and one training step. Must not know files, configuration formats or
-//! progress bars.
+//! PS-MT itself: teachers, pseudo labels, T-VAT, CutMix, ramp-up, and one training step. Must not know files,
+//! configuration formats or progress bars.
 //!
-//! Source: Liu et al., "Perturbed and Strict Mean Teachers for Semi-supervised Semantic Segmentation", CVPR 2022.
+//! Source: Liu et al., "Perturbed and Strict Mean Teachers for Semi-supervised Semantic Segmentation", CVPR
+//! 2022.
 
 mod algorithm;
 pub mod cut_mix;
@@ -65,7 +66,8 @@ pub struct StepArgs {
 pub struct Networks<B: Backend> {
     /// Learns by gradient descent.
     pub student: Network<B>,
-    /// As many as [`Algorithm::num_teachers`]. Of two the first is an average of the student over odd epochs, the second over even ones.
+    /// As many as [`Algorithm::num_teachers`]. Of two the first is an average of the student over odd epochs,
+    /// the second over even ones.
     pub teachers: Vec<Network<B>>,
     /// SGD momentum buffer of the student.
     pub momentum: B::Vector,
@@ -80,7 +82,8 @@ pub struct Batch<B: Backend> {
     pub x: B::Tensor,
     /// Their labels.
     pub y: B::Labels,
-    /// What an algorithm that learns from unlabelled images needs as well; [`Algorithm::Supervised`] reads none of it.
+    /// What an algorithm that learns from unlabelled images needs as well; [`Algorithm::Supervised`] reads
+    /// none of it.
     pub unlabeled: Option<Unlabeled<B>>,
 }
 
@@ -138,7 +141,8 @@ pub struct PseudoCounts<B: Backend> {
     pub histogram: B::Counts,
     /// Passed pixels: row = pseudo label, column = the student's largest class.
     pub confusion: B::Counts,
-    /// Passed pixels of the images before CutMix: row = true label, column = pseudo label; `None` without [`Unlabeled::truth`].
+    /// Passed pixels of the images before CutMix: row = true label, column = pseudo label; `None` without
+    /// [`Unlabeled::truth`].
     pub truth: Option<B::Counts>,
 }
 

@@ -1,8 +1,9 @@
-//! What every optimiser step of a run does, as a value: the training loop follows it, and `train --dry-run --schedule` prints it.
-//! Plain functions of step number and sizes; must not know data, devices or files.
+//! What every optimiser step of a run does, as a value: the training loop follows it, and `train --dry-run
+//! --schedule` prints it. Plain functions of step number and sizes; must not know data, devices or files.
 //!
-//! Source: PS-MT's released training loop. A warm-up of passes over the labelled images, the networks one after the other at the
-//! constant base rate, precedes the epochs and is not counted in them; poly rate and ramp-up begin with the first epoch.
+//! Source: PS-MT's released training loop. A warm-up of passes over the labelled images, the networks one
+//! after the other at the constant base rate, precedes the epochs and is not counted in them; poly rate and
+//! ramp-up begin with the first epoch.
 
 use crate::ops::View;
 use serde::{Deserialize, Serialize};
@@ -98,7 +99,8 @@ pub struct Step {
     pub lr: f64,
     /// Weight of the unsupervised loss; 0 in the warm-up and without unlabelled images.
     pub unsup_weight: f64,
-    /// The teacher whose logits lead the ensemble and which moves towards the student after the step; 0 where none does.
+    /// The teacher whose logits lead the ensemble and which moves towards the student after the step; 0 where
+    /// none does.
     pub core: u8,
 }
 
@@ -119,7 +121,8 @@ pub enum End {
 /// Sizes and settings from which every step of a run follows.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Schedule {
-    /// Networks that learn in the warm-up in the order of their turns, each with its view of the labelled images.
+    /// Networks that learn in the warm-up in the order of their turns, each with its view of the labelled
+    /// images.
     pub warm_up: Vec<(NetworkName, View)>,
     /// Passes of the warm-up.
     pub warm_up_passes: u64,
@@ -228,7 +231,8 @@ impl Schedule {
         steps.is_multiple_of(self.steps_per_epoch).then_some(End::Epoch(steps / self.steps_per_epoch))
     }
 
-    /// How many of the first `done` steps taught `network` labelled images: where its stream of them continues.
+    /// How many of the first `done` steps taught `network` labelled images: where its stream of them
+    /// continues.
     pub fn labeled_steps(&self, network: NetworkName, done: u64) -> u64 {
         let warm_up = self.warm_up_steps();
         let mut steps = 0;

@@ -1,5 +1,5 @@
-//! One training iteration. Each forward pass of the student is followed by its backward pass at once, so that only one pass's activations
-//! are alive; the gradients add up.
+//! One training iteration. Each forward pass of the student is followed by its backward pass at once, so that
+//! only one pass's activations are alive; the gradients add up.
 
 use super::student::{supervised_pass, supervised_update};
 use super::{Algorithm, Batch, Networks, StepArgs, StepOut, mean_teachers};
@@ -24,10 +24,12 @@ pub fn train_step<B: Backend>(
     Ok(out)
 }
 
-/// Adds `share` of the batch's gradient to `nets.grads`. The running statistics of all networks move; parameters stay.
+/// Adds `share` of the batch's gradient to `nets.grads`. The running statistics of all networks move;
+/// parameters stay.
 ///
 /// # Errors
-/// [`Error::Usage`](crate::Error::Usage) where the algorithm's teachers or unlabelled images are missing; those of the ops.
+/// [`Error::Usage`](crate::Error::Usage) where the algorithm's teachers or unlabelled images are missing;
+/// those of the ops.
 pub fn accumulate<B: Backend>(
     b: &B,
     arch: &Architecture,

@@ -1,4 +1,5 @@
-//! Passes of a network that learns by gradient descent, and its update: what every algorithm's step consists of.
+//! Passes of a network that learns by gradient descent, and its update: what every algorithm's step consists
+//! of.
 
 use super::{StepArgs, StepOut, SupervisedLoss, Tvat, tvat};
 use crate::Result;
@@ -37,8 +38,8 @@ pub(super) struct StudentPass<B: Backend> {
 }
 
 impl<B: Backend> StudentPass<B> {
-    /// From the features on, with noise that T-VAT makes of the raw noise `d`. `adversary` has the teachers' decoders, where T-VAT
-    /// iterates them.
+    /// From the features on, with noise that T-VAT makes of the raw noise `d`. `adversary` has the teachers'
+    /// decoders, where T-VAT iterates them.
     pub fn new(
         b: &B,
         arch: &Architecture,
@@ -67,7 +68,8 @@ impl<B: Backend> StudentPass<B> {
         Ok(StudentPass { logits, noise: kept, encoder, decoder })
     }
 
-    /// Adds the student's gradient to `grads`. The noise is a constant: the gradient of the features is that of the noisy features.
+    /// Adds the student's gradient to `grads`. The noise is a constant: the gradient of the features is that
+    /// of the noisy features.
     pub fn backward(
         self,
         b: &B,
@@ -83,8 +85,8 @@ impl<B: Backend> StudentPass<B> {
     }
 }
 
-/// [`accumulate`](super::accumulate) on labelled images alone, of any network: for the warm-up of all of them, and the supervised
-/// baseline.
+/// [`accumulate`](super::accumulate) on labelled images alone, of any network: for the warm-up of all of
+/// them, and the supervised baseline.
 ///
 /// # Errors
 /// Those of the ops.

@@ -1,4 +1,5 @@
-//! Targets for unlabelled images: the teachers' logits, pseudo labels, and the loss of a student against them.
+//! Targets for unlabelled images: the teachers' logits, pseudo labels, and the loss of a student against
+//! them.
 
 use super::student::image_size;
 use super::{PseudoCounts, StepArgs, Unlabeled, Unsup};
@@ -6,8 +7,8 @@ use crate::model::{Architecture, Network, Norm};
 use crate::ops::{self, Backend, ConfCeOut, LossGrad, PseudoLabel, Size};
 use crate::{Error, Result};
 
-/// The pseudo labels that a training step with `args` would give to weakly augmented images `x`; `None` for an algorithm without them.
-/// Teachers run in training mode: their running statistics move.
+/// The pseudo labels that a training step with `args` would give to weakly augmented images `x`; `None` for
+/// an algorithm without them. Teachers run in training mode: their running statistics move.
 ///
 /// # Errors
 /// Those of the ops.

@@ -1,5 +1,6 @@
-//! T-VAT: noise for the student's features in the direction that changes the teachers' prediction most (PS-MT, section
-//! 3.2; virtual adversarial training by Miyato et al., 2018), found by power iteration on the teachers' decoders.
+//! T-VAT: noise for the student's features in the direction that changes the teachers' prediction most
+//! (PS-MT, section 3.2; virtual adversarial training by Miyato et al., 2018), found by power iteration on the
+//! teachers' decoders.
 
 use crate::model::Decoders;
 use crate::ops::{self, Backend, Size};
@@ -10,7 +11,8 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum Tvat {
-    /// Power iteration with exact Jacobian products: the limit of the finite difference for xi to 0, free of its cancellation.
+    /// Power iteration with exact Jacobian products: the limit of the finite difference for xi to 0, free of
+    /// its cancellation.
     Exact,
     /// The published recipe: gradient of KL(p(x) ‖ p(x + xi d)) with respect to d.
     FiniteDifference,
@@ -66,8 +68,9 @@ impl<B: Backend> Noise<B> {
     }
 }
 
-/// The noise for `features`, `None` for [`Tvat::None`]. `decoders` are the adversary's, needed where something is iterated;
-/// `size` is the image size at which predictions are compared, `d` the raw noise it starts from.
+/// The noise for `features`, `None` for [`Tvat::None`]. `decoders` are the adversary's, needed where
+/// something is iterated; `size` is the image size at which predictions are compared, `d` the raw noise it
+/// starts from.
 ///
 /// # Errors
 /// [`Error::Usage`] without the decoders that it needs, [`Error::Shape`] where tensors do not fit them.

@@ -1,5 +1,6 @@
-//! A segmentation network without its values: an encoder from images to features and a decoder from features to logits. The interface of
-//! the model to whatever trains, evaluates or exports it; which layers there are is decided here alone.
+//! A segmentation network without its values: an encoder from images to features and a decoder from features
+//! to logits. The interface of the model to whatever trains, evaluates or exports it; which layers there are
+//! is decided here alone.
 
 use super::deeplab::{DeepLabDecoder, DeepLabEncoder};
 use super::graph::Graph;
@@ -50,8 +51,8 @@ enum SavedDecoder<B: Backend> {
     DeepLab(Arc<DeepLabDecoder>, <DeepLabDecoder as Decoder>::Saved<B>),
 }
 
-/// What a decoder keeps of a pass with frozen batch norm: the signs of its activations, at which [`DecoderMasks::tangent`] and
-/// [`DecoderMasks::pullback`] are taken.
+/// What a decoder keeps of a pass with frozen batch norm: the signs of its activations, at which
+/// [`DecoderMasks::tangent`] and [`DecoderMasks::pullback`] are taken.
 pub struct DecoderMasks<B: Backend>(MasksOf<B>);
 
 enum MasksOf<B: Backend> {
@@ -145,7 +146,8 @@ impl<B: Backend> DecoderSaved<B> {
 }
 
 impl<B: Backend> DecoderMasks<B> {
-    /// J t: the decoder's Jacobian with frozen batch norm, applied to a tangent `t` of the features. `net` is the network of the pass.
+    /// J t: the decoder's Jacobian with frozen batch norm, applied to a tangent `t` of the features. `net` is
+    /// the network of the pass.
     ///
     /// # Errors
     /// [`Error::Shape`] where `t` has another shape than the features.
@@ -155,7 +157,8 @@ impl<B: Backend> DecoderMasks<B> {
         }
     }
 
-    /// Jᵀ dlogits: the features' gradient with frozen batch norm; no parameter gradients. `net` is the network of the pass.
+    /// Jᵀ dlogits: the features' gradient with frozen batch norm; no parameter gradients. `net` is the
+    /// network of the pass.
     ///
     /// # Errors
     /// [`Error::Shape`] where `dlogits` has another shape than the logits.
@@ -195,29 +198,30 @@ impl Architecture {
         self.cost(x, &mut Cost::default()).0
     }
 
-    /// Shape of the decoder's logits for images `x`: num_classes channels, rows and columns at the decoder's stride.
+    /// Shape of the decoder's logits for images `x`: num_classes channels, rows and columns at the decoder's
+    /// stride.
     pub fn logits_shape(&self, x: Shape) -> Shape {
         self.cost(x, &mut Cost::default()).1
     }
 
-    /// Bytes of activations that one training pass over images `x` keeps for its backward pass, in f32. The backward
-    /// pass itself holds the gradients of a few of the largest layers at the same time.
+    /// Bytes of activations that one training pass over images `x` keeps for its backward pass, in f32. The
+    /// backward pass itself holds the gradients of a few of the largest layers at the same time.
     pub fn activation_bytes(&self, x: Shape) -> u64 {
         let mut cost = Cost::default();
         self.cost(x, &mut cost);
         cost.saved * size_of::<f32>() as u64
     }
 
-    /// Floating-point operations (multiply-adds times two) of the convolutions of one forward pass over images `x`; a
-    /// backward pass takes about twice as many.
+    /// Floating-point operations (multiply-adds times two) of the convolutions of one forward pass over
+    /// images `x`; a backward pass takes about twice as many.
     pub fn flops(&self, x: Shape) -> u64 {
         let mut cost = Cost::default();
         self.cost(x, &mut cost);
         cost.flops
     }
 
-    /// Writes the operations of evaluation mode on normalised images into `g`; returns the logits. Computes the same as
-    /// [`Architecture::predict`].
+    /// Writes the operations of evaluation mode on normalised images into `g`; returns the logits. Computes
+    /// the same as [`Architecture::predict`].
     pub fn graph<G: Graph>(&self, g: &mut G, images: &G::Value) -> G::Value {
         let features = match &self.encoder {
             AnyEncoder::DeepLab(encoder) => encoder.graph(g, images),
@@ -227,8 +231,8 @@ impl Architecture {
         }
     }
 
-    /// Initial (parameters, running statistics) of network number `network`, a pure function of all three arguments: convolutions by
-    /// `law`, batch norm 1 and 0, running mean 0 and variance 1.
+    /// Initial (parameters, running statistics) of network number `network`, a pure function of all three
+    /// arguments: convolutions by `law`, batch norm 1 and 0, running mean 0 and variance 1.
     pub fn init(&self, law: Initialization, seed: u64, network: u64) -> (Vec<f32>, Vec<f32>) {
         init::init(&self.table, law, seed, network)
     }
@@ -236,7 +240,8 @@ impl Architecture {
     /// Features of images `x` `[n, h, w, 3]`, without what a backward pass would need.
     ///
     /// # Errors
-    /// [`Error::Shape`] where x has not three channels, or in training mode fewer images than the encoder's batch norms need.
+    /// [`Error::Shape`] where x has not three channels, or in training mode fewer images than the encoder's
+    /// batch norms need.
     pub fn encoder<B: Backend>(
         &self,
         b: &B,

@@ -1,5 +1,5 @@
-//! The checksum of a tensor file: CRC-32C of the whole file with the checksum's own digits as zeros, kept in the header's
-//! metadata.
+//! The checksum of a tensor file: CRC-32C of the whole file with the checksum's own digits as zeros, kept in
+//! the header's metadata.
 
 use std::io::Read;
 use std::ops::Range;
@@ -11,8 +11,8 @@ pub const ZEROS: &str = "00000000";
 /// Bytes that are read at a time.
 const CHUNK: usize = 1 << 20;
 
-/// Where the checksum's digits stand in a header of compact JSON; `None` where there are none. Inside a text quotes are
-/// escaped, so nothing else looks like the key.
+/// Where the checksum's digits stand in a header of compact JSON; `None` where there are none. Inside a text
+/// quotes are escaped, so nothing else looks like the key.
 pub fn digits(header: &[u8]) -> Option<Range<usize>> {
     let key = format!("\"{KEY}\":\"");
     let begin = header.windows(key.len()).position(|w| w == key.as_bytes())? + key.len();

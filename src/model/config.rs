@@ -19,8 +19,8 @@ pub enum Stem {
     Single,
 }
 
-/// DeepLabv3+ (Chen et al., 2018) on a bottleneck ResNet, output stride 16, multi-grid 2-4-8 in the last stage.
-/// Keys that are not given are those of [`ModelConfig::resnet50`] with 21 classes.
+/// DeepLabv3+ (Chen et al., 2018) on a bottleneck ResNet, output stride 16, multi-grid 2-4-8 in the last
+/// stage. Keys that are not given are those of [`ModelConfig::resnet50`] with 21 classes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ModelConfig {
@@ -28,7 +28,8 @@ pub struct ModelConfig {
     pub blocks: [usize; 4],
     /// Kind of stem.
     pub stem: Stem,
-    /// Channels of the first two convolutions of a deep stem, whose third has twice as many, or of the 7x7 convolution.
+    /// Channels of the first two convolutions of a deep stem, whose third has twice as many, or of the 7x7
+    /// convolution.
     pub stem_width: usize,
     /// Bottleneck width of the first stage, doubled each stage; blocks put out four times as many.
     pub planes: usize,
@@ -74,7 +75,8 @@ impl ModelConfig {
         ModelConfig { blocks: [3, 4, 23, 3], ..ModelConfig::resnet50(num_classes) }
     }
 
-    /// The same architecture at the smallest size that trains on a processor in minutes, for checks and the demo.
+    /// The same architecture at the smallest size that trains on a processor in minutes, for checks and the
+    /// demo.
     pub fn tiny(num_classes: usize) -> ModelConfig {
         ModelConfig {
             blocks: [1, 1, 1, 1],

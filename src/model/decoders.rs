@@ -1,5 +1,5 @@
-//! Several networks' decoders over the same features, stacked into one decoder with frozen batch norm, which T-VAT iterates. Must not
-//! know the method.
+//! Several networks' decoders over the same features, stacked into one decoder with frozen batch norm, which
+//! T-VAT iterates. Must not know the method.
 
 use super::architecture::{AnyDecoder, Architecture, DecoderMasks};
 use super::layers::{Forward, Norm};
@@ -9,8 +9,8 @@ use crate::ops::Backend;
 use crate::{Error, Result};
 use std::borrow::Cow;
 
-/// The decoders of `count` networks as one. Logits are `[n, h, w, count * num_classes]`, one network's classes after the
-/// other's. Holds copies of their values, or, of one network, the network itself.
+/// The decoders of `count` networks as one. Logits are `[n, h, w, count * num_classes]`, one network's
+/// classes after the other's. Holds copies of their values, or, of one network, the network itself.
 pub struct Decoders<'a, B: Backend> {
     decoder: AnyDecoder,
     net: Cow<'a, Network<B>>,
@@ -18,7 +18,8 @@ pub struct Decoders<'a, B: Backend> {
 }
 
 impl Architecture {
-    /// The decoders of `nets` as they are now. Copies their parameters and running statistics if there are several.
+    /// The decoders of `nets` as they are now. Copies their parameters and running statistics if there are
+    /// several.
     ///
     /// # Errors
     /// [`Error::Usage`] for no network, [`Error::Shape`] for networks of another architecture.

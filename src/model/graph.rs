@@ -1,10 +1,10 @@
-//! What a network computes in evaluation mode, operation by operation, for export and for counting memory. Must not know devices, values
-//! or file formats.
+//! What a network computes in evaluation mode, operation by operation, for export and for counting memory.
+//! Must not know devices, values or file formats.
 
 use crate::ops::{Activation, BatchNorm, Conv2d, MaxPool2d};
 
-/// Receives a network's operations from [`Architecture::graph`](super::Architecture::graph) in the order
-/// of computation. Specifications name their parameters and running statistics by their places in the network's
+/// Receives a network's operations from [`Architecture::graph`](super::Architecture::graph) in the order of
+/// computation. Specifications name their parameters and running statistics by their places in the network's
 /// [`ParamTable`](super::ParamTable); every operation is that of the same name in [`crate::ops`].
 pub trait Graph {
     /// Stands for a tensor: the images, or the result of an operation.

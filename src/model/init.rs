@@ -5,20 +5,22 @@ use crate::rng::{Domain, Key};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-/// Law that convolutions' initial weights are drawn from. Before a batch norm the scale changes no output, but at one learning
-/// rate small weights change direction faster than large ones: from scratch the law is a part of the learning rate.
+/// Law that convolutions' initial weights are drawn from. Before a batch norm the scale changes no output,
+/// but at one learning rate small weights change direction faster than large ones: from scratch the law is a
+/// part of the learning rate.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Initialization {
     /// Normal with variance 2 / fan-in (He et al., 2015, equation 10), biases zero: the published heads'.
     #[default]
     KaimingNormal,
-    /// What PyTorch gives a `Conv2d`: weights and biases uniform between -1 / sqrt(fan-in) and 1 / sqrt(fan-in), of a sixth of that variance.
+    /// What PyTorch gives a `Conv2d`: weights and biases uniform between -1 / sqrt(fan-in) and 1 /
+    /// sqrt(fan-in), of a sixth of that variance.
     Pytorch,
 }
 
-/// Convolution weights by `law`, in the flat (OHWI) order; batch norm weights and running variances are 1, all else 0. Each
-/// tensor has its own stream, so the result does not depend on the number of threads.
+/// Convolution weights by `law`, in the flat (OHWI) order; batch norm weights and running variances are 1,
+/// all else 0. Each tensor has its own stream, so the result does not depend on the number of threads.
 pub(super) fn init(table: &ParamTable, law: Initialization, seed: u64, network: u64) -> (Vec<f32>, Vec<f32>) {
     let drawn: Vec<Vec<f32>> = table
         .params

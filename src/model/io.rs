@@ -1,5 +1,5 @@
-//! Tensor files in the safetensors format: written so that a file is whole or not there, with a checksum that is verified
-//! when the file is opened; read tensor by tensor.
+//! Tensor files in the safetensors format: written so that a file is whole or not there, with a checksum that
+//! is verified when the file is opened; read tensor by tensor.
 
 use super::checksum;
 use super::table::{NamedTensor, ParamTable};
@@ -79,8 +79,9 @@ pub fn write_tensors(
     write_tensors_as(path, tensors, metadata, Float::F32)
 }
 
-/// Writes `tensors` as `float` with `metadata` and a checksum to `path`: into a temporary file of the same folder, flushed to
-/// the disk and then renamed, so that `path` never holds half a file. The same input gives the same bytes.
+/// Writes `tensors` as `float` with `metadata` and a checksum to `path`: into a temporary file of the same
+/// folder, flushed to the disk and then renamed, so that `path` never holds half a file. The same input gives
+/// the same bytes.
 ///
 /// # Errors
 /// [`Error::Io`] where the system refuses (disk full, no permission); `path` is then as it was.
@@ -136,7 +137,8 @@ pub fn write_tensors_as(
     })
 }
 
-/// The first fault of the values of a network's tensor: one that is not finite, or a running variance below 0.
+/// The first fault of the values of a network's tensor: one that is not finite, or a running variance below
+/// 0.
 pub fn fault(name: &str, values: &[f32]) -> Option<String> {
     if let Some(v) = values.iter().find(|v| !v.is_finite()) {
         return Some(format!("expected finite values, got {v}"));
@@ -155,11 +157,12 @@ pub struct TensorFile {
 }
 
 impl TensorFile {
-    /// Opens `path` and checks its header against its length, and its checksum where it has one: files of other programs, and
-    /// of older versions of this one, have none.
+    /// Opens `path` and checks its header against its length, and its checksum where it has one: files of
+    /// other programs, and of older versions of this one, have none.
     ///
     /// # Errors
-    /// [`Error::Io`] where it cannot be read, [`Error::Checkpoint`] where it is truncated, damaged or no tensor file.
+    /// [`Error::Io`] where it cannot be read, [`Error::Checkpoint`] where it is truncated, damaged or no
+    /// tensor file.
     pub fn open(path: &Path) -> Result<TensorFile> {
         let mut file = File::open(path).map_err(Error::io(path))?;
         let len = file.metadata().map_err(Error::io(path))?.len();
@@ -285,10 +288,12 @@ impl TensorFile {
         self.tensor(name)?.ok_or_else(|| Error::checkpoint(&self.path, format!("tensor {name} is missing")))
     }
 
-    /// Compares names and shapes of the tensors `prefix.*` with those of `table`, by the header alone: no value is read.
+    /// Compares names and shapes of the tensors `prefix.*` with those of `table`, by the header alone: no
+    /// value is read.
     ///
     /// # Errors
-    /// [`Error::Checkpoint`] that names the first tensor that is missing, of another shape or not of this network.
+    /// [`Error::Checkpoint`] that names the first tensor that is missing, of another shape or not of this
+    /// network.
     pub fn check_network(&self, table: &ParamTable, prefix: &str) -> Result<()> {
         let known: std::collections::HashSet<&str> =
             table.params.iter().chain(&table.stats).map(|e| e.name.as_str()).collect();
@@ -319,8 +324,8 @@ impl TensorFile {
     /// Flat (parameters, running statistics) of the network whose tensors are `prefix.*`.
     ///
     /// # Errors
-    /// Those of [`Self::check_network`], and [`Error::Checkpoint`] that names a tensor with values that no network can have (see
-    /// [`fault`]).
+    /// Those of [`Self::check_network`], and [`Error::Checkpoint`] that names a tensor with values that no
+    /// network can have (see [`fault`]).
     pub fn network(&self, table: &ParamTable, prefix: &str) -> Result<(Vec<f32>, Vec<f32>)> {
         // Checked before memory is allocated: the sizes of a damaged file may be more than any machine has.
         self.check_network(table, prefix)?;
@@ -336,7 +341,8 @@ impl TensorFile {
         Ok(self.import(table, prefix, is_stat)?.0)
     }
 
-    /// Flat (parameters, running statistics) of the tensors `prefix.*`; zeros for those that are `absent` from such files.
+    /// Flat (parameters, running statistics) of the tensors `prefix.*`; zeros for those that are `absent`
+    /// from such files.
     fn import(
         &self,
         table: &ParamTable,

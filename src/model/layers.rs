@@ -1,5 +1,5 @@
-//! The layer that networks are made of: convolution, batch norm, residual and activation, with forward, backward,
-//! tangent and pullback, and the passes that layers run in. Must not know how layers are connected.
+//! The layer that networks are made of: convolution, batch norm, residual and activation, with forward,
+//! backward, tangent and pullback, and the passes that layers run in. Must not know how layers are connected.
 
 use super::graph::Graph;
 use super::network::Network;
@@ -21,7 +21,8 @@ pub enum Norm<'a, B: Backend> {
 /// A layer's output and what the pass keeps of it for the backward pass.
 pub(super) type Output<B, P, Saved, Y = <B as Device>::Tensor> = Result<(Y, <P as Pass<B>>::Kept<Saved>)>;
 
-/// A forward pass over a network's layers. What the backward pass needs of a layer is `Kept`: there in training, nothing otherwise.
+/// A forward pass over a network's layers. What the backward pass needs of a layer is `Kept`: there in
+/// training, nothing otherwise.
 pub(super) trait Pass<B: Backend> {
     /// A value that the backward pass needs.
     type Kept<T>;
@@ -37,7 +38,8 @@ pub(super) trait Pass<B: Backend> {
         residual: Option<&B::Tensor>,
     ) -> Output<B, Self, BnSaved<B>>;
 
-    /// y = act(batch_norm(conv(x)) + residual); the batch norm takes the moments that the convolution gathered.
+    /// y = act(batch_norm(conv(x)) + residual); the batch norm takes the moments that the convolution
+    /// gathered.
     fn conv_batch_norm(
         &mut self,
         layer: &ConvBn,
@@ -56,7 +58,8 @@ pub(super) trait Pass<B: Backend> {
     fn all<T>(kept: Vec<Self::Kept<T>>) -> Self::Kept<Vec<T>>;
 }
 
-/// A pass in training mode for a backward pass: batch norms use the batch's statistics and move the running ones towards them.
+/// A pass in training mode for a backward pass: batch norms use the batch's statistics and move the running
+/// ones towards them.
 pub(super) struct TrainPass<'a, B: Backend> {
     pub b: &'a B,
     pub params: &'a B::Vector,
@@ -209,7 +212,8 @@ pub(super) struct Backward<'a, B: Backend> {
     pub grads: &'a mut B::Vector,
 }
 
-/// A gradient of a layer's output, with the sums that the convolution before it gathered for this layer's batch norm.
+/// A gradient of a layer's output, with the sums that the convolution before it gathered for this layer's
+/// batch norm.
 pub(super) struct Gradient<B: Backend> {
     pub dy: B::Tensor,
     sums: Option<B::Sums>,
@@ -226,7 +230,8 @@ impl<B: Backend> Gradient<B> {
 pub(super) struct Onto<'a, B: Backend> {
     /// Another gradient of the same tensor, which is added.
     pub add: Option<&'a B::Tensor>,
-    /// The batch norm whose output the tensor is, if the sum is then its whole gradient: its backward sums are gathered.
+    /// The batch norm whose output the tensor is, if the sum is then its whole gradient: its backward sums
+    /// are gathered.
     pub norm: Option<NormPass<'a, B>>,
 }
 

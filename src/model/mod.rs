@@ -1,8 +1,9 @@
-//! Networks as lists of layers with explicit forward and backward passes over flat parameters: DeepLabv3+ on a
-//! bottleneck ResNet. Must not know the method, data, or what trains it.
+//! Networks as lists of layers with explicit forward and backward passes over flat parameters: DeepLabv3+ on
+//! a bottleneck ResNet. Must not know the method, data, or what trains it.
 //!
-//! A forward pass returns what its backward pass needs as a named struct, which the backward pass consumes and frees
-//! layer by layer. Gradients of activations are returned, gradients of parameters are added to a flat vector.
+//! A forward pass returns what its backward pass needs as a named struct, which the backward pass consumes
+//! and frees layer by layer. Gradients of activations are returned, gradients of parameters are added to a
+//! flat vector.
 
 mod architecture;
 mod checksum;

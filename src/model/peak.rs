@@ -79,7 +79,8 @@ impl Graph for Meter {
 }
 
 impl Architecture {
-    /// Bytes of activations that a pass in evaluation mode over images `x` holds at most, images and logits included, in f32.
+    /// Bytes of activations that a pass in evaluation mode over images `x` holds at most, images and logits
+    /// included, in f32.
     pub fn inference_bytes(&self, x: Shape) -> u64 {
         let mut meter = Meter::default();
         let images = meter.take(x);
@@ -99,7 +100,8 @@ mod tests {
         let at = |side: usize| arch.inference_bytes(Shape::new(1, side, side, 3));
         let ratio = at(1024) as f64 / at(512) as f64;
         assert!((3.9..4.1).contains(&ratio), "{ratio}");
-        // The third convolution of the stem gives 128 channels at half the size, and batch norm as many again.
+        // The third convolution of the stem gives 128 channels at half the size, and batch norm as many
+        // again.
         let stem = 4 * 2 * 128 * 256 * 256;
         assert!((stem..3 * stem).contains(&at(512)), "{}", at(512));
         assert_eq!(

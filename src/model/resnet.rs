@@ -1,5 +1,5 @@
-//! Bottleneck ResNet (He et al., 2016; its 7x7 stem, or three 3x3 convolutions in its place, as He et al., 2019), output
-//! stride 16: the last stage keeps its size and dilates by 2, 4, 8.
+//! Bottleneck ResNet (He et al., 2016; its 7x7 stem, or three 3x3 convolutions in its place, as He et al.,
+//! 2019), output stride 16: the last stage keeps its size and dilates by 2, 4, 8.
 
 use super::graph::Graph;
 use super::layers::{Backward, ConvBn, ConvBnSaved, Cost, Gradient, Onto, Output, Pass};
@@ -230,12 +230,14 @@ impl Backbone {
         Ok(([low, y], saved))
     }
 
-    /// The forward pass of the batch norm whose output the stride-16 features are; `None` where those are the stride-4 features too.
+    /// The forward pass of the batch norm whose output the stride-16 features are; `None` where those are the
+    /// stride-4 features too.
     pub fn high_pass<'a, B: Backend>(&'a self, saved: &'a BackboneSaved<B>) -> Option<NormPass<'a, B>> {
         (self.blocks.len() > self.low_blocks).then(|| self.pass(saved)).flatten()
     }
 
-    /// The forward pass of the batch norm whose output the stride-4 features are, after [`Backbone::backward_high`].
+    /// The forward pass of the batch norm whose output the stride-4 features are, after
+    /// [`Backbone::backward_high`].
     pub fn low_pass<'a, B: Backend>(&'a self, saved: &'a BackboneSaved<B>) -> Option<NormPass<'a, B>> {
         self.pass(saved)
     }
@@ -246,7 +248,8 @@ impl Backbone {
         Some(block.pass(saved.blocks.last()?))
     }
 
-    /// Backward pass of the stages after the first: from the gradient of the stride-16 features to their part of the stride-4 features'.
+    /// Backward pass of the stages after the first: from the gradient of the stride-16 features to their part
+    /// of the stride-4 features'.
     pub fn backward_high<B: Backend>(
         &self,
         pass: &mut Backward<'_, B>,
@@ -265,7 +268,8 @@ impl Backbone {
         Ok(d)
     }
 
-    /// Backward pass of first stage and stem, after [`Backbone::backward_high`]. The images' gradient is not computed.
+    /// Backward pass of first stage and stem, after [`Backbone::backward_high`]. The images' gradient is not
+    /// computed.
     pub fn backward_low<B: Backend>(
         &self,
         pass: &mut Backward<'_, B>,

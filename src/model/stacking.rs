@@ -35,9 +35,9 @@ impl Layout {
     }
 }
 
-/// Places the layers of several networks' decoders in the vectors of one. Weights have the output channel outermost, so several are one
-/// after the other. A decoder places convolution weights first, as a network does: kernels then read them by whole vectors where
-/// channel counts allow it.
+/// Places the layers of several networks' decoders in the vectors of one. Weights have the output channel
+/// outermost, so several are one after the other. A decoder places convolution weights first, as a network
+/// does: kernels then read them by whole vectors where channel counts allow it.
 pub(super) struct Stacking {
     count: usize,
     pub params: Layout,

@@ -1,5 +1,5 @@
-//! The table of a network's flat parameters and running statistics: names, shapes, places, and the way to and from
-//! PyTorch's layout.
+//! The table of a network's flat parameters and running statistics: names, shapes, places, and the way to and
+//! from PyTorch's layout.
 
 use crate::ops::{BatchNorm, Conv2d, Span};
 
@@ -35,8 +35,8 @@ pub struct NamedTensor {
     pub data: Vec<f32>,
 }
 
-/// Names and places of all tensors of a network. Convolution weights come first in the flat parameters, so that weight
-/// decay covers one range.
+/// Names and places of all tensors of a network. Convolution weights come first in the flat parameters, so
+/// that weight decay covers one range.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ParamTable {
     /// Parameters in the order of their offsets, without gaps.
@@ -62,8 +62,9 @@ impl ParamTable {
         find(&self.stats, index)
     }
 
-    /// All tensors in PyTorch's layout, parameters first. `params` may be gradients or momenta too. A slice that is
-    /// shorter than the table leaves out what it does not cover, so `&[]` for `stats` exports parameters only.
+    /// All tensors in PyTorch's layout, parameters first. `params` may be gradients or momenta too. A slice
+    /// that is shorter than the table leaves out what it does not cover, so `&[]` for `stats` exports
+    /// parameters only.
     pub fn export(&self, params: &[f32], stats: &[f32]) -> Vec<NamedTensor> {
         let of = |entries: &[Entry], values: &[f32]| -> Vec<NamedTensor> {
             let held = |e: &&Entry| e.span.offset + e.span.len <= values.len();
@@ -146,8 +147,8 @@ pub(super) struct Builder {
 }
 
 impl Builder {
-    /// A builder that places parameters without weight decay after `num_decayed` convolution weights. A first build with
-    /// 0 counts these, the second places all.
+    /// A builder that places parameters without weight decay after `num_decayed` convolution weights. A first
+    /// build with 0 counts these, the second places all.
     pub fn new(num_decayed: usize) -> Builder {
         Builder { table: ParamTable::default(), plain: num_decayed }
     }

@@ -1,5 +1,5 @@
-//! What an architecture consists of: an encoder from images to features and a decoder from features to logits. Both are lists of layers
-//! with their places in a network's flat vectors, without values.
+//! What an architecture consists of: an encoder from images to features and a decoder from features to
+//! logits. Both are lists of layers with their places in a network's flat vectors, without values.
 
 use super::graph::Graph;
 use super::layers::{Backward, Cost, Output, Pass};
@@ -33,7 +33,8 @@ pub(super) trait Encoder {
     ) -> Result<()>;
 }
 
-/// Features to logits. T-VAT iterates it with frozen batch norm: tangents forward and cotangents back at the pass of its masks.
+/// Features to logits. T-VAT iterates it with frozen batch norm: tangents forward and cotangents back at the
+/// pass of its masks.
 pub(super) trait Decoder: Sized {
     /// What a training pass keeps for its backward pass.
     type Saved<B: Backend>;

@@ -1,5 +1,5 @@
-//! Line charts as SVG, a line per group of runs, with a band where it is a mean. A group has the same colour, dash and mark in every
-//! chart. Knows numbers, not what they mean.
+//! Line charts as SVG, a line per group of runs, with a band where it is a mean. A group has the same colour,
+//! dash and mark in every chart. Knows numbers, not what they mean.
 
 use super::html::escape;
 use std::fmt::Write;

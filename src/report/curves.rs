@@ -1,4 +1,5 @@
-//! Curves of groups: of one run its own, of several their mean with the deviation around it. Knows runs, not how lines are drawn.
+//! Curves of groups: of one run its own, of several their mean with the deviation around it. Knows runs, not
+//! how lines are drawn.
 
 use super::chart::{Line, Point, chart};
 use super::group::Group;
@@ -69,7 +70,8 @@ fn lines(groups: &[Group<'_>], points: impl Fn(&Run) -> Vec<(u64, f64)>) -> Vec<
     groups.iter().enumerate().map(line).collect()
 }
 
-/// The mean of `runs`, values by epoch or step, wherever all have a value: with fewer, a curve would jump where a run ends.
+/// The mean of `runs`, values by epoch or step, wherever all have a value: with fewer, a curve would jump
+/// where a run ends.
 fn mean(runs: &[BTreeMap<u64, f64>]) -> Vec<Point> {
     let Some((first, others)) = runs.split_first() else { return Vec::new() };
     let point = |(x, value): (&u64, &f64)| {

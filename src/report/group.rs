@@ -1,11 +1,12 @@
-//! Runs that differ in the seed alone, as one column of the page. Knows runs and names of folders, not how they are drawn.
+//! Runs that differ in the seed alone, as one column of the page. Knows runs and names of folders, not how
+//! they are drawn.
 
 use super::run::{NETWORKS, Run, Start, Validation, distinct};
 use super::stats::Sample;
 use std::path::Path;
 
-/// Keys in which runs of one group may differ: the seed, and what changes neither training nor validation. `run.val_every` is not
-/// one of them, as the best validation is one of those that were made.
+/// Keys in which runs of one group may differ: the seed, and what changes neither training nor validation.
+/// `run.val_every` is not one of them, as the best validation is one of those that were made.
 pub(super) const MAY_DIFFER: [&str; 5] =
     ["schedule.seed", "run.checkpoint_every", "run.log_every", "run.pictures", "run.tensorboard"];
 
@@ -20,8 +21,9 @@ pub(super) struct Group<'a> {
     pub runs: Vec<&'a Run>,
 }
 
-/// Puts runs into groups, which are in the order of their first runs. A run whose seed a group has already is of another group of
-/// the same settings, so that no seed counts twice in a mean, and runs of two versions of the program can be compared.
+/// Puts runs into groups, which are in the order of their first runs. A run whose seed a group has already is
+/// of another group of the same settings, so that no seed counts twice in a mean, and runs of two versions of
+/// the program can be compared.
 pub(super) fn group(runs: &[Run]) -> Vec<Group<'_>> {
     let mut groups: Vec<Group<'_>> = Vec::new();
     for run in runs {
@@ -71,8 +73,8 @@ impl<'a> Group<'a> {
         }
     }
 
-    /// The runs whose numbers stand for it: of several those that ended, which are all at the same epoch; a single one as far as
-    /// it is.
+    /// The runs whose numbers stand for it: of several those that ended, which are all at the same epoch; a
+    /// single one as far as it is.
     pub fn counted(&self) -> impl Iterator<Item = &'a Run> {
         self.runs.iter().copied().filter(|run| !self.is_mean() || run.ended())
     }
@@ -127,7 +129,8 @@ pub(super) fn twins<'g>(groups: &'g [Group<'_>]) -> Vec<(&'g str, &'g str)> {
     twins
 }
 
-/// A short and a long name of runs: what the names of their folders have in common, and that with the folder around it.
+/// A short and a long name of runs: what the names of their folders have in common, and that with the folder
+/// around it.
 fn names(runs: &[&Run]) -> (String, String) {
     let [first, others @ ..] = runs else { return Default::default() };
     if others.is_empty() {
@@ -144,7 +147,8 @@ fn names(runs: &[&Run]) -> (String, String) {
     (short, long)
 }
 
-/// The folder's name without the seed; of a folder that is named by the seed alone, the name of the folder around it.
+/// The folder's name without the seed; of a folder that is named by the seed alone, the name of the folder
+/// around it.
 fn stem(run: &Run) -> String {
     let name = without_seed(&run.name(), run.seed());
     let around = || Some(run.folder.parent()?.file_name()?.to_string_lossy().into_owned());

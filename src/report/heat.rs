@@ -1,5 +1,5 @@
-//! How sure the teachers were, epoch by epoch: a column an epoch, a row a bin of confidences, dark where many pixels lie. Knows
-//! histograms and PNGs.
+//! How sure the teachers were, epoch by epoch: a column an epoch, a row a bin of confidences, dark where many
+//! pixels lie. Knows histograms and PNGs.
 
 use super::html::{data_uri, escape};
 use crate::{Error, Result};

@@ -1,5 +1,6 @@
-//! Differences to the first group, paired by seed: runs of the same seed share the order of images and every other draw that their
-//! settings leave alike, so their difference varies less than their scores do. Knows groups, not how tables are drawn.
+//! Differences to the first group, paired by seed: runs of the same seed share the order of images and every
+//! other draw that their settings leave alike, so their difference varies less than their scores do. Knows
+//! groups, not how tables are drawn.
 
 use super::group::Group;
 use super::run::{NETWORKS, Run};
@@ -16,8 +17,9 @@ struct Pair {
     first: usize,
 }
 
-/// One column per group after the first, one row per pair of networks: mean difference of the last mIoU in points, its standard error,
-/// number of pairs. Nothing where no run of the groups shares its seed with an ended one of the first.
+/// One column per group after the first, one row per pair of networks: mean difference of the last mIoU in
+/// points, its standard error, number of pairs. Nothing where no run of the groups shares its seed with an
+/// ended one of the first.
 pub(super) fn table(groups: &[Group<'_>]) -> Option<Table> {
     let (first, others) = groups.split_first()?;
     let seeds = |other| shared(first, other).map(|(run, _)| run.seed().to_string()).collect::<Vec<_>>();
@@ -58,8 +60,8 @@ impl Pair {
     }
 }
 
-/// Which networks are compared: those that both have, the two that stand for their groups, and, where the first group has one
-/// network alone, as the supervised baseline has, every other network with that.
+/// Which networks are compared: those that both have, the two that stand for their groups, and, where the
+/// first group has one network alone, as the supervised baseline has, every other network with that.
 fn networks(first: &Group<'_>, other: &Group<'_>) -> Vec<Pair> {
     let main = first.main_network();
     let alone = NETWORKS.iter().filter(|n| first.has(n)).count() == 1;

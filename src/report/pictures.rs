@@ -1,5 +1,5 @@
-//! The pictures of validations and of unlabelled crops, cut into image, truth, prediction and confidence, with the prediction laid over the image. Knows
-//! how `train::pictures` arranges them, not what is in them.
+//! The pictures of validations and of unlabelled crops, cut into image, truth, prediction and confidence,
+//! with the prediction laid over the image. Knows how `train::pictures` arranges them, not what is in them.
 
 use super::html::data_uri;
 use crate::train::pictures;

@@ -88,8 +88,8 @@ impl Run {
     /// Reads the run in `folder`. A last line that is still being written is left out.
     ///
     /// # Errors
-    /// [`Error::Io`] for a folder without configuration or records, [`Error::Config`] and [`Error::Data`] for what is wrong in them,
-    /// by line.
+    /// [`Error::Io`] for a folder without configuration or records, [`Error::Config`] and [`Error::Data`] for
+    /// what is wrong in them, by line.
     pub fn read(folder: &Path) -> Result<Run> {
         let dir = RunDir::open(folder)?;
         let read = |path: &Path| std::fs::read_to_string(path).map_err(Error::io(path));
@@ -214,8 +214,8 @@ pub(super) fn label(runs: &mut [Run]) {
     runs.iter_mut().zip(distinct(&names)).for_each(|(run, label)| run.label = label);
 }
 
-/// One label per pair of a short and a long name: the short one where it is the only one, else the long one, numbered where that
-/// is not enough.
+/// One label per pair of a short and a long name: the short one where it is the only one, else the long one,
+/// numbered where that is not enough.
 pub(super) fn distinct(names: &[(String, String)]) -> Vec<String> {
     let mut labels: Vec<String> = Vec::with_capacity(names.len());
     let mut times: BTreeMap<&str, usize> = BTreeMap::new();

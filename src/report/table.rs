@@ -1,4 +1,5 @@
-//! Tables of one column per group, as HTML and, turned so that groups are rows, as Markdown. Knows text, not what it says.
+//! Tables of one column per group, as HTML and, turned so that groups are rows, as Markdown. Knows text, not
+//! what it says.
 
 use super::chart::sample;
 use super::group::Group;
@@ -32,8 +33,8 @@ impl Cell {
         self
     }
 
-    /// The mean of `sample`, as `text` writes it, with the deviation where there are several values. Says the number of values
-    /// where it is not `expected`, the number of runs.
+    /// The mean of `sample`, as `text` writes it, with the deviation where there are several values. Says the
+    /// number of values where it is not `expected`, the number of runs.
     pub fn mean(sample: Option<Sample>, expected: usize, text: impl Fn(f64) -> String) -> Cell {
         let Some(sample) = sample else { return Cell::none() };
         let cell = Cell::from(match sample.deviation {

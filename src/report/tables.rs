@@ -1,4 +1,5 @@
-//! The page's tables: groups at a glance, IoU of each class, settings that differ. Knows groups, not how tables are drawn.
+//! The page's tables: groups at a glance, IoU of each class, settings that differ. Knows groups, not how
+//! tables are drawn.
 
 use super::chart::number;
 use super::group::{Group, twins};
@@ -181,7 +182,8 @@ pub(super) fn warnings(groups: &[Group<'_>]) -> Vec<String> {
     warnings
 }
 
-/// IoU of each class in the last validations of each group's main network, and the difference to the first group's.
+/// IoU of each class in the last validations of each group's main network, and the difference to the first
+/// group's.
 pub(super) fn classes(groups: &[Group<'_>]) -> Option<Table> {
     let of = |group: &Group<'_>, class: usize| {
         let network = group.main_network();

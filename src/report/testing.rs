@@ -3,7 +3,8 @@
 use super::run::{Run, label};
 use std::path::Path;
 
-/// Scores of a validation: mIoU by network, which is also the pixel accuracy and the IoU of the first of two classes.
+/// Scores of a validation: mIoU by network, which is also the pixel accuracy and the IoU of the first of two
+/// classes.
 pub(super) type Scores<'a> = &'a [(&'a str, Option<f64>)];
 
 /// What a run is to be.

@@ -24,8 +24,8 @@ const UNLABELED_STREAM: u16 = 16;
 pub struct Datasets {
     /// Images with masks for training.
     pub labeled: Arc<dyn Source>,
-    /// Images that are learnt from without masks; `None` for the supervised baseline without a list of them. Where it has masks,
-    /// they measure pseudo labels.
+    /// Images that are learnt from without masks; `None` for the supervised baseline without a list of them.
+    /// Where it has masks, they measure pseudo labels.
     pub unlabeled: Option<Arc<dyn Source>>,
     /// Images with masks for validation.
     pub val: Arc<dyn Source>,
@@ -34,11 +34,13 @@ pub struct Datasets {
 }
 
 impl Datasets {
-    /// Opens what `config` names and checks that it can be read: every list and file, the headers and ends of images, all masks,
-    /// and that there is something to learn from and to measure with. Warns of what masks are likely not meant to hold.
+    /// Opens what `config` names and checks that it can be read: every list and file, the headers and ends of
+    /// images, all masks, and that there is something to learn from and to measure with. Warns of what masks
+    /// are likely not meant to hold.
     ///
     /// # Errors
-    /// [`Error::Data`] naming file, line and what was expected; [`Error::Config`] for a list that is not given.
+    /// [`Error::Data`] naming file, line and what was expected; [`Error::Config`] for a list that is not
+    /// given.
     pub fn open(config: &RunConfig) -> Result<Datasets> {
         let d = &config.data;
         let needs_unlabeled = config.method.algorithm.learns_unlabeled();
@@ -108,13 +110,15 @@ impl Datasets {
         Ok(images)
     }
 
-    /// Whether a run on these images measures its pseudo labels: it has some, and an unlabelled image has a mask.
+    /// Whether a run on these images measures its pseudo labels: it has some, and an unlabelled image has a
+    /// mask.
     pub fn measures_pseudo_labels(&self, config: &RunConfig) -> bool {
         let masks = self.unlabeled.as_ref().map_or(0, |u| u.num_masks());
         config.method.algorithm.has_pseudo_labels() && masks > 0
     }
 
-    /// Steps of an epoch: as configured, or one pass over the unlabelled images (the labelled ones where there are none).
+    /// Steps of an epoch: as configured, or one pass over the unlabelled images (the labelled ones where
+    /// there are none).
     pub fn steps_per_epoch(&self, config: &RunConfig) -> u64 {
         let images = self.unlabeled.as_ref().unwrap_or(&self.labeled).len();
         match config.schedule.steps_per_epoch {

@@ -20,9 +20,9 @@ pub(super) struct Events {
 }
 
 impl Events {
-    /// A new file in `folder` whose records come from `step` on: TensorBoard drops what older files of the folder say of
-    /// later steps. It takes the order of the files from the times in their names, so that these grow even where the clock
-    /// was set back.
+    /// A new file in `folder` whose records come from `step` on: TensorBoard drops what older files of the
+    /// folder say of later steps. It takes the order of the files from the times in their names, so that
+    /// these grow even where the clock was set back.
     ///
     /// # Errors
     /// [`Error::Io`].

@@ -45,8 +45,8 @@ impl Images {
         self.digits.as_bytes().chunks(DIGITS).collect()
     }
 
-    /// What is another in `now`, in words; `what` names the images, `name` gives an image's name by its number. The order
-    /// counts where `ordered`.
+    /// What is another in `now`, in words; `what` names the images, `name` gives an image's name by its
+    /// number. The order counts where `ordered`.
     fn change(
         &self,
         now: &Images,
@@ -90,8 +90,8 @@ impl Fingerprint {
         })
     }
 
-    /// What is another in `now`, whose images are `data`: a phrase each, none where a run goes on to the same bits. The order
-    /// of validation images decides nothing.
+    /// What is another in `now`, whose images are `data`: a phrase each, none where a run goes on to the same
+    /// bits. The order of validation images decides nothing.
     ///
     /// # Errors
     /// Settings that this version cannot write.

@@ -25,7 +25,8 @@ pub(super) struct PseudoLabels {
     pub histogram: Vec<u64>,
     /// The student's confusion matrix with the pseudo labels, over pixels that passed.
     pub confusion: Vec<u64>,
-    /// That of the pseudo labels with true labels, over pixels that passed; `None` where no true labels are known.
+    /// That of the pseudo labels with true labels, over pixels that passed; `None` where no true labels are
+    /// known.
     pub truth: Option<Vec<u64>>,
 }
 
@@ -80,7 +81,8 @@ impl Sums {
         (f64::from_bits(self.loss_sup) / n, f64::from_bits(self.loss_unsup) / n)
     }
 
-    /// How good the pseudo labels that passed are, over pixels whose true label is known; `None` where there was no such pixel.
+    /// How good the pseudo labels that passed are, over pixels whose true label is known; `None` where there
+    /// was no such pixel.
     pub fn pseudo_label_scores(&self) -> Option<Scores> {
         (self.truth.total() > 0).then(|| self.truth.scores())
     }

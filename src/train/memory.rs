@@ -17,8 +17,8 @@ const LARGEST_CACHE: u64 = 1 << 30;
 /// Larger batches are not looked for.
 pub const MAX_BATCH: usize = 1 << 12;
 
-/// `b` with the memory of `config`'s steps planned where it plans, and what the run takes in any case. `measured` says whether
-/// unlabelled batches bring true labels to measure pseudo labels with.
+/// `b` with the memory of `config`'s steps planned where it plans, and what the run takes in any case.
+/// `measured` says whether unlabelled batches bring true labels to measure pseudo labels with.
 ///
 /// # Errors
 /// Those of the steps.
@@ -71,8 +71,8 @@ fn validation_bytes<B: Backend>(b: &B, config: &RunConfig, images: &ImageSizes) 
     Ok(planned.map_or(0, |(_, plan)| plan.step_bytes()))
 }
 
-/// Has each source keep decoded images in the memory that `plan` leaves of what the host has; half of it stays free. The rest is
-/// decoded again each time.
+/// Has each source keep decoded images in the memory that `plan` leaves of what the host has; half of it
+/// stays free. The rest is decoded again each time.
 pub(super) fn keep_images(data: &Datasets, images: &ImageSizes, plan: &mut MemoryPlan, on_host: bool) {
     let Some(available) = host::available_memory() else { return };
     let mut left = available.saturating_sub(if on_host { plan.bytes() } else { 0 }) / 2;
@@ -91,8 +91,8 @@ pub(super) fn keep_images(data: &Datasets, images: &ImageSizes, plan: &mut Memor
     }
 }
 
-/// Refuses steps whose images alone are more than this machine's memory: they are brought together before each step, and
-/// before a plan is made.
+/// Refuses steps whose images alone are more than this machine's memory: they are brought together before
+/// each step, and before a plan is made.
 ///
 /// # Errors
 /// [`Error::Memory`] with the settings that decide.

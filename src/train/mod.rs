@@ -88,8 +88,9 @@ impl<B: Backend> Prepared<B> {
     }
 }
 
-/// Checks that `config` can train on `b`, before anything is written: its values, the lists and their files, the weights
-/// that it starts from. Memory is planned; [`Prepared::check_memory`] says whether there is enough.
+/// Checks that `config` can train on `b`, before anything is written: its values, the lists and their files,
+/// the weights that it starts from. Memory is planned; [`Prepared::check_memory`] says whether there is
+/// enough.
 ///
 /// # Errors
 /// Each kind of bad input, see [`crate::Error`].
@@ -97,11 +98,12 @@ pub fn check<B: Backend>(b: &B, config: &RunConfig) -> Result<Prepared<B>> {
     prepare(b, config, None)
 }
 
-/// The same of the run in `dir`, which needs the weights that it started from only while it has no checkpoint; and that its
-/// checkpoint is of these images and settings.
+/// The same of the run in `dir`, which needs the weights that it started from only while it has no
+/// checkpoint; and that its checkpoint is of these images and settings.
 ///
 /// # Errors
-/// As [`check`], and a checkpoint that cannot be read, is gone, or is of other images or settings that are not accepted.
+/// As [`check`], and a checkpoint that cannot be read, is gone, or is of other images or settings that are
+/// not accepted.
 pub fn check_resumed<B: Backend>(
     b: &B,
     config: &RunConfig,
@@ -159,8 +161,8 @@ pub fn start<B: Backend>(b: &B, config: &RunConfig, ready: &Prepared<B>, dir: &R
     run(b, config, ready, dir, None)
 }
 
-/// Continues the run in `dir` from where `from` says; from its last checkpoint, or from the start where it had not written
-/// one, to the same bits as a run that was never interrupted.
+/// Continues the run in `dir` from where `from` says; from its last checkpoint, or from the start where it
+/// had not written one, to the same bits as a run that was never interrupted.
 ///
 /// # Errors
 /// A checkpoint of another model, bad data, a value that is not finite, a failed write, or Ctrl-C.

@@ -36,7 +36,8 @@ pub struct Crop<'a> {
     pub confidence: &'a [f32],
 }
 
-/// Crop | truth, black where it is not known | pseudo label, black below `threshold` | confidence (black 0, white 1).
+/// Crop | truth, black where it is not known | pseudo label, black below `threshold` | confidence (black 0,
+/// white 1).
 pub fn unlabeled_strip(crop: &Crop<'_>, threshold: f32, palette: &Palette) -> Strip {
     let known = |i: usize| crop.truth.map(|t| t[i]).filter(|&c| c != IGNORE);
     let passed = |i: usize| Some(crop.label[i]).filter(|_| crop.confidence[i] >= threshold);
@@ -85,7 +86,8 @@ pub fn write(path: &Path, strips: &[Strip]) -> Result<Size> {
     Ok((height, width))
 }
 
-/// Keyword of the PNG's text that says how large the images of the strips are, as `ROWSxCOLUMNS` from top to bottom.
+/// Keyword of the PNG's text that says how large the images of the strips are, as `ROWSxCOLUMNS` from top to
+/// bottom.
 const SIZES: &str = "psmt-fast strips";
 
 /// Rows and columns of the images in a picture that [`write()`] wrote, one pair per strip.

@@ -31,11 +31,12 @@ pub struct Resume {
     pub accept_changes: bool,
 }
 
-/// The checkpoint that the run in `dir` goes on from; `None` where it begins at step 0 because it was asked to, or has not
-/// written one yet.
+/// The checkpoint that the run in `dir` goes on from; `None` where it begins at step 0 because it was asked
+/// to, or has not written one yet.
 ///
 /// # Errors
-/// A checkpoint that is damaged, cannot be read, or is gone though the run had written it; the message has the ways on.
+/// A checkpoint that is damaged, cannot be read, or is gone though the run had written it; the message has
+/// the ways on.
 pub(super) fn checkpoint(
     dir: &RunDir,
     from: ResumeFrom,

@@ -57,7 +57,8 @@ impl RunDir {
         Ok(dir)
     }
 
-    /// Refuses a part of the folder that another user made a link of: what is written there would go where that user likes.
+    /// Refuses a part of the folder that another user made a link of: what is written there would go where
+    /// that user likes.
     #[cfg(unix)]
     fn refuse_foreign_links(&self) -> Result<()> {
         use std::os::unix::fs::MetadataExt;
@@ -78,7 +79,8 @@ impl RunDir {
     /// Takes the folder for this process alone.
     ///
     /// # Errors
-    /// [`Error::Usage`] where another process trains in it, [`Error::Io`] where the lock's file cannot be made.
+    /// [`Error::Usage`] where another process trains in it, [`Error::Io`] where the lock's file cannot be
+    /// made.
     pub fn lock(&self) -> Result<RunLock> {
         let path = self.root.join(LOCK);
         let open = || File::options().create(true).truncate(false).write(true).open(&path);
@@ -102,7 +104,8 @@ impl RunDir {
         Ok(RunLock { _file: file })
     }
 
-    /// Removes what processes that were killed while they wrote have left. Only for who holds the folder's lock.
+    /// Removes what processes that were killed while they wrote have left. Only for who holds the folder's
+    /// lock.
     pub fn remove_temporary_files(&self) {
         for folder in [self.root.clone(), self.checkpoints(), self.pictures()] {
             let entries = std::fs::read_dir(&folder).into_iter().flatten().flatten();
@@ -175,8 +178,8 @@ fn is_temporary(name: &std::ffi::OsStr) -> bool {
     name.starts_with('.') && name.ends_with(TEMPORARY)
 }
 
-/// Whether a new run must not go to `root`: it is a file, or a folder with anything else than what a run that failed before
-/// its configuration was written leaves.
+/// Whether a new run must not go to `root`: it is a file, or a folder with anything else than what a run that
+/// failed before its configuration was written leaves.
 fn is_occupied(root: &Path) -> bool {
     let Ok(entries) = std::fs::read_dir(root) else { return root.is_file() };
     entries.flatten().any(|entry| {
@@ -202,8 +205,9 @@ pub(super) struct Metrics {
 }
 
 impl Metrics {
-    /// Opens the file and keeps its first `lines` lines; what an interrupted run wrote after its checkpoint is written
-    /// again by the resumed one. Where there are fewer, those are kept: a checkpoint is worth more than its records.
+    /// Opens the file and keeps its first `lines` lines; what an interrupted run wrote after its checkpoint
+    /// is written again by the resumed one. Where there are fewer, those are kept: a checkpoint is worth more
+    /// than its records.
     ///
     /// # Errors
     /// [`Error::Io`], or [`Error::Data`] for a link, which would have another file cut.

@@ -1,5 +1,5 @@
-//! Ctrl-C and its relatives: the first asks the loop to stop after its step, one that comes later than its echo ends the
-//! process at once.
+//! Ctrl-C and its relatives: the first asks the loop to stop after its step, one that comes later than its
+//! echo ends the process at once.
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use std::sync::Once;
@@ -12,8 +12,8 @@ static INSTALLED: Once = Once::new();
 /// Signals within this time of the first are its echo: `timeout` signals the process and then its group.
 const ECHO: Duration = Duration::from_secs(1);
 
-/// Catches SIGINT, SIGTERM and SIGHUP from now on, save those that whoever started the process has it ignore, as `nohup` does
-/// SIGHUP. Calling it again does nothing.
+/// Catches SIGINT, SIGTERM and SIGHUP from now on, save those that whoever started the process has it ignore,
+/// as `nohup` does SIGHUP. Calling it again does nothing.
 pub(super) fn install() {
     INSTALLED.call_once(|| {
         let caught: Vec<i32> = [SIGINT, SIGTERM, SIGHUP].into_iter().filter(|s| !is_ignored(*s)).collect();

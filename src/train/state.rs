@@ -22,7 +22,8 @@ pub struct State<B: Backend> {
     pub progress: Progress,
 }
 
-/// Counters of a run and what its records need across a resume. Exact in JSON: floating-point sums are kept as bits.
+/// Counters of a run and what its records need across a resume. Exact in JSON: floating-point sums are kept
+/// as bits.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Progress {
@@ -117,8 +118,8 @@ impl<B: Backend> State<B> {
         })
     }
 
-    /// Gives the teachers that still learn in the warm-up a momentum, and takes it from those that do not: a checkpoint of
-    /// a run whose warm-up has become longer or shorter since has too few or too many.
+    /// Gives the teachers that still learn in the warm-up a momentum, and takes it from those that do not: a
+    /// checkpoint of a run whose warm-up has become longer or shorter since has too few or too many.
     pub(super) fn fit_momenta(&mut self, b: &B, arch: &Architecture, config: &RunConfig, warm_up: bool) {
         let learners = config.warm_up_networks();
         let teachers = learners.iter().filter(|(name, _)| *name != NetworkName::Student).count();

@@ -59,7 +59,8 @@ pub(super) struct Setup<'a, B: Backend> {
     pub config: &'a RunConfig,
 }
 
-/// A step of the warm-up: `network` learns from the labelled batches, whose gradients are averaged. All of them show `view`.
+/// A step of the warm-up: `network` learns from the labelled batches, whose gradients are averaged. All of
+/// them show `view`.
 ///
 /// # Errors
 /// Those of the ops, and a step without batches.
@@ -127,8 +128,9 @@ pub(super) fn method<B: Backend>(
     })
 }
 
-/// Labels and confidences, `[batch, crop]`, that a training step with teacher `core` leading would give to the images of `batch`;
-/// `None` for an algorithm without pseudo labels. Networks stay as they are. Waits for the device.
+/// Labels and confidences, `[batch, crop]`, that a training step with teacher `core` leading would give to
+/// the images of `batch`; `None` for an algorithm without pseudo labels. Networks stay as they are. Waits for
+/// the device.
 ///
 /// # Errors
 /// Those of the ops.

@@ -147,7 +147,8 @@ impl<B: Backend> Trainer<'_, B> {
         self.b.check()
     }
 
-    /// Reads what the steps since the last reading left on the device, records every few of them and shows the last.
+    /// Reads what the steps since the last reading left on the device, records every few of them and shows
+    /// the last.
     fn read_steps(&mut self, display: &Display, clock: &Clock) -> Result<()> {
         let Reading { steps, bad } = self.unread.read(self.b, self.arch)?;
         let seconds = clock.since.elapsed().as_secs_f64();
@@ -206,9 +207,9 @@ impl<B: Backend> Trainer<'_, B> {
         }
     }
 
-    /// What follows the end of an epoch or of a pass of the warm-up: its record; after an epoch and after the whole warm-up
-    /// also validation and checkpoints. False where Ctrl-C broke the validation off; then nothing was recorded and a resumed
-    /// run does it again.
+    /// What follows the end of an epoch or of a pass of the warm-up: its record; after an epoch and after the
+    /// whole warm-up also validation and checkpoints. False where Ctrl-C broke the validation off; then
+    /// nothing was recorded and a resumed run does it again.
     fn end(&mut self, end: End, display: &mut Display, clock: &mut Clock) -> Result<bool> {
         let validated = self.is_validated(end);
         let (epoch, saved) = match end {

@@ -8,8 +8,8 @@ use crate::ops::Backend;
 use crate::{Error, Result};
 
 impl<B: Backend> Trainer<'_, B> {
-    /// Writes the picture of the epoch's last unlabelled batch with the pseudo labels that the networks give to it now. The batch
-    /// is made again from its number, so a resumed run makes the same picture.
+    /// Writes the picture of the epoch's last unlabelled batch with the pseudo labels that the networks give
+    /// to it now. The batch is made again from its number, so a resumed run makes the same picture.
     pub(super) fn picture_unlabeled(&mut self, epoch: u64) -> Result<()> {
         let (config, schedule) = (self.config, &self.schedule);
         let rows = config.run.pictures.min(config.optim.batch_size);

@@ -61,7 +61,8 @@ impl<B: Backend> Unread<B> {
         self.since.elapsed() >= READ_EVERY || self.watch.full()
     }
 
-    /// Takes all steps with their losses, up to the first that has something that is not finite. Waits for the device.
+    /// Takes all steps with their losses, up to the first that has something that is not finite. Waits for
+    /// the device.
     ///
     /// # Errors
     /// A fault of the device.

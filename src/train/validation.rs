@@ -2,8 +2,8 @@
 
 use crate::config::RunSettings;
 
-/// Whether the epoch of this number, from 1, of `epochs` is validated: every `val_every` epochs, every epoch after
-/// `val_all_from` of the run, and the last.
+/// Whether the epoch of this number, from 1, of `epochs` is validated: every `val_every` epochs, every epoch
+/// after `val_all_from` of the run, and the last.
 pub(super) fn is_validated(epoch: u64, epochs: u64, run: &RunSettings) -> bool {
     // As the release counts: epoch > int(3/4 (epochs + 1)).
     let late = (run.val_all_from * (epochs + 1) as f64).floor();
@@ -41,7 +41,8 @@ mod tests {
         }
     }
 
-    /// In whole numbers, int(3/4 (epochs + 1)) is 3 (epochs + 1) / 4; the last epoch is ours for runs too short to have it.
+    /// In whole numbers, int(3/4 (epochs + 1)) is 3 (epochs + 1) / 4; the last epoch is ours for runs too
+    /// short to have it.
     #[test]
     fn cityscapes_is_as_released_for_any_number_of_epochs() {
         for epochs in 1..=1000 {

@@ -1,5 +1,5 @@
-//! Values that are not finite, found on the device and read when losses are: each step's logits and gradients are looked
-//! through, and one number keeps the first place of all steps since the last reading.
+//! Values that are not finite, found on the device and read when losses are: each step's logits and gradients
+//! are looked through, and one number keeps the first place of all steps since the last reading.
 
 use super::state::param_name;
 use crate::model::Architecture;
@@ -54,8 +54,8 @@ impl<B: Backend> Watch<B> {
         self.step >= MAX_PLACES / PLACES_PER_STEP - 1
     }
 
-    /// Looks through a batch's logits, which come with their names, and the gradient so far. They are the step's tensors from
-    /// `before` on; a step's batches share them.
+    /// Looks through a batch's logits, which come with their names, and the gradient so far. They are the
+    /// step's tensors from `before` on; a step's batches share them.
     pub fn batch(
         &mut self,
         b: &B,

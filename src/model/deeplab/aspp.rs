@@ -1,5 +1,6 @@
-//! Atrous spatial pyramid pooling with one batch norm over its four branches; the image-pooling branch is added after
-//! the 1x1 reduction (in-place ABN's Architecture head; Rota Bulò et al., 2018). Knows layers only.
+//! Atrous spatial pyramid pooling with one batch norm over its four branches; the image-pooling branch is
+//! added after the 1x1 reduction (in-place ABN's Architecture head; Rota Bulò et al., 2018). Knows layers
+//! only.
 
 use crate::Result;
 use crate::model::ModelConfig;

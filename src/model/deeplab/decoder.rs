@@ -1,5 +1,5 @@
-//! The decoder: two 3x3 convolutions and a 1x1 classifier over the encoder's features, with forward, backward, and, with
-//! frozen batch norm, tangent and pullback, which exact T-VAT iterates.
+//! The decoder: two 3x3 convolutions and a 1x1 classifier over the encoder's features, with forward,
+//! backward, and, with frozen batch norm, tangent and pullback, which exact T-VAT iterates.
 
 use crate::Result;
 use crate::model::ModelConfig;
@@ -120,7 +120,8 @@ impl Decoder for DeepLabDecoder {
         dlogits: &B::Tensor,
     ) -> Result<B::Tensor> {
         let params = &net.params;
-        // The kernel of each data gradient also applies the derivative of the batch norm and activation below it.
+        // The kernel of each data gradient also applies the derivative of the batch norm and activation below
+        // it.
         let norm = self.conv2.frozen(net);
         let d = ops::conv2d_dgrad(
             b,
