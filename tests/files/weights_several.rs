@@ -75,7 +75,7 @@ fn equally_good_networks_are_chosen_by_name() {
     }
     for selector in ["sourc", "backbone", "", "other"] {
         let refused = error(&with_selector(&path, selector)).to_string();
-        let parts = ["no backbone behind", "\"source.backbone.\", \"target.backbone.\""];
+        let parts = ["no backbone with the prefix", "\"source.backbone.\", \"target.backbone.\""];
         assert!(parts.iter().all(|p| refused.contains(p)), "{selector}: {refused}");
     }
     // A file of that very name goes first.

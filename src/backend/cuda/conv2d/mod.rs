@@ -129,7 +129,7 @@ impl Cuda {
     /// The launches of `conv` over inputs of shape `x` in words: forward, data gradient, weight gradient.
     ///
     /// # Errors
-    /// [`Error::Shape`] for sizes that the kernels do not take.
+    /// [`Error::Shape`](crate::Error::Shape) for sizes that the kernels do not take.
     pub fn conv2d_plans(&self, conv: &Conv2d, x: Shape) -> Result<[String; 3]> {
         let kernels = self.kernels(self.dtype);
         let describe = |direction| Ok(gemm::plan(direction, conv, x, kernels)?.describe(self.dtype));
@@ -153,7 +153,7 @@ impl Cuda {
 /// WGMMA, and the nanoseconds that the model expects of each on an H200: the fastest is taken.
 ///
 /// # Errors
-/// [`Error::Shape`] for sizes that the kernels do not take.
+/// [`Error::Shape`](crate::Error::Shape) for sizes that the kernels do not take.
 pub fn modelled_tiles(
     direction: Direction,
     conv: &Conv2d,
